@@ -1,0 +1,186 @@
+"""Self-supervision in feature space: a lesion's core against the shell around it (METHOD, L_feat).
+
+All of it works on a whole batch at once, with no loop over samples or slices. A *cell* is a voxel of the
+bottleneck's grid, where the embeddings live; it stands for ``stride`` voxels of the image along each axis.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from skimage.morphology import skeletonize
+from torch.nn import functional as F
+
+from dualtask_lite.method.network import STRIDE
+
+MARGIN = (10, 20)  # voxels; the range of the window that dilates a lesion to its shell
+THINNER = 3  # voxels by which this window is smaller along the axial axis, as published: slices are thick
+Core = Literal["deepest", "skeleton"]
+
+
+def draw_windows(samples: int, generator: torch.Generator, margin: tuple[int, int] = MARGIN) -> torch.Tensor:
+    """Draw the dilation window of each sample: (B, 3) voxels, k, k, k - 3, with k uniform from end to end."""
+    k = torch.randint(margin[0], margin[1] + 1, (samples, 1), generator=generator)
+    return k - torch.tensor([0, 0, THINNER])
+
+
+def dilate(mask: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+    """Dilate each sample by its own box: a voxel is in when any voxel of the box around it is in the mask.
+
+    The box of k voxels runs from (k - 1) // 2 before the voxel to k // 2 after it. Outside the volume is
+    background.
+
+    Args:
+        mask: (B, 1, X, Y, Z); what is above 0 is in.
+        window: (B, 3) voxels, sides of the box.
+
+    Returns:
+        (B, 1, X, Y, Z) bool.
+    """
+    inside, window = mask > 0, window.to(mask.device)
+    for axis in range(3):  # a box is the product of three lines
+        line = inside.movedim(2 + axis, -1)  # (B, 1, ., ., n)
+        n, k = line.shape[-1], window[:, axis, None]
+        counted = F.pad(line.cumsum(-1), (1, 0))  # (B, 1, ., ., n + 1): how many lie before each voxel
+        at = torch.arange(n, device=mask.device)
+        first, end = (at - (k - 1) // 2).clamp_min(0), (at + k // 2 + 1).clamp_max(n)  # (B, n)
+        before = counted.gather(-1, first[:, None, None, None].expand(line.shape))  # (B, 1, ., ., n)
+        until = counted.gather(-1, end[:, None, None, None].expand(line.shape))
+        inside = (until > before).movedim(-1, 2 + axis)
+    return inside
+
+
+def core_and_shell(
+    mask: torch.Tensor,
+    distance_mm: torch.Tensor,
+    *,
+    generator: torch.Generator,
+    core: Core = "deepest",
+    margin: tuple[int, int] = MARGIN,
+    stride: int = STRIDE,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the two kinds of cells that the contrast tells apart.
+
+    Core ``"deepest"``: the cells that lie at least half as deep under the surface as the deepest cell next to
+    them. So every lesion has a core, however small, unless it lies in the cells next to one twice as deep.
+    ``"skeleton"`` is the published way, the skeleton of every ``stride``-th voxel of the mask: it misses a
+    lesion that lies between those voxels, and thinning can wipe out one that is an even number of them wide.
+
+    Shell: the cells that the dilated lesion reaches, without those that hold any lesion. Where the dilation
+    ends in the lesion's own cells, as it may for a small one, the cells next to them.
+
+    Args:
+        mask: (B, 1, X, Y, Z) the lesions.
+        distance_mm: (B, 1, X, Y, Z) their signed distance, negative inside.
+        generator: of the CPU, for the size of the shell.
+        core: how to find the core.
+        margin: smallest and largest window of the dilation, in voxels.
+        stride: voxels a cell, along each axis.
+
+    Returns:
+        ``(core, shell)``, each (B, x, y, z) bool. A sample that lacks one of them, because it has no lesion
+        or is all lesion, gets neither.
+
+    Raises:
+        ValueError: when ``core`` is unknown.
+    """
+    if core not in get_args(Core):
+        raise ValueError(f"core is {core!r}; choose one of {', '.join(get_args(Core))}")
+    middle = _deepest(distance_mm, stride) if core == "deepest" else _skeleton(mask, stride)
+    around = _around(mask, draw_windows(len(mask), generator, margin), stride)
+    both = _has_any(middle) & _has_any(around)
+    return middle & both, around & both
+
+
+def draw_voxels(region: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw a cell of a region in each axial slice that has any, all with the same chance (trap 7).
+
+    Args:
+        region: (B, x, y, z) bool.
+        generator: of the CPU.
+
+    Returns:
+        ``(index, found)``, both (B, z): which of the slice's x * y cells, and whether it has any.
+    """
+    candidates = region.flatten(1, 2)  # (B, x * y, z)
+    lots = torch.rand(candidates.shape, generator=generator).to(region.device)
+    index = lots.masked_fill(~candidates, -1).argmax(1)  # the candidate with the largest lot wins
+    return index, candidates.any(1)
+
+
+def gather(embedding: torch.Tensor, index: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
+    """Pick the embeddings of the drawn cells.
+
+    Args:
+        embedding: (B, C, x, y, z).
+        index: (B, z) as drawn by :func:`draw_voxels`.
+        found: (B, z) as drawn by :func:`draw_voxels`.
+
+    Returns:
+        (N, C), a row for each of the N slices where a cell was found.
+    """
+    cells = embedding.flatten(2, 3).permute(0, 3, 2, 1)  # (B, z, x * y, C)
+    chosen = cells.take_along_dim(index[:, :, None, None], dim=2)  # (B, z, 1, C)
+    return chosen[found][:, 0]
+
+
+def nt_xent(positive: torch.Tensor, negative: torch.Tensor, temperature: float = 0.05) -> torch.Tensor:
+    """Normalised temperature-scaled cross-entropy between two classes of embeddings.
+
+    For each ordered pair (i, j) of one class ``-log(e_ij / (e_ij + sum of e_ik over the other class))``, with
+    ``e = exp(cosine similarity / temperature)``; the mean over all pairs of both classes. So a class attracts
+    its own and repels the other.
+
+    Args:
+        positive: (P, C).
+        negative: (N, C).
+        temperature: smaller looks harder at the nearest of the other class.
+
+    Returns:
+        A scalar; 0 with a gradient of 0, never NaN, when a class is empty or there is no pair.
+
+    Source: Chen et al. 2020, A simple framework for contrastive learning of visual representations
+    (arXiv 2002.05709).
+    """
+    vectors = torch.cat([positive, negative])  # (M, C)
+    label = torch.arange(len(vectors), device=vectors.device) < len(positive)
+    same = label[:, None] == label  # (M, M)
+    pair = same & ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    if same.all() or not pair.any():
+        return 0 * vectors.sum()
+    similarity = F.cosine_similarity(vectors[:, None], vectors, dim=2) / temperature  # (M, M)
+    others = similarity.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)  # (M, 1)
+    return F.softplus(others - similarity)[pair].mean()  # softplus(b - a) = -log(e^a / (e^a + e^b))
+
+
+def _has_any(region: torch.Tensor) -> torch.Tensor:
+    """(B, x, y, z) -> (B, 1, 1, 1): the samples with any cell in the region."""
+    return region.flatten(1).any(1)[:, None, None, None]
+
+
+def _around(mask: torch.Tensor, window: torch.Tensor, stride: int) -> torch.Tensor:
+    """(B, 1, X, Y, Z) -> (B, x, y, z): the shell, see :func:`core_and_shell`."""
+    lesion = F.max_pool3d(mask.float(), stride)[:, 0]  # (B, x, y, z): 1 where a cell holds any of it
+    reached = F.max_pool3d(dilate(mask, window).float(), stride)[:, 0]
+    beside = F.max_pool3d(lesion, 3, stride=1, padding=1)
+    wide = (reached > 0) & (lesion == 0)
+    return torch.where(_has_any(wide), wide, (beside > 0) & (lesion == 0))
+
+
+def _deepest(distance_mm: torch.Tensor, stride: int) -> torch.Tensor:
+    """(B, 1, X, Y, Z) -> (B, x, y, z): see :func:`core_and_shell`. A cell is as deep as its deepest voxel."""
+    depth = F.max_pool3d(-distance_mm, stride)  # (B, 1, x, y, z) mm under the surface
+    around = F.max_pool3d(depth, 3, stride=1, padding=1)  # the deepest of the 27 cells around
+    return ((depth > 0) & (depth >= around / 2))[:, 0]
+
+
+def _skeleton(mask: torch.Tensor, stride: int) -> torch.Tensor:
+    """(B, 1, X, Y, Z) -> (B, x, y, z): the skeleton (Lee et al. 1994) of every ``stride``-th voxel."""
+    # Thinning depends on the order of the axes: z, y, x is the published one.
+    cells = (mask[:, 0, ::stride, ::stride, ::stride] > 0).permute(0, 3, 2, 1).cpu().numpy()  # (B, z, y, x)
+    apart = np.pad(cells, ((0, 0), (0, 1), (0, 0), (0, 0)))  # an empty slice after each sample
+    row = skeletonize(apart.reshape(-1, *cells.shape[2:])) > 0  # all samples end to end: (B * (z + 1), y, x)
+    skeleton = row.reshape(apart.shape)[:, :-1].transpose(0, 3, 2, 1)
+    return torch.from_numpy(skeleton.copy()).to(mask.device)

@@ -1,0 +1,133 @@
+"""Imaging views by random convolution: other textures and contrasts, the same anatomy (METHOD, Objective).
+
+A view is drawn (:func:`draw_view`) apart from its use (:func:`apply_view`), so that it can be looked at and
+replayed. :func:`random_view` does both for a batch, and looks before it uses: of views drawn blindly, one in
+five was more than half saturated by the clip (trap 11).
+
+Source: Xu et al. 2021, Robust and generalizable visual representation learning via random convolutions
+(arXiv 2007.13003).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+KERNEL_SIZES = (3, 5, 7)
+TRIES = 10  # draws for a sample before it stays as it is
+MOST_SATURATED = 0.5  # largest share of the voxels between 0 and 1 that the clip may push to 0 or 1
+FLATTEST = 0.02  # standard deviation, on the scale [0, 1], under which an image shows nothing
+
+
+class View(NamedTuple):
+    """One random convolution of a volume with one channel."""
+
+    kernel: torch.Tensor  # (k, k, k), k odd
+    bias: float
+    blend: float  # 0: the image as it was; 1: the convolved image alone
+
+
+def draw_view(
+    generator: torch.Generator, *, kernel_sizes: Sequence[int] = KERNEL_SIZES, max_blend: float = 1.0
+) -> View:
+    """Draw a view: Kaiming-normal weights, bias uniform within +-1 / sqrt(fan-in), blend uniform.
+
+    Args:
+        generator: of the CPU; the only source of randomness.
+        kernel_sizes: odd sizes, of which one is drawn.
+        max_blend: the largest weight of the convolved image, in [0, 1]; less than 1 makes gentler views.
+
+    Raises:
+        ValueError: when a kernel size is even or ``max_blend`` lies outside [0, 1].
+    """
+    if any(size % 2 == 0 for size in kernel_sizes):
+        raise ValueError(
+            f"kernel sizes are {tuple(kernel_sizes)}; give odd ones, which keep the image in place"
+        )
+    if not 0 <= max_blend <= 1:
+        raise ValueError(f"max_blend is {max_blend}; give a share between 0 and 1")
+    size = kernel_sizes[int(torch.randint(len(kernel_sizes), (), generator=generator))]
+    fan_in = size**3
+    kernel = torch.randn(size, size, size, generator=generator) * (2 / fan_in) ** 0.5
+    bias, blend = torch.rand(2, generator=generator).tolist()
+    return View(kernel, (2 * bias - 1) / fan_in**0.5, blend * max_blend)
+
+
+def apply_view(image: torch.Tensor, view: View) -> torch.Tensor:
+    """Show an image as the view does: convolved, blended, clipped and rescaled to [0, 1].
+
+    Args:
+        image: (1, X, Y, Z) in [0, 1].
+        view: what to apply; with a blend of 0 it changes nothing at all.
+
+    Returns:
+        (1, X, Y, Z), with minimum 0 and maximum 1; or constant, when the view shows nothing.
+    """
+    return image if view.blend == 0 else _rescale(_convolve(image, view).clamp(0, 1))
+
+
+def saturation(image: torch.Tensor, view: View) -> float:
+    """Share of the voxels between 0 and 1 that the clip of a view pushes to 0 or 1.
+
+    Air and bone lie at the ends of the CT window already: the clip takes nothing from them, so they do not
+    count.
+    """
+    blended = _convolve(image, view)
+    had_contrast = (image > 0) & (image < 1)
+    lost = had_contrast & ((blended <= 0) | (blended >= 1))
+    return float(lost.sum() / had_contrast.sum().clamp_min(1))
+
+
+def shows_anatomy(image: torch.Tensor, view: View) -> bool:
+    """Whether a view is worth training on: finite, not flat, and not mostly saturated (trap 11)."""
+    # A flat image has no anatomy: its view would show the border, which the convolution pads with zeros.
+    contrast = torch.minimum(
+        image.std(), apply_view(image, view).std()
+    )  # NaN, and so never enough, when not finite
+    return bool(contrast >= FLATTEST) and saturation(image, view) <= MOST_SATURATED
+
+
+def random_view(
+    images: torch.Tensor,
+    generator: torch.Generator,
+    *,
+    kernel_sizes: Sequence[int] = KERNEL_SIZES,
+    max_blend: float = 1.0,
+) -> torch.Tensor:
+    """Draw and apply a view for each image of a batch, and draw again until it shows the anatomy.
+
+    Args:
+        images: (B, 1, X, Y, Z) in [0, 1].
+        generator: of the CPU, wherever the images are.
+        kernel_sizes: see :func:`draw_view`.
+        max_blend: see :func:`draw_view`.
+
+    Returns:
+        (B, 1, X, Y, Z) in [0, 1]. A sample for which no draw was good enough, such as a constant one,
+        stays as it is.
+    """
+
+    def view_of(image: torch.Tensor) -> torch.Tensor:
+        for _ in range(TRIES):
+            view = draw_view(generator, kernel_sizes=kernel_sizes, max_blend=max_blend)
+            if shows_anatomy(image, view):
+                return apply_view(image, view)
+        return image
+
+    return torch.stack([view_of(image) for image in images])
+
+
+def _convolve(image: torch.Tensor, view: View) -> torch.Tensor:
+    """Blend an image (1, X, Y, Z) with its convolution; not clipped yet."""
+    kernel = view.kernel.to(image)[None, None]  # (1, 1, k, k, k)
+    convolved = F.conv3d(image[None], kernel, padding="same")[0] + view.bias  # (1, X, Y, Z)
+    return view.blend * convolved + (1 - view.blend) * image
+
+
+def _rescale(image: torch.Tensor) -> torch.Tensor:
+    """Stretch to [0, 1]; a constant image stays as it is, where a division by its range would make it NaN."""
+    low, high = image.amin(), image.amax()
+    return (image - low) / (high - low) if high > low else image

@@ -1,0 +1,352 @@
+"""The objective: golden values, cases by hand, independent samples, and which term teaches whom."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from dualtask_lite.method import losses
+from dualtask_lite.method.contrast import core_and_shell, draw_voxels, gather, nt_xent
+from dualtask_lite.method.distance import published_distance, signed_distance
+from dualtask_lite.method.losses import (
+    PAPER_WEIGHTS,
+    TERMS,
+    Objective,
+    Target,
+    conv_distance_term,
+    conv_mask_term,
+    dice_loss,
+    distance_term,
+    feat_term,
+    out_term,
+    seg_term,
+    slice_term,
+)
+from dualtask_lite.method.network import DualTaskNet, Outputs
+
+MM = (1.0, 1.0, 1.0)
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def ball(shape=(48, 48, 32), centre=(22, 25, 15), radius=7.0):
+    """(1, 1, X, Y, Z) mask."""
+    axes = torch.meshgrid(*(torch.arange(n) for n in shape), indexing="ij")
+    inside = sum((a - c) ** 2 for a, c in zip(axes, centre, strict=True)) <= radius**2
+    return inside[None, None].float()
+
+
+def target_of(mask, spacing=MM):
+    return Target(mask, signed_distance(mask, spacing))
+
+
+def random_outputs(batch, shape=(16, 16, 16), seed=0, **fields):
+    g = generator(seed)
+    seg = torch.randn(batch, 1, *shape, generator=g)
+    distance = torch.randn(batch, 1, *shape, generator=g).tanh()
+    embedding = torch.randn(batch, 32, *(n // 8 for n in shape), generator=g).relu()
+    slices = torch.randn(batch, shape[2], generator=g)
+    return Outputs(seg, distance, embedding, slices)._replace(**fields)
+
+
+# -- golden values; (x, y, z) here is (k, j, i) there -------------------------------------------------------
+
+K, J, I = torch.meshgrid(*[torch.arange(24, dtype=torch.float64)] * 3, indexing="ij")  # noqa: E741
+A = (((I - 11) / 7) ** 2 + ((J - 12) / 6) ** 2 + ((K - 12.5) / 5) ** 2 <= 1).double()[None, None]
+B = (((I - 12) / 7) ** 2 + ((J - 12) / 6) ** 2 + ((K - 13.5) / 5) ** 2 <= 1).double()[None, None]
+L = (3 * torch.sin(0.3 * I) + 2 * torch.cos(0.2 * J) - 1.5 * torch.sin(0.25 * K + 0.5))[None, None]
+SDF_A = torch.from_numpy(published_distance(A[0, 0].numpy()))[None, None]
+TWO_L, A_B = torch.cat([L, -0.5 * L]), torch.cat([A, B])
+
+
+def near(value, rel=1e-9):
+    return pytest.approx(value, rel=rel)
+
+
+def test_golden_inputs():
+    assert (A.sum().item(), B.sum().item()) == (858, 858)
+    assert L.mean().item() == near(-0.2469435871)
+    assert L[0, 0, 7, 5, 3].item() == near(2.263475545)
+
+
+def test_golden_dice_and_cross_entropy():
+    assert dice_loss(L.sigmoid(), A).item() == near(0.9133016311)
+    assert dice_loss(TWO_L.sigmoid(), A_B).item() == near(0.889926434)
+    assert seg_term(L, A).item() == near(0.9133016311 + 1.242259695)
+    assert seg_term(TWO_L, A_B).item() == near(0.889926434 + 1.076586981)
+
+
+def test_golden_consistency():
+    assert out_term(L, 0.8 * L).item() == near(0.001239569454)
+
+
+def test_golden_distance_term():
+    """The published distance lies in [-1, 1] already: a band of 1. It is made from distances in float32."""
+    assert distance_term(L.tanh(), SDF_A, band=1).item() == near(0.8396892648, 1e-7)
+    assert distance_term((0.5 * L).tanh(), SDF_A, band=1).item() == near(0.7175767046, 1e-7)
+
+
+@pytest.mark.parametrize(
+    ("k", "loss"),
+    [(10, 0.3873439066), (50, 0.1162081472), (100, 0.105359399), (500, 0.1049581455), (1500, 0.1049581455)],
+)
+def test_golden_conversion_of_a_distance(k, loss):
+    assert conv_mask_term(SDF_A, A, tau=1 / k, band=1).item() == near(loss, 1e-7)
+
+
+# -- each term ----------------------------------------------------------------------------------------------
+
+
+def test_dice_of_empty_masks_is_defined():
+    nothing = torch.zeros(1, 1, 4, 4, 4)
+    assert dice_loss(nothing, nothing).item() == 0
+    assert dice_loss(nothing + 0.5, nothing).item() == pytest.approx(1)
+
+
+def test_the_true_distance_costs_nothing():
+    mask, distance_mm = target_of(ball())
+    assert distance_term((distance_mm / 20).clamp(-1, 1), distance_mm).item() == 0
+    assert conv_distance_term(-distance_mm / 2, distance_mm).item() == pytest.approx(0, abs=1e-7)
+    assert conv_mask_term((distance_mm / 20).clamp(-1, 1), mask, tau=0.1).item() < 0.01
+
+
+def test_the_surface_weight_counts_errors_near_the_surface():
+    """Two voxels, one within a quarter of the band: (5 * 0.1 + 1 * 0.4) / 6."""
+    distance_mm = torch.tensor([4.9, 12.0]).reshape(1, 1, 2, 1, 1)
+    regressed = distance_mm / 20 + torch.tensor([0.1, -0.4]).reshape(1, 1, 2, 1, 1)
+    assert distance_term(regressed, distance_mm, surface_weight=5).item() == pytest.approx(0.9 / 6)
+    assert distance_term(regressed, distance_mm).item() == pytest.approx(0.25)
+
+
+def test_a_logit_is_judged_within_the_band_only():
+    """Logits of 0 say 0 mm; the error is |d| / band, and the voxel at 25 mm does not count."""
+    distance_mm = torch.tensor([-5.0, 15.0, 25.0]).reshape(1, 1, 3, 1, 1)
+    logit = torch.zeros(1, 1, 3, 1, 1, requires_grad=True)
+    loss = conv_distance_term(logit, distance_mm, tau=2, band=20)
+    loss.backward()
+    assert loss.item() == pytest.approx((5 + 15) / 2 / 20)
+    assert logit.grad.flatten().tolist() == pytest.approx([-0.05, 0.05, 0])  # tau / band / 2 voxels
+
+
+def test_consistency_of_both_heads():
+    first, second = random_outputs(2, seed=1), random_outputs(2, seed=2)
+    masks = F.mse_loss(first.seg.sigmoid(), second.seg.sigmoid())
+    distances = F.mse_loss(first.distance, second.distance)
+    both = out_term(first.seg, second.seg, first.distance, second.distance)
+    assert both.item() == pytest.approx((masks + distances).item())
+    assert out_term(first.seg, first.seg, first.distance, first.distance).item() == 0
+
+
+def test_a_slice_holds_tumour_with_more_than_ten_voxels():
+    mask = torch.zeros(1, 1, 8, 8, 3)
+    mask[0, 0, 0, :5, 1], mask[0, 0, 1, :5, 1] = 1, 1  # 10 voxels: not yet
+    mask[0, 0, 0, :6, 2], mask[0, 0, 1, :5, 2] = 1, 1  # 11
+    logits = torch.tensor([[-20.0, -20.0, 20.0]])
+    assert slice_term(logits, mask).item() < 1e-6
+    assert slice_term(-logits, mask).item() == pytest.approx(20)
+
+
+def test_features_are_contrasted_over_all_slices_of_the_batch():
+    mask, distance_mm = target_of(torch.cat([ball(), ball(centre=(30, 12, 10), radius=4)]))
+    embedding = torch.randn(2, 32, 6, 6, 4, generator=generator())
+    ours = feat_term(embedding, mask, distance_mm, generator=generator(4))
+    g = generator(4)
+    core, shell = core_and_shell(mask, distance_mm, generator=g)
+    core_cells = gather(embedding, *draw_voxels(core, g))
+    shell_cells = gather(embedding, *draw_voxels(shell, g))
+    assert len(core_cells) >= 3
+    assert ours.item() == nt_xent(core_cells, shell_cells).item() > 0
+
+
+# -- one sample never silences another (trap 9) -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("term", ["seg", "dist", "conv_mask", "conv_distance", "slice"])
+def test_a_batch_is_the_mean_of_its_samples(term):
+    """The second sample is empty; the first counts half, as beside any other."""
+    shape = (16, 16, 16)
+    mask = torch.cat([ball(shape, (8, 7, 8), 4), torch.zeros(1, 1, *shape)])
+    objective, outputs = Objective(weights={term: 1}, surface_weight=3), random_outputs(2)
+
+    def value(samples):
+        view = Outputs(*(field[samples] for field in outputs))
+        return objective([view], target_of(mask[samples]), generator=generator())[term].item()
+
+    assert value([0, 1]) == pytest.approx((value([0]) + value([1])) / 2, rel=1e-5)
+
+
+def test_a_sample_without_lesion_still_learns_that_it_is_far():
+    mask = torch.cat([ball(), torch.zeros_like(ball())])
+    regressed = torch.zeros_like(mask, requires_grad=True)
+    distance_term(regressed, target_of(mask).distance_mm).backward()
+    assert (regressed.grad[1] < 0).all()  # towards +1
+    assert regressed.grad[0].abs().sum() == pytest.approx(regressed.grad[1].abs().sum().item())
+
+
+@pytest.mark.parametrize("fill", [0.0, 1.0])
+def test_nothing_but_empty_or_full_masks_is_finite(fill):
+    target = target_of(torch.full((2, 1, 16, 16, 16), fill))
+    views = [random_outputs(2, seed=seed) for seed in (0, 1)]
+    for view in views:
+        for field in view:
+            field.requires_grad_()
+    objective = Objective()
+    terms = objective(views, target, generator=generator())
+    objective.total(terms).backward()
+    assert all(math.isfinite(value.item()) for value in terms.values())
+    assert terms["feat"].item() == terms["conv_distance"].item() == 0
+    assert all(torch.isfinite(field.grad).all() for view in views for field in view)
+
+
+# -- the objective ------------------------------------------------------------------------------------------
+
+
+def test_two_views_are_averaged():
+    shape = (16, 16, 16)
+    target = target_of(ball(shape, (8, 7, 8), 4))
+    views = [random_outputs(1, seed=seed) for seed in (0, 1)]
+    objective = Objective(weights=PAPER_WEIGHTS | {"out": 0, "feat": 0})
+    both = objective(views, target, generator=generator())
+    alone = [objective([view], target, generator=generator()) for view in views]
+    for term, value in both.items():
+        assert value.item() == pytest.approx((alone[0][term] + alone[1][term]).item() / 2, rel=1e-6)
+
+
+def test_only_terms_with_a_weight_are_computed():
+    target = target_of(ball((16, 16, 16), (8, 7, 8), 4))
+    only_seg = Outputs(random_outputs(1).seg, None, None, None)
+    terms = Objective(weights={"seg": 2, "dist": 0})([only_seg], target, generator=generator())
+    assert list(terms) == ["seg"]
+
+
+def test_total_weighs_and_ramps():
+    terms = {term: torch.tensor(float(10**i)) for i, term in enumerate(TERMS)}
+    objective = Objective(weights={term: 1 + i for i, term in enumerate(TERMS)})
+    assert objective.total(terms).item() == 7654321
+    assert objective.total(terms, ramp=0).item() == 21  # seg and dist are never held back
+    assert objective.total(terms, ramp={"slice": 0.0, "seg": 0.0}).item() == 654320
+
+
+def test_the_paper_weights():
+    assert Objective().weights == {
+        "seg": 1,
+        "dist": 1,
+        "conv_mask": 1,
+        "conv_distance": 1,
+        "out": 1,
+        "feat": 0.1,
+        "slice": 1,
+    }
+
+
+def test_the_same_generator_gives_the_same_bits():
+    target = target_of(ball())
+    views = [random_outputs(1, (48, 48, 32), seed) for seed in (0, 1)]
+    first, second, third = (Objective()(views, target, generator=generator(seed)) for seed in (5, 5, 6))
+    assert first == second
+    assert first["feat"] != third["feat"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"weights": {"sge": 1}}, "unknown term 'sge'"),
+        ({"weights": {"seg": -1}}, "give 0 to switch a term off"),
+        ({"weights": {"seg": float("nan")}}, "weight of seg is nan"),
+        ({"weights": {"seg": 0}}, "no term"),
+        ({"tau": 0}, "above 0"),
+    ],
+)
+def test_bad_settings_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Objective(**options)
+
+
+def test_what_a_term_needs_is_said():
+    target = target_of(ball((16, 16, 16), (8, 7, 8), 4))
+    view = random_outputs(1)
+    with pytest.raises(ValueError, match="compares two views; give two, or set its weight to 0"):
+        Objective(weights={"out": 1})([view], target, generator=generator())
+    with pytest.raises(ValueError, match="one or two"):
+        Objective()([], target, generator=generator())
+    for term, field in {
+        "dist": "distance",
+        "conv_mask": "distance",
+        "feat": "embedding",
+        "slice": "slices",
+    }.items():
+        with pytest.raises(ValueError, match=f"head '{field}'"):
+            Objective(weights={term: 1})([view._replace(**{field: None})], target, generator=generator())
+
+
+# -- who is taught by which term, at initialisation ---------------------------------------------------------
+
+VOXEL_PATH = {"encoder", "decoder"}
+TEACHES = {
+    "seg": {"seg_head"} | VOXEL_PATH,
+    "dist": {"distance_head"} | VOXEL_PATH,
+    "conv_mask": {"distance_head"} | VOXEL_PATH,
+    "conv_distance": {"seg_head"} | VOXEL_PATH,
+    "out": {"seg_head", "distance_head"} | VOXEL_PATH,
+    "feat": {"projector", "encoder"},
+    "slice": {"slice_head", "encoder"},
+}
+PARTS = {
+    "seg_head": ["seg_head"],
+    "distance_head": ["distance_head"],
+    "projector": ["projector"],
+    "slice_head": ["slice_head"],
+    "encoder": ["stem", "encoder1", "encoder2", "encoder3", "encoder4", "context"],
+    "decoder": ["fuse", "decoder3", "decoder2", "decoder1"],
+}
+
+
+@pytest.fixture(scope="module")
+def at_initialisation():
+    """A fresh network, and its outputs for two views of a batch of two, of which one is empty."""
+    torch.manual_seed(0)
+    net = DualTaskNet(8)
+    mask = torch.cat([ball(), torch.zeros_like(ball())])
+    image = 0.4 + 0.2 * mask + 0.05 * torch.randn(mask.shape, generator=generator())
+    views = [net(image), net((1 - image) ** 2)]
+    return net, views, target_of(mask)
+
+
+def gradient_norms(at_initialisation, term):
+    net, views, target = at_initialisation
+    objective = Objective(weights={term: PAPER_WEIGHTS[term]})
+    net.zero_grad(set_to_none=True)
+    objective.total(objective(views, target, generator=generator())).backward(retain_graph=True)
+
+    def norm(parts):
+        gradients = [p.grad for part in parts for p in getattr(net, part).parameters() if p.grad is not None]
+        return torch.stack([g.norm() for g in gradients]).norm().item() if gradients else 0.0
+
+    return {name: norm(parts) for name, parts in PARTS.items()}
+
+
+@pytest.mark.parametrize("term", TERMS)
+def test_each_term_teaches_its_heads_and_the_encoder_and_nobody_else(term, at_initialisation):
+    """Trap 10: with both voxel heads near zero, nothing starts saturated."""
+    norms = gradient_norms(at_initialisation, term)
+    assert all(math.isfinite(norm) for norm in norms.values())
+    taught = {part for part, norm in norms.items() if norm > 0}
+    assert taught == TEACHES[term]
+    assert min(norms[part] for part in taught) > 1e-7
+
+
+def test_every_parameter_learns_from_the_whole_objective(at_initialisation):
+    net, views, target = at_initialisation
+    net.zero_grad(set_to_none=True)
+    objective = Objective()
+    objective.total(objective(views, target, generator=generator())).backward(retain_graph=True)
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_terms_are_the_papers():
+    assert losses.TERMS == ("seg", "dist", "conv_mask", "conv_distance", "out", "feat", "slice")
