@@ -65,9 +65,7 @@ def gradient_alive(
     return (gradient.abs() > above).double().mean().item()
 
 
-def soft_distance(
-    probability: torch.Tensor, spacing: Sequence[float], lam: float, reach: float = 8.0
-) -> torch.Tensor:
+def soft_distance(probability: torch.Tensor, spacing: Sequence[float], lam: float, reach: float = 8.0) -> torch.Tensor:
     """Measure the distance to the surface of a probability map: the second way from a mask to a distance.
 
     A voxel looks around, weighing what it sees by ``exp(-|x| / lam)``, and notes which share of it is inside.
@@ -103,12 +101,8 @@ def _exponential_kernel(spacing: Sequence[float], lam: float, reach: float) -> t
 def _weigh(image: torch.Tensor, kernel: torch.Tensor) -> torch.Tensor:
     """Convolve (B, 1, X, Y, Z) with a symmetric kernel; by FFT, for the kernel is wide."""
     radii = [side // 2 for side in kernel.shape]
-    around = F.pad(
-        image, [r for r in reversed(radii) for _ in range(2)], mode="replicate"
-    )  # r more at each end
+    around = F.pad(image, [r for r in reversed(radii) for _ in range(2)], mode="replicate")  # r more at each end
     sides = around.shape[2:]
     spectrum = torch.fft.rfftn(around, dim=(2, 3, 4)) * torch.fft.rfftn(kernel, s=sides)
     mixed = torch.fft.irfftn(spectrum, s=sides, dim=(2, 3, 4))
-    return mixed[
-        ..., 2 * radii[0] :, 2 * radii[1] :, 2 * radii[2] :
-    ]  # (B, 1, X, Y, Z); the rest wrapped around
+    return mixed[..., 2 * radii[0] :, 2 * radii[1] :, 2 * radii[2] :]  # (B, 1, X, Y, Z); the rest wrapped around

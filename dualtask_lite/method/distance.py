@@ -55,9 +55,7 @@ def signed_distance(mask: Array, spacing: Spacing) -> Array:
 def _one_a_sample(spacing: Spacing, samples: int) -> np.ndarray:
     mm = torch.as_tensor(spacing, dtype=torch.float64).cpu().numpy()
     if mm.shape not in {(3,), (samples, 3)} or not (np.isfinite(mm) & (mm > 0)).all():
-        raise ValueError(
-            f"spacing is {mm.tolist()}; give (sx, sy, sz) in mm, positive, or one such row a sample"
-        )
+        raise ValueError(f"spacing is {mm.tolist()}; give (sx, sy, sz) in mm, positive, or one such row a sample")
     return np.broadcast_to(mm, (samples, 3))
 
 

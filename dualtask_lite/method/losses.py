@@ -225,9 +225,7 @@ class Objective:
         def head(name: str) -> torch.Tensor:
             said = [getattr(view, name) for view in views]
             if any(part is None for part in said):
-                raise ValueError(
-                    f"a term needs the head {name!r}; build the network with it or switch that term off"
-                )
+                raise ValueError(f"a term needs the head {name!r}; build the network with it or switch that term off")
             return torch.cat(said)
 
         def out() -> torch.Tensor:
@@ -242,9 +240,7 @@ class Objective:
                 head("distance"), distance_mm, band=self.band, surface_weight=self.surface_weight
             ),
             "conv_mask": lambda: conv_mask_term(head("distance"), mask, tau=self.tau, band=self.band),
-            "conv_distance": lambda: conv_distance_term(
-                head("seg"), distance_mm, tau=self.tau, band=self.band
-            ),
+            "conv_distance": lambda: conv_distance_term(head("seg"), distance_mm, tau=self.tau, band=self.band),
             "out": out,
             "feat": lambda: feat_term(
                 head("embedding"),
@@ -258,9 +254,7 @@ class Objective:
         }
         return {term: compute[term]() for term in self.weights}
 
-    def total(
-        self, terms: Mapping[str, torch.Tensor], *, ramp: float | Mapping[str, float] = 1.0
-    ) -> torch.Tensor:
+    def total(self, terms: Mapping[str, torch.Tensor], *, ramp: float | Mapping[str, float] = 1.0) -> torch.Tensor:
         """Add up the terms by their weights.
 
         Args:

@@ -114,9 +114,7 @@ class DualTaskNet(nn.Module):
     ) -> None:
         super().__init__()
         if width < _GROUPS or width % _GROUPS:
-            raise ValueError(
-                f"width is {width}; choose a multiple of {_GROUPS} (GroupNorm has {_GROUPS} groups)"
-            )
+            raise ValueError(f"width is {width}; choose a multiple of {_GROUPS} (GroupNorm has {_GROUPS} groups)")
         w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
 
         def conv(a: int, b: int, stride: int = 1) -> nn.Conv3d:

@@ -44,9 +44,7 @@ def draw_view(
         ValueError: when a kernel size is even or ``max_blend`` lies outside [0, 1].
     """
     if any(size % 2 == 0 for size in kernel_sizes):
-        raise ValueError(
-            f"kernel sizes are {tuple(kernel_sizes)}; give odd ones, which keep the image in place"
-        )
+        raise ValueError(f"kernel sizes are {tuple(kernel_sizes)}; give odd ones, which keep the image in place")
     if not 0 <= max_blend <= 1:
         raise ValueError(f"max_blend is {max_blend}; give a share between 0 and 1")
     size = kernel_sizes[int(torch.randint(len(kernel_sizes), (), generator=generator))]
@@ -84,9 +82,7 @@ def saturation(image: torch.Tensor, view: View) -> float:
 def shows_anatomy(image: torch.Tensor, view: View) -> bool:
     """Whether a view is worth training on: finite, not flat, and not mostly saturated (trap 11)."""
     # A flat image has no anatomy: its view would show the border, which the convolution pads with zeros.
-    contrast = torch.minimum(
-        image.std(), apply_view(image, view).std()
-    )  # NaN, and so never enough, when not finite
+    contrast = torch.minimum(image.std(), apply_view(image, view).std())  # NaN, and so never enough, when not finite
     return bool(contrast >= FLATTEST) and saturation(image, view) <= MOST_SATURATED
 
 

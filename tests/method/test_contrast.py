@@ -102,9 +102,7 @@ def test_the_published_core_can_vanish_by_thinning():
 
 def test_skeletons_of_a_batch_do_not_touch():
     rng = np.random.default_rng(0)
-    batch = torch.from_numpy(ndimage.gaussian_filter(rng.random((3, 64, 48, 40)), (0, 5, 5, 5)) > 0.5)[
-        :, None
-    ]
+    batch = torch.from_numpy(ndimage.gaussian_filter(rng.random((3, 64, 48, 40)), (0, 5, 5, 5)) > 0.5)[:, None]
     ours = contrast._skeleton(batch, 4)
     for sample, out in zip(batch, ours, strict=True):
         alone = skeletonize(np.ascontiguousarray(sample[0, ::4, ::4, ::4].numpy().T)) > 0
@@ -203,9 +201,7 @@ def test_the_same_seed_draws_the_same_voxels():
 def test_gather_picks_what_was_drawn():
     embedding = torch.randn(3, 4, 5, 6, 7, generator=generator())
     index, found = draw_voxels(torch.rand(3, 5, 6, 7, generator=generator()) < 0.05, generator(1))
-    rows = [
-        embedding[b, :, i // 6, i % 6, z] for b, z in found.nonzero().tolist() for i in [int(index[b, z])]
-    ]
+    rows = [embedding[b, :, i // 6, i % 6, z] for b, z in found.nonzero().tolist() for i in [int(index[b, z])]]
     assert 0 < len(rows) < 21
     assert torch.equal(gather(embedding, index, found), torch.stack(rows))
 
@@ -221,9 +217,7 @@ def by_hand(positive, negative, temperature):
             for j in range(len(own)):
                 if i != j:
                     s = torch.cosine_similarity(own[i], own[j], dim=0) / temperature
-                    rest = torch.stack(
-                        [torch.cosine_similarity(own[i], o, dim=0) / temperature for o in other]
-                    )
+                    rest = torch.stack([torch.cosine_similarity(own[i], o, dim=0) / temperature for o in other])
                     losses.append(torch.logsumexp(torch.cat([s[None], rest]), 0) - s)
     return torch.stack(losses).mean()
 

@@ -88,9 +88,7 @@ def test_gradient_alive_counts():
 def test_threshold_is_right_and_dead():
     """Trap 1: a perfect mask, a Dice loss that goes backward, and not one gradient."""
     mask = ball(24, 6.0)
-    leaf = (
-        signed_distance(mask, CT) + 0.9
-    ).requires_grad_()  # a distance that is off: there is something to learn
+    leaf = (signed_distance(mask, CT) + 0.9).requires_grad_()  # a distance that is off: there is something to learn
     converted = threshold_conversion(leaf)
     loss = dice_loss(converted, mask.float())
     loss.backward()
@@ -219,9 +217,7 @@ def test_soft_distance_against_direct_convolution():
                 total += w * probability[:, :, x][:, :, :, y][..., z]
                 weight += w
     expected = -lam * torch.logit(total / weight)
-    torch.testing.assert_close(
-        soft_distance(probability, CT, lam, reach), expected.clamp(-2, 2), atol=0.01, rtol=0.01
-    )
+    torch.testing.assert_close(soft_distance(probability, CT, lam, reach), expected.clamp(-2, 2), atol=0.01, rtol=0.01)
 
 
 # -- golden values; (x, y, z) here is (k, j, i) there -------------------------------------------------------

@@ -39,9 +39,7 @@ def has_surface(mask):
     return mask.any() and not mask.all()
 
 
-def random_masks(
-    shapes=((24, 17, 20), (1, 23, 9), (31, 1, 1), (20, 20, 20)), shares=(0.01, 0.1, 0.5, 0.9, 0.99)
-):
+def random_masks(shapes=((24, 17, 20), (1, 23, 9), (31, 1, 1), (20, 20, 20)), shares=(0.01, 0.1, 0.5, 0.9, 0.99)):
     generator = np.random.default_rng(0)
     masks = [generator.random(shape) < share for shape, share in itertools.product(shapes, shares)]
     return [mask for mask in masks if has_surface(mask)]
@@ -79,9 +77,7 @@ def test_sign_symmetry_and_finite(mask, spacing):
     np.testing.assert_array_equal(signed_distance(~mask, spacing), -distance)
 
 
-@pytest.mark.parametrize(
-    "spacing", [(1, 1, 1), (3, 3, 3), (1, 2, 4), (0.5, 0.75, 2.5), (0.703125, 0.703125, 2.5)]
-)
+@pytest.mark.parametrize("spacing", [(1, 1, 1), (3, 3, 3), (1, 2, 4), (0.5, 0.75, 2.5), (0.703125, 0.703125, 2.5)])
 def test_bit_equal_to_scipy_where_float32_holds_the_squared_spacing(spacing):
     for mask in random_masks():
         expected = scipy_distance(mask, spacing).astype(np.float32)
@@ -172,9 +168,7 @@ def test_tensor_in_tensor_out_array_in_array_out():
         np.testing.assert_array_equal(distance.numpy(), expected)
     assert isinstance(signed_distance(mask.astype(np.int16) * 2, CT), np.ndarray)
     turned = np.asfortranarray(mask).transpose(2, 0, 1)  # any memory order
-    np.testing.assert_allclose(
-        signed_distance(turned, (5.0, 0.8, 0.8)), expected.transpose(2, 0, 1), rtol=3e-7
-    )
+    np.testing.assert_allclose(signed_distance(turned, (5.0, 0.8, 0.8)), expected.transpose(2, 0, 1), rtol=3e-7)
 
 
 def test_a_batch_is_its_samples():
@@ -190,9 +184,7 @@ def test_a_batch_is_its_samples():
     assert torch.equal(own, signed_distance(masks, spacings.tolist()))
 
 
-@pytest.mark.parametrize(
-    "spacing", [(1, 1), (1, 1, 0), (1, -1, 1), (1, 1, float("nan")), (1, 1, float("inf")), 1.0]
-)
+@pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, -1, 1), (1, 1, float("nan")), (1, 1, float("inf")), 1.0])
 def test_a_wrong_spacing_is_refused(spacing):
     with pytest.raises(ValueError, match="spacing"):
         signed_distance(np.eye(4)[None] > 0, spacing)

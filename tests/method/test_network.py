@@ -101,9 +101,7 @@ def test_golden_forward_voxels(golden):
             assert exact[head][0, 0, x, y, z].item() == pytest.approx(value, rel=1e-8)
     assert exact["emb"][0, 0, 0, 0, 0].item() == pytest.approx(10.19386873, rel=1e-8)
     assert exact["emb"][0, 16, 2, 1, 1] == exact["emb"][0, 31, 3, 2, 1] == 0
-    assert exact["cls"][0, [0, 8, 15]].tolist() == pytest.approx(
-        [0.2358597414, -0.1973776171, -0.1973776171], rel=1e-8
-    )
+    assert exact["cls"][0, [0, 8, 15]].tolist() == pytest.approx([0.2358597414, -0.1973776171, -0.1973776171], rel=1e-8)
 
 
 @pytest.mark.parametrize(
@@ -154,9 +152,7 @@ def test_golden_standardised_convolution(stride, padding, dilation, shape, mean,
     c, x, y, z = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in (2, 6, 5, 4)), indexing="ij")
     output = conv((torch.sin(0.7 * c + 0.5 * z) + torch.cos(0.3 * y) * torch.sin(0.4 * x + 0.1))[None])[0]
     assert output.shape == (3, *shape)
-    assert [output.mean().item(), output.std(unbiased=False).item()] == pytest.approx(
-        [mean, spread], rel=1e-9
-    )
+    assert [output.mean().item(), output.std(unbiased=False).item()] == pytest.approx([mean, spread], rel=1e-9)
     for (o, k, j, i), value in voxels.items():
         assert output[o, i, j, k].item() == pytest.approx(value, rel=1e-9)
 

@@ -1,0 +1,42 @@
+# One set-up, reused by every target: no root, no GPU, no download beyond the package registry.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+export MPLBACKEND := Agg
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lab notebooks lint clean
+
+help: ## this list
+	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(STAMP) ## run every lesson on the embedded data into build/demo/ (open build/demo/index.html)
+	$(BIN)/python notebooks/build.py demo build/demo
+
+test: $(STAMP) lint ## format, lint, types, import rule, every test
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
+
+notebooks: $(STAMP) ## write notebooks/*.ipynb and notebooks/solutions/*.ipynb from notebooks/source/*.py
+	$(BIN)/python notebooks/build.py notebooks
+
+lint: $(STAMP) ## format, lint, types and import rule only
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove what was built; keeps the environment and the data
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed; make PYTHON=/path/to/python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[notebooks,viewers,dev]'
+	@touch $@

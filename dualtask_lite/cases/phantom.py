@@ -1,0 +1,239 @@
+"""The embedded data: synthetic abdominal CT of three centres, made from a seed.
+
+What sets a centre apart is in ``data/centres.yaml``, one named value with its source a line. The voxels are HU; the
+labels are those of the Medical Segmentation Decathlon's Task07.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import yaml
+from scipy.ndimage import gaussian_filter
+
+from dualtask_lite.cases.anatomy import Canvas, Tissue, Tumour, TumourKind, paint_patient
+from dualtask_lite.cases.case import LABELS, Case
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.resources import data_file
+
+VERSION = 1  # of the generator: the same version and seed make the same voxels
+MATRIX = 96  # voxels along x and y when nothing else is asked for
+COVERAGE = 150.0  # mm along z
+WITHOUT_TUMOUR = 8  # one case in so many has none
+
+# HU of what does not take up contrast agent, textbook values.
+_PLAIN = {
+    Tissue.AIR: -1000,
+    Tissue.FAT: -100,
+    Tissue.SUBCUTANEOUS: -105,
+    Tissue.MUSCLE: 60,
+    Tissue.BONE: 600,
+    Tissue.MARROW: 180,
+    Tissue.FLUID: 12,
+    Tissue.GAS: -950,
+    Tissue.WALL: 75,
+    Tissue.DUCT: 15,
+}
+_CYST = 12.0  # HU, fluid
+_DIAMETER = (8.0, 75.0)  # mm, smallest and largest
+_PLACES = ((0.65, 0.08, 0.28), (0.2, 0.4, 0.68), (0.15, 0.72, 0.92))  # share, from, to: head, body, tail
+
+
+@dataclass(frozen=True)
+class Tumours:
+    """Kinds and sizes of a centre's tumours; a pair is mean and standard deviation."""
+
+    solid: float
+    iso: float
+    cystic: float
+    contrast_hu: tuple[float, float]
+    iso_contrast_hu: tuple[float, float]
+    diameter_mm: tuple[float, float]
+    iso_diameter_mm: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Centre:
+    """How one made-up hospital scans, and what it treats."""
+
+    name: str
+    title: str
+    hu: dict[str, float]
+    field_of_view_mm: float
+    slice_mm: float
+    noise_hu: float
+    kernel_voxels: float
+    tumours: Tumours
+
+
+def centres() -> dict[str, Centre]:
+    """The centres of ``data/centres.yaml``, by name."""
+    entries = yaml.safe_load(data_file("centres.yaml").read_text(encoding="utf-8"))
+    try:
+        return {name: Centre(name=name, **{**e, "tumours": Tumours(**e["tumours"])}) for name, e in entries.items()}
+    except (TypeError, KeyError, AttributeError) as error:
+        raise DualTaskError(
+            f"{data_file('centres.yaml')}: {error}", "name every value that the shipped file names"
+        ) from error
+
+
+def make_case(
+    centre: str | Centre,
+    number: int,
+    *,
+    seed: int = 0,
+    size: Sequence[int] | None = None,
+    spacing: Sequence[float] | None = None,
+) -> Case:
+    """Make one case.
+
+    Args:
+        centre: its name in ``data/centres.yaml``, or a changed copy of one.
+        number: of the case; with centre and seed it decides everything.
+        seed: of the whole set.
+        size: voxels along x, y and z; by default 96 x 96 and as many slices as cover 150 mm.
+        spacing: mm; by default what makes ``size`` cover the centre's field of view.
+
+    Returns:
+        A case in memory: HU as int16, labels as uint8.
+
+    Raises:
+        DualTaskError: when the centre is unknown.
+    """
+    if isinstance(centre, str):
+        known = centres()
+        if centre not in known:
+            raise DualTaskError(f"there is no centre {centre!r}", f"choose one of: {', '.join(known)}")
+        centre = known[centre]
+    rng = np.random.default_rng([seed, number, *centre.name.encode()])
+    axes, spacing = _grid(centre, size, spacing, rng)
+    tumour = None if number % WITHOUT_TUMOUR == _healthy(centre, number, seed) else _draw_tumour(centre, rng)
+    canvas = Canvas(axes, rng)
+    paint_patient(canvas, tumour, rng)
+    label = np.zeros(canvas.tissue.shape, np.uint8)
+    label[np.isin(canvas.tissue, (Tissue.PANCREAS, Tissue.DUCT))] = 1
+    label[np.isin(canvas.tissue, (Tissue.TUMOUR, Tissue.RIM))] = 2
+    affine = np.diag([*spacing, 1.0])
+    affine[:3, 3] = [axis[0] for axis in axes]
+    return Case(
+        f"{centre.name}_{number:03d}",
+        centre.name,
+        _scanned(canvas.tissue, tumour, centre, rng),
+        label,
+        affine,
+    )
+
+
+def make_phantom(
+    folder: str | Path,
+    *,
+    cases: int = 16,
+    seed: int = 0,
+    size: Sequence[int] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Path:
+    """Write the data of all centres, a folder in Task07 layout for each.
+
+    Args:
+        folder: where; it is made.
+        cases: of each centre.
+        seed: of the set.
+        size: voxels along x, y and z, see ``make_case``.
+        progress: called with the number of cases done and of all.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    known = centres()
+    for place, centre in enumerate(known.values()):
+        names = []
+        for number in range(cases):
+            case = make_case(centre, number, seed=seed, size=size)
+            names.append(f"{case.id}.nii.gz")
+            for part, array in (("imagesTr", case.image), ("labelsTr", case.label)):
+                (folder / centre.name / part).mkdir(parents=True, exist_ok=True)
+                image = nib.Nifti1Image(array, case.affine)
+                image.header.set_xyzt_units("mm")
+                nib.save(image, folder / centre.name / part / names[-1])
+            if progress:
+                progress(place * cases + number + 1, len(known) * cases)
+        described = {
+            "name": centre.name,
+            "description": f"synthetic CT, {centre.title}; seed {seed}, generator {VERSION}",
+            "tensorImageSize": "3D",
+            "modality": {"0": "CT"},
+            "labels": {str(value): name for value, name in LABELS.items()},
+            "numTraining": cases,
+            "numTest": 0,
+            "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names],
+            "test": [],
+        }
+        (folder / centre.name / "dataset.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def _grid(
+    centre: Centre, size: Sequence[int] | None, spacing: Sequence[float] | None, rng: np.random.Generator
+) -> tuple[list[np.ndarray], tuple[float, ...]]:
+    """Positions of the voxels along each axis (mm), and their spacing."""
+    field = (centre.field_of_view_mm, centre.field_of_view_mm, COVERAGE)
+    if size is None:
+        wanted = spacing or (field[0] / MATRIX, field[1] / MATRIX, centre.slice_mm)
+        size = [max(1, round(extent / mm)) for extent, mm in zip(field, wanted, strict=True)]
+    if spacing is None:
+        spacing = [extent / n for extent, n in zip(field, size, strict=True)]
+    offset = rng.uniform((-6, -6, -8), (6, 6, 8))  # nobody lies in the very middle of the scanner
+    axes = [(np.arange(n) - (n - 1) / 2) * mm + shift for n, mm, shift in zip(size, spacing, offset, strict=True)]
+    return axes, tuple(float(mm) for mm in spacing)
+
+
+def _healthy(centre: Centre, number: int, seed: int) -> int:
+    """Which case of this block of eight has no tumour."""
+    rng = np.random.default_rng([seed, number // WITHOUT_TUMOUR, *centre.name.encode(), 1])
+    return int(rng.integers(WITHOUT_TUMOUR))
+
+
+def _draw_tumour(centre: Centre, rng: np.random.Generator) -> Tumour:
+    kinds: tuple[TumourKind, ...] = ("solid", "iso", "cystic")
+    shares = np.array([getattr(centre.tumours, kind) for kind in kinds])
+    kind = kinds[int(rng.choice(3, p=shares / shares.sum()))]
+    mean, spread = centre.tumours.iso_diameter_mm if kind == "iso" else centre.tumours.diameter_mm
+    _, low, high = _PLACES[int(rng.choice(3, p=[share for share, *_ in _PLACES]))]
+    width = np.log1p((spread / mean) ** 2)  # sizes are positive and skewed: log-normal of this mean and spread
+    diameter = np.clip(rng.lognormal(np.log(mean) - width / 2, np.sqrt(width)), *_DIAMETER)
+    return Tumour(kind, float(diameter), float(rng.uniform(low, high)))
+
+
+def _scanned(tissue: np.ndarray, tumour: Tumour | None, centre: Centre, rng: np.random.Generator) -> np.ndarray:
+    """HU (int16) of tissues as the centre's scanner shows them: attenuation, kernel, noise."""
+    table = _attenuation(tumour, centre, rng)
+    volume = table[tissue]
+    blur = (centre.kernel_voxels, centre.kernel_voxels, 0.3)  # a slice takes in a little of its neighbours
+    volume = gaussian_filter(volume, blur, output=np.float32)
+    noise = gaussian_filter(rng.standard_normal(tissue.shape, dtype=np.float32), (*blur[:2], 0))
+    volume += noise * (centre.noise_hu / noise.std())
+    return np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
+
+
+def _attenuation(tumour: Tumour | None, centre: Centre, rng: np.random.Generator) -> np.ndarray:
+    """HU of each tissue in one patient."""
+    table: np.ndarray = np.zeros(len(Tissue), np.float32)
+    for tissue, plain in _PLAIN.items():
+        table[tissue] = plain
+    uptake = rng.normal(1, 0.07)  # one patient takes up more contrast agent than the next
+    for name, hu in centre.hu.items():
+        table[Tissue[name.upper()]] = hu * uptake + rng.normal(0, 4)
+    table[Tissue.PANCREAS] -= rng.uniform(0, 15)  # fat between its lobules
+    pancreas = float(table[Tissue.PANCREAS])
+    if tumour is not None:
+        mean, spread = centre.tumours.iso_contrast_hu if tumour.kind == "iso" else centre.tumours.contrast_hu
+        darker = max(0.0, rng.normal(mean, spread))
+        table[Tissue.TUMOUR] = _CYST + rng.normal(0, 5) if tumour.kind == "cystic" else max(20.0, pancreas - darker)
+        table[Tissue.RIM] = pancreas
+    return table

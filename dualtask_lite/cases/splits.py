@@ -1,0 +1,147 @@
+"""Who trains and who tests: whole centres are held out, and no case is on both sides.
+
+A split depends on the cases and the seed only, not on the order in which cases are listed; and what is drawn
+from a centre does not depend on which other centres there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.errors import DualTaskError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The cases that a model learns from, is watched on, and is tested on.
+
+    Making one reads every image once, to compare contents.
+
+    Raises:
+        DualTaskError: when an id, or the content of an image, comes twice: a copy on the other side would
+            make the test worthless.
+    """
+
+    train: tuple[Case, ...]
+    validation: tuple[Case, ...]
+    test: tuple[Case, ...]
+
+    def __post_init__(self) -> None:
+        parts = {"train": self.train, "validation": self.validation, "test": self.test}
+        seen: dict[str, str] = {}
+        for part, cases in parts.items():
+            for case in cases:
+                name = f"{case.id} ({case.centre}, {part})"
+                _insist_on_new(seen, f"id {case.id}", name, "have the same id")
+                _insist_on_new(seen, f"content {case.digest()}", name, "hold the same image")
+
+
+def _insist_on_new(seen: dict[str, str], key: str, name: str, finding: str) -> None:
+    if key in seen:
+        raise DualTaskError(f"cases {seen[key]} and {name} {finding}", "remove or rename one of them, then split again")
+    seen[key] = name
+
+
+def leave_one_centre_out(cases: Sequence[Case], held_out: str, *, validation: float, seed: int) -> Split:
+    """Test on all cases of one centre, learn from the others.
+
+    Args:
+        cases: of at least two centres.
+        held_out: the centre to test on.
+        validation: share of each training centre kept for validation, in [0, 1); above 0, it is at least one
+            case of every centre that has two.
+        seed: of the draw.
+
+    Raises:
+        DualTaskError: when ``held_out`` is unknown or the only centre, or a case comes twice.
+    """
+    by_centre = _by_centre(cases)
+    test = _of_centre(by_centre, held_out)
+    if len(by_centre) == 1:
+        raise DualTaskError(
+            f"{held_out} is the only centre, nothing is left to learn from",
+            "give a folder with one sub-folder a centre, or hold no centre out",
+        )
+    others = {centre: of_centre for centre, of_centre in by_centre.items() if centre != held_out}
+    train, kept = _kept_of_each(others, validation, seed)
+    return Split(train=train, validation=kept, test=tuple(test))
+
+
+def train_validation(cases: Sequence[Case], *, validation: float, seed: int) -> Split:
+    """Learn from all centres, with a share of each for validation and no test part.
+
+    Args:
+        cases: any number of them.
+        validation: share, as for ``leave_one_centre_out``.
+        seed: of the draw.
+
+    Raises:
+        DualTaskError: when a case comes twice.
+    """
+    train, kept = _kept_of_each(_by_centre(cases), validation, seed)
+    return Split(train=train, validation=kept, test=())
+
+
+def within_centre(cases: Sequence[Case], centre: str, *, test: float, validation: float, seed: int) -> Split:
+    """Learn from one centre and test on other cases of the same centre.
+
+    Args:
+        cases: those of other centres are left out.
+        centre: the one to use.
+        test: share of its cases to test on, in (0, 1); at least one case tests and at least one is left.
+        validation: share of what is left that is kept for validation, as for ``leave_one_centre_out``.
+        seed: of the draw.
+
+    Raises:
+        DualTaskError: when ``centre`` is unknown or has fewer than two cases, or a case comes twice.
+    """
+    of_centre = _of_centre(_by_centre(cases), centre)
+    if len(of_centre) < 2 or test <= 0:
+        raise DualTaskError(
+            f"{centre}: {len(of_centre)} cases and a share of {test} to test on leave a part empty",
+            "give at least two cases of this centre and a share above 0",
+        )
+    rest, tested = _drawn(of_centre, test, seed)
+    train, kept = _drawn(rest, validation, seed)
+    return Split(train=tuple(train), validation=tuple(kept), test=tuple(tested))
+
+
+def _by_centre(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    """Cases of each centre; centres by name, cases by id."""
+    groups: dict[str, list[Case]] = {centre: [] for centre in sorted({case.centre for case in cases})}
+    for case in sorted(cases, key=lambda case: case.id):
+        groups[case.centre].append(case)
+    return groups
+
+
+def _of_centre(by_centre: dict[str, list[Case]], centre: str) -> list[Case]:
+    if centre not in by_centre:
+        raise DualTaskError(f"there is no centre {centre!r}", f"choose from: {', '.join(by_centre) or 'none, no case'}")
+    return by_centre[centre]
+
+
+def _kept_of_each(
+    by_centre: dict[str, list[Case]], share: float, seed: int
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """Training and validation cases, with the same share of every centre."""
+    drawn = [_drawn(of_centre, share, seed) for of_centre in by_centre.values()]
+    return tuple(case for rest, _ in drawn for case in rest), tuple(case for _, kept in drawn for case in kept)
+
+
+def _drawn(cases: list[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:
+    """Split cases of one centre into those that stay and a drawn share; a lone case stays."""
+    if not 0 <= share < 1:
+        raise DualTaskError(f"a share of {share} of the cases cannot be drawn", "give at least 0 and less than 1")
+    wanted = max(1, math.floor(share * len(cases) + 0.5)) if share else 0
+    count = max(0, min(wanted, len(cases) - 1))
+    order = np.random.default_rng([seed, *cases[0].centre.encode()]).permutation(len(cases))
+    drawn = set(order[:count])
+    return (
+        [case for i, case in enumerate(cases) if i not in drawn],
+        [case for i, case in enumerate(cases) if i in drawn],
+    )

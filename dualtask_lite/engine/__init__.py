@@ -1,0 +1,1 @@
+"""Making it run: settings, training, prediction, metrics, evaluation."""

@@ -1,0 +1,380 @@
+"""Every setting in one place: named, validated, with a profile for each kind of machine.
+
+A settings file is YAML with the sections below; whatever it leaves out comes from its ``profile`` and
+``stage``. A run folder keeps the whole of it, resolved, in ``config.yaml``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method.losses import PAPER_WEIGHTS, TERMS
+
+Triple = tuple[float, float, float]
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+
+
+class Section(BaseModel):
+    """A group of settings that refuses unknown keys and cannot be changed after it was made."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Stage(Section):
+    """What one stage of the cascade predicts, and where it looks (METHOD, section Data)."""
+
+    target: Literal["pancreas", "tumour"]  # a tumour voxel counts as pancreas when the target is the pancreas
+    region: Literal["volume", "pancreas", "tumour"]  # the box it sees: whole volume, or around an organ
+    margin: float = Field(ge=0)  # mm added to that box on every side
+
+
+STAGES: dict[str, Stage] = {  # in the order in which a cascade runs
+    "pancreas-coarse": Stage(target="pancreas", region="volume", margin=0),
+    "pancreas-fine": Stage(target="pancreas", region="pancreas", margin=25),
+    "tumour-coarse": Stage(target="tumour", region="pancreas", margin=20),
+    "tumour-fine": Stage(target="tumour", region="tumour", margin=20),
+}
+StageName = Literal["pancreas-coarse", "pancreas-fine", "tumour-coarse", "tumour-fine"]
+
+
+class Data(Section):
+    """Which cases train the model."""
+
+    source: str = "phantom"  # a known source, or a folder in Task07 or nnU-Net layout
+    held_out: str | None = None  # this centre is never seen, not for a threshold, not for early stopping
+    cases: tuple[str, ...] | None = None  # only these ids
+    validation: Annotated[float, Field(ge=0, lt=1)] = 0.2  # share of the training cases kept for validation
+
+
+class Sample(Section):
+    """How a training sample is cut from a case."""
+
+    spacing: Triple = (3.0, 3.0, 3.0)  # mm; the network works on this grid whatever the scanner made
+    patch: tuple[int, int, int] = (48, 48, 32)  # voxels of that grid, each a multiple of 8
+    foreground: Share = 0.7  # share of the patches centred on a voxel of the target
+
+    @field_validator("spacing")
+    @classmethod
+    def _sane_spacing(cls, spacing: Triple) -> Triple:
+        if not all(0.1 <= s <= 20 for s in spacing):
+            raise ValueError("each spacing lies between 0.1 and 20 mm")
+        return spacing
+
+    @field_validator("patch")
+    @classmethod
+    def _multiple_of_8(cls, patch: tuple[int, int, int]) -> tuple[int, int, int]:
+        if any(p < 8 or p % 8 for p in patch):
+            raise ValueError("each side of the patch is a multiple of 8, because the network halves it three times")
+        return patch
+
+
+class Augment(Section):
+    """Random changes of a training sample (METHOD, section Data)."""
+
+    scale: Annotated[float, Field(ge=0, lt=1)] = 0.2  # zoom drawn from 1 - scale to 1 + scale
+    rotation: float = Field(15.0, ge=0, le=180)  # degrees about each axis, either way
+    elastic: Share = 0.1  # probability of a mild elastic deformation
+    flip: Share = 0.5  # probability, for each axis on its own
+    gamma: Share = 0.3  # probability of a gamma between 0.7 and 1.5
+    noise: Share = 0.3  # probability of Gaussian noise with a standard deviation up to 0.05
+
+
+class Views(Section):
+    """The random-convolution imaging views of a sample (METHOD, section Objective)."""
+
+    count: Literal[1, 2] = 2  # 1: the image as it is; 2: two views, which share the labels
+    max_blend: Share = 1.0  # 1: as published; less: the view stays nearer to the image
+    keep_first: bool = False  # leave the first of two views as the image is
+
+
+class Network(Section):
+    """Size of the dual-task U-Net."""
+
+    width: int = Field(32, ge=8, multiple_of=8)  # channels after the stem; 32 is the paper's
+    standardise: bool = True  # weight standardisation of every 3x3x3 convolution
+
+
+class Objective(Section):
+    """The named terms and their weights; a term that is left out, or has weight 0, is off."""
+
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: dict(PAPER_WEIGHTS))
+    tau: Positive = 2.0  # mm, temperature of the task conversion
+    band: Positive = 20.0  # mm at which the regressed distance is clipped
+    surface_weight: float = Field(1.0, ge=1)  # weight of the distance error near the surface
+    ramp: Share = 0.0  # share of the run over which all terms but seg and dist grow to their weight
+
+    @field_validator("weights")
+    @classmethod
+    def _known_terms(cls, weights: dict[str, float]) -> dict[str, float]:
+        if unknown := sorted(set(weights) - set(TERMS)):
+            raise ValueError(
+                f"unknown term {unknown[0]!r}{_did_you_mean(unknown[0], TERMS)}; terms: {', '.join(TERMS)}"
+            )
+        if not any(weights.get(term) for term in ("seg", "dist")):
+            raise ValueError("at least one of seg and dist needs a weight above 0: the other terms only add to them")
+        return weights
+
+    def on(self, term: str) -> bool:
+        """Whether a term has a weight above zero."""
+        return self.weights.get(term, 0.0) > 0
+
+
+class Optimiser(Section):
+    """How the weights move."""
+
+    name: Literal["adam", "adamw"] = "adam"
+    lr: Positive = 1e-4
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["poly", "onecycle"] = "poly"  # poly: (1 - step / steps) ** 0.9
+    steps: int = Field(20_000, ge=1)
+    batch: int = Field(1, ge=1)  # samples a step and process; each sample has `views.count` views
+    clip: Positive = 12.0  # largest norm of the gradient
+
+
+class Prediction(Section):
+    """How a trained model is applied."""
+
+    flips: Literal[1, 2, 4, 8] = 8  # mean over so many axis flips
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of neighbouring windows
+    heads: Literal["mean", "segmentation", "distance"] = "mean"  # whose probability makes the mask
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+
+
+class Machine(Section):
+    """Where it runs."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: what the device does best
+    workers: int = Field(0, ge=0)  # processes that make samples; 0: in the main process
+    checkpoint_every: int = Field(100, ge=1)  # steps
+    validate_every: int = Field(100, ge=1)  # steps
+
+
+class Settings(Section):
+    """All settings of one training run; see the sections for what each means."""
+
+    profile: Literal["laptop", "colab", "gpu", "paper"] = "laptop"
+    stage: StageName = "tumour-coarse"
+    seed: int = Field(0, ge=0, lt=2**31)
+    data: Data = Data()
+    sample: Sample = Sample()
+    augment: Augment = Augment()
+    views: Views = Views()
+    network: Network = Network()
+    objective: Objective = Objective()
+    optimiser: Optimiser = Optimiser()
+    prediction: Prediction = Prediction()
+    machine: Machine = Machine()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Settings:
+        if self.views.count == 1 and self.objective.on("out"):
+            raise ValueError("objective.weights.out compares two views: set views.count to 2, or that weight to 0")
+        if self.prediction.heads == "distance" and not self.has_distance:
+            raise ValueError("prediction.heads is distance, but no term of the objective trains that head")
+        return self
+
+    @property
+    def has_distance(self) -> bool:
+        """Whether some term trains the distance head."""
+        return any(self.objective.on(term) for term in ("dist", "conv_mask"))
+
+    @classmethod
+    def of(cls, profile: str = "laptop", overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Settings of a profile, with overrides.
+
+        Args:
+            profile: ``laptop``, ``colab``, ``gpu`` or ``paper``.
+            overrides: values by dotted name (``{"optimiser.steps": 50}``) or by nested mapping.
+
+        Raises:
+            DualTaskError: on an unknown or ill-typed setting; it names the nearest valid one.
+        """
+        return resolve({"profile": profile, **_nested(overrides or {})}, origin="settings")
+
+    @classmethod
+    def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
+        """Settings from a YAML file, with overrides by dotted name.
+
+        Raises:
+            DualTaskError: when the file cannot be read or a setting is unknown or ill-typed.
+        """
+        path = Path(path)
+        try:
+            values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            reason = str(error).splitlines()[0]
+            raise DualTaskError(
+                f"{path}: cannot be read as YAML ({reason})", "give a readable settings file"
+            ) from error
+        if values is None:
+            values = {}
+        if not isinstance(values, dict):
+            raise DualTaskError(
+                f"{path}: holds a {type(values).__name__}, not settings",
+                "write lines of the form name: value",
+            )
+        return resolve(_merged(values, _nested(overrides or {})), origin=str(path))
+
+    def changed(self, overrides: Mapping[str, Any]) -> Settings:
+        """A validated copy with some values changed, by dotted name; nothing else moves."""
+        return _validated(_merged(self.model_dump(mode="json"), _nested(overrides)), origin="settings")
+
+    def write(self, path: Path) -> None:
+        """Write the settings as YAML."""
+        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+# Short schedules decide whether a lesson shows anything: a gentle temperature, the error weighted towards the
+# surface, ramps, and no weight standardisation at width 8 (METHOD, "A first trial").
+_LAPTOP: dict[str, Any] = {
+    "network": {"width": 8, "standardise": False},
+    "views": {"count": 1},
+    "objective": {
+        "weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
+        "tau": 3.0,
+        "surface_weight": 5.0,
+        "ramp": 0.3,
+    },
+    "optimiser": {
+        "name": "adamw",
+        "lr": 2e-3,
+        "weight_decay": 1e-4,
+        "schedule": "onecycle",
+        "steps": 300,
+        "batch": 4,
+    },
+    "prediction": {"flips": 1, "overlap": 0.25},
+}
+PROFILES: dict[str, dict[str, Any]] = {
+    "laptop": _LAPTOP,
+    "colab": {
+        "network": {"width": 16},
+        "sample": {"spacing": [2.0, 2.0, 2.5], "patch": [96, 96, 64]},
+        "objective": {"tau": 2.0, "surface_weight": 5.0, "ramp": 0.3},
+        "optimiser": {"name": "adamw", "lr": 1e-3, "schedule": "onecycle", "steps": 2_000, "batch": 2},
+        "machine": {"workers": 2},
+    },
+    "gpu": {
+        "sample": {"spacing": [1.0, 1.0, 2.0], "patch": [160, 160, 96]},
+        "objective": {"tau": 1.0, "surface_weight": 5.0, "ramp": 0.3},
+        "optimiser": {"name": "adamw", "lr": 5e-4, "schedule": "onecycle", "steps": 10_000, "batch": 2},
+        "machine": {"workers": 8, "validate_every": 500, "checkpoint_every": 500},
+    },
+    # The published recipe as far as it is no trap: two views, all terms, Adam with polynomial decay.
+    "paper": {
+        "sample": {"spacing": [0.8, 0.8, 2.5], "patch": [192, 160, 64]},
+        "objective": {"tau": 1.0},
+        "machine": {"workers": 8, "validate_every": 1_000, "checkpoint_every": 500},
+    },
+}
+# The whole abdomen is seen on a coarser grid than the pancreas.
+_COARSE: dict[str, dict[str, Any]] = {
+    "laptop": {"sample": {"spacing": [4.0, 4.0, 4.0], "patch": [64, 64, 40]}},
+    "colab": {"sample": {"spacing": [3.0, 3.0, 3.0], "patch": [96, 96, 64]}},
+    "gpu": {"sample": {"spacing": [2.0, 2.0, 2.5], "patch": [160, 128, 96]}},
+    "paper": {"sample": {"spacing": [1.6, 1.6, 2.5], "patch": [192, 160, 96]}},
+}
+# The slice head and the contrast ask where the tumour is: METHOD gives them to the tumour stages alone.
+_TUMOUR_TERMS = ("feat", "slice")
+
+
+def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:
+    """Fill what a user left out from the profile and the stage, and validate all of it."""
+    start = _validated({key: values[key] for key in ("profile", "stage") if key in values}, origin=origin)
+    merged = _merged({"profile": start.profile, "stage": start.stage}, PROFILES[start.profile])
+    if start.stage == "pancreas-coarse":
+        merged = _merged(merged, _COARSE[start.profile])
+    weights = merged["objective"].get("weights", PAPER_WEIGHTS)
+    if STAGES[start.stage].target == "pancreas":
+        weights = {term: weight for term, weight in weights.items() if term not in _TUMOUR_TERMS}
+    merged = _merged(merged, {"objective": {"weights": weights}})
+    return _validated(_merged(merged, values), origin=origin)
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """Turn ``key=value`` words of the command line into overrides; values are YAML."""
+    overrides: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise DualTaskError(
+                f"--set {assignment}: not of the form key=value", "write, say, --set optimiser.steps=50"
+            )
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise DualTaskError(
+                f"--set {assignment}: the value is not YAML", "quote it, or write it as in a settings file"
+            ) from error
+    return overrides
+
+
+def _validated(values: Mapping[str, Any], *, origin: str) -> Settings:
+    try:
+        return Settings.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            known = _setting_names(Settings)
+            raise DualTaskError(
+                f"{origin}: unknown setting {name!r}",
+                f"remove it{_did_you_mean(name, known) or ', or see the settings listed in dualtask_lite/engine/config.py'}",
+            ) from error
+        reason = first["msg"].removeprefix("Value error, ")
+        where = f"setting {name!r}: " if name else ""
+        shown = f" (it is {first['input']!r})" if name and not isinstance(first["input"], (dict, BaseModel)) else ""
+        raise DualTaskError(f"{origin}: {where}{reason}{shown}", "correct this value") from error
+
+
+def _setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
+    names: list[str] = []
+    for field, info in model.model_fields.items():
+        names.append(prefix + field)
+        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
+            names += _setting_names(info.annotation, f"{prefix}{field}.")
+    return names
+
+
+def _did_you_mean(name: str, known: Any) -> str:
+    """``, did you mean 'x'?`` for the nearest valid name, also when it was put into the wrong section."""
+    candidates = list(known)
+    leaves = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
+    leaf = name.rpartition(".")[2]
+    nearest = (
+        [leaves[leaf]]
+        if leaf in leaves
+        else difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+        or [leaves[close] for close in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)]
+    )
+    return f", did you mean {nearest[0]!r}?" if nearest else ""
+
+
+def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``."""
+    nested: dict[str, Any] = {}
+    for key, value in overrides.items():
+        *sections, leaf = key.split(".")
+        values: Any = {leaf: _nested(value) if isinstance(value, Mapping) else value}
+        for section in reversed(sections):
+            values = {section: values}
+        nested = _merged(nested, values)
+    return nested
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, section by section."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = _merged(merged[key], value) if both else value
+    return merged

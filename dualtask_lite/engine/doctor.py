@@ -1,0 +1,198 @@
+"""What this machine has, and whether the kit runs on it: versions, device, memory, disk, 3D viewers."""
+
+from __future__ import annotations
+
+import importlib.metadata as installed
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from dualtask_lite.resources import cache_folder
+
+_PACKAGE = "dualtask-lite"
+_EXTRAS = ("notebooks", "viewers")
+_LEAST_MEMORY_GB = 2.0  # what a lesson needs
+_LEAST_DISK_GB = 1.0  # for the embedded data and some runs
+_LARGE_CARD_GB = 20.0
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was looked at: ``status`` is OK, WARN or FAIL; the remedy is empty when all is well."""
+
+    name: str
+    status: str
+    found: str
+    remedy: str
+
+    @classmethod
+    def of(cls, name: str, found: str, remedy: str = "", *, otherwise: str = "WARN") -> Check:
+        """Make a check that is OK unless it has a remedy."""
+        return cls(name, otherwise if remedy else "OK", found, remedy)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found: the checks to show, and the same as plain values (``None`` where not known)."""
+
+    checks: tuple[Check, ...]
+    machine: dict[str, Any]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the core of the package runs here."""
+        return all(check.status != "FAIL" for check in self.checks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"ok": self.ok, "machine": self.machine, "checks": [asdict(check) for check in self.checks]}
+
+    def as_text(self) -> str:
+        """Write one aligned line a check."""
+        width = max(len(check.name) for check in self.checks)
+        heads = [f"{check.status:<4}  {check.name:<{width}}" for check in self.checks]
+        words = ["; ".join(filter(None, (check.found, check.remedy))) for check in self.checks]
+        return "\n".join(map("  ".join, zip(heads, words, strict=True)))
+
+
+def diagnose() -> Diagnosis:
+    """Look at this machine; nothing is changed, and Jupyter need not be installed."""
+    device, *device_checks = _device()
+    memory, memory_check = _memory()
+    disk, disk_check = _disk()
+    card_gb = device["gpu_memory_gb"]
+    profile = "laptop" if card_gb is None else "gpu" if card_gb >= _LARGE_CARD_GB else "colab"
+    fits = Check.of("profile", f"{profile} fits (dualtask train --profile {profile})")
+    checks = (*_versions(), *device_checks, memory_check, disk_check, fits, _viewers())
+    system = {"python": platform.python_version(), "system": platform.platform(), "profile": profile}
+    return Diagnosis(checks, {**system, **device, **memory, **disk})
+
+
+def _versions() -> Iterator[Check]:
+    """Compare what is installed with what the package asks for."""
+    python = platform.python_version()
+    remedy = "" if Version(python) >= Version("3.10") else "install Python 3.10 or newer"
+    yield Check.of("Python", python, remedy, otherwise="FAIL")
+    version = _version(_PACKAGE)
+    if version is None:
+        yield Check.of(_PACKAGE, "not installed", "run pip install -e . in the clone", otherwise="FAIL")
+        return
+    yield Check.of(_PACKAGE, version)
+    for needed in map(Requirement, installed.requires(_PACKAGE) or ()):
+        extra = next((name for name in _EXTRAS if f'"{name}"' in str(needed.marker)), "")
+        if needed.marker is None or needed.marker.evaluate({"extra": extra}):
+            yield _package(needed, extra)
+
+
+def _package(needed: Requirement, extra: str) -> Check:
+    version = _version(needed.name)
+    if version is not None and needed.specifier.contains(version, prereleases=True):
+        return Check.of(needed.name, version)
+    found = "not installed" if version is None else f"{version} does not fit {needed.specifier}"
+    wanted = f"{_PACKAGE}[{extra}]" if extra else f"{needed.name}{needed.specifier}"
+    return Check.of(needed.name, found, f"run pip install '{wanted}'", otherwise="WARN" if extra else "FAIL")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return installed.version(name)
+    except installed.PackageNotFoundError:
+        return None
+
+
+def _device() -> tuple[dict[str, Any], Check, Check]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    unknown = dict.fromkeys(("cpu_threads", "gpu", "gpu_memory_gb", "bf16"))
+    values: dict[str, Any] = {"cpu_cores": cores, **unknown}
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a library that torch links to is missing
+        broken = Check.of("graphics card", f"torch fails: {error}", "install torch again", otherwise="FAIL")
+        return values, Check.of("processor", f"{cores} cores"), broken
+    values["cpu_threads"] = torch.get_num_threads()
+    processor = Check.of("processor", f"{cores} cores, torch uses {values['cpu_threads']} threads")
+    if not torch.cuda.is_available():
+        return values, processor, _no_card(torch.__version__)
+    card = torch.cuda.get_device_properties(0)
+    bf16 = torch.cuda.get_device_capability(0)[0] >= 8  # older cards only emulate it
+    values |= {"gpu": card.name, "gpu_memory_gb": round(card.total_memory / 1e9, 1), "bf16": bf16}
+    how = "bf16" if bf16 else "no bf16, so training uses fp16 with a scaler"
+    found = f"{torch.cuda.device_count()} x {card.name}, {values['gpu_memory_gb']} GB, {how}"
+    return values, processor, Check.of("graphics card", found)
+
+
+def _no_card(torch_version: str) -> Check:
+    if shutil.which("nvidia-smi") is None:
+        return Check.of("graphics card", "none: the lessons run on the processor")
+    remedy = "update the driver, or install the torch for your CUDA (https://pytorch.org/get-started/locally)"
+    return Check.of("graphics card", f"nvidia-smi is here, but torch {torch_version} sees no card", remedy)
+
+
+def _memory() -> tuple[dict[str, Any], Check]:
+    columns = zip(_system_memory(), *_group_memory(), strict=True)
+    known = [[size for size in column if size is not None] for column in columns]
+    total, rest = (round(min(sizes) / 1e9, 1) if sizes else None for sizes in known)
+    shown = ["unknown" if size is None else f"{size} GB" for size in (total, rest)]
+    enough = all(size is None or size >= _LEAST_MEMORY_GB for size in (total, rest))
+    remedy = "" if enough else f"close other programs, a lesson needs {_LEAST_MEMORY_GB:.0f} GB"
+    return {"memory_gb": total, "memory_available_gb": rest}, Check.of("memory", ", available ".join(shown), remedy)
+
+
+def _system_memory() -> tuple[int | None, int | None]:
+    """Total and available bytes of the whole machine."""
+    known = {key: int(size) * 1024 for key, size, *_ in map(str.split, _lines(_PROC / "meminfo"))}
+    if known:
+        return known.get("MemTotal:"), known.get("MemAvailable:")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None, None
+
+
+def _group_memory() -> Iterator[tuple[int, int]]:
+    """Limit and rest, in bytes, of each control group (container, batch job, hub) that this process is in."""
+    files = {"": ("max", "current"), "memory": ("limit_in_bytes", "usage_in_bytes")}  # version 2 and 1
+    for _, controller, path in (line.split(":", 2) for line in _lines(_PROC / "self/cgroup")):
+        root = _CGROUPS / controller
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents) if controller in files else ():
+            sizes = [_lines(folder / f"memory.{name}") for name in files[controller]]
+            if folder.is_relative_to(root) and sizes[0] not in ([], ["max"]) and sizes[1]:
+                (limit,), (used,) = sizes
+                cached = dict(map(str.split, _lines(folder / "memory.stat"))).get("inactive_file", 0)
+                yield int(limit), int(limit) - int(used) + int(cached)  # the cache is given back on demand
+
+
+def _disk() -> tuple[dict[str, Any], Check]:
+    folder = cache_folder().absolute()
+    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(place).free / 1e9
+    values = {"cache_folder": str(folder), "disk_free_gb": round(free, 1)}
+    elsewhere = "set DUALTASK_DATA to another folder"
+    if not os.access(place, os.W_OK):
+        return values, Check.of("disk", f"{place} cannot be written", elsewhere)
+    remedy = "" if free >= _LEAST_DISK_GB else f"free some space or {elsewhere}"
+    return values, Check.of("disk", f"{free:.1f} GB free for {folder}", remedy)
+
+
+def _viewers() -> Check:
+    itk = _version("itkwidgets") and _version("imjoy-jupyterlab-extension")
+    second = "itkwidgets draws in JupyterLab and needs the network" if itk else "itkwidgets is not there"
+    if _version("ipyniivue"):
+        return Check.of("3D viewers", f"ipyniivue draws without network; {second}")
+    return Check.of("3D viewers", f"ipyniivue is not there; {second}", f"run pip install '{_PACKAGE}[viewers]'")
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []

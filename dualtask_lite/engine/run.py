@@ -1,0 +1,221 @@
+"""The run folder: what a training leaves behind, and what it needs to go on.
+
+Weights and checkpoints are safetensors with JSON metadata: loading one executes nothing. Every file is
+written beside its place, flushed and renamed, so that a reader never meets half of one.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import whole_file
+from dualtask_lite.method.network import DualTaskNet
+
+MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
+    "model.safetensors",
+    "last.ckpt",
+    "metrics.csv",
+    "config.yaml",
+    "manifest.json",
+)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A case that a model learned from or was chosen by: evaluation refuses to be fooled by it."""
+
+    id: str
+    centre: str
+    digest: str
+    role: str  # "train" or "validation"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained stage, ready to predict."""
+
+    net: DualTaskNet
+    settings: Settings
+    seen: tuple[Seen, ...]
+    path: Path
+
+
+def build_network(settings: Settings) -> DualTaskNet:
+    """The network that the settings ask for: a head is there when some term trains it."""
+    objective = settings.objective
+    return DualTaskNet(
+        settings.network.width,
+        standardise=settings.network.standardise,
+        projector=objective.on("feat"),
+        distance_head=settings.has_distance,
+        slice_head=objective.on("slice"),
+    )
+
+
+def save_model(path: Path, net: torch.nn.Module, settings: Settings, seen: Sequence[Seen]) -> None:
+    """Write the weights, with the settings and the cases seen as metadata."""
+    described = {"settings": settings.model_dump_json(), "seen": json.dumps([vars(case) for case in seen])}
+    with whole_file(path) as temporary:
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()},
+            temporary,
+            described,
+        )
+
+
+def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
+    """Read a trained stage from a run folder or a ``.safetensors`` file.
+
+    Raises:
+        DualTaskError: when there is no model, or the file is not one of this kit's.
+    """
+    path = Path(path)
+    file = path / MODEL if path.is_dir() else path
+    tensors, described = _read(file, "a model", "train one with dualtask train, or name its run folder")
+    try:
+        settings = Settings.model_validate_json(described["settings"])
+        seen = tuple(Seen(**case) for case in json.loads(described["seen"]))
+        net = build_network(settings)
+        net.load_state_dict(tensors)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise DualTaskError(f"{file}: is not a model of this kit", "name a run folder of dualtask train") from error
+    return Model(net.to(device).eval(), settings, seen, file)
+
+
+def load_models(path: str | Path, device: str | torch.device = "cpu") -> list[Model]:
+    """Read one trained stage, or all that lie in the sub-folders of a cascade's folder."""
+    path = Path(path)
+    folders = (
+        [path] if path.is_file() or (path / MODEL).exists() else [f.parent for f in sorted(path.glob(f"*/{MODEL}"))]
+    )
+    return [load_model(folder, device) for folder in folders or [path]]
+
+
+def save_checkpoint(path: Path, net: torch.nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """Write everything that is needed to go on after ``step`` finished steps."""
+    tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
+    for number, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
+    with whole_file(path) as temporary:
+        save_file(
+            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
+            temporary,
+            {"step": str(step)},
+        )
+
+
+def load_checkpoint(path: Path, net: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
+    """Restore network and optimiser; returns the number of finished steps.
+
+    Raises:
+        DualTaskError: when the checkpoint is missing, damaged or of other settings.
+    """
+    remedy = "start the run again without --resume"
+    tensors, described = _read(path, "a checkpoint", remedy)
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    weights: dict[str, torch.Tensor] = {}
+    try:
+        for name, tensor in tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "net":
+                weights[rest] = tensor
+            else:
+                number, _, key = rest.partition(".")
+                state.setdefault(int(number), {})[key] = tensor
+        net.load_state_dict(weights)
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        return int(described["step"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise DualTaskError(f"{path}: does not fit the settings of its run", remedy) from error
+
+
+def _read(path: Path, what: str, remedy: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    if not path.is_file():
+        raise DualTaskError(f"{path}: there is no such file, so no {what.split()[-1]}", remedy)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise DualTaskError(f"{path}: is damaged or not {what} ({error})", remedy) from error
+
+
+class MetricsLog:
+    """``metrics.csv``: one row a step, one column a term; a resumed run drops the rows after its checkpoint."""
+
+    def __init__(self, path: Path, columns: Sequence[str], *, finished: int = 0) -> None:
+        kept = [row for row in read_rows(path) if int(row["step"]) <= finished] if finished else []
+        with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(kept)
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, columns)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append one row; it is on disk when this returns, so that a live plot can follow."""
+        self._writer.writerow(row)
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a CSV file, as text."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write rows as CSV, whole or not at all; columns in order of first use."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON, whole or not at all."""
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def provenance(device: torch.device | str) -> dict[str, Any]:
+    """What a number was measured with: versions, device, date."""
+    device = torch.device(device)
+    packages = ("dualtask-lite", "torch", "monai", "numpy", "edt")
+    return {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"cpu, {torch.get_num_threads()} threads",
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in packages},
+    }
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Largest memory of this process so far: the card's on a GPU, else the host's."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
+    import resource  # not on Windows
+
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)

@@ -1,0 +1,296 @@
+"""One stage of training, readable in one sitting.
+
+The state of a run is its weights, the optimiser's moments and the number of steps: whatever is drawn in step
+``n`` comes from ``(seed, n)``, and the learning rate and the ramps are functions of ``n``. So a run that was
+killed goes on to the same weights as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch.utils.data import DataLoader
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_validation
+from dualtask_lite.engine import run as files
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.dataset import Region, Samples, training_region
+from dualtask_lite.engine.metrics import case_metrics
+from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.progress import progress_bar
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method import losses
+from dualtask_lite.method.network import DualTaskNet, Outputs
+from dualtask_lite.method.views import random_view
+
+Callback = Callable[[Mapping[str, Any]], bool | None]
+
+
+def split_for(settings: Settings) -> Split:
+    """The cases that a run may see, by its settings; the held-out centre is the test part."""
+    cases = find_cases(settings.data.source)
+    if settings.data.cases is not None:
+        known = {case.id: case for case in cases}
+        if missing := [name for name in settings.data.cases if name not in known]:
+            raise DualTaskError(
+                f"data.cases: no case {missing[0]!r} in {settings.data.source}", "see dualtask data check"
+            )
+        cases = [known[name] for name in settings.data.cases]
+    cases = [case for case in cases if case.label is not None]
+    share, seed = settings.data.validation, settings.seed
+    if settings.data.held_out is None:
+        return train_validation(cases, validation=share, seed=seed)
+    return leave_one_centre_out(cases, settings.data.held_out, validation=share, seed=seed)
+
+
+def train(
+    settings: Settings,
+    folder: str | Path,
+    *,
+    split: Split | None = None,
+    resume: bool = False,
+    progress: bool = True,
+    callback: Callback | None = None,
+) -> Path:
+    """Train one stage and leave a run folder.
+
+    Args:
+        settings: of the run.
+        folder: the run folder; it may exist only when ``resume`` is set.
+        split: the cases to learn from; by default what ``settings.data`` says.
+        resume: go on after the last checkpoint in ``folder``, or start when there is none yet.
+        progress: show a bar when standard error is a terminal.
+        callback: called with each row of ``metrics.csv``; returning ``True`` stops the run as if it were finished.
+
+    Returns:
+        The run folder: ``config.yaml``, ``metrics.csv``, ``model.safetensors``, ``last.ckpt`` and ``manifest.json``.
+
+    Raises:
+        DualTaskError: when there is nothing to train on, the folder is taken, or the loss is not finite.
+    """
+    started = time.perf_counter()
+    folder = Path(folder)
+    if not resume and (folder / files.METRICS).exists():
+        raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
+    folder.mkdir(parents=True, exist_ok=True)
+    split = split or split_for(settings)
+    if not split.train:
+        raise DualTaskError(
+            "there is no labelled case to train on", "see dualtask data check for what is in the folder"
+        )
+    fabric = make_fabric(settings)
+    with progress_bar(progress) as bar:
+        regions, validation = _regions(split.train, settings, bar), _regions(split.validation, settings, bar)
+        seen = _seen(split)
+        torch.manual_seed(settings.seed)
+        net: Any = files.build_network(settings)
+        net, optimiser = fabric.setup(net, make_optimiser(net, settings))
+        checkpoint = folder / files.CHECKPOINT
+        first = files.load_checkpoint(checkpoint, net, optimiser) if resume and checkpoint.exists() else 0
+        settings.write(folder / files.CONFIG)
+        steps = _Steps(fabric, net, optimiser, settings, regions)
+        columns = ["step", "lr", "total", *steps.objective.weights, "val_dice", "seconds"]
+        log = files.MetricsLog(folder / files.METRICS, columns, finished=first)
+        task = bar.add_task("training", total=settings.optimiser.steps, completed=first, note="")
+        machine = settings.machine
+        step = first
+        try:
+            for step, row in enumerate(steps.run(first), start=first + 1):
+                last = step == settings.optimiser.steps
+                if validation and (last or step % machine.validate_every == 0):
+                    row["val_dice"] = validate(net, validation, settings)
+                row["seconds"] = round(time.perf_counter() - started, 2)
+                log.add(row)
+                bar.update(task, completed=step, note=f"loss {row['total']:.3f}")
+                stop = bool(callback and callback(row))
+                if last or stop or step % machine.checkpoint_every == 0:
+                    files.save_checkpoint(checkpoint, net, optimiser, step)
+                if stop:
+                    break
+        finally:
+            log.close()
+    files.save_model(folder / files.MODEL, net, settings, seen)
+    files.write_json(
+        folder / files.MANIFEST,
+        {
+            "command": f"dualtask train {folder / files.CONFIG}",
+            "seed": settings.seed,
+            "steps": step,
+            "seconds": round(time.perf_counter() - started, 1),
+            "peak_memory_mb": files.peak_memory_mb(fabric.device),
+            **files.provenance(fabric.device),
+            "held_out": settings.data.held_out,
+            "cases": [vars(case) for case in seen],
+        },
+    )
+    return folder
+
+
+def make_fabric(settings: Settings) -> Fabric:
+    """Device and precision: bf16 where the card has it, fp16 with a scaler on older cards, fp32 on a CPU."""
+    device = pick_device(settings.machine.device)
+    precision = settings.machine.precision
+    if precision == "auto":
+        precision = "32-true" if device == "cpu" else "bf16-mixed" if _has_bf16() else "16-mixed"
+    return Fabric(accelerator=device, devices=1, precision=precision)
+
+
+def pick_device(wanted: str) -> str:
+    """``cuda`` or ``cpu``; ``auto`` takes a CUDA card when there is one."""
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DualTaskError("device is cuda, but no CUDA device can be used here", "choose auto or cpu")
+    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.get_device_capability()[0] >= 8  # Ampere; a T4 (7.5) only emulates it
+
+
+def make_optimiser(net: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    """Adam or AdamW; the learning rate is set anew in each step."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser.name]
+    return kind(net.parameters(), lr=settings.optimiser.lr, weight_decay=settings.optimiser.weight_decay)
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Learning rate of a step (counted from 0): polynomial decay of power 0.9, or one cycle with a cosine."""
+    optimiser = settings.optimiser
+    done = step / optimiser.steps
+    if optimiser.schedule == "poly":
+        return optimiser.lr * (1 - done) ** 0.9
+    warm_up = 0.1
+    if done < warm_up:
+        return optimiser.lr * (0.1 + 0.9 * done / warm_up)
+    return optimiser.lr * 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def ramp(step: int, settings: Settings) -> float:
+    """Share of their weight that all terms but ``seg`` and ``dist`` have in a step."""
+    rising = settings.objective.ramp * settings.optimiser.steps
+    return min(1.0, step / rising) if rising else 1.0
+
+
+class _Steps:
+    """The optimisation steps of a run."""
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        net: DualTaskNet,
+        optimiser: torch.optim.Optimizer,
+        settings: Settings,
+        regions: Sequence[Region],
+    ) -> None:
+        self.fabric, self.net, self.optimiser = fabric, net, optimiser
+        self.settings, self.regions = settings, regions
+        self.objective = make_objective(settings)
+
+    def run(self, first: int) -> Any:
+        """Yield one row of metrics for each step from ``first`` (counted from 0) to the last."""
+        optimiser, machine = self.settings.optimiser, self.settings.machine
+        samples = Samples(
+            self.regions, self.settings, range(first * optimiser.batch, optimiser.steps * optimiser.batch)
+        )
+        loader = DataLoader(
+            samples,
+            batch_size=optimiser.batch,
+            num_workers=machine.workers,
+            persistent_workers=machine.workers > 0,
+            pin_memory=self.fabric.device.type == "cuda",
+        )
+        for step, batch in enumerate(self.fabric.setup_dataloaders(loader), start=first):
+            yield self.one(step, batch)
+
+    def one(self, step: int, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """One optimisation step."""
+        settings = self.settings
+        generator = torch.Generator().manual_seed(_mixed(settings.seed, step))
+        torch.manual_seed(_mixed(settings.seed, step, 1))  # dropout
+        rate = learning_rate(step, settings)
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate
+        self.net.train()
+        views = draw_views(batch["image"], settings, generator)  # (views * B, 1, X, Y, Z)
+        outputs = _per_view(self.net(views), settings.views.count)
+        target = losses.Target(batch["mask"], batch["distance_mm"])
+        terms = self.objective(outputs, target, generator=generator)
+        total = self.objective.total(terms, ramp=ramp(step, settings))
+        self._insist_on_finite(step, terms, batch)
+        self.optimiser.zero_grad()
+        self.fabric.backward(total)
+        self.fabric.clip_gradients(self.net, self.optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False)
+        self.optimiser.step()
+        values = {name: round(float(value), 6) for name, value in terms.items()}
+        return {"step": step + 1, "lr": f"{rate:.4g}", "total": round(float(total), 6), **values}
+
+    def _insist_on_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
+        for name, value in terms.items():
+            if not torch.isfinite(value):
+                cases = ", ".join(batch["case_id"])
+                raise DualTaskError(
+                    f"step {step + 1}: term {name} is not finite on case {cases}; the last checkpoint is kept",
+                    "lower optimiser.lr, or check these cases, then go on with --resume",
+                )
+
+
+def make_objective(settings: Settings) -> losses.Objective:
+    """The objective that the settings ask for."""
+    objective = settings.objective
+    return losses.Objective(
+        weights=objective.weights,
+        tau=objective.tau,
+        band=objective.band,
+        surface_weight=objective.surface_weight,
+    )
+
+
+def draw_views(image: torch.Tensor, settings: Settings, generator: torch.Generator) -> torch.Tensor:
+    """The imaging views of a batch (B, 1, X, Y, Z), stacked along the batch: (views * B, 1, X, Y, Z)."""
+    views = settings.views
+    if views.count == 1:
+        return image
+    first = image if views.keep_first else random_view(image, generator, max_blend=views.max_blend)
+    return torch.cat([first, random_view(image, generator, max_blend=views.max_blend)])
+
+
+def _per_view(outputs: Outputs, count: int) -> list[Outputs]:
+    """Split the outputs of stacked views."""
+    parts = [(None,) * count if field is None else field.chunk(count) for field in outputs]
+    return [Outputs(*fields) for fields in zip(*parts, strict=True)]
+
+
+def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings) -> float | None:
+    """Mean Dice of the validation regions, on the working grid; ``None`` when none of them holds the target.
+
+    The regions come from the labels of training centres, so this number watches a run; it is no result.
+    """
+    scores = []
+    for region in regions:
+        if region.mask is not None and region.mask.any():
+            probability = predict_region(net, region.image, settings)[0].cpu().numpy()
+            mask = probability >= settings.prediction.threshold
+            scores.append(case_metrics(mask, region.mask[0].numpy(), region.spacing)["dice"])
+    return round(float(np.mean(scores)), 4) if scores else None
+
+
+def _regions(cases: Sequence[Case], settings: Settings, bar: Any) -> list[Region]:
+    return [training_region(case, settings) for case in bar.track(cases, description="reading cases")] if cases else []
+
+
+def _seen(split: Split) -> list[files.Seen]:
+    parts = (("train", split.train), ("validation", split.validation))
+    return [files.Seen(case.id, case.centre, case.digest(), role) for role, cases in parts for case in cases]
+
+
+def _mixed(*numbers: int) -> int:
+    """One well-mixed seed from several numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

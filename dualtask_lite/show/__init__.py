@@ -1,0 +1,1 @@
+"""Looking at it: figures and viewers."""

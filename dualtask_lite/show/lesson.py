@@ -1,0 +1,110 @@
+"""What every lesson needs around its subject: self-checks of exercises, and the record of its run."""
+
+from __future__ import annotations
+
+import html
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any, Literal
+
+import numpy as np
+
+from dualtask_lite.show.table import Table
+
+VERDICT_TYPE = "application/vnd.dualtask.verdict+json"
+MANIFEST_TYPE = "application/vnd.dualtask.manifest+json"
+_SIGNS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
+_STARTED = time.monotonic()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an answer was judged."""
+
+    state: Literal["not attempted", "wrong", "right"]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{_SIGNS[self.state]} {self.message}"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        paragraph = f'<p role="status"><strong>{html.escape(str(self))}</strong></p>'
+        return {"text/html": paragraph, "text/plain": str(self), VERDICT_TYPE: {"state": self.state}}
+
+
+def check_answer(answer: Any, right: Any, hint: str, *, tolerance: float = 0.01) -> Verdict:
+    """Judge an answer without giving the solution away.
+
+    Args:
+        answer: the learner's; ``...`` (or ``None``) means that there is none yet.
+        right: the right answer, or a function that says whether an answer is right. Numbers may be off by
+            ``tolerance`` (relative).
+        hint: what to think about when the answer is wrong.
+        tolerance: relative.
+    """
+    if answer is None or answer is ...:
+        return Verdict("not attempted", "Not attempted yet: replace the three dots by your answer and run this again.")
+    try:
+        correct = bool(right(answer)) if callable(right) else _same(answer, right, tolerance)
+    except Exception:  # whatever a learner's answer does when it is looked at, it is not the right one
+        correct = False
+    return Verdict("right", "Right.") if correct else Verdict("wrong", f"Not yet. Hint: {hint}")
+
+
+def _same(answer: Any, right: Any, tolerance: float) -> bool:
+    if isinstance(right, (str, bool)):
+        return type(answer) is type(right) and answer == right
+    return np.shape(answer) == np.shape(right) and np.allclose(answer, right, rtol=tolerance, atol=0)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """With what a lesson was run, how long it took, and what came out.
+
+    ``seconds`` count from the import of this module; ``peak_memory_mb`` is the process's (None on Windows).
+    """
+
+    parameters: dict[str, Any]
+    results: dict[str, Any]
+    seconds: float
+    peak_memory_mb: float | None
+    versions: dict[str, str]
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        groups = {"parameter": self.parameters, "result": self.results, "version": self.versions}
+        rows = [
+            {"what": f"{kind}: {name}", "value": v} for kind, values in groups.items() for name, v in values.items()
+        ]
+        rows += [
+            {"what": "seconds", "value": self.seconds},
+            {"what": "peak memory (MB)", "value": self.peak_memory_mb},
+        ]
+        return Table(rows, "Run manifest", digits=3)._repr_mimebundle_() | {
+            MANIFEST_TYPE: json.loads(json.dumps(vars(self)))
+        }
+
+
+def run_manifest(parameters: dict[str, Any], **results: Any) -> Manifest:
+    """Record how a lesson was run; its last cell.
+
+    Args:
+        parameters: what it was run with.
+        results: plain numbers, text, lists and dicts that say what came out, for tests and the index page.
+    """
+    versions = {name: metadata.version(name) for name in ("dualtask-lite", "torch", "monai", "numpy")}
+    versions["python"] = platform.python_version()
+    return Manifest(parameters, results, round(time.monotonic() - _STARTED, 1), peak_memory_mb(), versions)
+
+
+def peak_memory_mb() -> float | None:
+    """Tell the largest memory of this process so far, or None where the system does not say."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 2**20 if sys.platform == "darwin" else 2**10
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)

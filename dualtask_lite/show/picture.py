@@ -1,0 +1,64 @@
+"""A finished figure together with the words that replace it for who cannot see it."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from dualtask_lite.files import whole_file
+
+WIDTH = 900  # px of a notebook's output area
+_SHARPNESS = 1.5  # image pixels for each of these, for dense screens
+_DPI = 100
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG with alt text; a notebook shows both, and so does the page built from it.
+
+    Args:
+        png: the image file's bytes.
+        alt: what the figure says, with its numbers.
+    """
+
+    png: bytes
+    alt: str
+
+    @classmethod
+    def of(cls, figure: Figure, alt: str) -> Picture:
+        """Draw ``figure`` (one made by ``new_figure``) once and keep the result."""
+        buffer = io.BytesIO()
+        FigureCanvasAgg(figure).print_png(buffer, metadata={"Description": alt, "Software": None})
+        return cls(buffer.getvalue(), alt)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the PNG (its ``Description`` field holds the alt text) and return its path."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as temporary:
+            temporary.write_bytes(self.png)
+        return path
+
+    def to_html(self) -> str:
+        """Write an ``img`` element that holds the picture itself."""
+        source = base64.b64encode(self.png).decode("ascii")
+        style = f"width: {WIDTH}px; max-width: 100%; height: auto; background: white"
+        return f'<img alt="{html.escape(self.alt)}" style="{style}" src="data:image/png;base64,{source}">'
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/html": self.to_html(), "text/plain": self.alt}
+
+
+def new_figure(height: float) -> Figure:
+    """Make an empty figure as wide as a notebook and ``height`` px high, with constrained layout.
+
+    It belongs to no window and to no global state: nothing has to be closed.
+    """
+    return Figure(figsize=(WIDTH / _DPI, height / _DPI), dpi=_DPI * _SHARPNESS, layout="constrained", facecolor="white")

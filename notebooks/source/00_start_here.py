@@ -1,0 +1,222 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 00 Start here: three hospitals, one organ
+#
+# What the task is, what the data look like, and whether this machine can run the lessons.
+#
+# **Objectives.** After this lesson you can
+#
+# - say what a model has to find in an abdominal CT, and why that is hard;
+# - name three ways in which the CT of one hospital differs from that of another;
+# - read voxel sizes, volumes in ml and attenuation in HU from a case.
+#
+# **Prerequisites.** Some Python. No medical knowledge.
+#
+# **Time and memory.** TIME_00
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases; empty: the embedded three-centre data
+
+# %% [markdown]
+# ## The task
+#
+# Pancreatic cancer is mostly found late: in the United States 13 of 100 patients are alive five years
+# after the diagnosis [1]. Whether a tumour can be removed depends on where it lies, so radiologists look
+# for it, and measure it, in CT. It is small, its border is faint, and its grey value is often close to
+# that of the organ around it.
+#
+# A model that **segments** says for every voxel (a small box of the volume) whether it belongs to the
+# tumour. Such models do well on the hospital that they learned from, and often worse on the next one.
+# This course follows a method that was made for that [2]: besides the mask, the network predicts for
+# every voxel its **signed distance** to the tumour's surface in mm, and the two answers teach each
+# other.
+
+# %% [markdown]
+# ## The data
+#
+# A **case** is one CT and its label: 0 background, 1 pancreas, 2 tumour. The embedded cases are
+# synthetic, made from a seed, so that they can be shared. They come from three made-up hospitals
+# (centres). Each number that sets a centre apart has its published source in `data/centres.yaml`.
+
+# %%
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.show.lesson import check_answer, run_manifest
+from dualtask_lite.show.table import Table
+
+cases = find_cases(data_dir or "phantom")
+centres = sorted({case.centre for case in cases})
+first = {name: next(case for case in cases if case.centre == name) for name in centres}
+Table(
+    [
+        {"centre": name, "cases": sum(case.centre == name for case in cases), "first case": case.id}
+        for name, case in first.items()
+    ],
+    "Cases of each centre",
+)
+
+# %% [markdown]
+# ## Three centres side by side
+#
+# One case of each centre with a tumour. Upper row: **axial** planes, seen from the feet, so that the
+# patient's right is on your left (radiologists always do it this way). Lower row: **coronal** planes,
+# seen from the front. The letters say right, left, anterior (front), posterior (back), superior (head)
+# and inferior (feet).
+
+# %%
+from dualtask_lite.show import plots
+
+examples = []
+for name in centres:
+    loaded = (case.load() for case in cases if case.centre == name)
+    examples.append(next(scan for scan in loaded if scan.has_tumour))
+plots.centres_side_by_side(examples)
+
+# %% [markdown]
+# The same organ looks brighter or darker, sharper or noisier, and the slices are thicker or thinner.
+# None of that is disease: it is the scanner, the timing of the contrast agent, and the habits of the
+# house. A network cannot know this unless it is taught.
+
+# %% [markdown]
+# ### Exercise 1
+#
+# Slice thickness is the spacing along the third axis, `scan.spacing[2]`, in mm. Which centre has the
+# thickest slices? Answer with its name, a string.
+
+# %% tags=["exercise", "blank"]
+thickest = ...
+
+# %% tags=["exercise", "solution"]
+thickest = max(examples, key=lambda scan: scan.spacing[2]).centre
+
+# %% tags=["exercise", "wrong"]
+thickest = min(examples, key=lambda scan: scan.spacing[2]).centre
+
+# %% tags=["check"]
+most = max(scan.spacing[2] for scan in examples)
+check_answer(
+    thickest,
+    lambda name: name in [scan.centre for scan in examples if scan.spacing[2] == most],
+    hint="print scan.centre and scan.spacing for every scan in examples and compare the last numbers",
+)
+
+# %% [markdown]
+# ## One case, in three planes and in mm
+#
+# The **sagittal** plane looks from the side. The second row is what a distance head learns to say: blue
+# voxels lie inside the tumour (negative), red ones outside, and white is its surface. A mask only says
+# in or out. The distance also says *how far*.
+
+# %%
+from dualtask_lite.method.distance import signed_distance
+
+scan = examples[0]
+distance = signed_distance(scan.label == 2, scan.spacing)
+plots.orthogonal(scan, distance=distance)
+
+# %% [markdown]
+# ### Exercise 2
+#
+# How large is the tumour of `scan`, in ml? One ml is 1000 mm³, and a voxel's volume is the product of
+# its three spacings.
+
+# %% tags=["exercise", "blank"]
+tumour_ml = ...
+
+# %% tags=["exercise", "solution"]
+import math
+
+tumour_ml = (scan.label == 2).sum() * math.prod(scan.spacing) / 1000
+
+# %% tags=["exercise", "wrong"]
+tumour_ml = (scan.label == 2).sum() / 1000
+
+# %% tags=["check"]
+sx, sy, sz = scan.spacing
+check_answer(
+    tumour_ml,
+    (scan.label == 2).sum() * sx * sy * sz / 1000,
+    hint="count the voxels with label 2, then multiply by the volume of one voxel in mm³",
+)
+
+# %% [markdown]
+# ## Attenuation by organ and centre
+#
+# CT measures attenuation in **Hounsfield units** (HU): air is -1000, water 0, soft tissue with contrast
+# agent about 50 to 150. Here are all voxels of a few cases. Look at how much tumour and pancreas overlap
+# within a centre, and how the same organ moves from centre to centre.
+
+# %%
+some = [case.load() for name in centres for case in [c for c in cases if c.centre == name][:4]]
+plots.histogram(some)
+
+# %% [markdown]
+# A threshold that separates tumour from pancreas in one centre fails in the next. That shift is the
+# subject of the course.
+
+# %% [markdown]
+# ### Exercise 3
+#
+# By how many HU is the tumour of `scan` darker than its pancreas, on average (mean of the pancreas minus
+# mean of the tumour)? `scan.volume` holds the HU.
+
+# %% tags=["exercise", "blank"]
+contrast = ...
+
+# %% tags=["exercise", "solution"]
+contrast = scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean()
+
+# %% tags=["exercise", "wrong"]
+contrast = scan.volume[scan.label >= 1].mean() - scan.volume[scan.label == 2].mean() + 20
+
+# %% tags=["check"]
+check_answer(
+    contrast,
+    scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean(),
+    hint="scan.volume[scan.label == 1] are the HU of the pancreas without the tumour",
+)
+
+# %% [markdown]
+# ## Does this machine work?
+#
+# `dualtask doctor` looks at the versions, the device, the memory and the disk, and says which profile
+# fits.
+
+# %%
+from dualtask_lite.engine.doctor import diagnose
+
+print(diagnose().as_text())
+
+# %% [markdown]
+# ## Summary
+#
+# - The task: find a small, faint lesion inside a small organ, as a mask and as a distance in mm.
+# - Centres differ in spacing, noise and contrast; a model must hold where it did not learn.
+# - All lengths are in mm and all volumes in ml, because voxels are not the same size everywhere.
+#
+# Next: lesson 04 trains a model on two of these centres and tests it on the third.
+
+# %% [markdown]
+# ## References
+#
+# 1. Siegel and others, *Cancer statistics, 2025*, CA: A Cancer Journal for Clinicians 75, 2025,
+#    [doi:10.3322/caac.21871](https://doi.org/10.3322/caac.21871).
+# 2. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+#    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
+# 3. Antonelli and others, *The Medical Segmentation Decathlon*, Nature Communications 13, 2022,
+#    [doi:10.1038/s41467-022-30695-9](https://doi.org/10.1038/s41467-022-30695-9): the layout of the
+#    labels.
+
+# %% tags=["manifest"]
+run_manifest({"profile": profile, "seed": seed}, cases=len(cases), centres=centres)

@@ -1,0 +1,228 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 The framework: train on two hospitals, test on the third
+#
+# One training run with all parts together, and an honest test on a centre that the model never saw.
+#
+# **Objectives.** After this lesson you can
+#
+# - name the terms of the objective and say what each teaches;
+# - train a dual-task model and read its curves;
+# - test it on an unseen centre, and say what the average hides.
+#
+# **Prerequisites.** [Lesson 00](00_start_here.ipynb). A little PyTorch helps.
+#
+# **Time and memory.** TIME_04
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases; empty: the embedded three-centre data
+overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+
+# %% [markdown]
+# ## The plan
+#
+# There are three centres. Two train the model, the third is **held out**: it is used for nothing before
+# the test, not even to choose when to stop. A share of the training cases is kept for **validation**, to
+# see during training whether the model learns.
+
+# %%
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.train import split_for
+from dualtask_lite.show.lesson import check_answer, run_manifest
+from dualtask_lite.show.table import Table
+
+source = data_dir or "phantom"
+held_out = sorted({case.centre for case in find_cases(source)})[-1]
+settings = Settings.of(profile, {"seed": seed, "data.source": source, "data.held_out": held_out, **overrides})
+split = split_for(settings)
+Table(
+    [
+        {"part": part, "cases": len(chosen), "centres": ", ".join(sorted({case.centre for case in chosen}))}
+        for part, chosen in vars(split).items()
+    ],
+    f"Who trains, who validates, who tests (held out: {held_out})",
+)
+
+# %% [markdown]
+# ### Exercise 1
+#
+# How many cases are both in the part that trains and in the test? Count them with `split.train`,
+# `split.test` and the `id` of each case.
+
+# %% tags=["exercise", "blank"]
+shared = ...
+
+# %% tags=["exercise", "solution"]
+shared = len({case.id for case in split.train} & {case.id for case in split.test})
+
+# %% tags=["exercise", "wrong"]
+shared = len({case.id for case in split.train} | {case.id for case in split.test})
+
+# %% tags=["check"]
+check_answer(shared, 0, hint="the intersection of two sets is a & b; a | b is everything that is in one of them")
+
+# %% [markdown]
+# ## The objective, term by term
+#
+# The network has two voxel heads: one says for each voxel how likely it is tumour (`seg`), the other how
+# many mm it lies from the surface (`dist`). Each answer can be turned into the other, so each head is
+# also judged in the other's terms: `conv_mask` turns the distance into a mask, `conv_distance` the mask
+# into a distance. Further terms compare two imaging views (`out`), compare tumour with its surroundings
+# (`feat`) and ask which slices hold tumour (`slice`). The laptop profile uses the first four.
+
+# %%
+Table(
+    [{"term": term, "weight": settings.objective.weights.get(term, 0.0)} for term in settings.objective.weights],
+    f"Weights of the objective in the {profile} profile",
+)
+
+# %% [markdown]
+# ## Training
+#
+# Each run has its own folder: settings, a row of numbers for each step, the weights, and a manifest.
+
+# %%
+import time
+from pathlib import Path
+
+from dualtask_lite.engine.run import load_model, read_rows
+from dualtask_lite.engine.train import train
+
+folder = Path("runs") / f"04-{time.strftime('%Y%m%d-%H%M%S')}"
+train(settings, folder / "tumour", split=split)
+rows = read_rows(folder / "tumour" / "metrics.csv")
+print(f"{len(rows)} steps in {float(rows[-1]['seconds']):.0f} s")
+
+# %%
+from dualtask_lite.show import plots
+
+plots.curves(rows)
+
+# %% [markdown]
+# Thin lines are single steps, which see only a few patches each; thick lines are running means. The
+# conversion terms join in slowly (they are *ramped*), because at the start neither head has anything to
+# teach the other.
+
+# %% [markdown]
+# ## The test
+#
+# Every case of the held-out centre is predicted from its whole volume and compared with its label.
+# **Dice** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
+# **HD95** is the distance in mm that 95 of 100 surface points stay within.
+
+# %%
+from dualtask_lite.engine.evaluate import evaluate, write_evaluation
+
+model = load_model(folder / "tumour")
+evaluation = evaluate([model], split.test)
+write_evaluation(evaluation, folder / "evaluation")
+columns = ("case", "dice", "hd95", "volume_ml_truth", "volume_ml_prediction")
+Table(evaluation.rows, f"Centre {held_out}, never seen in training", columns=columns)
+
+# %%
+plots.scores(evaluation.rows)
+
+# %% [markdown]
+# ### Exercise 2
+#
+# An average hides its failures. What is the **median** Dice over `evaluation.rows`? Leave out the cases
+# whose Dice is not a number (`math.isnan`).
+
+# %% tags=["exercise", "blank"]
+median_dice = ...
+
+# %% tags=["exercise", "solution"]
+import math
+import statistics
+
+median_dice = statistics.median(row["dice"] for row in evaluation.rows if not math.isnan(row["dice"]))
+
+# %% tags=["exercise", "wrong"]
+median_dice = max(row["dice"] for row in evaluation.rows) + 1
+
+# %% tags=["check"]
+import numpy as np
+
+expected = np.nanmedian([row["dice"] for row in evaluation.rows])
+check_answer(median_dice, expected, hint="half of the cases lie below the median; see statistics.median")
+
+# %% [markdown]
+# ## One prediction
+#
+# The case in the middle of the table by Dice, so neither the best nor the worst. Below: the distance
+# that the second head regressed, in mm.
+
+# %%
+from dualtask_lite.engine.predict import predict_scan
+
+judged = sorted((row for row in evaluation.rows if row["dice"] > 0), key=lambda row: row["dice"])
+name = judged[len(judged) // 2]["case"] if judged else split.test[0].id
+scan = next(case for case in split.test if case.id == name).load()
+prediction = predict_scan([model], scan)
+plots.orthogonal(scan, prediction=prediction.mask, distance=prediction.distance_mm)
+
+# %% [markdown]
+# The prediction is kept as files that any viewer opens, on the grid of the input.
+
+# %%
+for what, volume in (("seg", prediction.mask), ("distance", prediction.distance_mm)):
+    print(scan.save(volume, folder / f"{scan.id}_{what}.nii.gz"))
+picture = plots.preview(scan, prediction.mask, prediction.distance_mm).save(folder / f"{scan.id}.png")
+
+# %% [markdown]
+# ### Exercise 3
+#
+# How deep below the tumour's surface, in mm, is the voxel that the distance head calls deepest? The
+# distance is `prediction.distance_mm`, negative inside; give a positive number.
+
+# %% tags=["exercise", "blank"]
+deepest = ...
+
+# %% tags=["exercise", "solution"]
+deepest = -prediction.distance_mm.min()
+
+# %% tags=["exercise", "wrong"]
+deepest = prediction.distance_mm.max() + 1
+
+# %% tags=["check"]
+check_answer(deepest, -prediction.distance_mm.min(), hint="the deepest voxel has the smallest (most negative) distance")
+
+# %% [markdown]
+# ## Summary
+#
+# - Two heads, one network: a mask, and a distance in mm; each is also judged in the other's terms.
+# - The test centre stayed unseen. Its Dice is what a new hospital may expect of this small model, not
+#   more.
+# - One run with one seed proves little: lesson 05 repeats it over seeds and centres.
+
+# %% [markdown]
+# ## References
+#
+# 1. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+#    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
+# 2. Maier-Hein and others, *Metrics reloaded*, Nature Methods 21, 2024,
+#    [doi:10.1038/s41592-023-02151-z](https://doi.org/10.1038/s41592-023-02151-z): which number says
+#    what.
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    held_out=held_out,
+    steps=len(rows),
+    training_seconds=float(rows[-1]["seconds"]),
+    mean_dice=round(float(np.nanmean([row["dice"] for row in evaluation.rows])), 3),
+    cases=len(evaluation.rows),
+)

@@ -1,0 +1,284 @@
+"""One case: what is refused and how it is told, and the way back to the file's own grid."""
+
+import gzip
+import itertools
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dualtask_lite.cases.case import Case, check
+from dualtask_lite.errors import DualTaskError
+
+SHAPE = (12, 10, 8)
+SPACING = (0.8, 0.9, 5.0)
+
+
+def rotation(degrees):
+    a, b = np.deg2rad(degrees)
+    about_z = np.array([[np.cos(a), -np.sin(a), 0], [np.sin(a), np.cos(a), 0], [0, 0, 1]])
+    about_x = np.array([[1, 0, 0], [0, np.cos(b), -np.sin(b)], [0, np.sin(b), np.cos(b)]])
+    return about_z @ about_x
+
+
+def affine_of(axes=(0, 1, 2), signs=(1, 1, 1), degrees=(0, 0)):
+    """Voxel -> mm of a grid whose axes are permuted, flipped and tilted."""
+    turned = np.zeros((3, 3))
+    for column, (axis, sign) in enumerate(zip(axes, signs, strict=True)):
+        turned[axis, column] = sign * SPACING[column]
+    affine = np.eye(4)
+    affine[:3, :3] = rotation(degrees) @ turned
+    affine[:3, 3] = (-31.5, 20.25, 7.0)
+    return affine
+
+
+def hu(shape=SHAPE, seed=0):
+    volume = np.random.default_rng(seed).integers(-900, 300, shape)
+    volume.flat[:2] = -1000, 500
+    return volume.astype(np.int16)
+
+
+def organ(shape=SHAPE):
+    label = np.zeros(shape, np.uint8)
+    label[3:9, 3:8, 2:6] = 1
+    label[5:7, 4:6, 3:5] = 2
+    return label
+
+
+def write(path: Path, voxels, affine=None, header=None):
+    nib.save(nib.Nifti1Image(voxels, np.diag([*SPACING, 1]) if affine is None else affine, header), path)
+    return path
+
+
+@pytest.fixture
+def good(tmp_path):
+    return Case("c", "A", write(tmp_path / "ct.nii.gz", hu()), write(tmp_path / "label.nii.gz", organ()))
+
+
+def test_a_good_case_has_no_findings_and_loads_as_float_and_labels(good):
+    assert check(good) == []
+    scan = good.load()
+    assert (scan.volume.dtype, scan.label.dtype) == (np.float32, np.uint8)
+    assert np.array_equal(scan.volume, hu())
+    assert np.array_equal(scan.label, organ())
+    np.testing.assert_allclose(scan.spacing, SPACING, rtol=1e-6)
+    assert scan.has_tumour
+
+
+@pytest.mark.parametrize("axes", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("signs", [(1, 1, 1), (-1, -1, 1), (1, -1, -1), (-1, 1, -1)])
+@pytest.mark.parametrize("degrees", [(0, 0), (12, -7)])
+def test_any_orientation_comes_back_exactly(tmp_path, axes, signs, degrees):
+    affine = affine_of(axes, signs, degrees)
+    voxels = hu()
+    file = write(tmp_path / "ct.nii.gz", voxels, affine)
+    scan = Case("c", "A", file).load()
+    assert nib.aff2axcodes(scan.affine) == ("R", "A", "S")
+    canonical = nib.as_closest_canonical(nib.load(file))  # nibabel is the oracle of the way there
+    assert np.array_equal(scan.volume, canonical.get_fdata())
+    np.testing.assert_allclose(scan.affine, canonical.affine, atol=1e-12)
+    before = nib.load(file)
+    for name, dtype in (("seg", np.uint8), ("distance", np.float32)):
+        saved = nib.load(scan.save(scan.volume.astype(dtype), tmp_path / "new" / f"{name}.nii.gz"))
+        assert saved.shape == before.shape
+        assert saved.get_data_dtype() == dtype
+        assert np.array_equal(saved.affine, before.affine)
+        for code in ("qform_code", "sform_code", "pixdim", "xyzt_units"):
+            assert np.array_equal(saved.header[code], before.header[code]), code
+        assert np.array_equal(np.asarray(saved.dataobj), voxels.astype(dtype))
+
+
+def test_a_file_with_a_qform_alone_keeps_it(tmp_path):
+    image = nib.Nifti1Image(hu(), None)
+    image.set_qform(affine_of(signs=(-1, -1, 1), degrees=(10, 5)), code=1)
+    image.set_sform(None, code=0)
+    nib.save(image, tmp_path / "ct.nii")
+    before = nib.load(tmp_path / "ct.nii")
+    scan = Case("c", "A", tmp_path / "ct.nii").load()
+    saved = nib.load(scan.save(np.zeros(scan.shape, np.uint8), tmp_path / "seg.nii"))
+    assert (int(saved.header["qform_code"]), int(saved.header["sform_code"])) == (1, 0)
+    assert np.array_equal(saved.affine, before.affine)
+
+
+def test_slope_and_intercept_are_applied_and_not_handed_on(tmp_path):
+    image = nib.Nifti1Image(hu(), np.diag([*SPACING, 1]))
+    image.header.set_slope_inter(0.5, -24)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    scan = Case("c", "A", tmp_path / "ct.nii.gz").load()
+    np.testing.assert_allclose(scan.volume, nib.load(tmp_path / "ct.nii.gz").get_fdata(), atol=1e-3)
+    saved = nib.load(scan.save(organ(), tmp_path / "seg.nii.gz"))
+    assert np.array_equal(np.asarray(saved.dataobj), organ())
+
+
+@pytest.mark.parametrize("extra", [(1,), (1, 1)])
+def test_singleton_axes_are_squeezed(tmp_path, extra):
+    file = write(tmp_path / "ct.nii.gz", hu().reshape(*SHAPE, *extra))
+    scan = Case("c", "A", file).load()
+    assert scan.shape == SHAPE
+    assert nib.load(scan.save(organ(), tmp_path / "seg.nii.gz")).shape == SHAPE
+
+
+def test_a_single_slice_is_a_volume(tmp_path):
+    assert Case("c", "A", write(tmp_path / "ct.nii.gz", hu((12, 10, 1)))).load().shape == (12, 10, 1)
+
+
+def broken_images():
+    """Name -> what writes it to a folder, and what must be told."""
+    odd = hu().astype(np.float32)
+    odd[3, 3, 3] = np.nan
+
+    def cut_off(folder):
+        whole = write(folder / "whole.nii.gz", hu()).read_bytes()
+        (folder / "ct.nii.gz").write_bytes(whole[: len(whole) // 2])
+
+    def cut_off_plain(folder):
+        whole = write(folder / "whole.nii", hu()).read_bytes()
+        (folder / "ct.nii").write_bytes(whole[: len(whole) // 2])
+
+    def singular(folder):
+        image = nib.Nifti1Image(hu(), np.eye(4))
+        image.header["srow_x"] = image.header["srow_y"]
+        image.set_qform(np.eye(4), 0)
+        raw = bytearray(image.to_bytes())
+        raw[280:296] = raw[296:312]  # srow_x becomes srow_y
+        (folder / "ct.nii").write_bytes(raw)
+
+    return {
+        "text": (lambda f: (f / "ct.nii.gz").write_text("<html>not found</html>"), "not a readable NIfTI"),
+        "empty": (lambda f: (f / "ct.nii").write_bytes(b""), "not a readable NIfTI"),
+        "gzipped text": (
+            lambda f: (f / "ct.nii.gz").write_bytes(gzip.compress(b"hello")),
+            "not a readable NIfTI",
+        ),
+        "missing": (lambda f: None, "not a readable NIfTI"),
+        "cut off": (cut_off, "damaged or cut off"),
+        "cut off, plain": (cut_off_plain, "damaged or cut off"),
+        "two axes": (lambda f: write(f / "ct.nii.gz", hu()[:, :, 0]), "dimensions"),
+        "time series": (lambda f: write(f / "ct.nii.gz", np.stack([hu(), hu()], -1)), "dimensions"),
+        "not finite": (lambda f: write(f / "ct.nii.gz", odd), "not finite"),
+        "constant": (lambda f: write(f / "ct.nii.gz", np.full(SHAPE, 7, np.int16)), "every voxel is 7"),
+        "metres": (
+            lambda f: write(f / "ct.nii.gz", hu(), np.diag([0.0008, 0.0008, 0.005, 1])),
+            "cannot be a CT's",
+        ),
+        "huge voxels": (lambda f: write(f / "ct.nii.gz", hu(), np.diag([50, 50, 50, 1])), "cannot be a CT's"),
+        "singular": (singular, "singular"),
+        "colours": (
+            lambda f: write(f / "ct.nii.gz", np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
+            "colours",
+        ),
+    }
+
+
+@pytest.mark.parametrize("name", broken_images())
+def test_a_broken_image_is_refused_with_file_finding_and_remedy(tmp_path, name):
+    make, told = broken_images()[name]
+    make(tmp_path)
+    file = next((f for f in tmp_path.iterdir() if f.name.startswith("ct")), tmp_path / "ct.nii.gz")
+    case = Case("c", "A", file)
+    with pytest.raises(DualTaskError, match=told) as caught:
+        case.load()
+    assert str(file) in caught.value.what
+    assert caught.value.remedy
+    assert [f.what for f in check(case) if f.level == "error"] == [caught.value.what]
+
+
+def broken_labels():
+    shifted = np.diag([*SPACING, 1.0])
+    shifted[0, 3] = 3
+    strange, half = organ(), organ().astype(np.float32)
+    strange[0, 0, 0] = 7
+    half[0, 0, 0] = 0.5
+    return {
+        "another shape": (organ((12, 10, 9)), None, "error", "is (12, 10, 9)"),
+        "another place": (organ(), shifted, "error", "lies 3 mm from its image"),
+        "unknown value": (strange, None, "error", "unknown label 7"),
+        "fraction": (half, None, "error", "unknown label 0.5"),
+        "empty": (np.zeros(SHAPE, np.uint8), None, "warning", "is empty"),
+    }
+
+
+@pytest.mark.parametrize("name", broken_labels())
+def test_a_broken_label_is_told(tmp_path, name):
+    voxels, affine, level, told = broken_labels()[name]
+    label = write(tmp_path / "label.nii.gz", voxels, affine)
+    case = Case("c", "A", write(tmp_path / "ct.nii.gz", hu()), label)
+    (finding,) = check(case)
+    assert finding.level == level
+    assert told in finding.what
+    assert str(label) in finding.what
+    if level == "error":
+        with pytest.raises(DualTaskError):
+            case.load()
+    else:
+        assert case.load().label.sum() == 0
+
+
+def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):
+    flipped = np.diag([-SPACING[0], SPACING[1], SPACING[2], 1.0])
+    flipped[0, 3] = (SHAPE[0] - 1) * SPACING[0]
+    label = write(tmp_path / "label.nii.gz", organ()[::-1], flipped)
+    scan = Case("c", "A", write(tmp_path / "ct.nii.gz", hu()), label).load()
+    assert np.array_equal(scan.label, organ())
+
+
+@pytest.mark.parametrize(
+    ("case", "told"),
+    [
+        (Case("c", "A", hu(), None), "has no label"),
+        (Case("c", "A", hu() // 8 + 130, organ()), "do not look like HU"),
+        (
+            Case(
+                "c",
+                "A",
+                hu(),
+                organ(),
+                np.array([[1, 0, 0, 0], [0, 1, 0.2, 0], [0, 0, 1, 0], [0, 0, 0, 1.0]]),
+            ),
+            "right angles",
+        ),
+    ],
+)
+def test_what_can_be_used_is_a_warning(case, told):
+    (finding,) = check(case)
+    assert finding.level == "warning"
+    assert told in finding.what
+    case.load()
+
+
+def test_saving_another_shape_or_to_nowhere_fails_well(good, tmp_path):
+    scan = good.load()
+    with pytest.raises(ValueError, match="shape"):
+        scan.save(np.zeros((1, 2, 3), np.uint8), tmp_path / "x.nii.gz")
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(DualTaskError, match="cannot be written"):
+        scan.save(organ(), tmp_path / "file" / "x.nii.gz")
+
+
+def test_the_digest_is_of_the_voxels_not_of_the_file(tmp_path, good):
+    lps = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
+    copies = [
+        write(tmp_path / "other_name.nii", hu()),
+        write(tmp_path / "as_float.nii.gz", hu().astype(np.float32)),
+        write(tmp_path / "turned.nii.gz", hu()[::-1, ::-1], lps),
+    ]
+    assert {Case("x", "B", copy).digest() for copy in copies} == {good.digest()}
+    assert Case("x", "B", hu()).digest() == good.digest()
+    assert Case("x", "B", hu(seed=1)).digest() != good.digest()
+
+
+def test_the_digest_follows_a_file_that_changes(good):
+    before = good.digest()
+    write(good.image, hu(seed=1))
+    assert good.digest() != before
+
+
+@given(st.binary(max_size=600))
+@settings(max_examples=60, deadline=None)
+def test_no_bytes_end_in_another_exception(tmp_path_factory, content):
+    file = tmp_path_factory.mktemp("bytes") / "ct.nii"
+    file.write_bytes(content)
+    assert any(finding.level == "error" for finding in check(Case("c", "A", file)))

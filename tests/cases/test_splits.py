@@ -1,0 +1,146 @@
+"""Splits: nobody is on both sides, and the same seed draws the same cases whatever their order."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_validation, within_centre
+from dualtask_lite.errors import DualTaskError
+
+
+def a_case(name, centre, content=None):
+    """A tiny CT; its content follows from its id unless another's is given."""
+    key = list(f"{centre}/{name}".encode() if content is None else content.encode())
+    voxels = np.random.default_rng(key).integers(-1000, 1000, (3, 3, 3)).astype(np.float32)
+    return Case(name, centre, voxels, affine=np.eye(4))
+
+
+def a_cohort(**sizes):
+    return [a_case(f"{centre}_{i:02d}", centre) for centre, size in sizes.items() for i in range(size)]
+
+
+def ids(cases):
+    return [case.id for case in cases]
+
+
+def parts(split):
+    return ids(split.train), ids(split.validation), ids(split.test)
+
+
+sizes = st.dictionaries(st.sampled_from("ABCD"), st.integers(1, 6), min_size=2)
+shares = st.sampled_from([0.0, 0.1, 0.2, 0.5, 0.9])
+seeds = st.integers(0, 2**31 - 1)
+
+
+@given(sizes, shares, seeds, st.randoms(use_true_random=False))
+def test_leave_one_centre_out_is_a_partition_that_ignores_order(sizes, share, seed, random):
+    cases = a_cohort(**sizes)
+    held_out = random.choice(sorted(sizes))
+    split = leave_one_centre_out(cases, held_out, validation=share, seed=seed)
+    train, validation, test = parts(split)
+    assert sorted(train + validation + test) == sorted(ids(cases))
+    assert {case.centre for case in split.test} == {held_out}
+    assert len(test) == sizes[held_out]
+    assert held_out not in {case.centre for case in split.train + split.validation}
+    shuffled = random.sample(cases, len(cases))
+    assert parts(leave_one_centre_out(shuffled, held_out, validation=share, seed=seed)) == (
+        train,
+        validation,
+        test,
+    )
+
+
+@given(sizes, shares, seeds)
+def test_every_centre_gives_its_share_and_keeps_a_case_to_learn_from(sizes, share, seed):
+    split = train_validation(a_cohort(**sizes), validation=share, seed=seed)
+    learnt, kept = (Counter(case.centre for case in part) for part in (split.train, split.validation))
+    assert not split.test
+    for centre, size in sizes.items():
+        assert learnt[centre] + kept[centre] == size
+        assert learnt[centre] >= 1
+        assert bool(kept[centre]) == (share > 0 and size >= 2)
+        assert abs(kept[centre] - share * size) <= 1
+
+
+@given(st.integers(2, 12), shares.filter(bool), shares, seeds, st.randoms(use_true_random=False))
+def test_within_centre_uses_that_centre_only(size, test_share, share, seed, random):
+    cases = a_cohort(A=size, B=3)
+    split = within_centre(cases, "A", test=test_share, validation=share, seed=seed)
+    train, validation, test = parts(split)
+    assert train
+    assert test
+    assert sorted(train + validation + test) == [f"A_{i:02d}" for i in range(size)]
+    shuffled = random.sample(cases, len(cases))
+    again = within_centre(shuffled, "A", test=test_share, validation=share, seed=seed)
+    assert parts(again) == (train, validation, test)
+
+
+def test_what_is_drawn_from_a_centre_does_not_depend_on_the_others():
+    cases = a_cohort(A=8, B=8, C=8)
+    without_b = leave_one_centre_out(cases, "B", validation=0.25, seed=3)
+    without_c = leave_one_centre_out(cases, "C", validation=0.25, seed=3)
+    of_a = [[case.id for case in split.validation if case.centre == "A"] for split in (without_b, without_c)]
+    assert of_a[0] == of_a[1]
+    assert len(of_a[0]) == 2
+
+
+def test_seeds_draw_different_cases():
+    cases = a_cohort(A=10, B=10)
+    drawn = {tuple(ids(train_validation(cases, validation=0.3, seed=seed).validation)) for seed in range(10)}
+    assert len(drawn) > 5
+
+
+def test_half_of_a_centre_is_half():
+    split = within_centre(a_cohort(A=16), "A", test=0.5, validation=0.0, seed=0)
+    assert [len(part) for part in parts(split)] == [8, 0, 8]
+
+
+def test_a_lone_case_is_for_training():
+    split = train_validation(a_cohort(A=1), validation=0.5, seed=0)
+    assert parts(split) == (["A_00"], [], [])
+    assert parts(train_validation([], validation=0.5, seed=0)) == ([], [], [])
+
+
+@given(sizes, shares, seeds, st.data())
+def test_the_same_content_under_two_ids_is_refused(sizes, share, seed, data):
+    cases = a_cohort(**sizes)
+    original = data.draw(st.sampled_from(cases))
+    copy = Case("copy", data.draw(st.sampled_from("ABCD")), original.image, affine=np.eye(4))
+    with pytest.raises(DualTaskError, match="the same image") as error:
+        leave_one_centre_out([*cases, copy], original.centre, validation=share, seed=seed)
+    assert original.id in error.value.what
+    assert "copy" in error.value.what
+
+
+def test_the_same_id_on_both_sides_is_refused():
+    with pytest.raises(DualTaskError, match=r"one \(A, train\) and one \(B, test\) have the same id"):
+        Split(train=(a_case("one", "A"),), validation=(), test=(a_case("one", "B"),))
+
+
+@pytest.mark.parametrize("held_out", ["", "D", "a"])
+def test_an_unknown_centre_names_the_known_ones(held_out):
+    with pytest.raises(DualTaskError, match="choose from: A, B"):
+        leave_one_centre_out(a_cohort(A=2, B=2), held_out, validation=0.2, seed=0)
+    with pytest.raises(DualTaskError, match="choose from: A, B"):
+        within_centre(a_cohort(A=2, B=2), held_out, test=0.5, validation=0.0, seed=0)
+
+
+def test_the_only_centre_cannot_be_held_out():
+    with pytest.raises(DualTaskError, match="A is the only centre"):
+        leave_one_centre_out(a_cohort(A=4), "A", validation=0.2, seed=0)
+
+
+@pytest.mark.parametrize(("size", "test"), [(1, 0.5), (4, 0.0), (4, 1.0), (4, -0.5)])
+def test_within_centre_refuses_an_empty_part(size, test):
+    with pytest.raises(DualTaskError, match="share"):
+        within_centre(a_cohort(A=size), "A", test=test, validation=0.0, seed=0)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+def test_a_share_outside_its_range_is_refused(share):
+    with pytest.raises(DualTaskError, match="less than 1"):
+        train_validation(a_cohort(A=4), validation=share, seed=0)

@@ -1,0 +1,107 @@
+"""Settings: what a profile gives, what a user may change, and how a slip is told."""
+
+import contextlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dualtask_lite.engine.config import PROFILES, STAGES, Settings, parse_assignments
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method.losses import PAPER_WEIGHTS
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_profile_and_stage_resolves_and_survives_a_round_trip(profile, stage, tmp_path):
+    settings = Settings.of(profile, {"stage": stage})
+    settings.write(tmp_path / "config.yaml")
+    assert Settings.read(tmp_path / "config.yaml") == settings
+    assert Settings.model_validate_json(settings.model_dump_json()) == settings
+
+
+def test_the_paper_profile_has_the_paper_s_numbers():
+    paper = Settings.of("paper", {"stage": "tumour-fine"})
+    assert paper.objective.weights == PAPER_WEIGHTS
+    assert (paper.network.width, paper.network.standardise) == (32, True)
+    optimiser = paper.optimiser
+    assert (optimiser.name, optimiser.lr, optimiser.weight_decay, optimiser.schedule) == (
+        "adam",
+        1e-4,
+        5e-4,
+        "poly",
+    )
+    assert (paper.augment.scale, paper.augment.rotation, paper.augment.elastic) == (0.2, 15, 0.1)
+
+
+def test_pancreas_stages_have_no_slice_head_and_no_contrast():
+    assert not {"feat", "slice"} & set(Settings.of("paper", {"stage": "pancreas-fine"}).objective.weights)
+
+
+def test_one_weight_changes_alone():
+    before = Settings.of("gpu").objective.weights
+    after = Settings.of("gpu", {"objective.weights.feat": 0.5}).objective.weights
+    assert after == before | {"feat": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ({"optimiser.stpes": 5}, "did you mean 'optimiser.steps'"),
+        ({"steps": 5}, "did you mean 'optimiser.steps'"),
+        ({"objective.weights.dista": 1}, "did you mean 'dist'"),
+        ({"optimiser.steps": "many"}, "optimiser.steps"),
+        ({"optimiser.steps": 0}, "optimiser.steps"),
+        ({"sample.patch": [30, 32, 32]}, "multiple of 8"),
+        ({"sample.spacing": [0, 1, 1]}, "sample.spacing"),
+        ({"optimiser.lr": float("nan")}, "optimiser.lr"),
+        ({"network.width": 12}, "network.width"),
+        ({"stage": "tumor-coarse"}, "stage"),
+        ({"profile": "desktop"}, "profile"),
+        ({"views.count": 1, "objective.weights.out": 1}, "views.count"),
+        ({"objective.weights.seg": 0, "objective.weights.dist": 0}, "seg and dist"),
+        ({"objective": 3}, "objective"),
+    ],
+)
+def test_a_slip_is_named_with_the_nearest_valid_name(overrides, named):
+    with pytest.raises(DualTaskError, match=named.replace(".", r"\.")):
+        Settings.of("laptop", overrides)
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "\x00", "!!python/object/apply:os.system ['true']", "3"])
+def test_a_file_that_is_no_settings_file_is_refused(text, tmp_path):
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    with pytest.raises(DualTaskError, match=r"config\.yaml"):
+        Settings.read(file)
+
+
+def test_an_empty_file_gives_the_laptop_profile(tmp_path):
+    (tmp_path / "empty.yaml").write_text("")
+    assert Settings.read(tmp_path / "empty.yaml") == Settings.of("laptop")
+
+
+def test_overrides_win_over_the_file_and_the_file_over_the_profile(tmp_path):
+    (tmp_path / "c.yaml").write_text("profile: gpu\nseed: 3\noptimiser: {steps: 7}\n")
+    settings = Settings.read(tmp_path / "c.yaml", {"seed": 4})
+    assert (settings.profile, settings.seed, settings.optimiser.steps) == ("gpu", 4, 7)
+    assert settings.optimiser.lr == Settings.of("gpu").optimiser.lr
+
+
+def test_assignments_are_yaml():
+    assert parse_assignments(["sample.patch=[32, 32, 16]", "views.keep_first=true", "data.held_out=C"]) == {
+        "sample.patch": [32, 32, 16],
+        "views.keep_first": True,
+        "data.held_out": "C",
+    }
+    with pytest.raises(DualTaskError, match="key=value"):
+        parse_assignments(["steps"])
+
+
+@given(
+    st.text(max_size=30),
+    st.one_of(st.none(), st.booleans(), st.integers(), st.text(max_size=5), st.lists(st.integers())),
+)
+def test_no_setting_ends_in_another_exception(name, value):
+    with contextlib.suppress(DualTaskError):
+        Settings.of("laptop", {name: value})

@@ -1,0 +1,189 @@
+"""The cascade: what each stage is shown, rounds, fall-backs, components, flips, and the way back to the file's grid."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.engine import predict
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.grid import Box
+from dualtask_lite.engine.predict import (
+    flips,
+    keep_large_components,
+    predict_box,
+    predict_region,
+    predict_scan,
+)
+from dualtask_lite.engine.run import Model, build_network
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method.network import Outputs
+
+SMALL = {"network.width": 8, "sample.patch": [16, 16, 16], "sample.spacing": [2, 2, 2]}
+
+
+class Threshold(torch.nn.Module):
+    """A stand-in network that calls bright voxels the target."""
+
+    def __init__(self, level=0.5):
+        super().__init__()
+        self.level = torch.nn.Parameter(torch.tensor(level))
+
+    def forward(self, x):
+        logit = (x - self.level) * 40
+        return Outputs(seg=logit, distance=(-logit / 10).clamp(-1, 1), embedding=None, slices=None)
+
+
+def model(stage, level=0.5, **overrides):
+    settings = Settings.of("laptop", {"stage": stage, **SMALL, "objective.tau": 2.0, **overrides})
+    return Model(Threshold(level), settings, (), stage)
+
+
+def bright_box(shape=(30, 28, 26), spacing=(2.0, 2.0, 2.0), hu=240, where=(slice(8, 20), slice(9, 19), slice(7, 17))):
+    volume = np.full(shape, -200, np.float32)
+    volume[where] = hu
+    volume += np.random.default_rng(0).normal(0, 1, shape).astype(np.float32)
+    return Case("box", "A", volume, None, np.diag([*spacing, 1.0])).load()
+
+
+def test_all_stages_run_in_order_whatever_order_they_are_given_in():
+    scan = bright_box()
+    stages = ["tumour-fine", "pancreas-fine", "tumour-coarse", "pancreas-coarse"]
+    prediction = predict_scan([model(stage) for stage in stages], scan)
+    assert [r["stage"] for r in prediction.report] == [
+        "pancreas-coarse",
+        "pancreas-fine",
+        "tumour-coarse",
+        "tumour-fine",
+    ]
+    assert [r["looked_in"] for r in prediction.report] == ["volume", "pancreas", "pancreas", "tumour"]
+    assert prediction.target == "tumour"
+    truth = scan.volume > 70
+    assert np.array_equal(prediction.mask == 2, truth)
+    assert prediction.report[0]["volume_ml"] == pytest.approx(truth.sum() * 8 / 1000, abs=1e-3)
+    assert prediction.report[1]["rounds"] <= 2
+    assert prediction.report[1]["agreement"] >= 0.92
+
+
+def test_a_stage_that_finds_nothing_hands_the_wider_region_on_and_never_asks_the_label():
+    scan = bright_box()
+    nothing = model("pancreas-coarse", level=2.0)
+    prediction = predict_scan([nothing, model("tumour-coarse")], scan)
+    assert [r["looked_in"] for r in prediction.report] == ["volume", "volume"]
+    assert (prediction.mask == 2).any()
+    assert not (prediction.mask == 1).any()
+
+
+def test_a_fine_stage_that_finds_nothing_leaves_what_the_coarse_one_found():
+    scan = bright_box()
+    prediction = predict_scan([model("pancreas-coarse"), model("pancreas-fine", level=2.0)], scan)
+    assert np.array_equal(prediction.mask == 1, scan.volume > 70)
+
+
+def test_a_fine_stage_stops_after_four_rounds(monkeypatch):
+    scan = bright_box()
+    calls = itertools.count()
+
+    def moving(model, scan, box):
+        start = 2 * next(calls)
+        probability = np.zeros(scan.shape, np.float32)
+        probability[start : start + 4, :6, :6] = 1
+        return probability, 1 - probability
+
+    monkeypatch.setattr(predict, "predict_box", moving)
+    report = predict_scan([model("pancreas-coarse"), model("pancreas-fine")], scan).report
+    assert report[1]["rounds"] == 4
+    assert report[1]["agreement"] < 0.92
+
+
+@pytest.mark.parametrize("shape", [(9, 40, 1), (64, 5, 20), (17, 17, 17)])
+def test_any_size_of_volume_works_and_only_the_box_is_looked_at(shape):
+    scan = bright_box(shape, where=(slice(2, 6), slice(1, 4), slice(0, 1)))
+    box = Box((1, 0, 0), (8, 5, 1))
+    probability, distance = predict_box(model("pancreas-coarse"), scan, box)
+    assert probability.shape == distance.shape == shape
+    outside = np.ones(shape, bool)
+    outside[box.slices] = False
+    assert not probability[outside].any()
+    assert (distance[outside] == 20).all()
+
+
+def test_eight_flips_are_eight_and_their_mean_is_flip_invariant():
+    assert len(set(flips(8))) == 8
+    assert flips(1) == [()]
+    torch.manual_seed(0)
+    settings = Settings.of("laptop", {**SMALL, "prediction.flips": 8, "prediction.overlap": 0})
+    net = build_network(settings).eval()
+    torch.nn.init.normal_(net.seg_head.weight)
+    image = torch.rand(1, 16, 16, 16)
+    straight = predict_region(net, image, settings)
+    for axis in (1, 2, 3):
+        assert torch.allclose(predict_region(net, image.flip(axis), settings).flip(axis), straight, atol=1e-4)
+    one = predict_region(net, image, settings.changed({"prediction.flips": 1}))
+    assert not torch.allclose(one, straight, atol=1e-4)
+
+
+def test_windows_give_what_one_pass_gives_for_a_pointwise_network():
+    image = torch.rand(1, 40, 24, 19, generator=torch.Generator().manual_seed(0))
+    chosen = model("pancreas-coarse")
+    windows = predict_region(chosen.net, image, chosen.settings)
+    wide = predict_region(chosen.net, image, chosen.settings.changed({"sample.patch": [40, 24, 24]}))
+    assert windows.shape == (2, 40, 24, 19)
+    assert torch.allclose(windows, wide, atol=1e-5)
+
+
+def test_out_of_memory_is_answered_with_smaller_windows():
+    chosen = model("pancreas-coarse", **{"sample.patch": [32, 32, 32]})
+    seen = []
+
+    class Small(Threshold):
+        def forward(self, x):
+            seen.append(max(x.shape))
+            if max(x.shape) > 16:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+            return super().forward(x)
+
+    image = torch.rand(1, 32, 32, 32)
+    got = predict_region(Small(), image, chosen.settings)
+    assert torch.allclose(got, predict_region(chosen.net, image, chosen.settings), atol=1e-5)
+    assert seen[0] == 32
+    assert min(seen) == 16
+
+
+@pytest.mark.parametrize("heads", ["mean", "segmentation", "distance"])
+def test_the_chosen_head_makes_the_mask(heads):
+    class Opposed(Threshold):
+        def forward(self, x):
+            return super().forward(x)._replace(distance=torch.ones_like(x))  # nothing anywhere
+
+    chosen = model("pancreas-coarse", **{"prediction.heads": heads})
+    probability = predict_region(Opposed(), torch.ones(1, 16, 16, 16), chosen.settings)[0]
+    wanted = {"mean": 0.5, "segmentation": 1.0, "distance": 0.0}[heads]
+    assert probability.mean() == pytest.approx(wanted, abs=1e-3)
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations((100, 90, 60, 40))))
+def test_components_smaller_than_half_of_the_largest_go_whatever_the_order(order):
+    """Golden's post-processing rule depends on the order of the labels (trap 8); this one must not."""
+    mask = np.zeros((3, 48, 200), bool)
+    for row, length in zip((3, 15, 27, 39), order, strict=True):
+        mask[1, row, :length] = True
+    assert keep_large_components(mask).sum() == 250
+
+
+def test_components_agree_with_scipy():
+    mask = np.random.default_rng(3).random((40, 40, 40)) < 0.08
+    labels, _ = ndimage.label(mask, np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    assert np.array_equal(keep_large_components(mask), np.isin(labels, np.flatnonzero(sizes >= sizes.max() / 2)) & mask)
+
+
+def test_doubles_and_no_model_are_refused():
+    with pytest.raises(DualTaskError, match="no model"):
+        predict_scan([], bright_box())
+    with pytest.raises(DualTaskError, match="same stage"):
+        predict_scan([model("pancreas-fine"), model("pancreas-fine")], bright_box())

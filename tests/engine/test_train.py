@@ -1,0 +1,214 @@
+"""Training: it learns, it resumes to the bit, it stops well, it leaves a whole run folder."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.splits import Split
+from dualtask_lite.engine import run as files
+from dualtask_lite.engine import train as engine
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.train import learning_rate, pick_device, ramp, train
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import whole_file
+from dualtask_lite.method.losses import PAPER_WEIGHTS
+
+TINY = {
+    "stage": "tumour-coarse",
+    "network.width": 8,
+    "sample.patch": [16, 16, 16],
+    "sample.spacing": [3, 3, 3],
+    "optimiser.batch": 2,
+    "optimiser.steps": 6,
+    "machine.checkpoint_every": 2,
+    "machine.validate_every": 3,
+    "machine.device": "cpu",
+}
+
+
+def ball(name, centre="A", seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (24, 22, 20)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    inside = ((grid - (12 + seed % 3, 11, 9)) ** 2).sum(-1) <= 25
+    volume = np.where(inside, 120, 0) + rng.normal(0, 10, shape)
+    return Case(name, centre, volume.astype(np.float32), (inside * 2).astype(np.uint8), np.diag([3.0, 3.0, 3.0, 1.0]))
+
+
+def split(train_cases=2, validation=1):
+    cases = [ball(f"case{i}", seed=i) for i in range(train_cases + validation)]
+    return Split(train=tuple(cases[:train_cases]), validation=tuple(cases[train_cases:]), test=())
+
+
+def weights(folder):
+    return files.load_model(folder).net.state_dict()
+
+
+def test_a_run_leaves_everything_that_a_reader_needs(tmp_path):
+    run = train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    assert {f.name for f in run.iterdir()} == {
+        "config.yaml",
+        "metrics.csv",
+        "model.safetensors",
+        "last.ckpt",
+        "manifest.json",
+    }
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(float(row[term]) >= 0 for row in rows for term in ("seg", "dist", "conv_mask", "conv_distance"))
+    assert [bool(row["val_dice"]) for row in rows] == [False, False, True, False, False, True]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["seed"] == 0
+    assert manifest["seconds"] > 0
+    assert manifest["peak_memory_mb"] > 0
+    assert [(c["id"], c["role"]) for c in manifest["cases"]] == [
+        ("case0", "train"),
+        ("case1", "train"),
+        ("case2", "validation"),
+    ]
+    model = files.load_model(run)
+    assert model.settings == Settings.read(run / "config.yaml")
+    assert [c.id for c in model.seen] == ["case0", "case1", "case2"]
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_broken_run_goes_on_to_the_same_bits(tmp_path, views):
+    """Also when it broke between two checkpoints: what came after the last one is done again."""
+    weights_on = PAPER_WEIGHTS if views == 2 else {"out": 0, "feat": 0.1, "slice": 1}
+    chosen = Settings.of("laptop", {**TINY, "views.count": views, "objective.weights": weights_on})
+
+    def power_cut(row):
+        if row["step"] == 5:
+            raise OSError("power cut")
+
+    straight = train(chosen, tmp_path / "straight", split=split(), progress=False)
+    with pytest.raises(OSError, match="power cut"):
+        train(chosen, tmp_path / "broken", split=split(), progress=False, callback=power_cut)
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    broken = train(chosen, tmp_path / "broken", split=split(), progress=False, resume=True)
+    for name, tensor in weights(straight).items():
+        assert torch.equal(tensor, weights(broken)[name]), name
+    drop = {"seconds"}
+    a, b = (
+        [{k: v for k, v in row.items() if k not in drop} for row in files.read_rows(run / "metrics.csv")]
+        for run in (straight, broken)
+    )
+    assert a == b
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    runs = [
+        train(
+            Settings.of("laptop", {**TINY, "seed": seed, "optimiser.steps": 1}),
+            tmp_path / str(seed),
+            split=split(),
+            progress=False,
+        )
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(weights(runs[0])["seg_head.weight"], weights(runs[1])["seg_head.weight"])
+
+
+def test_it_learns_a_ball(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 60, "augment.elastic": 0, "machine.validate_every": 60})
+    run = train(chosen, tmp_path / "run", split=split(2, 1), progress=False)
+    rows = files.read_rows(run / "metrics.csv")
+    assert float(rows[-1]["val_dice"]) > 0.7
+    assert float(rows[-1]["dist"]) < 0.7 * float(rows[0]["dist"])
+
+
+def test_a_callback_can_stop_the_run(tmp_path):
+    run = train(
+        Settings.of("laptop", TINY),
+        tmp_path / "run",
+        split=split(),
+        progress=False,
+        callback=lambda row: row["step"] == 3,
+    )
+    assert json.loads((run / "manifest.json").read_text())["steps"] == 3
+    assert files.load_model(run)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    real = engine.draw_views
+
+    def poisoned(image, settings, generator):
+        poisoned.calls += 1
+        return real(image, settings, generator) * (float("nan") if poisoned.calls == 4 else 1)
+
+    poisoned.calls = 0
+    monkeypatch.setattr(engine, "draw_views", poisoned)
+    with pytest.raises(DualTaskError, match=r"step 4: term seg is not finite on case case\d"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    monkeypatch.undo()
+    train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False, resume=True)
+
+
+def test_a_taken_folder_is_not_overwritten(tmp_path):
+    train(Settings.of("laptop", {**TINY, "optimiser.steps": 1}), tmp_path, split=split(), progress=False)
+    with pytest.raises(DualTaskError, match="holds a run already"):
+        train(Settings.of("laptop", TINY), tmp_path, split=split(), progress=False)
+
+
+def test_nothing_to_train_on_is_said(tmp_path):
+    with pytest.raises(DualTaskError, match="no labelled case"):
+        train(Settings.of("laptop", TINY), tmp_path, split=Split((), (), ()), progress=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x80\x04K\x01.", None])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    file = tmp_path / "model.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DualTaskError, match=r"model\.safetensors"):
+        files.load_model(tmp_path)
+
+
+def test_safetensors_of_something_else_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(DualTaskError, match="not a model of this kit"):
+        files.load_model(tmp_path)
+    save_file({"net.a": torch.zeros(1)}, tmp_path / "last.ckpt", {"step": "1"})
+    net = files.build_network(Settings.of("laptop"))
+    with pytest.raises(DualTaskError, match="does not fit"):
+        files.load_checkpoint(tmp_path / "last.ckpt", net, torch.optim.Adam(net.parameters()))
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("old")
+
+    def half_a_write():
+        with whole_file(file) as temporary:
+            temporary.write_text("ne")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        half_a_write()
+    assert file.read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_polynomial_schedule_is_golden():
+    settings = Settings.of("paper", {"optimiser.steps": 1000})
+    golden = {0: 1e-4, 1: 9.99099955e-05, 250: 7.718895067e-05, 500: 5.358867313e-05, 999: 1.995262315e-07}
+    for step, value in golden.items():
+        assert learning_rate(step, settings) == pytest.approx(value, rel=1e-8)
+
+
+def test_the_ramp_rises_over_its_share_of_the_run():
+    settings = Settings.of("laptop", {"optimiser.steps": 100, "objective.ramp": 0.3})
+    assert [ramp(step, settings) for step in (0, 15, 30, 99)] == [0, 0.5, 1, 1]
+    assert ramp(0, settings.changed({"objective.ramp": 0})) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a CUDA card: asking for it is no error")
+def test_a_missing_card_is_told():
+    with pytest.raises(DualTaskError, match="no CUDA device"):
+        pick_device("cuda")

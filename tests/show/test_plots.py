@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import io
+import math
+import re
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.method.losses import TERMS
+from dualtask_lite.show import palette, planes, plots
+from dualtask_lite.show.picture import WIDTH, Picture, new_figure
+
+SPACING = (2.0, 1.0, 4.0)  # mm
+
+
+def make_scan(centre: str = "A", *, tumour: bool = True, level: float = 100.0) -> Scan:
+    """A box of pancreas with a box of tumour in it, far from the middle of the volume."""
+    volume = np.full((40, 50, 20), 30.0, np.float32)
+    label = np.zeros(volume.shape, np.uint8)
+    label[20:36, 10:30, 5:15] = 1
+    if tumour:
+        label[24:30, 14:24, 8:11] = 2
+    volume[label == 1], volume[label == 2] = level, level - 60
+    case = Case(f"{centre}_001", centre, volume, label, np.diag([*SPACING, 1.0]))
+    return case.load()
+
+
+def read(picture: Picture) -> Image.Image:
+    return Image.open(io.BytesIO(picture.png))
+
+
+def test_every_term_of_the_objective_has_its_look():
+    assert set(palette.TERMS) == set(TERMS)
+
+
+def test_a_centre_keeps_its_colour_whatever_the_order():
+    assert palette.centre_colours(["C", "A", "B", "A"]) == palette.centre_colours("ABC")
+    assert len(set(palette.centre_colours("ABC").values())) == 3
+
+
+def test_picture_is_readable_at_notebook_width_and_carries_its_words(tmp_path):
+    figure = new_figure(height=100)
+    figure.subplots().plot([0, 1])
+    picture = Picture.of(figure, 'less < "more" & mm')
+    assert read(picture).width >= WIDTH
+    assert picture._repr_mimebundle_()["text/plain"] == picture.alt
+    assert 'alt="less &lt; &quot;more&quot; &amp; mm"' in picture.to_html()
+    saved = picture.save(tmp_path / "new" / "figure.png")
+    assert Image.open(saved).info["Description"] == picture.alt
+
+
+def test_figures_leave_no_global_state():
+    import matplotlib._pylab_helpers as windows
+
+    plots.preview(make_scan(), np.zeros((40, 50, 20), np.uint8), None)
+    assert not windows.Gcf.figs
+
+
+@pytest.mark.parametrize("plane", planes.PLANES)
+def test_a_plane_is_shown_the_way_radiologists_read_it(plane):
+    ramps = np.meshgrid(*(np.arange(n) for n in (6, 7, 8)), indexing="ij")  # grow to the right, front, head
+    sides = {"R": ramps[0], "L": -ramps[0], "A": ramps[1], "P": -ramps[1], "S": ramps[2], "I": -ramps[2]}
+    left, right, top, bottom = planes.PLANES[plane][1]
+    for letter, edge in ((left, np.s_[:, 0]), (right, np.s_[:, -1]), (top, np.s_[0]), (bottom, np.s_[-1])):
+        image, _ = planes.cut(sides[letter], (1, 1, 1), plane, (2, 3, 4))
+        assert (image[edge] == image.max()).all()
+
+
+def test_extents_are_in_mm_around_the_voxel_that_is_cut():
+    volume = np.zeros((40, 50, 20))
+    volume[30, 10, 5] = 1
+    for plane in planes.PLANES:
+        image, (left, right, bottom, top) = planes.cut(volume, SPACING, plane, (30, 10, 5))
+        row, column = np.argwhere(image == 1)[0]
+        wide, high = (right - left) / image.shape[1], (top - bottom) / image.shape[0]
+        assert left + (column + 0.5) * wide == pytest.approx(0)
+        assert top - (row + 0.5) * high == pytest.approx(0)
+        assert sorted({wide, high}) == sorted(s for i, s in enumerate(SPACING) if i != planes.PLANES[plane][0])
+
+
+def test_outline_lies_on_the_voxels_edges():
+    mask = np.zeros((10, 10, 10), bool)
+    mask[3:7, 2:5, 4:6] = True
+    axes = Figure().subplots()
+    axes.set(xlim=(-5, 5), ylim=(-5, 5))
+    planes.outline(axes, mask, (1, 1, 1), "axial", (5, 5, 5), "red")
+    path = np.concatenate([path.vertices for path in axes.collections[0].get_paths()])
+    # Patient's left (small x) is on the right of the image: x from 3 to 7 becomes -1.5 to 2.5 around voxel 5.
+    np.testing.assert_allclose([path[:, 0].min(), path[:, 0].max()], [-1.5, 2.5])
+    np.testing.assert_allclose([path[:, 1].min(), path[:, 1].max()], [-3.5, -0.5])
+    assert axes.get_xlim() == (-5, 5)
+
+
+def test_outline_of_a_whole_plane_or_nothing_draws_without_warning(recwarn):
+    axes = Figure().subplots()
+    planes.outline(axes, np.ones((5, 5, 5), bool), SPACING, "axial", (2, 2, 2), "red")
+    planes.outline(axes, np.zeros((5, 5, 5), bool), SPACING, "axial", (2, 2, 2), "red")
+    assert len(axes.collections) == 1
+    assert not recwarn.list
+
+
+def test_planes_go_through_the_tumour_else_the_pancreas_else_the_volume():
+    names = [(2, "tumour"), (1, "pancreas")]
+    label = make_scan().label
+    (x, y, z), name = planes.middle(label, label.shape, names)
+    assert name == "tumour"
+    assert label[x, y, z] == 2
+    assert planes.middle(make_scan(tumour=False).label, label.shape, names)[1] == "pancreas"
+    assert planes.middle(None, (4, 6, 8), names) == ((2, 3, 4), "volume")
+
+
+def test_middle_of_a_bent_structure_lies_on_it():
+    bent = np.zeros((20, 20, 3), np.uint8)
+    bent[2:18, 2, 1] = bent[2, 2:18, 1] = 1
+    at, _ = planes.middle(bent, bent.shape, [(1, "arch")])
+    assert bent[at] == 1
+
+
+def test_orthogonal_says_volumes_and_agreement():
+    scan = make_scan()
+    prediction = np.where(scan.label == 2, 2, 0)
+    distance = np.where(scan.label == 2, -3.0, 12.5)
+    alt = plots.orthogonal(scan, prediction=prediction, distance=distance).alt
+    assert f"pancreas {(scan.label == 1).sum() * 8 / 1000:.1f} ml, tumour {180 * 8 / 1000:.1f} ml" in alt
+    assert "Prediction: tumour 1.4 ml (Dice 1.00)." in alt
+    assert "Signed distance from -3.0 to 12.5 mm, negative inside." in alt
+    assert "40 x 50 x 20 voxels of 2 x 1 x 4 mm" in alt
+
+
+def test_a_tumour_voxel_counts_as_pancreas_in_the_words_too():
+    scan = make_scan()
+    alt = plots.orthogonal(scan, prediction=np.where(scan.label > 0, 1, 0)).alt
+    assert re.search(r"pancreas 25\.6 ml \(Dice 1\.00\)", alt)
+
+
+def test_orthogonal_of_nothing_found_and_no_tumour():
+    scan = make_scan(tumour=False)
+    alt = plots.orthogonal(scan, prediction=np.zeros(scan.shape, np.uint8)).alt
+    assert "no tumour" in alt
+    assert "nothing found" in alt
+
+
+def test_preview_does_not_show_the_truth():
+    scan = make_scan()
+    alt = plots.preview(scan, np.where(scan.label == 2, 2, 0).astype(np.uint8), None).alt
+    assert "Prediction: tumour 1.4 ml." in alt
+    assert "Truth" not in alt
+    assert "Dice" not in alt
+
+
+def test_centres_and_histogram_say_what_they_draw():
+    scans = [make_scan("A"), make_scan("B", level=140), make_scan("C", tumour=False)]
+    alt = plots.centres_side_by_side(scans).alt
+    assert all(f"Centre {name}" in alt for name in "ABC")
+    assert "pancreas 140 HU, tumour 80 HU" in alt
+    assert "cut through the pancreas" in alt
+    alt = plots.histogram(scans).alt
+    assert "tumour, centre B: median 80" in alt
+    assert "tumour, centre C" not in alt
+    assert "rest of the body, centre A: median 30" in alt
+
+
+def test_curves_take_text_and_empty_fields():
+    rows = [
+        {"step": str(i), "seg": str(2.0 / i), "dist": 0.5, "total": "3", "val_dice": "0.4" if i == 5 else ""}
+        for i in range(1, 11)
+    ]
+    alt = plots.curves(rows).alt
+    assert "seg from 2 to 0.2" in alt
+    assert "best 0.40, last 0.40" in alt
+    assert "conv_mask" not in alt
+    assert "not measured" in plots.curves([{"step": 1, "seg": 1.0}]).alt
+
+
+def test_running_mean_against_numpy():
+    values = np.random.default_rng(0).normal(size=30)
+    expected = [values[max(0, i - 3) : i + 1].mean() for i in range(30)]
+    np.testing.assert_allclose(plots._running_mean(values, 4), expected)
+
+
+def test_scores_count_what_has_no_value():
+    rows = [
+        {"case": "1", "centre": "B", "dice": 0.5},
+        {"case": "2", "centre": "B", "dice": 0.7},
+        {"case": "3", "centre": "A", "dice": math.nan},
+        {"case": "4", "centre": "A", "dice": ""},
+    ]
+    alt = plots.scores(rows).alt
+    assert "centre B: 2 cases, mean 0.60, from 0.50 to 0.70" in alt
+    assert "centre A: no value, 2 without a value" in alt
+
+
+def test_scores_of_another_metric_by_protocol():
+    rows = [{"case": "1", "protocol": name, "hd95": value} for name, value in (("within", 3.0), ("across", 9.0))]
+    alt = plots.scores(rows, metric="hd95", by="protocol").alt
+    assert alt.startswith("95th percentile of the surface distance (mm)")
+    assert alt.index("within") < alt.index("across")
