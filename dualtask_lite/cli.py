@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -306,6 +307,7 @@ def ablate(
         arms=arm or list(engine.ARMS),
         seeds=range(seeds),
         jobs=jobs,
+        command=shlex.join(["dualtask", *sys.argv[1:]]),
     )
     if as_json:
         _print_json(engine.plain(summary))

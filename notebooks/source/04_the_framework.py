@@ -33,6 +33,10 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # %% [markdown]
 # ## The plan
 #
+# A model that looks for a small tumour in a whole abdomen finds many things that look like one. So two
+# models work in a **cascade**: the first finds the pancreas on a coarse grid, the second looks for the
+# tumour around what the first has found. The full system adds two finer stages.
+#
 # There are three centres. Two train the model, the third is **held out**: it is used for nothing before
 # the test, not even to choose when to stop. A share of the training cases is kept for **validation**, to
 # see during training whether the model learns.
@@ -46,8 +50,10 @@ from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
 held_out = sorted({case.centre for case in find_cases(source)})[-1]
-settings = Settings.of(profile, {"seed": seed, "data.source": source, "data.held_out": held_out, **overrides})
-split = split_for(settings)
+stages = ("pancreas-coarse", "tumour-coarse")
+common = {"seed": seed, "data.source": source, "data.held_out": held_out}
+settings = {stage: Settings.of(profile, {"stage": stage, **common, **overrides}) for stage in stages}
+split = split_for(settings["tumour-coarse"])
 Table(
     [
         {"part": part, "cases": len(chosen), "centres": ", ".join(sorted({case.centre for case in chosen}))}
@@ -85,7 +91,7 @@ check_answer(shared, 0, hint="the intersection of two sets is a & b; a | b is ev
 
 # %%
 Table(
-    [{"term": term, "weight": settings.objective.weights.get(term, 0.0)} for term in settings.objective.weights],
+    [{"stage": stage, **chosen.objective.weights} for stage, chosen in settings.items()],
     f"Weights of the objective in the {profile} profile",
 )
 
@@ -102,14 +108,16 @@ from dualtask_lite.engine.run import load_model, read_rows
 from dualtask_lite.engine.train import train
 
 folder = Path("runs") / f"04-{time.strftime('%Y%m%d-%H%M%S')}"
-train(settings, folder / "tumour", split=split)
-rows = read_rows(folder / "tumour" / "metrics.csv")
-print(f"{len(rows)} steps in {float(rows[-1]['seconds']):.0f} s")
+for stage, chosen in settings.items():
+    train(chosen, folder / stage, split=split)
+curves = {stage: read_rows(folder / stage / "metrics.csv") for stage in stages}
+for stage, rows in curves.items():
+    print(f"{stage}: {len(rows)} steps in {float(rows[-1]['seconds']):.0f} s")
 
 # %%
 from dualtask_lite.show import plots
 
-plots.curves(rows)
+plots.curves(curves["tumour-coarse"])
 
 # %% [markdown]
 # Thin lines are single steps, which see only a few patches each; thick lines are running means. The
@@ -119,27 +127,30 @@ plots.curves(rows)
 # %% [markdown]
 # ## The test
 #
-# Every case of the held-out centre is predicted from its whole volume and compared with its label.
+# Every case of the held-out centre is predicted from its whole volume and compared with its label; nobody
+# tells the models where the pancreas is.
 # **Dice** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
 # **HD95** is the distance in mm that 95 of 100 surface points stay within.
 
 # %%
 from dualtask_lite.engine.evaluate import evaluate, write_evaluation
 
-model = load_model(folder / "tumour")
-evaluation = evaluate([model], split.test)
+models = [load_model(folder / stage) for stage in stages]
+evaluation = evaluate(models, split.test)
 write_evaluation(evaluation, folder / "evaluation")
-columns = ("case", "dice", "hd95", "volume_ml_truth", "volume_ml_prediction")
-Table(evaluation.rows, f"Centre {held_out}, never seen in training", columns=columns)
+pancreas = [row for row in evaluation.rows if row["target"] == "pancreas"]
+tumour = [row for row in evaluation.rows if row["target"] == "tumour"]
+columns = ("case", "dice", "hd95_mm", "volume_ml_truth", "volume_ml_prediction")
+Table(tumour, f"Tumours of centre {held_out}, never seen in training", columns=columns)
 
 # %%
-plots.scores(evaluation.rows)
+plots.scores(evaluation.rows, by="target")
 
 # %% [markdown]
 # ### Exercise 2
 #
-# An average hides its failures. What is the **median** Dice over `evaluation.rows`? Leave out the cases
-# whose Dice is not a number (`math.isnan`).
+# An average hides its failures. What is the **median** Dice over `pancreas`, the rows of the table for that
+# target? Leave out the cases whose Dice is not a number (`math.isnan`).
 
 # %% tags=["exercise", "blank"]
 median_dice = ...
@@ -148,30 +159,30 @@ median_dice = ...
 import math
 import statistics
 
-median_dice = statistics.median(row["dice"] for row in evaluation.rows if not math.isnan(row["dice"]))
+median_dice = statistics.median(row["dice"] for row in pancreas if not math.isnan(row["dice"]))
 
 # %% tags=["exercise", "wrong"]
-median_dice = max(row["dice"] for row in evaluation.rows) + 1
+median_dice = max(row["dice"] for row in pancreas) + 1
 
 # %% tags=["check"]
 import numpy as np
 
-expected = np.nanmedian([row["dice"] for row in evaluation.rows])
+expected = np.nanmedian([row["dice"] for row in pancreas])
 check_answer(median_dice, expected, hint="half of the cases lie below the median; see statistics.median")
 
 # %% [markdown]
 # ## One prediction
 #
-# The case in the middle of the table by Dice, so neither the best nor the worst. Below: the distance
-# that the second head regressed, in mm.
+# Of the tumours that were hit, the one in the middle by Dice, so neither the best nor the worst. Below:
+# the distance that the second head regressed, in mm.
 
 # %%
 from dualtask_lite.engine.predict import predict_scan
 
-judged = sorted((row for row in evaluation.rows if row["dice"] > 0), key=lambda row: row["dice"])
+judged = sorted((row for row in tumour if row["dice"] > 0), key=lambda row: row["dice"])
 name = judged[len(judged) // 2]["case"] if judged else split.test[0].id
 scan = next(case for case in split.test if case.id == name).load()
-prediction = predict_scan([model], scan)
+prediction = predict_scan(models, scan)
 plots.orthogonal(scan, prediction=prediction.mask, distance=prediction.distance_mm)
 
 # %% [markdown]
@@ -221,8 +232,9 @@ check_answer(deepest, -prediction.distance_mm.min(), hint="the deepest voxel has
 run_manifest(
     {"profile": profile, "seed": seed, "overrides": overrides},
     held_out=held_out,
-    steps=len(rows),
-    training_seconds=float(rows[-1]["seconds"]),
-    mean_dice=round(float(np.nanmean([row["dice"] for row in evaluation.rows])), 3),
-    cases=len(evaluation.rows),
+    steps={stage: len(rows) for stage, rows in curves.items()},
+    training_seconds=round(sum(float(rows[-1]["seconds"]) for rows in curves.values())),
+    pancreas_dice=round(float(np.nanmean([row["dice"] for row in pancreas])), 3),
+    tumour_dice=round(float(np.nanmean([row["dice"] for row in tumour])), 3),
+    cases=len(split.test),
 )

@@ -195,7 +195,7 @@ def test_scores_count_what_has_no_value():
 
 
 def test_scores_of_another_metric_by_protocol():
-    rows = [{"case": "1", "protocol": name, "hd95": value} for name, value in (("within", 3.0), ("across", 9.0))]
-    alt = plots.scores(rows, metric="hd95", by="protocol").alt
+    rows = [{"case": "1", "protocol": name, "hd95_mm": value} for name, value in (("within", 3.0), ("across", 9.0))]
+    alt = plots.scores(rows, metric="hd95_mm", by="protocol").alt
     assert alt.startswith("95th percentile of the surface distance (mm)")
     assert alt.index("within") < alt.index("across")
