@@ -22,7 +22,7 @@ def phantom_folder(tmp_path_factory):
     return make_phantom(tmp_path_factory.mktemp("phantom"), cases=4, size=(40, 40, 20))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_run():
     """Settings by dotted name for a training of seconds."""
     return dict(TINY_RUN)

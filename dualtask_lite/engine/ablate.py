@@ -114,13 +114,7 @@ def ablate(
     write_rows(out / "cases.csv", rows)
     summary = summarise_cells(rows)
     shared = settings.model_dump(mode="json", exclude={"stage": True, "seed": True, "objective": {"weights": True}})
-    described = {
-        "command": command,
-        "stages": list(stages),
-        "seeds": list(seeds),
-        "settings": shared,
-        **provenance("cpu"),
-    }
+    how = {"command": command, "stages": list(stages), "seeds": list(seeds), "settings": shared}
     write_json(out / "summary.json", plain({**how, **provenance("cpu"), "results": summary}))
     return summary
 

@@ -1,0 +1,180 @@
+"""The command line as a user meets it: what it prints, what it leaves, how it ends."""
+
+import json
+import os
+import subprocess
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from dualtask_lite.cases.phantom import make_case
+from dualtask_lite.cli import app, main
+from dualtask_lite.engine.run import read_rows
+
+COMMANDS = ["doctor", "data list", "data check", "data make", "train", "predict", "evaluate", "ablate"]
+
+
+def call(*words, ok=True):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    if ok and result.exit_code:
+        raise AssertionError(f"{words}: {result.output}") from result.exception
+    return result
+
+
+def call_main(monkeypatch, capsys, *words):
+    """As the installed script runs it: exit code, standard output, standard error."""
+    monkeypatch.setattr(sys, "argv", ["dualtask", *map(str, words)])
+    monkeypatch.delenv("DUALTASK_DEBUG", raising=False)
+    with pytest.raises(SystemExit) as end:
+        main()
+    captured = capsys.readouterr()
+    return end.value.code or 0, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def cascade(phantom_folder, tmp_path_factory, tiny_run):
+    """A trained cascade of two stages; it knows nothing, but it is whole."""
+    folder = tmp_path_factory.mktemp("runs") / "cascade"
+    stages = ["--stage", "pancreas-coarse", "--stage", "tumour-coarse"]
+    changes = [word for key, value in tiny_run.items() for word in ("--set", f"{key}={value}")]
+    call("train", *stages, "--source", phantom_folder, "--held-out", "C", "--out", folder, *changes)
+    return folder
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_teaches_without_loading_torch(command):
+    code = "import sys; from dualtask_lite.cli import app\n"
+    code += f"try: app({[*command.split(), '--help']!r})\n"
+    code += "except SystemExit as end: assert not end.code\nassert not {'torch', 'monai', 'IPython'} & set(sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
+
+
+def test_wrong_usage_is_exit_code_2(monkeypatch, capsys, tmp_path):
+    assert call_main(monkeypatch, capsys, "trian")[0] == 2
+    assert call_main(monkeypatch, capsys, "predict", tmp_path)[0] == 2
+    assert call_main(monkeypatch, capsys, "train", "--resume", tmp_path, "--profile", "gpu")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "--set", "optimiser.stpes=3"], "did you mean 'optimiser.steps'"),
+        (["train", "--source", "phantm"], "did you mean 'phantom'"),
+        (["train", "--held-out", "Z", "--set", "optimiser.steps=1"], "'Z'"),
+        (["train", "--resume", "nowhere"], "holds no run"),
+        (["data", "check", "nowhere"], "no such file or folder"),
+        (["data", "make", "msd"], "phantom is the only source"),
+        (["predict", "nowhere", "x.nii.gz", "-o", "out"], "no such file"),
+        (["ablate", "--arm", "everything"], "choose from: segmentation"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line_and_exit_code_1(monkeypatch, capsys, tmp_path, phantom_folder, words, told):
+    monkeypatch.chdir(tmp_path)
+    if words[:2] == ["train", "--held-out"]:
+        words = [*words, "--source", phantom_folder]
+    code, _, err = call_main(monkeypatch, capsys, *words)
+    assert code == 1
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert told in err
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    words = [sys.executable, "-m", "dualtask_lite", "--debug", "data", "check", str(tmp_path / "nowhere")]
+    environment = {k: v for k, v in os.environ.items() if k != "DUALTASK_DEBUG"}
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
+
+
+def test_doctor_and_sources_as_json():
+    assert {"checks", "ok"} <= set(json.loads(call("doctor", "--json").stdout))
+    listed = json.loads(call("data", "list", "--json").stdout)
+    assert listed["phantom"]["how"] == "made"
+    assert "msd" in listed
+
+
+def test_make_then_check(tmp_path):
+    call("data", "make", "phantom", "--out", tmp_path / "p", "--cases", 1, "--size", 32, 32, 16, "--seed", 3)
+    told = json.loads(call("data", "check", tmp_path / "p", "--json").stdout)
+    assert told == {"cases": 3, "labelled": 3, "findings": []}
+    again = call("data", "make", "phantom", "--out", tmp_path / "p", ok=False)
+    assert "is not empty" in str(again.exception)
+
+
+def test_check_lists_a_bad_case_among_good_ones(tmp_path, monkeypatch, capsys):
+    for name in ("a", "b"):
+        case = make_case("A", 1, size=(24, 24, 12))
+        nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / f"{name}.nii.gz")
+    (tmp_path / "b.nii.gz").write_bytes((tmp_path / "b.nii.gz").read_bytes()[:500])
+    code, out, err = call_main(monkeypatch, capsys, "data", "check", tmp_path)
+    assert code == 1
+    assert "1 of 2 cases have errors" in err
+    assert "2 cases, 0 with a label, 1 with errors" in out
+
+
+def test_train_leaves_a_run_for_each_stage(cascade):
+    assert {folder.name for folder in cascade.iterdir()} == {"pancreas-coarse", "tumour-coarse"}
+    manifest = json.loads((cascade / "tumour-coarse" / "manifest.json").read_text())
+    assert manifest["held_out"] == "C"
+    assert {case["centre"] for case in manifest["cases"]} == {"A", "B"}
+    assert len(read_rows(cascade / "tumour-coarse" / "metrics.csv")) == 3
+
+
+def test_a_run_is_not_overwritten_and_a_finished_one_resumes_to_itself(cascade, phantom_folder):
+    words = ["train", "--stage", "tumour-coarse", "--source", phantom_folder, "--out", cascade / "tumour-coarse"]
+    assert "holds a run already" in str(call(*words, ok=False).exception)
+    before = (cascade / "tumour-coarse" / "model.safetensors").read_bytes()
+    call("train", "--resume", cascade)
+    assert (cascade / "tumour-coarse" / "model.safetensors").read_bytes() == before
+
+
+def test_evaluate_goes_to_the_held_out_centre_and_refuses_the_others(cascade, tmp_path, phantom_folder):
+    words = ["evaluate", cascade, "--source", phantom_folder, "-o", tmp_path]
+    told = json.loads(call(*words, "--json").stdout)
+    assert set(told["summary"]) == {"pancreas", "tumour"}
+    assert {row["centre"] for row in read_rows(tmp_path / "cases.csv")} == {"C"}
+    assert len(read_rows(tmp_path / "cases.csv")) == 8
+    assert "was seen in training" in str(call(*words, "--centre", "A", ok=False).exception)
+
+
+@pytest.mark.parametrize("degrees", [0, 15])
+def test_predict_writes_on_the_grid_of_the_input(cascade, tmp_path, degrees):
+    """Oblique, flipped, anisotropic, qform only: the outputs lie exactly where the input does."""
+    case = make_case("C", 1, size=(40, 36, 12))
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([-8.0, 8.0, 12.5])
+    affine[:3, 3] = (100, -80, 40)
+    image = nib.Nifti1Image(case.image[::-1], None)
+    image.set_qform(affine, 1)
+    nib.save(image, tmp_path / "ct.nii.gz")
+    call("predict", cascade, tmp_path / "ct.nii.gz", "-o", tmp_path / "out")
+    given = nib.load(tmp_path / "ct.nii.gz")
+    for kind, dtype in (("seg", np.uint8), ("distance", np.float32)):
+        written = nib.load(tmp_path / "out" / f"ct_{kind}.nii.gz")
+        assert written.shape == given.shape
+        assert np.array_equal(written.affine, given.affine)
+        assert written.get_data_dtype() == dtype
+    report = json.loads((tmp_path / "out" / "ct.json").read_text())
+    assert [stage["stage"] for stage in report["stages"]] == ["pancreas-coarse", "tumour-coarse"]
+    assert (tmp_path / "out" / "ct.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_predict_skips_a_bad_input_and_says_so(cascade, tmp_path, monkeypatch, capsys):
+    case = make_case("C", 1, size=(24, 24, 12))
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / "in" / "good.nii.gz")
+    (tmp_path / "in" / "bad.nii.gz").write_text("<html>")
+    code, out, err = call_main(monkeypatch, capsys, "predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 1
+    assert "skipped bad" in out
+    assert "1 of 2 inputs" in err
+    assert (tmp_path / "out" / "good_seg.nii.gz").exists()
+    assert not list((tmp_path / "out").glob("bad*"))
