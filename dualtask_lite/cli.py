@@ -28,7 +28,8 @@ if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command import
 app = typer.Typer(
     help="Dual-task segmentation and distance regression of the pancreas and its tumours in CT: train on some "
     "hospitals, test on one never seen. For teaching and research, not for diagnosis.",
-    epilog="Start with: dualtask doctor; dualtask train --held-out C; dualtask evaluate runs/laptop-tumour-coarse",
+    epilog="Start with: dualtask doctor; dualtask train --held-out C --stage pancreas-coarse --stage tumour-coarse; "
+    "dualtask evaluate runs/laptop-cascade",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -191,11 +192,9 @@ def train(
         _print_json(done)
         return
     for one in done:
-        out.print(
-            f"{one['run']}: {one['steps']} steps in {one['seconds']} s on {one['device']}",
-            markup=False,
-            highlight=False,
-        )
+        dice = ", ".join(f"{part} Dice {value:.2f}" for part, value in one["dice"].items() if value is not None)
+        told = f"{one['run']}: {one['steps']} steps in {one['seconds']} s on {one['device']}; {dice}"
+        out.print(told, markup=False, highlight=False)
     where = plan[0][0] if len(plan) == 1 else plan[0][0].parent
     out.print(f"next: dualtask evaluate {where}", markup=False, highlight=False)
 
@@ -257,6 +256,10 @@ def evaluate(
     from dualtask_lite.engine import evaluate as engine
 
     models = _models(model, device)
+    if engine.targets(models) == ["tumour"]:
+        typer.echo(
+            "note: no pancreas stage says where to look, so the tumour is looked for in the whole volume", err=True
+        )
     result = engine.evaluate(models, engine.unseen_cases(models, find_cases(source), centre))
     where = folder or (model if model.is_dir() else model.parent) / "evaluation"
     engine.write_evaluation(result, where)

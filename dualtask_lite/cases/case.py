@@ -257,7 +257,7 @@ def _of_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{name}: values from {low:g} to {high:g} do not look like HU (air is -1000)",
-            "rescale to HU with the slope and intercept of the scanner",
+            "rescale to HU with the slope and intercept of the scanner, or leave it out if it is a mask",
         )
 
 

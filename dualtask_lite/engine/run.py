@@ -64,7 +64,7 @@ def build_network(settings: Settings) -> DualTaskNet:
         distance_head=settings.has_distance,
         slice_head=objective.on("slice"),
     )
-    return net.to(memory_format=torch.channels_last_3d)  # convolutions are a third faster so, also on a CPU
+    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # convolutions are a third faster so, also on a CPU
 
 
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, seen: Sequence[Seen]) -> None:

@@ -31,6 +31,8 @@ from dualtask_lite.method import losses
 from dualtask_lite.method.network import DualTaskNet, Outputs
 from dualtask_lite.method.views import random_view
 
+_LOOKED_AT = 8  # training cases that the closing Dice is measured on
+
 Callback = Callable[[Mapping[str, Any]], bool | None]
 
 
@@ -101,7 +103,7 @@ def train(
         log = files.MetricsLog(folder / files.METRICS, columns, finished=first)
         task = bar.add_task("training", total=settings.optimiser.steps, completed=first, note="")
         machine = settings.machine
-        step = first
+        step, row = first, dict[str, Any]()
         try:
             for step, row in enumerate(steps.run(first), start=first + 1):
                 last = step == settings.optimiser.steps
@@ -117,6 +119,7 @@ def train(
                     break
         finally:
             log.close()
+    dice = {"train": validate(net, regions[:_LOOKED_AT], settings), "validation": row.get("val_dice")}
     files.save_model(folder / files.MODEL, net, settings, seen)
     files.write_json(
         folder / files.MANIFEST,
@@ -124,6 +127,7 @@ def train(
             "command": f"dualtask train {folder / files.CONFIG}",
             "seed": settings.seed,
             "steps": step,
+            "dice": dice,
             "seconds": round(time.perf_counter() - started, 1),
             "peak_memory_mb": files.peak_memory_mb(fabric.device),
             **files.provenance(fabric.device),

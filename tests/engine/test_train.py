@@ -62,6 +62,8 @@ def test_a_run_leaves_everything_that_a_reader_needs(tmp_path):
     assert all(float(row[term]) >= 0 for row in rows for term in ("seg", "dist", "conv_mask", "conv_distance"))
     assert [bool(row["val_dice"]) for row in rows] == [False, False, True, False, False, True]
     manifest = json.loads((run / "manifest.json").read_text())
+    assert 0 <= manifest["dice"]["train"] <= 1
+    assert manifest["dice"]["validation"] == float(rows[-1]["val_dice"])
     assert manifest["seed"] == 0
     assert manifest["seconds"] > 0
     assert manifest["peak_memory_mb"] > 0
