@@ -2,6 +2,7 @@
 
 import itertools
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -187,3 +188,26 @@ def test_doubles_and_no_model_are_refused():
         predict_scan([], bright_box())
     with pytest.raises(DualTaskError, match="same stage"):
         predict_scan([model("pancreas-fine"), model("pancreas-fine")], bright_box())
+
+
+@pytest.mark.parametrize("flipped", [(0,), (1, 2), (0, 1, 2)])
+def test_how_the_file_orders_its_voxels_changes_nothing(tmp_path, flipped):
+    """The same CT stored in another order gets the same answer at the same place in the patient."""
+    torch.manual_seed(0)
+    settings = Settings.of("laptop", {"stage": "pancreas-coarse", **SMALL})
+    net = build_network(settings).eval()
+    torch.nn.init.normal_(net.seg_head.weight)
+    trained = Model(net, settings, (), "run")
+    volume = np.random.default_rng(1).normal(50, 80, (20, 18, 17)).astype(np.float32)
+    affine = np.diag([2.0, 2.2, 3.0, 1.0])
+    turned = affine.copy()
+    for axis in flipped:
+        turned[:3, 3] += turned[:3, axis] * (volume.shape[axis] - 1)
+        turned[:3, axis] *= -1
+    answers = []
+    for name, array, grid in (("plain", volume, affine), ("turned", np.flip(volume, flipped), turned)):
+        scan = Case(name, "A", array, None, grid).load()
+        saved = scan.save(predict_scan([trained], scan).mask, tmp_path / f"{name}.nii.gz")
+        answers.append(np.asarray(nib.load(saved).dataobj))
+    assert answers[0].any()
+    assert np.array_equal(answers[0], np.flip(answers[1], flipped))
