@@ -40,7 +40,7 @@ SOURCES = pytest.mark.parametrize("source", build.lessons(), ids=lambda path: pa
 
 @pytest.fixture(scope="module")
 def small_data(tmp_path_factory):
-    return make_phantom(tmp_path_factory.mktemp("phantom"), cases=4, size=(48, 48, 24))
+    return make_phantom(tmp_path_factory.mktemp("phantom"), cases=4)
 
 
 def tagged(notebook, tag):
