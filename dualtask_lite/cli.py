@@ -48,7 +48,7 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, say optimiser.steps=50; may be repeated."),
 ]
 Profile = Annotated[str, typer.Option(help="laptop, colab, gpu or paper.")]
-out = Console()
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)  # a pipe gets whole lines
 
 
 @app.callback()
@@ -407,10 +407,10 @@ def _print_table(rows: Sequence[dict[str, Any]]) -> None:
         return
     table = Table()
     for name in rows[0]:
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
-    out.print(table)
+    out.print(table, soft_wrap=False)
 
 
 def main() -> None:
@@ -422,6 +422,7 @@ def main() -> None:
             raise
         typer.echo(f"error: {error}", err=True)
         sys.exit(1)
-    except KeyboardInterrupt:
-        typer.echo("interrupted; a training goes on with --resume", err=True)
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, as typer passes it on
+            typer.echo("interrupted; a training goes on with --resume", err=True)
+        raise

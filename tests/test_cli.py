@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import nibabel as nib
 import numpy as np
@@ -178,3 +180,26 @@ def test_predict_skips_a_bad_input_and_says_so(cascade, tmp_path, monkeypatch, c
     assert "1 of 2 inputs" in err
     assert (tmp_path / "out" / "good_seg.nii.gz").exists()
     assert not list((tmp_path / "out").glob("bad*"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
+def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(tmp_path, phantom_folder):
+    words = [
+        sys.executable,
+        "-m",
+        "dualtask_lite",
+        "train",
+        "--source",
+        str(phantom_folder),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    running = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    metrics = tmp_path / "run" / "metrics.csv"
+    while running.poll() is None and not (metrics.exists() and len(metrics.read_text().splitlines()) > 2):
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    _, err = running.communicate(timeout=120)
+    assert running.returncode == 130
+    assert err.splitlines()[-1] == "interrupted; a training goes on with --resume"
+    assert {file.name for file in (tmp_path / "run").iterdir()} <= {"config.yaml", "metrics.csv", "last.ckpt"}

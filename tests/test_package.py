@@ -1,0 +1,55 @@
+"""The package as a whole: the core needs no Jupyter, and one description says what is installed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dualtask_lite.resources import cache_folder, data_file
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def test_every_module_imports_without_jupyter():
+    modules = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in (ROOT / "dualtask_lite").rglob("*.py")
+        if path.name != "__main__.py"
+    ]
+    jupyter = (
+        "{'IPython', 'ipykernel', 'ipywidgets', 'jupyterlab', 'ipyniivue', 'itkwidgets', 'papermill', 'nbconvert'}"
+    )
+    code = f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\n"
+    code += f"found = {jupyter} & set(sys.modules); assert not found, found"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_environment_is_python_pip_and_this_package():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    *plain, pip = environment["dependencies"]
+    assert [re.split("[=<>]", name)[0] for name in plain] == ["python", "pip"]
+    assert [name.split("[")[0] for name in pip["pip"]] == ["-c constraints.txt", "-e ."]
+
+
+def test_every_pin_is_exact():
+    pins = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    assert pins
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==\S+", pin) for pin in pins)
+    assert "torch==2.13.0" in pins
+
+
+@pytest.mark.parametrize("name", ["centres.yaml", "sources.yaml"])
+def test_what_the_package_reads_is_there(name):
+    assert yaml.safe_load(data_file(name).read_text(encoding="utf-8"))
+
+
+def test_volumes_go_where_the_user_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path))
+    assert cache_folder() == tmp_path
+    monkeypatch.delenv("DUALTASK_DATA")
+    assert cache_folder() == ROOT / "data" / "cache"
+    assert "data/cache/" in (ROOT / ".gitignore").read_text().splitlines()
