@@ -19,9 +19,7 @@ def test_every_module_imports_without_jupyter():
         for path in (ROOT / "dualtask_lite").rglob("*.py")
         if path.name != "__main__.py"
     ]
-    jupyter = "{'IPython', 'ipykernel', 'ipywidgets', 'jupyterlab', 'ipyniivue', 'itkwidgets', 'papermill'}"
-        "{'IPython', 'ipykernel', 'ipywidgets', 'jupyterlab', 'ipyniivue', 'itkwidgets', 'papermill', 'nbconvert'}"
-    )
+    jupyter = {"IPython", "ipykernel", "ipywidgets", "jupyterlab", "ipyniivue", "itkwidgets", "papermill", "nbconvert"}
     code = f"import sys, importlib\nfor name in {modules}: importlib.import_module(name)\n"
     code += f"found = {jupyter} & set(sys.modules); assert not found, found"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
@@ -36,7 +34,8 @@ def test_the_environment_is_python_pip_and_this_package():
 
 
 def test_every_pin_is_exact():
-    pins = [line.partition(";")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines() if line and not line.startswith("#")]
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pins = [line.partition(";")[0].strip() for line in lines if line and not line.startswith("#")]
     assert pins
     assert all(re.fullmatch(r"[A-Za-z0-9._-]+==\S+", pin) for pin in pins)
     assert "torch==2.13.0" in pins
