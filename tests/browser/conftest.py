@@ -45,9 +45,9 @@ def stays_here(url: str) -> bool:
     return parts.scheme in {"file", "data", "blob", "about"} or parts.hostname in {"127.0.0.1", "localhost", "::1"}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while Playwright is open, nothing else can run an event loop
 def chromium() -> Iterator[Any]:
-    """One browser for all tests of a run."""
+    """One browser for all tests of a module."""
     program = next(filter(None, map(shutil.which, CHROMIUM)), None)
     if program is None:
         missing = "no Chromium: apt install chromium"

@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
+
+from dualtask_lite.cases.phantom import make_case
+from dualtask_lite.show import palette
+from dualtask_lite.show.volume3d import page as write_page
+
+pytest.importorskip("ipyniivue")
+pytestmark = pytest.mark.browser
+
+HUE_NEAR = 0.04  # the labels are laid over grey, which leaves their hue
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    scan = make_case("B", 5).load()
+    prediction = np.roll(scan.label, (3, 2, 1), (0, 1, 2))
+    return write_page(scan, tmp_path_factory.mktemp("page") / "case.html", prediction=prediction)
+
+
+@pytest.fixture
+def viewer(page: Any, file):
+    """The page with its 3D view drawn."""
+    page.goto(file.as_uri())
+    page.wait_for_selector("body[data-ready]")
+    assert page.evaluate("document.body.dataset.ready") == "3d", page.inner_text("#status")
+    return page
+
+
+def pixels(page: Any) -> np.ndarray:
+    """What the canvas shows, once two looks at it agree."""
+    canvas, last = page.locator("#canvas"), None
+    while True:
+        png = canvas.screenshot()
+        if png == last:
+            return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float) / 255
+        last = png
+
+
+def coloured(image: np.ndarray, colour: str) -> int:
+    """Count the pixels with the hue of a colour, whatever grey lies under it."""
+    chroma = image - image.min(axis=-1, keepdims=True)
+    strength = chroma.max(axis=-1)
+    wanted = np.array(to_rgb(colour)) - min(to_rgb(colour))
+    apart = np.abs(chroma / np.maximum(strength, 1e-6)[..., None] - wanted / wanted.max()).max(axis=-1)
+    return int(((strength > 0.15) & (apart < HUE_NEAR)).sum())
+
+
+def changed(before: np.ndarray, after: np.ndarray) -> float:
+    return float((np.abs(before - after).max(axis=-1) > 0.05).mean())
+
+
+def view_3d(page: Any) -> tuple[float, float]:
+    """A place in the 3D view, which fills the left of the canvas."""
+    box = page.locator("#canvas").bounding_box()
+    return box["x"] + 0.2 * box["width"], box["y"] + 0.5 * box["height"]
+
+
+def left(image: np.ndarray) -> np.ndarray:
+    return image[:, : int(0.4 * image.shape[1])]
+
+
+def right(image: np.ndarray) -> np.ndarray:
+    return image[:, int(0.45 * image.shape[1]) :]
+
+
+def test_the_canvas_shows_ct_and_the_colours_of_all_labels(viewer):
+    shown = pixels(viewer)
+    for part in (left(shown), right(shown)):
+        assert part.max() > 0.5
+        assert part.std() > 0.05
+    assert coloured(shown, palette.TUMOUR) > 100
+    assert coloured(shown, palette.PANCREAS) > 50
+    viewer.uncheck("#truth")
+    assert coloured(pixels(viewer), palette.PREDICTION) > 100
+
+
+@pytest.mark.parametrize("name", ["truth", "prediction"])
+def test_a_box_takes_its_label_away_and_back(viewer, name):
+    before = pixels(viewer)
+    viewer.uncheck(f"#{name}")
+    without = pixels(viewer)
+    assert changed(before, without) > 0.005
+    viewer.check(f"#{name}")
+    assert changed(before, pixels(viewer)) == 0
+
+
+def test_without_both_labels_no_colour_is_left(viewer):
+    viewer.uncheck("#truth")
+    viewer.uncheck("#prediction")
+    assert all(coloured(pixels(viewer), colour) == 0 for colour in (palette.TUMOUR, palette.PREDICTION))
+
+
+def test_dragging_turns_the_3d_view_alone(viewer):
+    before, (x, y) = pixels(viewer), view_3d(viewer)
+    viewer.mouse.move(x, y)
+    viewer.mouse.down()
+    viewer.mouse.move(x + 90, y + 20, steps=4)
+    viewer.mouse.up()
+    after = pixels(viewer)
+    assert changed(left(before), left(after)) > 0.05
+    assert changed(right(before), right(after)) < 0.001
+
+
+def test_the_wheel_zooms_the_3d_view_and_leafs_through_slices(viewer):
+    before, (x, y) = pixels(viewer), view_3d(viewer)
+    viewer.mouse.move(x, y)
+    viewer.mouse.wheel(0, -300)
+    zoomed = pixels(viewer)
+    assert changed(left(before), left(zoomed)) > 0.02
+    assert changed(right(before), right(zoomed)) < 0.001
+    box = viewer.locator("#canvas").bounding_box()
+    viewer.mouse.move(box["x"] + 0.55 * box["width"], y + 40)
+    viewer.mouse.wheel(0, 300)
+    assert changed(right(zoomed), right(pixels(viewer))) > 0.01
+
+
+def test_keys_move_the_3d_view_and_home_brings_it_back(viewer):
+    viewer.focus("#canvas")
+    before = pixels(viewer)
+    for key in ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "+", "-"):
+        viewer.keyboard.press(key)
+        after = pixels(viewer)
+        assert changed(left(before), left(after)) > 0.02, key
+        assert changed(right(before), right(after)) < 0.001, key
+        viewer.keyboard.press("Home")
+        assert changed(before, pixels(viewer)) == 0, key
+
+
+def test_keys_leaf_through_axial_slices(viewer):
+    viewer.focus("#canvas")
+    before = pixels(viewer)
+    viewer.keyboard.press("PageUp")
+    above = pixels(viewer)
+    assert changed(right(before), right(above)) > 0.01
+    viewer.keyboard.press("PageDown")
+    viewer.keyboard.press("PageDown")
+    below = pixels(viewer)
+    assert changed(right(before), right(below)) > 0.01
+    assert changed(right(above), right(below)) > 0.01
+
+
+def test_the_keyboard_alone_reaches_boxes_and_canvas(viewer):
+    reached = []
+    for _ in range(3):
+        viewer.keyboard.press("Tab")
+        reached.append(viewer.evaluate("document.activeElement.id"))
+    assert reached == ["truth", "prediction", "canvas"]
+
+
+def test_without_webgl2_a_picture_stands_in(page, file):
+    page.add_init_script(
+        "const get = HTMLCanvasElement.prototype.getContext;"
+        "HTMLCanvasElement.prototype.getContext ="
+        " function (kind, ...more) { return kind === 'webgl2' ? null : get.call(this, kind, ...more); };"
+    )
+    page.goto(file.as_uri())
+    page.wait_for_selector("body[data-ready=picture]")
+    assert "no WebGL2" in page.inner_text("#status")
+    assert page.is_visible("#picture img")
+    assert not page.is_visible("#stage")
+
+
+def test_without_javascript_a_picture_stands_in(chromium, file):
+    context = chromium.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(file.as_uri())
+    assert page.is_visible("#picture img")
+    assert not page.is_visible("#switches")
+    context.close()
