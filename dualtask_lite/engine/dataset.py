@@ -21,6 +21,7 @@ from monai.transforms import (
     RandFlipd,
     RandGaussianNoised,
 )
+from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 
 from dualtask_lite.cases.case import Case, Scan
@@ -119,9 +120,10 @@ class Samples(Dataset[dict[str, Any]]):
         moved = self.transform(
             {"image": crop(region.image, centre, reach), "mask": crop(region.mask, centre, reach).float()}
         )
-        mask = torch.as_tensor(moved["mask"]).contiguous()
+        # Plain tensors: MONAI's own, which carry their history, slow down every operation of the network.
+        image, mask = (convert_to_tensor(moved[key], track_meta=False).contiguous() for key in ("image", "mask"))
         return {
-            "image": torch.as_tensor(moved["image"]).clamp(0, 1).contiguous(),
+            "image": image.clamp(0, 1),
             "mask": mask,
             "distance_mm": signed_distance(mask[None] > 0.5, region.spacing)[0],
             "case_id": region.case_id,

@@ -151,6 +151,17 @@ check_answer(
 )
 
 # %% [markdown]
+# ## The same case, slice by slice
+#
+# Move the slider with the mouse or the arrow keys, or turn the wheel over the picture. The boxes switch
+# the outlines on and off.
+
+# %%
+from dualtask_lite.show.slices import slices
+
+slices(scan, distance=distance)
+
+# %% [markdown]
 # ## Attenuation by organ and centre
 #
 # CT measures attenuation in **Hounsfield units** (HU): air is -1000, water 0, soft tissue with contrast

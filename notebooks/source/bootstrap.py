@@ -15,5 +15,7 @@ if importlib.util.find_spec("dualtask_lite") is None:
     present = {found.metadata["Name"]: found.version for found in distributions()}
     keep.write_text("".join(f"{name}=={present[name]}\n" for name in ("torch", "numpy") if name in present))
     wanted = str(clones[0]) if clones else f"dualtask-lite @ {ADDRESS}"
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "-c", keep, wanted], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "-c", keep, wanted, "ipyniivue>=2.4.4,<3"], check=True
+    )
     importlib.invalidate_caches()
