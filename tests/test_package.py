@@ -1,5 +1,6 @@
 """The package as a whole: the core needs no Jupyter, and one description says what is installed."""
 
+import json
 import re
 import subprocess
 import sys
@@ -52,3 +53,13 @@ def test_volumes_go_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.delenv("DUALTASK_DATA")
     assert cache_folder() == ROOT / "data" / "cache"
     assert "data/cache/" in (ROOT / ".gitignore").read_text().splitlines()
+
+
+def test_the_gap_in_the_readme_is_the_measured_one():
+    measured = json.loads((ROOT / "data" / "results" / "domain_gap" / "summary.json").read_text())
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for target, arms in measured["results"].items():
+        dice = arms["segmentation"]["dice"]
+        cells = [f"{dice[p]['mean']:.3f} ± {dice[p]['sd_over_seeds']:.3f}" for p in ("in-domain", "unseen", "gap")]
+        assert f"| {target} | {' | '.join(cells)} |" in readme
+    assert measured["command"] in readme

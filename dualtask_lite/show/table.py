@@ -54,4 +54,8 @@ class Table:
             return "-"
         if isinstance(value, float):
             return f"{value:.{self.digits}f}"
+        if isinstance(value, Mapping):
+            return ", ".join(f"{name}: {self._text(item)}" for name, item in value.items())
+        if isinstance(value, (list, tuple)):
+            return ", ".join(self._text(item) for item in value)
         return str(value)

@@ -46,7 +46,8 @@ def test_manifest_can_be_read_by_machines_and_people():
 
 
 def test_table_shows_rows_with_different_columns_and_escapes():
-    table = Table([{"a": 1, "b": 0.123}, {"a": "<x>", "c": math.nan}], "caption")
+    table = Table([{"a": 1, "b": 0.123}, {"a": "<x>", "c": math.nan}, {"b": [1, 0.5], "c": {"x": 2}}], "caption")
+    assert "<td>1, 0.50</td><td>x: 2</td>" in table.to_html()
     assert str(table).splitlines()[1].split() == ["a", "b", "c"]
     assert "<td>0.12</td>" in table.to_html()
     assert "&lt;x&gt;" in table.to_html()
