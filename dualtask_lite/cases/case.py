@@ -187,6 +187,8 @@ def _open(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> ni
     """Open a file (or wrap an array) as an image of three axes; its voxels are not read yet."""
     if isinstance(source, np.ndarray):
         image: Any = nib.Nifti1Image(source.astype(np.float32), np.eye(4) if affine is None else affine)
+    elif source.is_dir():
+        raise DualTaskError(f"{name}: is a folder of DICOM, not a NIfTI file", "convert the series, say with dcm2niix")
     else:
         try:
             image = nib.load(source)
