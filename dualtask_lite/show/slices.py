@@ -14,6 +14,7 @@ import json
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import matplotlib
@@ -97,11 +98,11 @@ class SliceBrowser:
         ]
         data = json.dumps(frames).replace("<", "\\u003c")
         return (
-            f'<figure class="dualtask-slices" id="{root}"><style>{_STYLE}</style>'
+            f'<figure class="dualtask-slices" id="{root}"><style>{_beside(".css", "COLOURS", _scale_colours())}</style>'
             f"<figcaption>{html.escape(self.title)}</figcaption>"
             f"{self._stage()}{self._controls()}"
             f'<p class="words" aria-live="polite">{html.escape(self.frames[self.start].text)}</p>'
-            f'<script type="application/json">{data}</script><script>{_SCRIPT % root}</script></figure>'
+            f'<script type="application/json">{data}</script><script>{_beside(".js", "ROOT", root)}</script></figure>'
         )
 
     def __str__(self) -> str:
@@ -413,81 +414,6 @@ def _scale_colours() -> str:
     return ", ".join(matplotlib.colors.to_hex(colour) for colour in colours)
 
 
-# Black on white whatever the theme, as in every figure of this package.
-_STYLE = """
-.dualtask-slices { margin: 0; padding: 8px; max-width: 720px; box-sizing: border-box;
-  background: white; color: black; color-scheme: light; font: 14px/1.4 system-ui, sans-serif; }
-.dualtask-slices figcaption, .dualtask-slices label, .dualtask-slices legend, .dualtask-slices p { color: black; }
-.dualtask-slices .stage { position: relative; max-width: 100%; overflow: hidden; background: black; margin: 6px 0; }
-.dualtask-slices .stage img { position: absolute; left: 0; top: 0; width: var(--across); height: var(--down);
-  max-width: none; margin: 0; image-rendering: pixelated; }
-.dualtask-slices .stage img.still { width: 100%; height: 100%; }
-.dualtask-slices .stage div, .dualtask-slices .stage svg { position: absolute; inset: 0; width: 100%; height: 100%; }
-.dualtask-slices path { fill: none; vector-effect: non-scaling-stroke; }
-.dualtask-slices .stage b { position: absolute; color: white; text-shadow: 1px 1px black, -1px -1px black; }
-.dualtask-slices .stage img, .dualtask-slices .stage div { will-change: transform; } /* drawn apart: half the time */
-.dualtask-slices .side0 { left: 6px; top: 50%; transform: translateY(-50%); }
-.dualtask-slices .side1 { right: 6px; top: 50%; transform: translateY(-50%); }
-.dualtask-slices .side2 { top: 2px; left: 50%; transform: translateX(-50%); }
-.dualtask-slices .side3 { bottom: 2px; left: 50%; transform: translateX(-50%); }
-.dualtask-slices .slider { display: flex; gap: 8px; align-items: center; max-width: 512px; }
-.dualtask-slices input[type=range] { flex: 1; min-width: 0; }
-.dualtask-slices fieldset { border: 1px solid #777; margin: 6px 0; padding: 2px 8px; }
-.dualtask-slices fieldset label { display: inline-block; margin-right: 16px; }
-.dualtask-slices p { margin: 4px 0; }
-.dualtask-slices .words { min-height: 2.8em; }
-.dualtask-slices .scale i { display: inline-block; width: 120px; height: 10px; vertical-align: middle;
-  background: linear-gradient(to right, COLOURS); }
-""".replace("COLOURS", _scale_colours())
-
-# Every picture becomes an element once; a step only swaps elements, so that all layers change in the same frame.
-_SCRIPT = """
-(() => {
-  const script = document.currentScript;
-  const root = (script && script.closest(".dualtask-slices")) || document.getElementById("%s");
-  const frames = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-  const stage = root.querySelector(".stage"), slider = root.querySelector("input[type=range]");
-  const svg = stage.querySelector("svg"), words = root.querySelector(".words");
-  const picture = (url, layer, alt) => {
-    const image = new Image();
-    image.decoding = "sync";
-    image.className = layer;
-    image.alt = alt;
-    image.src = url;
-    return image;
-  };
-  for (const frame of frames) {
-    frame.ct = picture(frame.ct, "ct", frame.text);
-    frame.distance = frame.distance && picture(frame.distance, "distance", "");
-  }
-  const show = () => {
-    const frame = frames[slider.value];
-    const images = [frame.ct];
-    for (const box of root.querySelectorAll("input[type=checkbox]")) {
-      const layer = box.dataset.layer;
-      for (const path of svg.querySelectorAll("[data-layer=" + layer + "]"))
-        path.setAttribute("d", box.checked ? frame.lines[layer] : "");
-      if (layer === "distance" && box.checked) images.push(frame.distance);
-    }
-    stage.querySelectorAll("img").forEach(image => image.remove());
-    stage.prepend(...images);
-    words.textContent = frame.text;
-    slider.setAttribute("aria-valuetext", frame.text.split(",")[0]);
-  };
-  let turned = 0;
-  const turn = event => {
-    turned += event.deltaMode ? 100 * Math.sign(event.deltaY) : event.deltaY;
-    const from = slider.value;
-    const steps = Math.abs(turned) < 50 ? 0 : -Math.sign(turned);
-    slider.value = Number(from) + steps;
-    if (steps) turned = 0;
-    if (steps && slider.value === from) return;
-    event.preventDefault();
-    show();
-  };
-  root.querySelectorAll("div[hidden]").forEach(part => part.hidden = false);
-  root.addEventListener("input", show);
-  stage.addEventListener("wheel", turn, { passive: false });
-  show();
-})();
-"""
+def _beside(suffix: str, name: str, value: str) -> str:
+    """Read the style sheet or the script that lies beside this module, with a name in it filled in."""
+    return Path(__file__).with_suffix(suffix).read_text(encoding="utf-8").replace(name, value)
