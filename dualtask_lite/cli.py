@@ -243,7 +243,10 @@ def predict(
 @app.command()
 def evaluate(
     model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
-    source: Annotated[str, typer.Option(help="Known source or folder with labels.")] = "phantom",
+    source: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Known source or folder with labels; default: what the model was trained on."),
+    ] = None,
     centre: Annotated[
         str | None, typer.Option(help="Only this centre; default: the one that the model held out.")
     ] = None,
@@ -260,7 +263,9 @@ def evaluate(
         typer.echo(
             "note: no pancreas stage says where to look, so the tumour is looked for in the whole volume", err=True
         )
-    result = engine.evaluate(models, engine.unseen_cases(models, find_cases(source), centre))
+    result = engine.evaluate(
+        models, engine.unseen_cases(models, find_cases(source or models[0].settings.data.source), centre)
+    )
     where = folder or (model if model.is_dir() else model.parent) / "evaluation"
     engine.write_evaluation(result, where)
     if as_json:
