@@ -23,22 +23,18 @@ from typing import Any, Literal, cast
 
 import nibabel as nib
 import numpy as np
-import torch
 from matplotlib.colors import to_rgb
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
 
 from dualtask_lite.cases.case import CT_WINDOW, LABELS, Scan
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.show import palette, planes, plots
+from dualtask_lite.show.block import Block, cut_block
 
 Viewer = Literal["niivue", "page", "picture"]
 
-MARGIN = 40.0  # mm kept around the labels
-LIMIT = 8_000_000  # bytes of voxels that a browser gets
 HEIGHT = 620  # px of a viewer in a notebook
-_AIR = -500.0  # HU; what is above it is the body
 _COLOURS = {  # of pancreas and tumour
     "truth": (palette.PANCREAS, palette.TUMOUR),
     "prediction": ("#E8C3D7", palette.PREDICTION),  # 45 % of the same magenta on white
@@ -46,36 +42,6 @@ _COLOURS = {  # of pancreas and tumour
 _STRUCTURES = ((2, LABELS[2]), (1, LABELS[1]))
 _NIIVUE_CLASS = re.compile(r'"Creating new Niivue instance".{0,200}?=new ([\w$]+)\(')
 _INSTALL = "run pip install 'dualtask-lite[viewers]', or ask for viewer='picture'"
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """The part of a scan that a browser gets.
-
-    Attributes:
-        ct: (X, Y, Z) int16, HU.
-        labels: (X, Y, Z) uint8 of 0, 1, 2, under ``truth`` and ``prediction``, as far as they are there.
-        affine: (4, 4), voxel -> mm.
-    """
-
-    ct: NDArray[np.int16]
-    labels: Mapping[str, NDArray[np.uint8]]
-    affine: NDArray[np.float64]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all its voxels, before compression."""
-        return self.ct.nbytes + sum(label.nbytes for label in self.labels.values())
-
-    @property
-    def spacing(self) -> tuple[float, ...]:
-        """Size of a voxel along each axis, mm."""
-        return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine))
-
-    def niftis(self) -> dict[str, bytes]:
-        """Its volumes as compressed NIfTI files, the CT first, by the name of each."""
-        labels = {name: _nifti(label, self.affine) for name, label in self.labels.items()}
-        return {"ct": _nifti(self.ct, self.affine), **labels}
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,70 +138,6 @@ def choose(viewer: str = "auto") -> Viewer:
     if wanted != "auto":
         return cast(Viewer, wanted)
     return "niivue" if _in_kernel() and find_spec("ipyniivue") else "picture"
-
-
-def cut_block(scan: Scan, prediction: NDArray[Any] | None = None, *, limit: int = LIMIT) -> Block:
-    """Cut out the part around all labels (or the body), and coarsen it until it is small enough for a browser.
-
-    Args:
-        scan: the CT.
-        prediction: predicted labels, (X, Y, Z) on its grid.
-        limit: bytes of voxels, all volumes together.
-
-    Raises:
-        ValueError: when the prediction has another shape.
-    """
-    given = {"truth": scan.label, "prediction": prediction}
-    labels = {name: label for name, label in given.items() if label is not None}
-    if any(label.shape != scan.shape for label in labels.values()):
-        raise ValueError(f"a label's shape is not the scan's, {scan.shape}")
-    box, first = _box(scan, labels)
-    shape = [part.stop - part.start for part in box]
-    target = _coarser(shape, scan.spacing, limit // (2 + len(labels)))
-    ct = np.clip(_resized(scan.volume[box], target, "area"), -1024, 3071)
-    shrunk = {name: _resized(label[box], target, "nearest-exact").astype(np.uint8) for name, label in labels.items()}
-    # A coarse voxel covers `steps` fine ones: the outer faces stay where they were, the centres move.
-    steps = np.array(shape) / target
-    affine = scan.affine @ nib.affines.from_matvec(np.diag(steps), first + (steps - 1) / 2)
-    return Block(np.rint(ct).astype(np.int16), shrunk, affine)
-
-
-def _box(scan: Scan, labels: Mapping[str, NDArray[Any]]) -> tuple[tuple[slice, ...], NDArray[np.int64]]:
-    """Find the voxels to keep, and the first of them: around the labels, else around the body, else all."""
-    marked = np.zeros(scan.shape, bool)
-    for label in labels.values():
-        marked |= label > 0
-    margins = np.ceil(MARGIN / np.array(scan.spacing)).astype(int)
-    if not marked.any():
-        marked, margins = scan.volume > _AIR, np.zeros(3, int)
-    if not marked.any():
-        return (slice(0, scan.shape[0]), slice(0, scan.shape[1]), slice(0, scan.shape[2])), np.zeros(3, np.int64)
-    ends = []
-    for axis, (side, margin) in enumerate(zip(scan.shape, margins, strict=True)):
-        touched = np.flatnonzero(marked.any(axis=tuple({0, 1, 2} - {axis})))
-        ends.append((max(0, int(touched[0] - margin)), min(side, int(touched[-1] + margin + 1))))
-    return tuple(slice(*end) for end in ends), np.array([start for start, _ in ends])
-
-
-def _coarser(shape: list[int], spacing: tuple[float, ...], voxels: int) -> tuple[int, ...]:
-    """Find the finest grid of at most so many voxels; axes that are coarse already stay as they are."""
-    aim = min(spacing)
-    sides = tuple(shape)
-    while np.prod(sides) > voxels:
-        aim *= 1.02
-        sides = tuple(max(1, int(n * min(1.0, mm / aim))) for n, mm in zip(shape, spacing, strict=True))
-    return sides
-
-
-def _resized(voxels: NDArray[Any], sides: tuple[int, ...], mode: str) -> NDArray[np.float32]:
-    source = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32))[None, None]
-    return interpolate(source, size=sides, mode=mode)[0, 0].numpy()
-
-
-def _nifti(voxels: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
-    image = nib.Nifti1Image(voxels, affine)
-    image.header.set_xyzt_units("mm")
-    return gzip.compress(image.to_bytes(), mtime=0)  # the same case gives the same bytes
 
 
 def _widget(block: Block, start: tuple[float, ...]) -> Any:

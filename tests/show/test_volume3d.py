@@ -14,7 +14,8 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import volume3d as module
-from dualtask_lite.show.volume3d import LIMIT, MARGIN, choose, cut_block, page, volume3d
+from dualtask_lite.show.block import LIMIT, MARGIN, cut_block
+from dualtask_lite.show.volume3d import choose, page, volume3d
 
 AFFINE = np.array([[0.8, 0.0, 0.0, -70.0], [0.0, 0.9, 0.0, -120.0], [0.0, 0.0, 2.5, 300.0], [0, 0, 0, 1.0]])
 LOADS = re.compile(r"""(?:src|href|action|data)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?https?:""", re.I)
