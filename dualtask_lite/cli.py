@@ -196,7 +196,10 @@ def train(
         told = f"{one['run']}: {one['steps']} steps in {one['seconds']} s on {one['device']}; {dice}"
         out.print(told, markup=False, highlight=False)
     where = plan[0][0] if len(plan) == 1 else plan[0][0].parent
-    out.print(f"next: dualtask evaluate {where}", markup=False, highlight=False)
+    if plan[0][1].data.held_out:
+        out.print(f"next: dualtask evaluate {where}", markup=False, highlight=False)
+    else:
+        out.print(f"next: dualtask predict {where} CT.nii.gz -o out", markup=False, highlight=False)
 
 
 @app.command()
@@ -304,11 +307,13 @@ def ablate(
     from dualtask_lite.engine import ablate as engine
     from dualtask_lite.engine.config import Settings, parse_assignments
 
+    overrides = parse_assignments(assignments or [])
+    Settings.of(profile, overrides)  # a slip is told before anything is trained
     if unknown := [name for name in arm or [] if name not in engine.ARMS]:
         raise DualTaskError(f"there is no arm {unknown[0]!r}", f"choose from: {', '.join(engine.ARMS)}")
-    settings = Settings.of(profile, parse_assignments(assignments or []))
     summary = engine.ablate(
-        settings,
+        profile,
+        overrides,
         find_cases(source),
         folder,
         stages=stage or ["pancreas-coarse", "tumour-coarse"],

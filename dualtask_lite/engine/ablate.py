@@ -25,7 +25,8 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.evaluate import evaluate, plain
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import MODEL, load_model, provenance, read_rows, write_json, write_rows
-from dualtask_lite.engine.train import train
+from dualtask_lite.engine.train import pick_device, train
+from dualtask_lite.errors import DualTaskError
 
 _ONLY = {
     "seg": 1.0,
@@ -68,7 +69,8 @@ class Cell:
 
 
 def ablate(
-    settings: Settings,
+    profile: str,
+    overrides: Mapping[str, Any],
     cases: Sequence[Case],
     out: Path,
     *,
@@ -82,7 +84,8 @@ def ablate(
     """Train and test all cells; those that are done already are kept.
 
     Args:
-        settings: what all cells share; its stage, seed and weights are replaced.
+        profile: of the settings that all cells share.
+        overrides: settings by dotted name, for all cells and stages; seed, views and weights are the cells' own.
         cases: labelled cases of at least two centres.
         out: folder for the cells, ``cases.csv`` and ``summary.json``.
         stages: the stages of the cascade, in order.
@@ -102,7 +105,8 @@ def ablate(
     context = multiprocessing.get_context("spawn")
     with progress_bar(progress) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
         task = bar.add_task("cells", total=len(cells), completed=len(cells) - len(waiting), note="")
-        futures = [pool.submit(run_cell, cell, settings, list(cases), out, stages, threads) for cell in waiting]
+        shared = (profile, overrides, list(cases), out, stages, threads)
+        futures = [pool.submit(run_cell, cell, *shared) for cell in waiting]
         try:
             for future in as_completed(futures):
                 future.result()
@@ -113,14 +117,21 @@ def ablate(
     rows = [row for cell in cells for row in _rows(cell, out)]
     write_rows(out / "cases.csv", rows)
     summary = summarise_cells(rows)
-    shared = settings.model_dump(mode="json", exclude={"stage": True, "seed": True, "objective": {"weights": True}})
-    how = {"command": command, "stages": list(stages), "seeds": list(seeds), "settings": shared}
-    write_json(out / "summary.json", plain({**how, **provenance("cpu"), "results": summary}))
+    how = {"command": command, "stages": list(stages), "seeds": list(seeds), "threads_a_cell": threads}
+    asked = {"profile": profile, "overrides": dict(overrides)}
+    device = pick_device(Settings.of(profile, overrides).machine.device)
+    write_json(out / "summary.json", plain({**how, **asked, **provenance(device), "results": summary}))
     return summary
 
 
 def run_cell(
-    cell: Cell, settings: Settings, cases: Sequence[Case], out: Path, stages: Sequence[str], threads: int
+    cell: Cell,
+    profile: str,
+    overrides: Mapping[str, Any],
+    cases: Sequence[Case],
+    out: Path,
+    stages: Sequence[str],
+    threads: int,
 ) -> None:
     """Train the stages of one cell, test them, and write the cell's rows."""
     torch.set_num_threads(threads)
@@ -129,18 +140,19 @@ def run_cell(
     for stage in stages:
         run = folder / stage
         if not (run / MODEL).exists():
-            train(stage_settings(cell, settings, stage), run, split=split, resume=True, progress=False)
-    models = [load_model(folder / stage) for stage in stages]
+            train(stage_settings(cell, profile, overrides, stage), run, split=split, resume=True, progress=False)
+    device = pick_device(Settings.of(profile, overrides).machine.device)
+    models = [load_model(folder / stage, device) for stage in stages]
     result = evaluate(models, split.test, progress=False)
+    if result.failed:  # a case fewer would make the cells differ in what they were tested on
+        raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
     write_rows(folder / "cases.csv", result.rows)
 
 
-def stage_settings(cell: Cell, settings: Settings, stage: str) -> Settings:
-    """Settings of one stage of a cell: the shared ones, under the cell's arm and seed."""
-    of_stage = Settings.of(settings.profile, {"stage": stage})
-    shared = {"optimiser": settings.optimiser, "network": settings.network, "augment": settings.augment}
-    copied = {name: section.model_dump(mode="json") for name, section in shared.items()}
-    return of_stage.changed({**copied, "seed": cell.seed, "machine.device": settings.machine.device, **ARMS[cell.arm]})
+def stage_settings(cell: Cell, profile: str, overrides: Mapping[str, Any], stage: str) -> Settings:
+    """Settings of one stage of a cell: what all cells share, under the cell's arm and seed."""
+    shared = Settings.of(profile, {**overrides, "stage": stage})
+    return shared.changed({"seed": cell.seed, **ARMS[cell.arm]})
 
 
 def split_of(cell: Cell, cases: Sequence[Case]) -> Split:

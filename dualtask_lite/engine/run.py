@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from dualtask_lite import machine
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
@@ -213,10 +214,8 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
     }
 
 
-def peak_memory_mb(device: torch.device) -> float:
+def peak_memory_mb(device: torch.device) -> float | None:
     """Largest memory of this process so far: the card's on a GPU, else the host's."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
-    import resource  # not on Windows
-
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)
+    return machine.peak_memory_mb()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import platform
-import sys
 import time
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dualtask_lite.machine import peak_memory_mb
 from dualtask_lite.show.table import Table
 
 VERDICT_TYPE = "application/vnd.dualtask.verdict+json"
@@ -98,13 +98,3 @@ def run_manifest(parameters: dict[str, Any], **results: Any) -> Manifest:
     versions = {name: metadata.version(name) for name in ("dualtask-lite", "torch", "monai", "numpy")}
     versions["python"] = platform.python_version()
     return Manifest(parameters, results, round(time.monotonic() - _STARTED, 1), peak_memory_mb(), versions)
-
-
-def peak_memory_mb() -> float | None:
-    """Tell the largest memory of this process so far, or None where the system does not say."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 2**20 if sys.platform == "darwin" else 2**10
-    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
