@@ -1,0 +1,37 @@
+"""The command line: ``dualtask --help`` teaches.
+
+Results go to standard output (``--json`` for machines), progress bars to standard error. Exit 0: done; 1: something
+the user can put right, in one line; 2: wrong usage; 130: interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+# Each module adds its commands, in the order in which --help lists them.
+# isort: off
+from dualtask_lite.cli import doctor, data, train, predict, evaluate  # noqa: F401
+
+# isort: on
+from dualtask_lite.cli.shared import app
+from dualtask_lite.errors import DualTaskError
+
+__all__ = ["app", "main"]
+
+
+def main() -> None:
+    """Entry point: one line for what the user can put right, a traceback only with ``--debug``."""
+    try:
+        app()
+    except DualTaskError as error:
+        if os.environ.get("DUALTASK_DEBUG"):
+            raise
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(1)
+    except SystemExit as end:
+        if end.code == 130:  # Ctrl-C, as typer passes it on
+            typer.echo("interrupted; a training goes on with --resume", err=True)
+        raise

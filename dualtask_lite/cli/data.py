@@ -1,0 +1,96 @@
+"""``dualtask data``: known sources, checks of a folder, the embedded phantom."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dualtask_lite.cli.shared import AsJson, app, out, print_json, print_table
+from dualtask_lite.errors import DualTaskError
+
+data_app = typer.Typer(help="Known sources, checks of a folder, and the embedded phantom.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command("list")
+def data_list(as_json: AsJson = False) -> None:
+    """List the known sources of cases."""
+    from dualtask_lite.cases.sources import sources
+
+    known = sources()
+    if as_json:
+        print_json({name: vars(source) for name, source in known.items()})
+        return
+    rows = [{"source": name, "what": s.title, "cases": s.cases, "licence": s.licence} for name, s in known.items()]
+    print_table(rows)
+
+
+@data_app.command("check")
+def data_check(
+    source: Annotated[str, typer.Argument(help="A known source, a folder, or one NIfTI file.")],
+    as_json: AsJson = False,
+) -> None:
+    """Check every case before training: header, voxels, label, grid."""
+    from dualtask_lite.cases.case import check
+    from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.engine.progress import progress_bar
+
+    cases = find_cases(source)
+    rows, bad = [], set()
+    with progress_bar() as bar:
+        for case in bar.track(cases, description="checking"):
+            for finding in check(case):
+                rows.append(
+                    {
+                        "case": case.id,
+                        "level": finding.level,
+                        "finding": finding.what,
+                        "remedy": finding.remedy,
+                    }
+                )
+                if finding.level == "error":
+                    bad.add(case.id)
+    if as_json:
+        print_json({"cases": len(cases), "labelled": sum(c.label is not None for c in cases), "findings": rows})
+    else:
+        print_table(rows)
+        labelled = sum(case.label is not None for case in cases)
+        out.print(f"{len(cases)} cases, {labelled} with a label, {len(bad)} with errors, {len(rows)} findings")
+    if bad:
+        raise DualTaskError(f"{len(bad)} of {len(cases)} cases have errors", "mend or remove them, as told above")
+
+
+@data_app.command("make")
+def data_make(
+    name: Annotated[str, typer.Argument(help="phantom")] = "phantom",
+    folder: Annotated[Path, typer.Option("--out", help="Folder to make; one sub-folder a centre.")] = Path("phantom"),
+    cases: Annotated[int, typer.Option(min=1, help="Cases a centre.")] = 16,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    size: Annotated[Optional[tuple[int, int, int]], typer.Option(help="Voxels X Y Z.")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Make the embedded three-centre data in Task07 layout."""
+    from dualtask_lite.cases.phantom import make_phantom
+    from dualtask_lite.engine.progress import progress_bar
+
+    if name != "phantom":
+        raise DualTaskError(
+            f"{name!r} cannot be made", "the phantom is the only source that is made: data make phantom"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise DualTaskError(f"{folder}: is not empty", "choose a new folder with --out")
+    with progress_bar() as bar:
+        task = bar.add_task("phantom", total=None, note="")
+        made = make_phantom(
+            folder,
+            cases=cases,
+            seed=seed,
+            size=size,
+            progress=lambda n, of: bar.update(task, completed=n, total=of),
+        )
+    if as_json:
+        print_json({"folder": str(made), "cases_per_centre": cases, "seed": seed})
+    else:
+        out.print(f"made {made}; try: dualtask data check {made}", markup=False, highlight=False)

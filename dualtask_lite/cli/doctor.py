@@ -1,0 +1,17 @@
+"""``dualtask doctor``."""
+
+from __future__ import annotations
+
+from dualtask_lite.cli.shared import AsJson, app, out, print_json
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Tell what this machine has, which profile fits, and whether the 3D viewers can draw."""
+    from dualtask_lite.engine.doctor import diagnose
+
+    diagnosis = diagnose()
+    if as_json:
+        print_json(diagnosis.as_dict())
+        return
+    out.print(diagnosis.as_text(), markup=False, highlight=False)

@@ -1,0 +1,110 @@
+"""``dualtask evaluate`` and ``dualtask ablate``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dualtask_lite.cli.shared import AsJson, Assignments, Profile, Stages, app, models_of, out, print_json, print_table
+from dualtask_lite.errors import DualTaskError
+
+
+@app.command()
+def evaluate(
+    model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
+    source: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Known source or folder with labels; default: what the model was trained on."),
+    ] = None,
+    centre: Annotated[
+        str | None, typer.Option(help="Only this centre; default: the one that the model held out.")
+    ] = None,
+    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Where cases.csv and summary.json go.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Score a model, from the whole volume, on cases that it never saw; a case it saw is refused."""
+    from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.engine import evaluate as engine
+
+    models = models_of(model, device)
+    if engine.targets(models) == ["tumour"]:
+        typer.echo(
+            "note: no pancreas stage says where to look, so the tumour is looked for in the whole volume", err=True
+        )
+    result = engine.evaluate(
+        models, engine.unseen_cases(models, find_cases(source or models[0].settings.data.source), centre)
+    )
+    where = folder or (model if model.is_dir() else model.parent) / "evaluation"
+    engine.write_evaluation(result, where)
+    if as_json:
+        print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
+    else:
+        shown = ("dice", "nsd_2mm", "hd95_mm", "assd_mm")
+        print_table(
+            [
+                {"target": target, "centre": name, "cases": of["n_cases"]}
+                | {m: f"{of[m]['mean']:.3f}" if of[m]["n"] else "undefined" for m in shown}
+                for target, centres in result.summary.items()
+                for name, of in centres.items()
+            ]
+        )
+        out.print(f"wrote {where / 'cases.csv'} and summary.json", markup=False, highlight=False)
+    if result.failed:
+        raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
+
+
+@app.command()
+def ablate(
+    profile: Profile = "laptop",
+    source: Annotated[str, typer.Option(help="Known source or folder with several centres.")] = "phantom",
+    stage: Stages = None,
+    arm: Annotated[list[str] | None, typer.Option(help="Arm of the table; default all. May be repeated.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted from 0.")] = 3,
+    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
+    assignments: Assignments = None,
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder of the table; a run that was cut goes on.")
+    ] = Path("runs/ablation"),
+    as_json: AsJson = False,
+) -> None:
+    """Leave-one-centre-out table: each arm trained within a centre and on the others, several seeds."""
+    from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.engine import ablate as engine
+    from dualtask_lite.engine.config import Settings, parse_assignments
+
+    overrides = parse_assignments(assignments or [])
+    Settings.of(profile, overrides)  # a slip is told before anything is trained
+    if unknown := [name for name in arm or [] if name not in engine.ARMS]:
+        raise DualTaskError(f"there is no arm {unknown[0]!r}", f"choose from: {', '.join(engine.ARMS)}")
+    summary = engine.ablate(
+        profile,
+        overrides,
+        find_cases(source),
+        folder,
+        stages=stage or ["pancreas-coarse", "tumour-coarse"],
+        arms=arm or list(engine.ARMS),
+        seeds=range(seeds),
+        jobs=jobs,
+        command=shlex.join(["dualtask", *sys.argv[1:]]),
+    )
+    if as_json:
+        print_json(engine.plain(summary))
+        return
+    print_table(
+        [
+            {"target": target, "arm": name, "metric": metric}
+            | {
+                p: f"{v['mean']:.3f}" + (f" ± {v['sd_over_seeds']:.3f}" if v["sd_over_seeds"] else "")
+                for p, v in values.items()
+            }
+            for target, arms in summary.items()
+            for name, metrics in arms.items()
+            for metric, values in metrics.items()
+        ]
+    )
+    out.print(f"wrote {folder / 'cases.csv'} and summary.json", markup=False, highlight=False)

@@ -1,0 +1,82 @@
+"""``dualtask predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dualtask_lite.cli.shared import AsJson, app, models_of, out, print_json, print_table
+from dualtask_lite.errors import DualTaskError
+
+if TYPE_CHECKING:
+    from dualtask_lite.cases.case import Case
+    from dualtask_lite.engine.run import Model
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="NIfTI files or folders of them.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")],
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    as_json: AsJson = False,
+) -> None:
+    """Predict on each input's own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png."""
+    from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.engine.progress import progress_bar
+
+    models = models_of(model, device)
+    cases = [case for source in inputs for case in find_cases(source)]
+    folder.mkdir(parents=True, exist_ok=True)
+    reports, failed = [], {}
+    with progress_bar() as bar:
+        for case in bar.track(cases, description="predicting"):
+            try:
+                reports.append(_predict_one(models, case, folder))
+            except DualTaskError as error:
+                failed[case.id] = str(error)
+    if as_json:
+        print_json({"predicted": reports, "failed": failed})
+    else:
+        print_table(
+            [
+                {
+                    "case": r["case"],
+                    **{f"{k} ml": v for k, v in r["volume_ml"].items()},
+                    "seconds": r["seconds"],
+                }
+                for r in reports
+            ]
+        )
+        for name, why in failed.items():
+            out.print(f"skipped {name}: {why}", markup=False, highlight=False)
+    if failed:
+        raise DualTaskError(f"{len(failed)} of {len(cases)} inputs could not be predicted", "see the list above")
+
+
+def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any]:
+    """Predict one case and write its four files."""
+    from dualtask_lite.engine.predict import predict_scan
+    from dualtask_lite.engine.run import provenance, write_json
+    from dualtask_lite.show.plots import preview
+
+    scan = case.load()
+    prediction = predict_scan(models, scan)
+    scan.save(prediction.mask, folder / f"{case.id}_seg.nii.gz")
+    scan.save(prediction.distance_mm, folder / f"{case.id}_distance.nii.gz")
+    report = {
+        "case": case.id,
+        "not_for_diagnosis": "made by Dual-Task Lite for teaching and research; not for diagnosis",
+        "labels": {"1": "pancreas", "2": "tumour"},
+        "distance": f"mm to the {prediction.target}, negative inside, clipped at the band",
+        "volume_ml": {stage["stage"]: stage["volume_ml"] for stage in prediction.report},
+        "seconds": round(sum(stage["seconds"] for stage in prediction.report), 2),
+        "stages": prediction.report,
+        "models": [str(model.path) for model in models],
+        **provenance(next(models[0].net.parameters()).device),
+    }
+    write_json(folder / f"{case.id}.json", report)
+    preview(scan, prediction.mask, prediction.distance_mm).save(folder / f"{case.id}.png")
+    return report

@@ -1,0 +1,71 @@
+"""What the commands share: the application itself, options, printing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command imports what it needs
+    from dualtask_lite.engine.run import Model
+
+app = typer.Typer(
+    help="Dual-task segmentation and distance regression of the pancreas and its tumours in CT: train on some "
+    "hospitals, test on one never seen. For teaching and research, not for diagnosis.",
+    epilog="Start with: dualtask doctor; dualtask train --held-out C --stage pancreas-coarse --stage tumour-coarse; "
+    "dualtask evaluate runs/laptop-cascade",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+Stages = Annotated[
+    Optional[list[str]],  # noqa: UP045 - typer reads this at run time on Python 3.10
+    typer.Option("--stage", help="pancreas-coarse, pancreas-fine, tumour-coarse or tumour-fine; repeat for a cascade."),
+]
+Assignments = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, say optimiser.steps=50; may be repeated."),
+]
+Profile = Annotated[str, typer.Option(help="laptop, colab, gpu or paper.")]
+out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)  # a pipe gets whole lines
+
+
+@app.callback()
+def _options(debug: Debug = False) -> None:
+    if debug:
+        os.environ["DUALTASK_DEBUG"] = "1"
+
+
+def models_of(path: Path, device: str) -> list[Model]:
+    """Load the trained stages under ``path`` onto a device."""
+    from dualtask_lite.engine.run import load_models
+    from dualtask_lite.engine.train import pick_device
+
+    return load_models(path, pick_device(device))
+
+
+def print_json(content: Any) -> None:
+    """Print for machines."""
+    typer.echo(json.dumps(content, indent=2, default=str))
+
+
+def print_table(rows: Sequence[dict[str, Any]]) -> None:
+    """Print for readers: a column for each key of the first row."""
+    if not rows:
+        return
+    table = Table()
+    for name in rows[0]:
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(value) for value in row.values()))
+    out.print(table, soft_wrap=False)

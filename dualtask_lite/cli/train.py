@@ -1,0 +1,102 @@
+"""``dualtask train``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from dualtask_lite.cli.shared import AsJson, Assignments, Stages, app, out, print_json
+from dualtask_lite.errors import DualTaskError
+
+if TYPE_CHECKING:
+    from dualtask_lite.engine.config import Settings
+
+
+@app.command()
+def train(
+    config: Annotated[Path | None, typer.Argument(help="Settings as YAML; see a run's config.yaml.")] = None,
+    profile: Annotated[Optional[str], typer.Option(help="laptop, colab, gpu or paper.")] = None,  # noqa: UP045
+    stage: Stages = None,
+    source: Annotated[Optional[str], typer.Option(help="Known source or folder (data.source).")] = None,  # noqa: UP045
+    held_out: Annotated[str | None, typer.Option(help="Centre that is never seen (data.held_out).")] = None,
+    assignments: Assignments = None,
+    folder: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/PROFILE-STAGE.")] = None,
+    resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder.")] = None,  # noqa: UP045
+    as_json: AsJson = False,
+) -> None:
+    """Train one stage, or a cascade of them (--stage more than once)."""
+    from dualtask_lite.engine.run import CONFIG, MANIFEST, MODEL
+    from dualtask_lite.engine.train import train as train_stage
+
+    if resume:
+        if config or profile or stage or assignments or folder or source or held_out:
+            raise typer.BadParameter("a run goes on with its own settings: give --resume alone")
+        plan = _planned(resume)
+    else:
+        shortcuts = {"profile": profile, "data.source": source, "data.held_out": held_out}
+        given = {key: value for key, value in shortcuts.items() if value is not None}
+        plan = _plan(config, stage or [], assignments or [], given, folder)
+        for run_folder, _ in plan:
+            if (run_folder / CONFIG).exists():
+                raise DualTaskError(
+                    f"{run_folder}: holds a run already", f"choose another --out, or --resume {run_folder}"
+                )
+        for run_folder, settings in plan:
+            run_folder.mkdir(parents=True, exist_ok=True)
+            settings.write(run_folder / CONFIG)
+    done = []
+    for run_folder, settings in plan:
+        if not (run_folder / MODEL).exists():
+            train_stage(settings, run_folder, resume=True)
+        done.append({"run": str(run_folder), **json.loads((run_folder / MANIFEST).read_text(encoding="utf-8"))})
+    if as_json:
+        print_json(done)
+        return
+    for one in done:
+        dice = ", ".join(f"{part} Dice {value:.2f}" for part, value in one["dice"].items() if value is not None)
+        told = f"{one['run']}: {one['steps']} steps in {one['seconds']} s on {one['device']}; {dice}"
+        out.print(told, markup=False, highlight=False)
+    where = plan[0][0] if len(plan) == 1 else plan[0][0].parent
+    if plan[0][1].data.held_out:
+        out.print(f"next: dualtask evaluate {where}", markup=False, highlight=False)
+    else:
+        out.print(f"next: dualtask predict {where} CT.nii.gz -o out", markup=False, highlight=False)
+
+
+def _plan(
+    config: Path | None,
+    stages: Sequence[str],
+    assignments: list[str],
+    given: dict[str, Any],
+    folder: Path | None,
+) -> list[tuple[Path, Settings]]:
+    """The runs of one ``train`` command: one in ``folder`` itself, or one a stage in its sub-folders."""
+    from dualtask_lite.engine.config import Settings, parse_assignments
+
+    overrides = given | parse_assignments(assignments)
+    every = []
+    for chosen in stages or ("",):
+        changes = overrides | ({"stage": chosen} if chosen else {})
+        if config:
+            every.append(Settings.read(config, changes))
+        else:
+            every.append(Settings.of(changes.pop("profile", "laptop"), changes))
+    if len(every) == 1:
+        return [(folder or Path("runs") / f"{every[0].profile}-{every[0].stage}", every[0])]
+    where = folder or Path("runs") / f"{every[0].profile}-cascade"
+    return [(where / settings.stage, settings) for settings in every]
+
+
+def _planned(folder: Path) -> list[tuple[Path, Settings]]:
+    """The runs that were planned in a folder, to go on with."""
+    from dualtask_lite.engine.config import Settings
+    from dualtask_lite.engine.run import CONFIG
+
+    configs = [folder / CONFIG] if (folder / CONFIG).exists() else sorted(folder.glob(f"*/{CONFIG}"))
+    if not configs:
+        raise DualTaskError(f"{folder}: holds no run", "name the folder that dualtask train made")
+    return [(config.parent, Settings.read(config)) for config in configs]
