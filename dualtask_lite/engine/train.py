@@ -24,6 +24,7 @@ from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_valida
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import Region, Samples, training_region
+from dualtask_lite.engine.gradients import columns, gradient_norms
 from dualtask_lite.engine.predict import agreement, predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.errors import DualTaskError
@@ -34,6 +35,7 @@ from dualtask_lite.method.views import random_view
 _LOOKED_AT = 8  # training cases that the closing Dice is measured on
 
 Callback = Callable[[Mapping[str, Any]], bool | None]
+OnValidation = Callable[[DualTaskNet, Sequence[Region], Settings], None]
 
 
 def split_for(settings: Settings) -> Split:
@@ -61,6 +63,7 @@ def train(
     resume: bool = False,
     progress: bool = True,
     callback: Callback | None = None,
+    on_validation: OnValidation | None = None,
 ) -> Path:
     """Train one stage and leave a run folder.
 
@@ -71,6 +74,12 @@ def train(
         resume: go on after the last checkpoint in ``folder``, or start when there is none yet.
         progress: show a bar when standard error is a terminal.
         callback: called with each row of ``metrics.csv``; returning ``True`` stops the run as if it were finished.
+            A row holds ``step``, ``lr``, ``total``, each term that is on, ``seconds``; in a step that validates
+            ``val_dice``; and every ``machine.gradients_every`` steps the norm of the gradient of each term times its
+            weight and ramp: ``grad_TERM`` for the shared trunk, ``grad_TERM_seg_head``, ``grad_TERM_distance_head``.
+        on_validation: called with the network, the validation regions and the settings after each validation, before
+            the callback of that step: to predict and show one, say with ``predict_region(net, regions[0].image,
+            settings)``. It must leave the weights alone.
 
     Returns:
         The run folder: ``config.yaml``, ``metrics.csv``, ``model.safetensors``, ``last.ckpt`` and ``manifest.json``.
@@ -93,14 +102,13 @@ def train(
         regions, validation = _regions(split.train, settings, bar), _regions(split.validation, settings, bar)
         seen = _seen(split)
         torch.manual_seed(settings.seed)
-        net: Any = files.build_network(settings)
-        net, optimiser = fabric.setup(net, make_optimiser(net, settings))
+        net = files.build_network(settings)
+        model, optimiser = fabric.setup(net, make_optimiser(net, settings))
         checkpoint = folder / files.CHECKPOINT
         first = files.load_checkpoint(checkpoint, net, optimiser) if resume and checkpoint.exists() else 0
         settings.write(folder / files.CONFIG)
-        steps = _Steps(fabric, net, optimiser, settings, regions)
-        columns = ["step", "lr", "total", *steps.objective.weights, "val_dice", "seconds"]
-        log = files.MetricsLog(folder / files.METRICS, columns, finished=first)
+        steps = _Steps(fabric, net, model, optimiser, settings, regions)
+        log = files.MetricsLog(folder / files.METRICS, steps.columns(), finished=first)
         task = bar.add_task("training", total=settings.optimiser.steps, completed=first, note="")
         machine = settings.machine
         step, row = first, dict[str, Any]()
@@ -109,6 +117,8 @@ def train(
                 last = step == settings.optimiser.steps
                 if validation and (last or step % machine.validate_every == 0):
                     row["val_dice"] = validate(net, validation, settings)
+                    if on_validation:
+                        on_validation(net, validation, settings)
                 row["seconds"] = round(time.perf_counter() - started, 2)
                 log.add(row)
                 bar.update(task, completed=step, note=f"loss {row['total']:.3f}")
@@ -189,13 +199,20 @@ class _Steps:
         self,
         fabric: Fabric,
         net: DualTaskNet,
+        model: torch.nn.Module,
         optimiser: torch.optim.Optimizer,
         settings: Settings,
         regions: Sequence[Region],
     ) -> None:
-        self.fabric, self.net, self.optimiser = fabric, net, optimiser
+        self.fabric, self.net, self.model, self.optimiser = fabric, net, model, optimiser
         self.settings, self.regions = settings, regions
         self.objective = make_objective(settings)
+
+    def columns(self) -> list[str]:
+        """Columns of ``metrics.csv``."""
+        terms = list(self.objective.weights)
+        gradients = columns(terms, self.net) if self.settings.machine.gradients_every else []
+        return ["step", "lr", "total", *terms, *gradients, "val_dice", "seconds"]
 
     def run(self, first: int) -> Any:
         """Yield one row of metrics for each step from ``first`` (counted from 0) to the last."""
@@ -221,19 +238,27 @@ class _Steps:
         rate = learning_rate(step, settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
-        self.net.train()
+        self.model.train()
         views = draw_views(batch["image"], settings, generator)  # (views * B, 1, X, Y, Z)
-        outputs = _per_view(self.net(views), settings.views.count)
+        outputs = _per_view(self.model(views), settings.views.count)
         target = losses.Target(batch["mask"], batch["distance_mm"])
         terms = self.objective(outputs, target, generator=generator)
-        total = self.objective.total(terms, ramp=ramp(step, settings))
+        share = ramp(step, settings)
+        total = self.objective.total(terms, ramp=share)
         self._insist_on_finite(step, terms, batch)
+        every = settings.machine.gradients_every
+        norms: dict[str, float] = {}
+        if every and (step + 1) % every == 0:
+            weighted = {term: self.objective.total({term: value}, ramp=share) for term, value in terms.items()}
+            norms = gradient_norms(weighted, self.net, self.fabric)
         self.optimiser.zero_grad()
         self.fabric.backward(total)
-        self.fabric.clip_gradients(self.net, self.optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False)
+        self.fabric.clip_gradients(
+            self.model, self.optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False
+        )
         self.optimiser.step()
         values = {name: round(value.item(), 6) for name, value in terms.items()}
-        return {"step": step + 1, "lr": f"{rate:.4g}", "total": round(total.item(), 6), **values}
+        return {"step": step + 1, "lr": f"{rate:.4g}", "total": round(total.item(), 6), **values, **norms}
 
     def _insist_on_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
         for name, value in terms.items():

@@ -135,6 +135,56 @@ def test_a_callback_can_stop_the_run(tmp_path):
     assert files.load_model(run)
 
 
+def test_looking_at_the_gradients_changes_nothing(tmp_path):
+    """Also with dropout, two views and every term; and the shares are those of an independent calculation."""
+    chosen = Settings.of("laptop", {**TINY, "views.count": 2, "objective.weights": PAPER_WEIGHTS})
+    looked = chosen.changed({"machine.gradients_every": 2})
+    plain = train(chosen, tmp_path / "plain", split=split(), progress=False)
+    rows = []
+    run = train(looked, tmp_path / "looked", split=split(), progress=False, callback=rows.append)
+    for name, tensor in weights(plain).items():
+        assert torch.equal(tensor, weights(run)[name]), name
+    written = files.read_rows(run / "metrics.csv")
+    shares = [f"grad_{term}{part}" for term in PAPER_WEIGHTS for part in ("", "_seg_head", "_distance_head")]
+    assert [name for name in written[0] if name.startswith("grad_")] == shares
+    assert [bool(row["grad_seg"]) for row in written] == [False, True] * 3
+    assert rows[1]["grad_seg"] == float(written[1]["grad_seg"]) > 0
+    assert rows[1]["grad_dist_seg_head"] == rows[1]["grad_seg_distance_head"] == rows[1]["grad_slice_seg_head"] == 0
+    assert rows[1]["grad_conv_mask_distance_head"] > 0
+
+
+def test_the_share_of_a_term_is_what_training_on_it_alone_would_follow(tmp_path, monkeypatch):
+    """With one term on, the norms are those of the gradient that reaches the optimiser; a ramp scales them."""
+    chosen = Settings.of(
+        "laptop", {**TINY, "objective.weights": {"seg": 0.5, "dist": 0, "conv_mask": 0, "conv_distance": 0}}
+    )
+    chosen = chosen.changed({"machine.gradients_every": 1, "optimiser.steps": 1, "optimiser.clip": 1e9})
+    found = {}
+    real = torch.optim.AdamW.step
+
+    def step(self, *args, **kwargs):
+        found.update(norm=torch.stack([p.grad.norm() for p in self.param_groups[0]["params"]]).norm().item())
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    (row,) = files.read_rows(train(chosen, tmp_path / "run", split=split(), progress=False) / "metrics.csv")
+    assert np.hypot(float(row["grad_seg"]), float(row["grad_seg_seg_head"])) == pytest.approx(found["norm"], rel=1e-4)
+
+
+def test_a_monitor_can_predict_at_each_validation_without_changing_the_run(tmp_path):
+    shown = []
+
+    def show(net, regions, settings):
+        shown.append(engine.predict_region(net, regions[0].image, settings).shape)
+
+    chosen = Settings.of("laptop", TINY)
+    plain = train(chosen, tmp_path / "plain", split=split(), progress=False)
+    run = train(chosen, tmp_path / "shown", split=split(), progress=False, on_validation=show)
+    assert shown == [(2, 22, 22, 20)] * 2
+    for name, tensor in weights(plain).items():
+        assert torch.equal(tensor, weights(run)[name]), name
+
+
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     real = engine.draw_views
 
