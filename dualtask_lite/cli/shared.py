@@ -48,8 +48,8 @@ def _options(debug: Debug = False) -> None:
 
 def models_of(path: Path, device: str) -> list[Model]:
     """Load the trained stages under ``path`` onto a device."""
+    from dualtask_lite.engine.devices import pick_device
     from dualtask_lite.engine.run import load_models
-    from dualtask_lite.engine.train import pick_device
 
     return load_models(path, pick_device(device))
 

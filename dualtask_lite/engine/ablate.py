@@ -22,10 +22,11 @@ import torch
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.splits import Split, leave_one_centre_out, within_centre
 from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.devices import pick_device
 from dualtask_lite.engine.evaluate import evaluate, plain
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import MODEL, load_model, provenance, read_rows, write_json, write_rows
-from dualtask_lite.engine.train import pick_device, train
+from dualtask_lite.engine.train import train
 from dualtask_lite.errors import DualTaskError
 
 _ONLY = {

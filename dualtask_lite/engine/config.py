@@ -135,7 +135,7 @@ class Optimiser(Section):
     weight_decay: float = Field(5e-4, ge=0)
     schedule: Literal["poly", "onecycle"] = "poly"  # poly: (1 - step / steps) ** 0.9
     steps: int = Field(20_000, ge=1)
-    batch: int = Field(1, ge=1)  # samples a step and process; each sample has `views.count` views
+    batch: int = Field(1, ge=1)  # samples a step, shared by all processes; each sample has `views.count` views
     clip: Positive = 12.0  # largest norm of the gradient
 
 
@@ -153,7 +153,8 @@ class Machine(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: what the device does best
-    workers: int = Field(0, ge=0)  # processes that make samples; 0: in the main process
+    compile: bool = False  # torch.compile the network: minutes at the start, faster steps on a GPU
+    workers: int = Field(0, ge=0)  # processes that make samples, for each that trains; 0: in the main process
     checkpoint_every: int = Field(100, ge=1)  # steps
     validate_every: int = Field(100, ge=1)  # steps
     gradients_every: int = Field(0, ge=0)  # steps between two looks at each term's share of the gradient; 0: never
@@ -187,6 +188,11 @@ class Settings(Section):
     def has_distance(self) -> bool:
         """Whether some term trains the distance head."""
         return any(self.objective.on(term) for term in ("dist", "conv_mask"))
+
+    @property
+    def trains_every_head(self) -> bool:
+        """Whether some term trains the segmentation head, the one that every network has."""
+        return any(self.objective.on(term) for term in ("seg", "conv_distance", "out"))
 
     @classmethod
     def of(cls, profile: str = "laptop", overrides: Mapping[str, Any] | None = None) -> Settings:

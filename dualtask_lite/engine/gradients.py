@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 
+from dualtask_lite.engine.devices import scaler_of
 from dualtask_lite.method.network import DualTaskNet
 
 VOXEL_HEADS = ("seg_head", "distance_head")
@@ -47,7 +48,8 @@ def gradient_norms(terms: Mapping[str, torch.Tensor], net: DualTaskNet, fabric: 
     """
     parts = parts_of(net)
     weights = [weight for part in parts.values() for weight in part]
-    scale = _loss_scale(fabric)
+    scaler = scaler_of(fabric)
+    scale = scaler.get_scale() if scaler else 1.0  # so that small gradients survive in fp16
     norms = {}
     for term, value in terms.items():
         found = torch.autograd.grad(value * scale, weights, retain_graph=True, allow_unused=True)
@@ -61,9 +63,3 @@ def gradient_norms(terms: Mapping[str, torch.Tensor], net: DualTaskNet, fabric: 
 
 def _column(term: str, part: str) -> str:
     return f"grad_{term}_{part}" if part else f"grad_{term}"
-
-
-def _loss_scale(fabric: Fabric) -> float:
-    """The factor that keeps small gradients alive in fp16; 1 in other precisions."""
-    scaler = getattr(fabric.strategy.precision, "scaler", None)
-    return float(scaler.get_scale()) if scaler else 1.0

@@ -20,6 +20,7 @@ from monai.inferers import sliding_window_inference
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.dataset import cut_region
+from dualtask_lite.engine.devices import autocast
 from dualtask_lite.engine.grid import Box, resample
 from dualtask_lite.engine.run import Model
 from dualtask_lite.errors import DualTaskError
@@ -166,8 +167,10 @@ def predict_region(net: DualTaskNet, image: torch.Tensor, settings: Settings) ->
     try:
         while True:
             try:
-                flipped = [_windows(net, batch, window, axes, settings) for axes in flips(settings.prediction.flips)]
-                return torch.stack(flipped).mean(0)
+                total = torch.zeros(2, *image.shape[1:], device=device)  # not all flips at once: a CT is large
+                for axes in flips(settings.prediction.flips):
+                    total += _windows(net, batch, window, axes, settings)
+                return total / settings.prediction.flips
             except RuntimeError as error:
                 if "memory" not in str(error) or max(window) <= 8:
                     raise
@@ -199,12 +202,14 @@ def _windows(
 
 def _maps(net: DualTaskNet, crops: torch.Tensor, settings: Settings) -> torch.Tensor:
     """(B, 1, X, Y, Z) -> (B, 2, X, Y, Z): the probability that the chosen heads give, and the distance in mm."""
-    outputs = net(crops)
+    with autocast(settings, crops.device):
+        outputs = net(crops)
+    logit = outputs.seg.float()
     tau, band = settings.objective.tau, settings.objective.band
-    by_segmentation = torch.sigmoid(outputs.seg)
+    by_segmentation = torch.sigmoid(logit)
     if not settings.has_distance:  # then the segmentation says both
-        return torch.cat([by_segmentation, logit_to_distance(outputs.seg, tau, band)], 1)
-    distance = from_band(outputs.distance, band)
+        return torch.cat([by_segmentation, logit_to_distance(logit, tau, band)], 1)
+    distance = from_band(outputs.distance.float(), band)
     by_distance = distance_to_probability(distance, tau)
     probability = {
         "segmentation": by_segmentation,

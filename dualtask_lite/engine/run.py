@@ -107,8 +107,14 @@ def load_models(path: str | Path, device: str | torch.device = "cpu") -> list[Mo
     return [load_model(folder, device) for folder in folders or [path]]
 
 
-def save_checkpoint(path: Path, net: torch.nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
-    """Write everything that is needed to go on after ``step`` finished steps."""
+def save_checkpoint(
+    path: Path,
+    net: torch.nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    scaler: torch.amp.GradScaler | None = None,
+) -> None:
+    """Write everything that is needed to go on after ``step`` finished steps; a scaler is there in fp16."""
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
@@ -116,12 +122,14 @@ def save_checkpoint(path: Path, net: torch.nn.Module, optimiser: torch.optim.Opt
         save_file(
             {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
             temporary,
-            {"step": str(step)},
+            {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})},
         )
 
 
-def load_checkpoint(path: Path, net: torch.nn.Module, optimiser: torch.optim.Optimizer) -> int:
-    """Restore network and optimiser; returns the number of finished steps.
+def load_checkpoint(
+    path: Path, net: torch.nn.Module, optimiser: torch.optim.Optimizer, scaler: torch.amp.GradScaler | None = None
+) -> int:
+    """Restore network, optimiser and scaler; returns the number of finished steps.
 
     Raises:
         DualTaskError: when the checkpoint is missing, damaged or of other settings.
@@ -140,6 +148,8 @@ def load_checkpoint(path: Path, net: torch.nn.Module, optimiser: torch.optim.Opt
                 state.setdefault(int(number), {})[key] = tensor
         net.load_state_dict(weights)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+        if scaler and (scaling := json.loads(described.get("scaler", "{}"))):
+            scaler.load_state_dict(scaling)
         return int(described["step"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise DualTaskError(f"{path}: does not fit the settings of its run", remedy) from error

@@ -24,6 +24,7 @@ from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_valida
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import Region, Samples, training_region
+from dualtask_lite.engine.devices import make_fabric, scaler_of, set_up
 from dualtask_lite.engine.gradients import columns, gradient_norms
 from dualtask_lite.engine.predict import agreement, predict_region
 from dualtask_lite.engine.progress import progress_bar
@@ -91,81 +92,72 @@ def train(
     folder = Path(folder)
     if not resume and (folder / files.METRICS).exists():
         raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
-    folder.mkdir(parents=True, exist_ok=True)
     split = split or split_for(settings)
     if not split.train:
         raise DualTaskError(
             "there is no labelled case to train on", "see dualtask data check for what is in the folder"
         )
     fabric = make_fabric(settings)
-    with progress_bar(progress) as bar:
-        regions, validation = _regions(split.train, settings, bar), _regions(split.validation, settings, bar)
-        seen = _seen(split)
+    folder.mkdir(parents=True, exist_ok=True)
+    with progress_bar(progress and fabric.is_global_zero) as bar:
+        regions = _regions(split.train, settings, bar)
+        validation = _regions(split.validation[fabric.global_rank :: fabric.world_size], settings, bar)
+        seen = _seen(split) if fabric.is_global_zero else []
         torch.manual_seed(settings.seed)
         net = files.build_network(settings)
-        model, optimiser = fabric.setup(net, make_optimiser(net, settings))
-        checkpoint = folder / files.CHECKPOINT
-        first = files.load_checkpoint(checkpoint, net, optimiser) if resume and checkpoint.exists() else 0
-        settings.write(folder / files.CONFIG)
+        model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
+        checkpoint, scaler = folder / files.CHECKPOINT, scaler_of(fabric)
+        first = files.load_checkpoint(checkpoint, net, optimiser, scaler) if resume and checkpoint.exists() else 0
+        fabric.barrier()  # nobody writes before all have read
         steps = _Steps(fabric, net, model, optimiser, settings, regions)
-        log = files.MetricsLog(folder / files.METRICS, steps.columns(), finished=first)
+        log = None
+        if fabric.is_global_zero:
+            settings.write(folder / files.CONFIG)
+            log = files.MetricsLog(folder / files.METRICS, steps.columns(), finished=first)
         task = bar.add_task("training", total=settings.optimiser.steps, completed=first, note="")
         machine = settings.machine
         step, row = first, dict[str, Any]()
         try:
             for step, row in enumerate(steps.run(first), start=first + 1):
                 last = step == settings.optimiser.steps
-                if validation and (last or step % machine.validate_every == 0):
-                    row["val_dice"] = validate(net, validation, settings)
-                    if on_validation:
+                if split.validation and (last or step % machine.validate_every == 0):
+                    row["val_dice"] = validate(net, validation, settings, fabric)
+                    if on_validation and fabric.is_global_zero:
                         on_validation(net, validation, settings)
                 row["seconds"] = round(time.perf_counter() - started, 2)
-                log.add(row)
+                if log:
+                    log.add(row)
                 bar.update(task, completed=step, note=f"loss {row['total']:.3f}")
-                stop = bool(callback and callback(row))
-                if last or stop or step % machine.checkpoint_every == 0:
-                    files.save_checkpoint(checkpoint, net, optimiser, step)
+                stop = bool(callback and fabric.is_global_zero and callback(row))
+                stop = fabric.broadcast(stop) if callback else False
+                if log and (last or stop or step % machine.checkpoint_every == 0):
+                    files.save_checkpoint(checkpoint, net, optimiser, step, scaler)
                 if stop:
                     break
         finally:
-            log.close()
-    dice = {"train": validate(net, regions[:_LOOKED_AT], settings), "validation": row.get("val_dice")}
-    files.save_model(folder / files.MODEL, net, settings, seen)
-    files.write_json(
-        folder / files.MANIFEST,
-        {
-            "command": f"dualtask train {folder / files.CONFIG}",
-            "seed": settings.seed,
-            "steps": step,
-            "dice": dice,
-            "seconds": round(time.perf_counter() - started, 1),
-            "peak_memory_mb": files.peak_memory_mb(fabric.device),
-            **files.provenance(fabric.device),
-            "held_out": settings.data.held_out,
-            "cases": [vars(case) for case in seen],
-        },
-    )
+            if log:
+                log.close()
+    mine = regions[:_LOOKED_AT][fabric.global_rank :: fabric.world_size]
+    dice = {"train": validate(net, mine, settings, fabric), "validation": row.get("val_dice")}
+    if fabric.is_global_zero:
+        files.save_model(folder / files.MODEL, net, settings, seen)
+        files.write_json(
+            folder / files.MANIFEST,
+            {
+                "command": f"dualtask train {folder / files.CONFIG}",
+                "seed": settings.seed,
+                "steps": step,
+                "dice": dice,
+                "seconds": round(time.perf_counter() - started, 1),
+                "peak_memory_mb": files.peak_memory_mb(fabric.device),
+                "processes": fabric.world_size,
+                **files.provenance(fabric.device),
+                "held_out": settings.data.held_out,
+                "cases": [vars(case) for case in seen],
+            },
+        )
+    fabric.barrier()
     return folder
-
-
-def make_fabric(settings: Settings) -> Fabric:
-    """Device and precision: bf16 where the card has it, fp16 with a scaler on older cards, fp32 on a CPU."""
-    device = pick_device(settings.machine.device)
-    precision = settings.machine.precision
-    if precision == "auto":
-        precision = "32-true" if device == "cpu" else "bf16-mixed" if _has_bf16() else "16-mixed"
-    return Fabric(accelerator=device, devices=1, precision=precision)
-
-
-def pick_device(wanted: str) -> str:
-    """``cuda`` or ``cpu``; ``auto`` takes a CUDA card when there is one."""
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise DualTaskError("device is cuda, but no CUDA device can be used here", "choose auto or cpu")
-    return "cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu"
-
-
-def _has_bf16() -> bool:
-    return torch.cuda.get_device_capability()[0] >= 8  # Ampere; a T4 (7.5) only emulates it
 
 
 def make_optimiser(net: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
@@ -217,29 +209,35 @@ class _Steps:
     def run(self, first: int) -> Any:
         """Yield one row of metrics for each step from ``first`` (counted from 0) to the last."""
         optimiser, machine = self.settings.optimiser, self.settings.machine
-        samples = Samples(
-            self.regions, self.settings, range(first * optimiser.batch, optimiser.steps * optimiser.batch)
-        )
+        each = optimiser.batch // self.fabric.world_size
+        mine = slice(self.fabric.global_rank * each, (self.fabric.global_rank + 1) * each)
+        numbers = [
+            number
+            for step in range(first, optimiser.steps)
+            for number in range(step * optimiser.batch, (step + 1) * optimiser.batch)[mine]
+        ]
         loader = DataLoader(
-            samples,
-            batch_size=optimiser.batch,
+            Samples(self.regions, self.settings, numbers),
+            batch_size=each,
             num_workers=machine.workers,
-            persistent_workers=machine.workers > 0,
+            prefetch_factor=4 if machine.workers else None,
             pin_memory=self.fabric.device.type == "cuda",
         )
-        for step, batch in enumerate(self.fabric.setup_dataloaders(loader), start=first):
+        batches = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
+        for step, batch in enumerate(batches, start=first):
             yield self.one(step, batch)
 
     def one(self, step: int, batch: Mapping[str, Any]) -> dict[str, Any]:
         """One optimisation step."""
         settings = self.settings
-        generator = torch.Generator().manual_seed(_mixed(settings.seed, step))
-        torch.manual_seed(_mixed(settings.seed, step, 1))  # dropout
+        rank = self.fabric.global_rank
+        generator = torch.Generator().manual_seed(_mixed(settings.seed, step, 0, rank))  # contrast
+        torch.manual_seed(_mixed(settings.seed, step, 1, rank))  # dropout
         rate = learning_rate(step, settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
         self.model.train()
-        views = draw_views(batch["image"], settings, generator)  # (views * B, 1, X, Y, Z)
+        views = draw_views(batch["image"], settings, batch["index"])  # (views * B, 1, X, Y, Z)
         outputs = _per_view(self.model(views), settings.views.count)
         target = losses.Target(batch["mask"], batch["distance_mm"])
         terms = self.objective(outputs, target, generator=generator)
@@ -257,8 +255,13 @@ class _Steps:
             self.model, self.optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False
         )
         self.optimiser.step()
-        values = {name: round(value.item(), 6) for name, value in terms.items()}
-        return {"step": step + 1, "lr": f"{rate:.4g}", "total": round(total.item(), 6), **values, **norms}
+        values = self._means({"total": total, **terms})
+        return {"step": step + 1, "lr": f"{rate:.4g}", **values, **norms}
+
+    def _means(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
+        """Mean over the processes; one transfer from the device for all of them."""
+        stacked: Any = self.fabric.all_reduce(torch.stack(list(values.values())).detach(), reduce_op="mean")
+        return {name: round(value, 6) for name, value in zip(values, stacked.tolist(), strict=True)}
 
     def _insist_on_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
         for name, value in terms.items():
@@ -281,13 +284,23 @@ def make_objective(settings: Settings) -> losses.Objective:
     )
 
 
-def draw_views(image: torch.Tensor, settings: Settings, generator: torch.Generator) -> torch.Tensor:
-    """The imaging views of a batch (B, 1, X, Y, Z), stacked along the batch: (views * B, 1, X, Y, Z)."""
+def draw_views(image: torch.Tensor, settings: Settings, numbers: torch.Tensor) -> torch.Tensor:
+    """The imaging views of a batch (B, 1, X, Y, Z), stacked along the batch: (views * B, 1, X, Y, Z).
+
+    Args:
+        image: (B, 1, X, Y, Z) in [0, 1].
+        settings: of the run.
+        numbers: (B,) of the samples: a sample has the same views in whatever batch and process it is.
+    """
     views = settings.views
     if views.count == 1:
         return image
-    first = image if views.keep_first else random_view(image, generator, max_blend=views.max_blend)
-    return torch.cat([first, random_view(image, generator, max_blend=views.max_blend)])
+    drawn = []
+    for one, number in zip(image.split(1), numbers.tolist(), strict=True):
+        generator = torch.Generator().manual_seed(_mixed(settings.seed, number, 2))
+        first = one if views.keep_first else random_view(one, generator, max_blend=views.max_blend)
+        drawn.append((first, random_view(one, generator, max_blend=views.max_blend)))
+    return torch.cat([torch.cat(of_all) for of_all in zip(*drawn, strict=True)])
 
 
 def _per_view(outputs: Outputs, count: int) -> list[Outputs]:
@@ -296,8 +309,8 @@ def _per_view(outputs: Outputs, count: int) -> list[Outputs]:
     return [Outputs(*fields) for fields in zip(*parts, strict=True)]
 
 
-def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings) -> float | None:
-    """Mean Dice of the validation regions, on the working grid; ``None`` when none of them holds the target.
+def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fabric: Fabric) -> float | None:
+    """Mean Dice of regions on the working grid, over all processes; ``None`` when none of them holds the target.
 
     The regions come from the labels of training centres, so this number watches a run; it is no result.
     """
@@ -307,7 +320,9 @@ def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings) ->
             probability = predict_region(net, region.image, settings)[0].cpu().numpy()
             mask = probability >= settings.prediction.threshold
             scores.append(agreement(mask, region.mask[0].numpy() > 0))
-    return round(float(np.mean(scores)), 4) if scores else None
+    sums: Any = fabric.all_reduce(torch.tensor([sum(scores), len(scores)], dtype=torch.float64), reduce_op="sum")
+    total, count = sums.tolist()
+    return round(total / count, 4) if count else None
 
 
 def _regions(cases: Sequence[Case], settings: Settings, bar: Any) -> list[Region]:

@@ -12,7 +12,8 @@ from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine import train as engine
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.train import learning_rate, pick_device, ramp, train
+from dualtask_lite.engine.devices import pick_device
+from dualtask_lite.engine.train import learning_rate, ramp, train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS
@@ -188,9 +189,9 @@ def test_a_monitor_can_predict_at_each_validation_without_changing_the_run(tmp_p
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     real = engine.draw_views
 
-    def poisoned(image, settings, generator):
+    def poisoned(image, settings, numbers):
         poisoned.calls += 1
-        return real(image, settings, generator) * (float("nan") if poisoned.calls == 4 else 1)
+        return real(image, settings, numbers) * (float("nan") if poisoned.calls == 4 else 1)
 
     poisoned.calls = 0
     monkeypatch.setattr(engine, "draw_views", poisoned)
