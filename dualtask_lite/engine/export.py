@@ -1,0 +1,219 @@
+"""A trained stage or cascade as a MONAI bundle: ``python -m monai.bundle run`` gives the mask of ``dualtask predict``.
+
+The bundle's configuration calls this package's own prediction. A traced network would need no package, but where a
+stage looks, how often a fine stage repeats and which components stay depends on what was found before: no trace
+holds that, and a second implementation would drift from the first. The weights are safetensors, which execute
+nothing when they are loaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dualtask_lite.cases.case import CT_WINDOW, Case
+from dualtask_lite.engine.config import STAGES
+from dualtask_lite.engine.predict import Prediction, in_cascade_order
+from dualtask_lite.engine.run import MODEL, Model, save_model, write_json
+from dualtask_lite.errors import DualTaskError
+
+NOT_FOR_DIAGNOSIS = "For teaching and research only, not for diagnosis."
+SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
+
+# What MONAI resolves: "@" refers to another entry, "$" is an expression, "_target_" is called with its neighbours.
+INFERENCE: dict[str, Any] = {
+    "bundle_root": ".",
+    "dataset_dir": "$@bundle_root + '/input'",
+    "output_dir": "$@bundle_root + '/eval'",
+    "device": "$torch.device('cuda:0' if torch.cuda.is_available() else 'cpu')",
+    "dataset": {"_target_": "dualtask_lite.cases.sources.find_cases", "source": "@dataset_dir"},
+    "models": {
+        "_target_": "dualtask_lite.engine.run.load_models",
+        "path": "$@bundle_root + '/models'",
+        "device": "@device",
+    },
+    "network_def": "$@models[-1].net",
+    "inferer": {"_target_": "dualtask_lite.engine.predict.predict_scan", "_mode_": "callable", "models": "@models"},
+    "evaluator": {
+        "_target_": "dualtask_lite.engine.export.Evaluator",
+        "inferer": "@inferer",
+        "dataset": "@dataset",
+        "output_dir": "@output_dir",
+    },
+    "run": ["$@evaluator.run()"],
+}
+
+
+class Evaluator:
+    """What the bundle runs: each case through the inferer, its mask and distance written on its own grid.
+
+    Args:
+        inferer: :func:`~dualtask_lite.engine.predict.predict_scan` with its models; called with ``scan=``.
+        dataset: the cases.
+        output_dir: where ``NAME_seg.nii.gz`` and ``NAME_distance.nii.gz`` (mm) go.
+    """
+
+    def __init__(self, inferer: Callable[..., Prediction], dataset: Sequence[Case], output_dir: str) -> None:
+        self.inferer, self.dataset, self.output_dir = inferer, dataset, Path(output_dir)
+
+    def run(self) -> None:
+        """Predict all cases.
+
+        Raises:
+            DualTaskError: on the first case that cannot be read or written.
+        """
+        for case in self.dataset:
+            scan = case.load()
+            prediction = self.inferer(scan=scan)
+            scan.save(prediction.mask, self.output_dir / f"{case.id}_seg.nii.gz")
+            scan.save(prediction.distance_mm, self.output_dir / f"{case.id}_distance.nii.gz")
+
+
+def export_bundle(models: Sequence[Model], folder: Path) -> Path:
+    """Write a MONAI bundle: ``configs``, ``models`` and ``docs``.
+
+    The weights keep the hashes of the CTs that they were trained on, so that an evaluation can still refuse them,
+    but neither the names of the cases nor the folder where they lay.
+
+    Args:
+        models: one stage, or the stages of a cascade.
+        folder: of the bundle; it must not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DualTaskError: when no model is given, two are of the same stage, or the folder exists.
+    """
+    models = in_cascade_order(models)
+    if folder.exists():
+        raise DualTaskError(f"{folder}: exists already", "choose a new folder with --out")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    growing = folder.with_name(f".{folder.name}.part")  # takes the name when it is whole
+    shutil.rmtree(growing, ignore_errors=True)
+    try:
+        for model in models:
+            where = growing / "models" / (model.settings.stage if len(models) > 1 else "")
+            where.mkdir(parents=True)
+            _save_unnamed(model, where / MODEL)
+        for name in ("configs", "docs"):
+            (growing / name).mkdir()
+        write_json(growing / "configs" / "metadata.json", describe(models))
+        write_json(growing / "configs" / "inference.json", INFERENCE)
+        (growing / "docs" / "README.md").write_text(_readme(models), encoding="utf-8")
+        (growing / "docs" / "license.txt").write_text(_LICENCE, encoding="utf-8")
+        growing.rename(folder)
+    finally:
+        shutil.rmtree(growing, ignore_errors=True)
+    return folder
+
+
+def _save_unnamed(model: Model, path: Path) -> None:
+    """Write the weights without what may name a patient: ids of cases, and the path of their folder."""
+    data = model.settings.data
+    settings = model.settings.changed({"data.source": Path(data.source).name, "data.cases": None})
+    save_model(path, model.net, settings, [replace(case, id=case.digest) for case in model.seen])
+
+
+def describe(models: Sequence[Model]) -> dict[str, Any]:
+    """``metadata.json`` of a bundle, by MONAI's specification; inputs and outputs are those of one stage's network."""
+    version = {name: metadata.version(name) for name in ("dualtask-lite", "monai", "torch", "numpy")}
+    tensor = {
+        "type": "image",
+        "num_channels": 1,
+        "spatial_shape": ["8*n", "8*m", "8*k"],
+        "dtype": "float32",
+        "is_patch_data": True,
+    }
+    outputs: dict[str, Any] = {
+        "seg": {
+            **tensor,
+            "format": "magnitude",
+            "value_range": [],
+            "channel_def": {"0": f"logit of the stage's target ({_targets(models)})"},
+        }
+    }
+    if models[-1].settings.has_distance:
+        outputs["distance"] = {
+            **tensor,
+            "format": "magnitude",
+            "value_range": [-1, 1],
+            "channel_def": {"0": "signed distance to the target divided by the band, negative inside"},
+        }
+    low, high = CT_WINDOW
+    return {
+        "schema": SCHEMA,
+        "version": version["dualtask-lite"],
+        "changelog": {version["dualtask-lite"]: f"exported by Dual-Task Lite {version['dualtask-lite']}"},
+        "monai_version": version["monai"],
+        "pytorch_version": version["torch"].split("+")[0],
+        "numpy_version": version["numpy"],
+        "required_packages_version": {"dualtask-lite": version["dualtask-lite"], "fire": "0.5"},
+        "name": "Dual-Task Lite, " + ", ".join(model.settings.stage for model in models),
+        "task": f"Segmentation of {_targets(models)} in CT, with the signed distance to it",
+        "description": "A dual-task U-Net (segmentation and signed distance) for the pancreas and its tumours in "
+        f"CT. {NOT_FOR_DIAGNOSIS}",
+        "authors": "Whoever trained this model, with Dual-Task Lite",
+        "copyright": "Whoever trained this model; the code is Apache-2.0",
+        "intended_use": NOT_FOR_DIAGNOSIS,
+        "references": [
+            "Li, Zhang, Shi, Li, Li, Qian. A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer "
+            "Segmentation in CT Scans. arXiv:2505.01644, 2025."
+        ],
+        "stages": {model.settings.stage: model.settings.network.model_dump() for model in models},
+        "network_data_format": {
+            "inputs": {
+                "image": {
+                    **tensor,
+                    "format": "hounsfield",
+                    "modality": "CT",
+                    "value_range": [0, 1],
+                    "channel_def": {"0": f"CT, {low:g} to {high:g} HU scaled to 0 to 1, axes RAS+"},
+                }
+            },
+            "outputs": outputs,
+        },
+    }
+
+
+def _targets(models: Sequence[Model]) -> str:
+    found = {STAGES[model.settings.stage].target for model in models}
+    return " and ".join(target for target in ("pancreas", "tumour") if target in found)
+
+
+def _readme(models: Sequence[Model]) -> str:
+    stages = "\n".join(
+        f"- {model.settings.stage}: width {model.settings.network.width}, working grid "
+        f"{' x '.join(f'{s:g}' for s in model.settings.sample.spacing)} mm, "
+        f"learned from {sum(case.role == 'train' for case in model.seen)} cases"
+        for model in models
+    )
+    return f"""# Dual-Task Lite: {_targets(models)} in CT
+
+**{NOT_FOR_DIAGNOSIS}**
+
+{stages}
+
+    pip install dualtask-lite=={metadata.version("dualtask-lite")} fire
+    cd THIS_FOLDER
+    python -m monai.bundle run --config_file configs/inference.json --bundle_root . \\
+        --dataset_dir CT.nii.gz --output_dir out
+
+`dataset_dir` is a NIfTI file or a folder of them; `--device cpu` chooses a device. `out` then holds, on the grid of
+each input, `NAME_seg.nii.gz` (0 background, 1 pancreas, 2 tumour) and `NAME_distance.nii.gz` (mm to the surface of the
+last stage's target, negative inside): the same voxels as `dualtask predict models CT.nii.gz -o out` on the same device.
+
+The configuration calls the package `dualtask-lite`, which must be installed: where a stage looks depends on what the
+stage before it found, and that is code, not a network. The weights are safetensors with their settings as metadata.
+They hold the hashes of the CTs that they learned from, so that `dualtask evaluate models` refuses to score these, and
+no name of a case.
+"""
+
+
+_LICENCE = """The code of Dual-Task Lite is licensed under Apache-2.0 (http://www.apache.org/licenses/LICENSE-2.0).
+The licence of these weights is for whoever trained them to state; it depends on the data that they learned from.
+"""

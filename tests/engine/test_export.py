@@ -1,0 +1,129 @@
+"""The MONAI bundle: MONAI's own command runs it, to the same voxels as predict; it names no case."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+
+import nibabel as nib
+import numpy as np
+import pytest
+from monai.bundle import ConfigWorkflow
+from monai.bundle.properties import InferProperties
+from monai.bundle.utils import DEFAULT_METADATA
+
+from dualtask_lite.cases.phantom import make_case
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.export import export_bundle
+from dualtask_lite.engine.predict import predict_scan
+from dualtask_lite.engine.run import Seen, build_network, load_models, save_model
+from dualtask_lite.errors import DualTaskError
+
+PATIENT, FOLDER = "patient_0815", "/archive/hospital"
+
+
+def run_folder(folder, stage, seed):
+    """An untrained model, with heads spread so that its mask is neither empty nor full."""
+    import torch
+
+    torch.manual_seed(seed)
+    values = {"stage": stage, "sample.patch": [16, 16, 16], "sample.spacing": [8, 8, 8], "data.source": FOLDER}
+    settings = Settings.of("laptop", {**values, "data.cases": [PATIENT], "prediction.flips": 2})
+    net = build_network(settings)
+    torch.nn.init.normal_(net.seg_head.weight)
+    folder.mkdir(parents=True)
+    save_model(folder / "model.safetensors", net, settings, [Seen(PATIENT, "A", "0" * 64, "train")])
+
+
+@pytest.fixture(scope="module")
+def ct(tmp_path_factory):
+    """A file whose voxel order is not RAS."""
+    case = make_case("B", 0, size=(40, 40, 20))
+    path = tmp_path_factory.mktemp("ct") / "ct.nii.gz"
+    nib.save(nib.Nifti1Image(case.image[::-1], case.affine @ np.diag([-1, 1, 1, 1])), path)
+    return path
+
+
+@pytest.mark.parametrize("stages", [["tumour-coarse"], ["pancreas-coarse", "tumour-coarse", "tumour-fine"]])
+def test_monai_runs_the_bundle_to_the_mask_of_predict(tmp_path, ct, stages):
+    for seed, stage in enumerate(stages):
+        run_folder(tmp_path / "runs" / stage, stage, seed)
+    models = load_models(tmp_path / "runs")
+    bundle = export_bundle(models, tmp_path / "bundle")
+    words = ["run", "--config_file", "configs/inference.json", "--meta_file", "configs/metadata.json"]
+    words += ["--bundle_root", ".", "--dataset_dir", str(ct), "--output_dir", str(tmp_path / "out"), "--device", "cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "monai.bundle", *words], cwd=bundle, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    scan = find_cases(str(ct))[0].load()
+    prediction = predict_scan(models, scan)
+    assert 0 < (prediction.mask > 0).mean() < 1
+    for kind, voxels in (("seg", prediction.mask), ("distance", prediction.distance_mm)):
+        written = nib.load(tmp_path / "out" / f"ct_{kind}.nii.gz")
+        expected = nib.load(scan.save(voxels, tmp_path / f"{kind}.nii.gz"))
+        assert np.array_equal(written.affine, nib.load(ct).affine)
+        assert written.get_data_dtype() == voxels.dtype
+        assert np.array_equal(np.asarray(written.dataobj), np.asarray(expected.dataobj))
+
+
+@pytest.fixture
+def bundle(tmp_path):
+    run_folder(tmp_path / "run", "tumour-fine", 0)
+    return export_bundle(load_models(tmp_path / "run"), tmp_path / "bundle")
+
+
+def test_what_monai_s_specification_asks_for_is_there(bundle):
+    described = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert set(DEFAULT_METADATA) | {"schema"} <= set(described)
+    assert all(described[key] for key in DEFAULT_METADATA)
+    formats = described["network_data_format"]
+    assert set(formats["inputs"]) == {"image"}
+    for tensor in [*formats["inputs"].values(), *formats["outputs"].values()]:
+        wanted = "type format num_channels spatial_shape dtype value_range is_patch_data channel_def"
+        assert set(wanted.split()) <= set(tensor)
+        assert set(tensor["channel_def"]) == {str(c) for c in range(tensor["num_channels"])}
+    files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
+    assert files == {
+        "configs/inference.json",
+        "configs/metadata.json",
+        "docs/README.md",
+        "docs/license.txt",
+        "models/model.safetensors",
+    }
+    assert "not for diagnosis" in (bundle / "docs" / "README.md").read_text()
+
+
+def test_monai_finds_the_properties_that_an_inference_bundle_must_have(bundle, ct):
+    workflow = ConfigWorkflow(
+        config_file=str(bundle / "configs" / "inference.json"),
+        meta_file=str(bundle / "configs" / "metadata.json"),
+        workflow_type="infer",
+        bundle_root=str(bundle),
+        dataset_dir=str(ct),
+    )
+    workflow.initialize()
+    assert not workflow.check_properties()
+    for name, told in InferProperties.items():
+        assert getattr(workflow, name) is not None or not told["required"]
+
+
+def test_a_bundle_names_no_case_but_still_refuses_it(bundle):
+    for path in bundle.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert PATIENT.encode() not in content
+            assert FOLDER.encode() not in content
+    (seen,) = load_models(bundle / "models")[0].seen
+    assert seen == replace(seen, digest="0" * 64, role="train")
+
+
+def test_a_folder_that_exists_is_left_alone(bundle):
+    before = (bundle / "configs" / "metadata.json").stat().st_mtime_ns
+    with pytest.raises(DualTaskError, match="exists already"):
+        export_bundle(load_models(bundle / "models"), bundle)
+    with pytest.raises(DualTaskError, match="no model"):
+        export_bundle([], bundle.parent / "none")
+    assert (bundle / "configs" / "metadata.json").stat().st_mtime_ns == before
+    assert [path.name for path in bundle.parent.iterdir() if path.name.startswith(".")] == []
