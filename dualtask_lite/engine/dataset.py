@@ -12,26 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.transforms import (
-    Compose,
-    OneOf,
-    Rand3DElasticd,
-    RandAdjustContrastd,
-    RandAffined,
-    RandFlipd,
-    RandGaussianNoised,
-)
-from monai.utils import convert_to_tensor
 from torch.utils.data import Dataset
 
 from dualtask_lite.cases.case import Case, Scan
-from dualtask_lite.engine.config import STAGES, Augment, Settings, Stage
+from dualtask_lite.engine.augment import draw_change, move, recolour
+from dualtask_lite.engine.config import STAGES, Settings, Stage
 from dualtask_lite.engine.grid import Box, resample, window, working_shape
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.distance import signed_distance
-
-# Largest reach of a rotated and scaled patch, as a multiple of the patch.
-_REACH = 1.5
 
 
 @dataclass(frozen=True)
@@ -102,7 +90,10 @@ class Samples(Dataset[dict[str, Any]]):
         self.regions = list(regions)
         self.settings = settings
         self.indices = list(indices)
-        self.transform = augmentation(settings.augment, settings.sample.patch)
+        if unlabelled := [region.case_id for region in self.regions if region.mask is None]:
+            raise DualTaskError(f"{unlabelled[0]}: has no label", "train on labelled cases only")
+        self.masks = [region.mask for region in self.regions if region.mask is not None]
+        self.targets = [mask.flatten().nonzero()[:, 0] for mask in self.masks]  # looked for once, not a sample
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -110,22 +101,17 @@ class Samples(Dataset[dict[str, Any]]):
     def __getitem__(self, position: int) -> dict[str, Any]:
         index = self.indices[position]
         sample = self.settings.sample
-        region = self.regions[draw_case(index, len(self.regions), self.settings.seed)]
+        case = draw_case(index, len(self.regions), self.settings.seed)
+        region, mask = self.regions[case], self.masks[case]
         rng = np.random.default_rng((self.settings.seed, index))
-        if region.mask is None:
-            raise DualTaskError(f"{region.case_id}: has no label", "train on labelled cases only")
-        centre = draw_centre(region.mask[0], sample.foreground, rng)
-        reach = [int(np.ceil(_REACH * side)) for side in sample.patch]
-        self.transform.set_random_state(seed=int(rng.integers(2**31)))
-        moved = self.transform(
-            {"image": crop(region.image, centre, reach), "mask": crop(region.mask, centre, reach).float()}
-        )
-        # Plain tensors: MONAI's own, which carry their history, slow down every operation of the network.
-        image, mask = (convert_to_tensor(moved[key], track_meta=False).contiguous() for key in ("image", "mask"))
+        centre = draw_centre(mask.shape[1:], self.targets[case], sample.foreground, rng)
+        change = draw_change(self.settings.augment, sample.patch, rng)
+        volumes = [(region.image, "bilinear"), (mask, "nearest")]
+        image, mask = move(volumes, centre, sample.patch, region.spacing, change)
         return {
-            "image": image.clamp(0, 1),
+            "image": recolour(image, change),
             "mask": mask,
-            "distance_mm": signed_distance(mask[None] > 0.5, region.spacing)[0],
+            "distance_mm": signed_distance(mask[None], region.spacing)[0],
             "case_id": region.case_id,
             "index": index,
         }
@@ -137,54 +123,20 @@ def draw_case(index: int, cases: int, seed: int) -> int:
     return int(np.random.default_rng((seed, epoch, cases)).permutation(cases)[place])
 
 
-def draw_centre(mask: torch.Tensor, foreground: float, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Centre of a patch: a voxel of the target with probability ``foreground``, else any voxel of the region."""
-    voxels = torch.nonzero(mask)
-    if len(voxels) and rng.random() < foreground:
-        x, y, z = voxels[int(rng.integers(len(voxels)))].tolist()
+def draw_centre(
+    shape: Sequence[int], target: torch.Tensor, foreground: float, rng: np.random.Generator
+) -> tuple[int, int, int]:
+    """Centre of a patch: a voxel of the target with probability ``foreground``, else any voxel of the region.
+
+    Args:
+        shape: (X, Y, Z) of the region.
+        target: the target's voxels, as places in the flattened region.
+        foreground: in [0, 1].
+        rng: the only source of randomness.
+    """
+    if len(target) and rng.random() < foreground:
+        place = int(target[int(rng.integers(len(target)))])
     else:
-        x, y, z = (int(rng.integers(n)) for n in mask.shape)
+        place = int(rng.integers(np.prod(shape)))
+    x, y, z = (int(i) for i in np.unravel_index(place, tuple(shape)))
     return x, y, z
-
-
-def crop(volume: torch.Tensor, centre: Sequence[int], size: Sequence[int]) -> torch.Tensor:
-    """Cut ``size`` voxels about a centre from (C, X, Y, Z); what lies outside the volume is 0, which is air."""
-    out = volume.new_zeros((volume.shape[0], *size))
-    inside: list[slice] = [slice(None)]
-    onto: list[slice] = [slice(None)]
-    for middle, side, extent in zip(centre, size, volume.shape[1:], strict=True):
-        start = middle - side // 2
-        low, high = max(0, start), min(extent, start + side)
-        inside.append(slice(low, max(low, high)))
-        onto.append(slice(low - start, max(low, high) - start))
-    out[tuple(onto)] = volume[tuple(inside)]
-    return out
-
-
-def augmentation(settings: Augment, patch: Sequence[int]) -> Compose:
-    """MONAI's transforms for one sample: one resampling for scale, rotation and elastic together."""
-    keys, modes = ("image", "mask"), ("bilinear", "nearest")
-    angle = float(np.deg2rad(settings.rotation))
-    geometry: dict[str, Any] = {
-        "keys": keys,
-        "mode": modes,
-        "padding_mode": "zeros",
-        "spatial_size": tuple(patch),
-        "prob": 1.0,
-        "rotate_range": (angle,) * 3,
-        "scale_range": (settings.scale,) * 3,
-    }
-    return Compose(
-        [
-            OneOf(
-                [
-                    RandAffined(**geometry),
-                    Rand3DElasticd(sigma_range=(5, 8), magnitude_range=(100, 300), **geometry),
-                ],
-                weights=[1 - settings.elastic, settings.elastic],
-            ),
-            *(RandFlipd(keys, prob=settings.flip, spatial_axis=axis) for axis in range(3)),
-            RandAdjustContrastd("image", prob=settings.gamma, gamma=(0.7, 1.5)),
-            RandGaussianNoised("image", prob=settings.noise, std=0.05),
-        ]
-    )

@@ -26,7 +26,7 @@ def draw_windows(samples: int, generator: torch.Generator, margin: tuple[int, in
     return k - torch.tensor([0, 0, THINNER])
 
 
-def dilate(mask: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
+def dilate(mask: torch.Tensor, window: torch.Tensor, stride: int = 1) -> torch.Tensor:
     """Dilate each sample by its own box: a voxel is in when any voxel of the box around it is in the mask.
 
     The box of k voxels runs from (k - 1) // 2 before the voxel to k // 2 after it. Outside the volume is
@@ -35,19 +35,22 @@ def dilate(mask: torch.Tensor, window: torch.Tensor) -> torch.Tensor:
     Args:
         mask: (B, 1, X, Y, Z); what is above 0 is in.
         window: (B, 3) voxels, sides of the box.
+        stride: voxels a cell, along each axis; a cell is in when any voxel of it is. Voxels left over by the
+            last whole cell belong to none.
 
     Returns:
-        (B, 1, X, Y, Z) bool.
+        (B, 1, X // stride, Y // stride, Z // stride) bool.
     """
     inside, window = mask > 0, window.to(mask.device)
-    for axis in range(3):  # a box is the product of three lines
+    for axis in (2, 1, 0):  # a box is the product of three lines; the last axis lies together in memory
         line = inside.movedim(2 + axis, -1)  # (B, 1, ., ., n)
         n, k = line.shape[-1], window[:, axis, None]
-        counted = F.pad(line.cumsum(-1), (1, 0))  # (B, 1, ., ., n + 1): how many lie before each voxel
-        at = torch.arange(n, device=mask.device)
-        first, end = (at - (k - 1) // 2).clamp_min(0), (at + k // 2 + 1).clamp_max(n)  # (B, n)
-        before = counted.gather(-1, first[:, None, None, None].expand(line.shape))  # (B, 1, ., ., n)
-        until = counted.gather(-1, end[:, None, None, None].expand(line.shape))
+        counted = F.pad(line.cumsum(-1, dtype=torch.int32), (1, 0))  # (B, 1, ., ., n + 1): how many lie before
+        at = torch.arange(n // stride, device=mask.device) * stride  # first voxel of each cell
+        first, end = (at - (k - 1) // 2).clamp_min(0), (at + stride + k // 2).clamp_max(n)  # (B, n // stride)
+        before, until = (
+            counted.gather(-1, place[:, None, None, None].expand(*line.shape[:-1], -1)) for place in (first, end)
+        )
         inside = (until > before).movedim(-1, 2 + axis)
     return inside
 
@@ -163,9 +166,9 @@ def _has_any(region: torch.Tensor) -> torch.Tensor:
 def _around(mask: torch.Tensor, window: torch.Tensor, stride: int) -> torch.Tensor:
     """(B, 1, X, Y, Z) -> (B, x, y, z): the shell, see :func:`core_and_shell`."""
     lesion = F.max_pool3d(mask.float(), stride)[:, 0]  # (B, x, y, z): 1 where a cell holds any of it
-    reached = F.max_pool3d(dilate(mask, window).float(), stride)[:, 0]
+    reached = dilate(mask, window, stride)[:, 0]
     beside = F.max_pool3d(lesion, 3, stride=1, padding=1)
-    wide = (reached > 0) & (lesion == 0)
+    wide = reached & (lesion == 0)
     return torch.where(_has_any(wide), wide, (beside > 0) & (lesion == 0))
 
 

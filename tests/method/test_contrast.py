@@ -71,6 +71,15 @@ def test_dilation_agrees_with_scipy(seed, windows):
         np.testing.assert_array_equal(out[0], theirs)
 
 
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), window=st.tuples(*[st.integers(1, 12)] * 3), stride=st.integers(2, 5))
+def test_a_cell_is_reached_when_any_of_its_voxels_is(seed, window, stride):
+    mask = torch.from_numpy(np.random.default_rng(seed).random((2, 1, 16, 13, 20)) < 0.01)
+    windows = torch.tensor([window, window[::-1]])
+    slow = torch.nn.functional.max_pool3d(dilate(mask, windows).float(), stride) > 0
+    assert torch.equal(dilate(mask, windows, stride), slow)
+
+
 def test_windows_are_drawn_from_end_to_end():
     window = draw_windows(2000, generator())
     assert set(window[:, 0].tolist()) == set(range(10, 21))
