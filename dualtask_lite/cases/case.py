@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -21,6 +21,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nibabel.spatialimages import HeaderDataError
 
+from dualtask_lite.cases import dicom
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 
@@ -48,9 +49,12 @@ class Case:
     Args:
         id: unique among the cases used together.
         centre: the hospital.
-        image: a NIfTI file, or an array (X, Y, Z) in HU.
+        image: a NIfTI file, the folder of a DICOM series, or an array (X, Y, Z) in HU.
         label: a NIfTI file or an array on the same grid; 0 background, 1 pancreas, 2 tumour.
         affine: (4, 4), voxel -> mm in RAS+, of arrays; files bring their own.
+        label_map: what each value of the label file means here, where that differs; applied when it is read.
+        patient: whose CT it is; the cases of one patient stay on one side of a split. By default its own.
+        origin: the known source that published the image first, where the set that holds it says so.
     """
 
     id: str
@@ -58,6 +62,9 @@ class Case:
     image: Path | np.ndarray
     label: Path | np.ndarray | None = None
     affine: np.ndarray | None = None
+    label_map: Mapping[int, int] | None = None
+    patient: str | None = None
+    origin: str | None = None
 
     def load(self) -> Scan:
         """Read and check the case.
@@ -78,9 +85,10 @@ class Case:
             return _digest(_open(self.image, self.affine, self.id), self.id)
         try:
             stat = self.image.stat()
+            stamp = dicom.stamp(self.image) if self.image.is_dir() else (stat.st_mtime_ns, stat.st_size)
         except OSError as error:
             raise DualTaskError(f"{self.image}: cannot be read ({error})", "check the path") from error
-        return _file_digest(self.image, stat.st_mtime_ns, stat.st_size)
+        return _file_digest(self.image, *stamp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +182,7 @@ def _examine(case: Case) -> tuple[Scan | None, list[Finding]]:
         else:
             label_name = str(case.label) if isinstance(case.label, Path) else f"label of {case.id}"
             values, label_affine = _ras(_open(case.label, case.affine, label_name), label_name)
+            values = _mapped(values, case.label_map)
             of_label = list(_of_label(values, label_affine, volume, affine, label_name))
             findings += of_label
             if all(finding.level == "warning" for finding in of_label):
@@ -188,7 +197,7 @@ def _open(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> ni
     if isinstance(source, np.ndarray):
         image: Any = nib.Nifti1Image(source.astype(np.float32), np.eye(4) if affine is None else affine)
     elif source.is_dir():
-        raise DualTaskError(f"{name}: is a folder of DICOM, not a NIfTI file", "convert the series, say with dcm2niix")
+        image = dicom.read_series(source)
     else:
         try:
             image = nib.load(source)
@@ -294,6 +303,16 @@ def _of_label(
             f"{name}: is empty",
             "fine when the CT shows no pancreas; else label it or leave it out",
         )
+
+
+def _mapped(label: np.ndarray, label_map: Mapping[int, int] | None) -> np.ndarray:
+    """The label in our values; a value that the map does not name stays, to be found unknown."""
+    if not label_map:
+        return label
+    mapped = label.copy()
+    for theirs, ours in label_map.items():
+        mapped[label == theirs] = ours
+    return mapped
 
 
 def _corners(shape: tuple[int, ...]) -> np.ndarray:

@@ -16,15 +16,82 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
-    """List the known sources of cases."""
-    from dualtask_lite.cases.sources import sources
+    """List the known sources of cases: size, licence, citation, and whether they lie here."""
+    from dualtask_lite.cases.sources import folder_of, sources
 
     known = sources()
     if as_json:
-        print_json({name: vars(source) for name, source in known.items()})
+        print_json({name: {**vars(s), "here": s.how == "made" or folder_of(s).is_dir()} for name, s in known.items()})
         return
-    rows = [{"source": name, "what": s.title, "cases": s.cases, "licence": s.licence} for name, s in known.items()]
-    print_table(rows)
+    print_table(
+        [
+            {
+                "source": name,
+                "what": s.title,
+                "cases": s.cases,
+                "size": f"{s.size_gb:g} GB",
+                "licence": s.licence,
+                "cite": s.citation,
+                "here": "made on first use" if s.how == "made" else "yes" if folder_of(s).is_dir() else "no",
+            }
+            for name, s in known.items()
+        ]
+    )
+    out.print("get one: dualtask data get NAME; sizes and licences are its publisher's to change")
+
+
+@data_app.command("get")
+def data_get(
+    name: Annotated[str, typer.Argument(help="phantom, msd, nih or panorama; see dualtask data list.")],
+    folder: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", help="Where to; default: the cache, where NAME alone finds it."),
+    ] = None,
+    part: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Only archives whose names begin so, say batch_1 of panorama; may be repeated."),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Only unpack and prepare what lies in the folder already.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a known source, verify and unpack it; a download that was cut goes on."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from dualtask_lite.cases.get import get
+    from dualtask_lite.cases.sources import find_cases, folder_of, sources
+
+    known = sources()
+    if name not in known:
+        raise DualTaskError(f"there is no source {name!r}", f"choose from: {', '.join(known)}")
+    source = known[name]
+    if source.how == "made":
+        if folder:
+            raise DualTaskError(f"{name} is made, not fetched", f"dualtask data make {name} --out {folder}")
+        cases = find_cases(name)
+        where = cases[0].image.parents[2] if isinstance(cases[0].image, Path) else Path()
+    else:
+        where = folder or folder_of(source)
+        typer.echo(f"{source.title}\nlicence {source.licence}; cite {source.citation}", err=True)
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+            task = bar.add_task(name, total=None)
+            cases = get(
+                source,
+                where,
+                parts=part or (),
+                offline=offline,
+                progress=lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
+            )
+    labelled = sum(case.label is not None for case in cases)
+    if as_json:
+        print_json({"source": name, "folder": str(where), "cases": len(cases), "labelled": labelled})
+    else:
+        out.print(f"{where}: {len(cases)} cases, {labelled} with a label", markup=False, highlight=False)
+        out.print(f"try: dualtask data check {folder or name}", markup=False, highlight=False)
 
 
 @data_app.command("check")

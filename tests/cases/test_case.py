@@ -154,7 +154,7 @@ def broken_images():
             "not a readable NIfTI",
         ),
         "missing": (lambda f: None, "not a readable NIfTI"),
-        "folder": (lambda f: (f / "ct").mkdir(), "is a folder of DICOM"),
+        "folder": (lambda f: (f / "ct").mkdir(), "holds no DICOM image"),
         "cut off": (cut_off, "damaged or cut off"),
         "cut off, plain": (cut_off_plain, "damaged or cut off"),
         "two axes": (lambda f: write(f / "ct.nii.gz", hu()[:, :, 0]), "dimensions"),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from dualtask_lite.cases import sources as module
-from dualtask_lite.cases.sources import find_cases, sources
+from dualtask_lite.cases.case import LABELS
+from dualtask_lite.cases.sources import find_cases, sources, sources_table
 from dualtask_lite.errors import DualTaskError
 
 
@@ -61,17 +63,41 @@ def test_the_registry_is_complete():
     for name, source in known.items():
         assert source.name == name
         assert source.cases > 0
-        assert all([source.title, source.licence, source.citation])
-        assert source.how == "made" or (source.url.startswith("http") and source.prepare)
+        assert all([source.title, source.licence, source.citation, source.hospitals, source.layout, source.size_gb])
+        assert set(source.label_map.values()) <= set(LABELS)
+        assert source.how == "made" or (source.url.startswith("http") and source.by_hand)
+    assert known["panorama"].label_map == {1: 2, 2: 0, 3: 0, 4: 1, 5: 1, 6: 0}
+
+
+@pytest.mark.parametrize(
+    ("name", "case"),
+    [("phantom", "B_015"), ("msd", "pancreas_001"), ("nih", "PANCREAS_0082"), ("panorama", "100047_00002")],
+)
+def test_a_case_is_known_by_its_name(name, case):
+    assert [one for one, source in sources().items() if re.fullmatch(source.ids, case)] == [name]
+
+
+def test_the_table_in_the_description_of_the_data_is_the_registry():
+    readme = Path(__file__).parents[2] / "data" / "README.md"
+    assert sources_table() in readme.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["msd", "nih", "panorama"])
-def test_a_source_that_is_fetched_by_hand_says_where_and_how(name, tmp_path, monkeypatch):
+def test_a_source_that_was_not_fetched_says_how_and_how_by_hand(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DualTaskError) as error:
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
+    with pytest.raises(DualTaskError, match=f"{name} .* was not fetched yet") as error:
         find_cases(name)
     assert sources()[name].url in error.value.remedy
-    assert "give the folder" in error.value.remedy
+    assert f"dualtask data get {name};" in error.value.remedy
+    assert sources()[name].by_hand in error.value.remedy
+
+
+def test_a_source_in_the_cache_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
+    task07(tmp_path / "cache" / "msd" / "Task07_Pancreas")
+    assert {case.centre for case in find_cases("msd")} == {"msd"}
 
 
 def test_a_folder_with_the_name_of_a_source_is_a_folder(tmp_path, monkeypatch):
@@ -296,6 +322,17 @@ def test_dicom_series(name, head, tmp_path):
     assert (one.id, one.centre, one.image) == ("s1", "X", tmp_path / "X" / "s1")
     with pytest.raises(DualTaskError, match="give the folder of the series"):
         find_cases(tmp_path / "X" / "s1" / name)
+
+
+def test_a_tree_of_dicom_as_archives_hand_it_out(tmp_path):
+    for below in ("P1/study/axial", "P2/first/axial", "P2/second/axial"):
+        (tmp_path / "X" / below).mkdir(parents=True)
+        (tmp_path / "X" / below / "1.dcm").touch()
+    assert found(tmp_path / "X") == [
+        ("P1", "X", "P1/study/axial", None),
+        ("P2_first_axial", "X", "P2/first/axial", None),
+        ("P2_second_axial", "X", "P2/second/axial", None),
+    ]
 
 
 # what is not understood

@@ -1,0 +1,193 @@
+"""A DICOM series as one volume in HU, with its geometry and nothing about the patient.
+
+Read with pydicom: pure Python, two megabytes, and it hands over what must be checked before slices may be stacked.
+MONAI's reader stacks any slices, also with a gap; SimpleITK weighs 50 MB and tells a gap on standard error only.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import nibabel as nib
+import numpy as np
+
+from dualtask_lite.errors import DualTaskError
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+# Nothing else is read from a file: no name, birth date, number or comment of a patient ever enters the program.
+_HEADER = [
+    *("Modality", "SeriesInstanceUID", "SeriesNumber", "ImageOrientationPatient", "ImagePositionPatient"),
+    *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames"),
+]
+_PIXELS = [
+    *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
+    *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelData"),
+]
+_UNEVEN = 0.05  # of the distance between slices; more than that is no even stack
+_CONVERT = "convert the series, say with dcm2niix, and give the NIfTI file"
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is DICOM, by its name or its first bytes."""
+    if path.suffix.lower() == ".dcm":
+        return True
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def files_of(folder: Path) -> list[Path]:
+    """The DICOM files of a folder itself, without hidden ones and without the index of a disc."""
+    if not folder.is_dir():
+        return []
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "DICOMDIR")
+    return [path for path in visible if path.is_file() and is_dicom(path)]
+
+
+def series_below(folder: Path) -> list[Path]:
+    """The folders that hold DICOM files: the given one, or else those below it."""
+    if files_of(folder):
+        return [folder]
+    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [series for one in below for series in series_below(one)]
+
+
+def read_series(folder: Path) -> nib.Nifti1Image:
+    """Read the one CT series of a folder.
+
+    Args:
+        folder: with one file a slice; objects that are no image (reports, contours) are ignored.
+
+    Returns:
+        Voxels (columns, rows, slices) in HU, float32, slices in the order of their positions; the affine maps them to
+        mm in RAS+ (DICOM standard, part 3, C.7.6.2.1.1). A tilted gantry makes it sheared.
+
+    Raises:
+        DualTaskError: when there is no series or more than one, it is no CT, slices are missing or doubled, their
+            sizes or directions differ, or the pixels cannot be decoded.
+    """
+    slices = _one_series(folder)
+    first = slices[0][1]
+    row, column = _directions(first)
+    normal = np.cross(row, column)
+    slices.sort(key=lambda one: float(normal @ _position(one[1])))
+    first = slices[0][1]
+    affine = np.eye(4)
+    affine[:3, 0] = row * float(first.PixelSpacing[1])
+    affine[:3, 1] = column * float(first.PixelSpacing[0])
+    affine[:3, 2] = _step(folder, slices, normal)
+    affine[:3, 3] = _position(first)
+    affine[:2] *= -1  # DICOM counts towards the left and the back, NIfTI towards the right and the front
+    volume: np.ndarray = np.empty((first.Columns, first.Rows, len(slices)), np.float32)
+    for index, (path, _) in enumerate(slices):
+        volume[..., index] = _hu(path).T
+    image = nib.Nifti1Image(volume, affine)
+    image.header.set_xyzt_units("mm")
+    return image
+
+
+def stamp(folder: Path) -> tuple[int, int]:
+    """What changes when a file of a series does: the latest time of writing (ns), and the bytes of all."""
+    stats = [path.stat() for path in files_of(folder)]
+    return max((one.st_mtime_ns for one in stats), default=0), sum(one.st_size for one in stats)
+
+
+def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
+    """File and header of each slice of the only series of a folder."""
+    by_series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    for path in files_of(folder):
+        header = _read(path, _HEADER, pixels=False)
+        if "Rows" not in header and header.get("Modality", "CT") == "CT":
+            raise DualTaskError(f"{path}: is a DICOM file that was cut off", "fetch or export it again")
+        if "Rows" in header:
+            by_series[str(header.get("SeriesInstanceUID", ""))].append((path, header))
+    if not by_series:
+        raise DualTaskError(f"{folder}: holds no DICOM image", "give the folder that holds the slices of a CT series")
+    if len(by_series) > 1:
+        named = ", ".join(
+            f"number {slices[0][1].get('SeriesNumber')} ({len(slices)} images, say {slices[0][0].name})"
+            for slices in by_series.values()
+        )
+        raise DualTaskError(f"{folder}: holds {len(by_series)} series: {named}", "put each into a folder of its own")
+    (slices,) = by_series.values()
+    for path, header in slices:
+        if header.get("Modality") != "CT":
+            raise DualTaskError(f"{path}: is {header.get('Modality')}, not CT", "give a CT series")
+        if int(header.get("NumberOfFrames") or 1) > 1:
+            raise DualTaskError(f"{path}: holds many slices in one file", _CONVERT)
+        if missing := [tag for tag in _HEADER[3:6] if not header.get(tag)]:
+            raise DualTaskError(f"{path}: has no {missing[0]}, so its place is unknown", "export the series again")
+    first = slices[0][1]
+    for path, header in slices:
+        same = (header.Rows, header.Columns) == (first.Rows, first.Columns)
+        same &= np.allclose(header.PixelSpacing, first.PixelSpacing, rtol=1e-3)
+        if not (same and np.allclose(_directions(header), _directions(first), atol=1e-3)):
+            raise DualTaskError(
+                f"{path}: differs in size or direction from {slices[0][0].name}",
+                "leave only the slices of one volume in the folder; a localiser is none",
+            )
+    return slices
+
+
+def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) -> np.ndarray:
+    """From one slice to the next, mm in DICOM's directions; refuses what is no even stack."""
+    if len(slices) == 1:
+        return normal * float(slices[0][1].get("SliceThickness") or 1)
+    positions = np.array([_position(header) for _, header in slices])
+    steps = np.diff(positions, axis=0)
+    distances = steps @ normal
+    usual = float(np.median(distances))
+    odd = int(np.abs(distances - usual).argmax())
+    if distances.min() < 1e-3:
+        twin = int(distances.argmin())
+        finding = f"{slices[twin][0].name} and {slices[twin + 1][0].name} show the same place"
+        raise DualTaskError(f"{folder}: {finding}", "keep one volume: one time or one reconstruction")
+    if abs(distances[odd] - usual) > _UNEVEN * usual:
+        between = f"{slices[odd][0].name} and {slices[odd + 1][0].name}"
+        raise DualTaskError(
+            f"{folder}: slices are {usual:.3g} mm apart, but {distances[odd]:.3g} mm between {between}",
+            "a slice is missing or too many: fetch or export the series again",
+        )
+    return np.asarray((positions[-1] - positions[0]) / (len(slices) - 1))
+
+
+def _directions(header: Dataset) -> np.ndarray:
+    """Unit vectors along a row and along a column."""
+    return np.reshape(np.array(header.ImageOrientationPatient, float), (2, 3))
+
+
+def _position(header: Dataset) -> np.ndarray:
+    """Centre of the first pixel, mm in DICOM's directions."""
+    return np.array(header.ImagePositionPatient, float)
+
+
+def _hu(path: Path) -> np.ndarray:
+    """Pixels (rows, columns) of one slice in HU."""
+    content = _read(path, _PIXELS, pixels=True)
+    try:
+        stored = content.pixel_array
+    except Exception as error:  # every decoder has its own exceptions
+        how = content.file_meta.get("TransferSyntaxUID")
+        raise DualTaskError(
+            f"{path}: its pixels cannot be decoded ({getattr(how, 'name', how)})",
+            f"fetch it again if it is damaged; if it is compressed, pip install pylibjpeg[all], or {_CONVERT}",
+        ) from error
+    if stored.ndim != 2:
+        raise DualTaskError(f"{path}: holds colours, not HU", "export the CT itself, not a picture of it")
+    slope, intercept = content.get("RescaleSlope"), content.get("RescaleIntercept")
+    return stored.astype(np.float32) * float(1 if slope is None else slope) + float(intercept or 0)
+
+
+def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
+    import pydicom  # takes half a second, and few inputs need it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote what the file holds
+            return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags))
+    except Exception as error:  # pydicom has no base class for what a damaged file sets off
+        raise DualTaskError(f"{path}: is not a readable DICOM file", "fetch or export it again") from error

@@ -1,0 +1,216 @@
+"""A DICOM series: geometry as in NIfTI, HU, and a clear word where slices do not make one volume."""
+
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.uid import JPEG2000Lossless, RLELossless
+
+from dualtask_lite.cases.case import Case, check
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.errors import DualTaskError
+
+SHAPE = (14, 11, 6)
+SPACING = (0.7, 0.9, 2.5)
+
+
+def turned(degrees=(0, 0, 0), signs=(-1, -1, 1)):
+    """RAS+ affine of a grid tilted about each axis; by default as scanners store: to the left, to the back, up."""
+    a, b, c = np.deg2rad(degrees)
+    x = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])
+    y = np.array([[np.cos(b), 0, np.sin(b)], [0, 1, 0], [-np.sin(b), 0, np.cos(b)]])
+    z = np.array([[np.cos(c), -np.sin(c), 0], [np.sin(c), np.cos(c), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = z @ y @ x @ np.diag(np.multiply(SPACING, signs))
+    affine[:3, 3] = (101.5, 92.25, -40)
+    return affine
+
+
+def hu(seed=0, shape=SHAPE):
+    volume = np.random.default_rng(seed).integers(-1000, 500, shape).astype(np.float32)
+    volume.flat[:2] = -1024, 700
+    return volume
+
+
+ORDERS = {"ascending": range(6), "reversed": range(5, -1, -1), "shuffled": [3, 0, 5, 1, 4, 2]}
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("degrees", [(0, 0, 0), (0, 0, 9), (17, -8, 5)])
+@pytest.mark.parametrize("signs", [(-1, -1, 1), (-1, 1, 1), (1, -1, 1)])
+def test_a_series_lies_where_the_same_voxels_as_nifti_lie(tmp_path, write_series, order, degrees, signs):
+    affine, volume = turned(degrees, signs), hu()
+    write_series(tmp_path / "series", volume, affine, order=ORDERS[order])
+    nib.save(nib.Nifti1Image(volume, affine), tmp_path / "same.nii.gz")
+    series, same = Case("s", "A", tmp_path / "series"), Case("n", "A", tmp_path / "same.nii.gz")
+    scan, expected = series.load(), same.load()
+    assert np.array_equal(scan.volume, expected.volume)
+    np.testing.assert_allclose(scan.affine, expected.affine, atol=1e-4)
+    assert [finding.level for finding in check(series)] == ["warning"]  # it has no label
+    assert series.digest() == same.digest()
+    saved = nib.load(scan.save((scan.volume > 0).astype(np.uint8), tmp_path / "seg.nii.gz"))
+    np.testing.assert_allclose(  # by position, whatever the order of voxels: what is bright is where it was
+        nib.as_closest_canonical(saved).affine, nib.as_closest_canonical(nib.load(same.image)).affine, atol=1e-4
+    )
+    assert np.array_equal(nib.as_closest_canonical(saved).get_fdata() > 0, expected.volume > 0)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    degrees=st.tuples(*[st.floats(-20, 20)] * 3),
+    signs=st.tuples(*[st.sampled_from([-1, 1])] * 3),
+    slope=st.sampled_from([1.0, 2.0, 0.5]),
+    intercept=st.sampled_from([-1024.0, -8192.0, 0.0]),
+    seed=st.integers(0, 99),
+)
+def test_any_direction_slope_and_intercept(tmp_path_factory, write_series, degrees, signs, slope, intercept, seed):
+    folder, affine = tmp_path_factory.mktemp("series"), turned(degrees, signs)
+    volume = 2 * np.rint(hu(seed) / 2)
+    write_series(folder, volume, affine, slope=slope, intercept=intercept)
+    scan = Case("s", "A", folder).load()
+    canonical = nib.as_closest_canonical(nib.Nifti1Image(volume, affine))
+    assert np.array_equal(scan.volume, canonical.get_fdata())
+    np.testing.assert_allclose(scan.affine, canonical.affine, atol=1e-4)
+
+
+def test_slope_and_intercept_may_change_from_slice_to_slice(tmp_path, write_series):
+    def change(data, index):
+        if index == 3:
+            data.PixelData = (np.frombuffer(data.PixelData, "<i2") // 2).astype("<i2").tobytes()
+            data.RescaleSlope = 2
+
+    volume = 2 * np.rint(hu() / 2)
+    write_series(tmp_path / "s", volume, turned(), change=change)
+    assert np.array_equal(Case("s", "A", tmp_path / "s").load().volume, volume[::-1, ::-1])
+
+
+def test_a_tilted_gantry_is_kept_and_told(tmp_path, write_series):
+    affine = turned()
+    affine[1, 2] = 0.6  # slices step to the front as they rise
+    write_series(tmp_path / "s", hu(), affine)
+    case = Case("s", "A", tmp_path / "s")
+    np.testing.assert_allclose(case.load().affine[:3, 2], affine[:3, 2], atol=1e-4)
+    assert any("right angles" in finding.what for finding in check(case))
+
+
+def test_a_single_slice_takes_its_thickness(tmp_path, write_series):
+    write_series(tmp_path / "s", hu(shape=(14, 11, 1)), turned())
+    np.testing.assert_allclose(Case("s", "A", tmp_path / "s").load().spacing, SPACING, atol=1e-4)
+
+
+def test_run_length_encoding_is_read(tmp_path, write_series):
+    write_series(tmp_path / "s", hu(), turned())
+    for file in (tmp_path / "s").iterdir():
+        data = pydicom.dcmread(file)
+        data.compress(RLELossless)
+        data.save_as(file)
+    assert np.array_equal(Case("s", "A", tmp_path / "s").load().volume, hu()[::-1, ::-1])
+
+
+def moved(index, by):
+    def change(data, here):
+        if here == index:
+            data.ImagePositionPatient[2] += by
+
+    return change
+
+
+def a_tag(index=2, **tags):
+    def change(data, here):
+        if here == index:
+            for name, value in tags.items():
+                if value is None:
+                    delattr(data, name)
+                else:
+                    setattr(data, name, value)
+
+    return change
+
+
+def compressed(data, _):
+    data.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    data.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f not a picture"])
+
+
+BROKEN = {
+    "a missing slice": ({"leave_out": [3]}, "2.5 mm apart, but 5 mm between 000002.dcm and 000004.dcm"),
+    "a slice twice": ({"order": [0, 1, 2, 2, 3, 4, 5]}, "000002.dcm and 000003.dcm show the same place"),
+    "a slice out of line": ({"change": moved(4, 0.9)}, "but 3.4 mm between 000003.dcm and 000004.dcm"),
+    "a slice of another size": ({"change": a_tag(Rows=7)}, "differs in size"),
+    "a slice of another spacing": ({"change": a_tag(PixelSpacing=[1, 1])}, "differs in size"),
+    "a localiser": ({"change": a_tag(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])}, "direction"),
+    "no position": ({"change": a_tag(ImagePositionPatient=None)}, "has no ImagePositionPatient"),
+    "another modality": ({"Modality": "MR"}, "is MR, not CT"),
+    "many frames": ({"change": a_tag(NumberOfFrames=3)}, "many slices in one file"),
+    "cannot be decoded": ({"change": compressed}, "cannot be decoded (JPEG 2000"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_what_is_no_volume_is_refused_with_file_and_reason(tmp_path, write_series, name):
+    how, told = BROKEN[name]
+    folder = write_series(tmp_path / "series", hu(), turned(), **how)
+    with pytest.raises(DualTaskError, match=re.escape(told)) as caught:
+        Case("s", "A", folder).load()
+    assert str(folder) in caught.value.what
+    assert caught.value.remedy
+    assert [f.what for f in check(Case("s", "A", folder)) if f.level == "error"] == [caught.value.what]
+
+
+def test_two_series_in_a_folder_are_named(tmp_path, write_series):
+    write_series(tmp_path / "s", hu(), turned(), number=3, names="a{}.dcm")
+    write_series(tmp_path / "s", hu(), turned(), number=7, names="b{}.dcm", leave_out=[0])
+    with pytest.raises(DualTaskError) as caught:
+        Case("s", "A", tmp_path / "s").load()
+    assert "2 series: number 3 (6 images, say a0.dcm), number 7 (5 images, say b1.dcm)" in caught.value.what
+
+
+def test_reports_beside_the_slices_are_ignored_and_rubbish_is_named(tmp_path, write_series):
+    folder = write_series(tmp_path / "s", hu(), turned())
+    report = pydicom.dcmread(folder / "000000.dcm")
+    for tag in ("PixelData", "Rows", "Columns"):
+        delattr(report, tag)
+    report.Modality, report.SeriesInstanceUID = "SR", "1.2.3"
+    report.save_as(folder / "report.dcm")
+    (folder / "LICENSE").write_text("free")
+    assert Case("s", "A", folder).load().shape == SHAPE
+    (folder / "page.dcm").write_text("<html>not found</html>" * 20)
+    with pytest.raises(DualTaskError, match=r"page\.dcm: is not a readable DICOM file"):
+        Case("s", "A", folder).load()
+
+
+@pytest.mark.parametrize("kept", [200, 400, 700, -20])
+def test_a_file_that_was_cut_off_is_named(tmp_path, write_series, kept):
+    folder = write_series(tmp_path / "s", hu(), turned())
+    last = folder / "000005.dcm"  # the volume would be whole without it, only shorter
+    last.write_bytes(last.read_bytes()[:kept])
+    with pytest.raises(DualTaskError, match=r"000005\.dcm: "):
+        Case("s", "A", folder).load()
+
+
+def test_nothing_about_the_patient_leaves_the_reader(tmp_path, write_series, capfd):
+    folder = write_series(tmp_path / "in" / "series", hu(), turned())
+    (case,) = find_cases(folder)
+    scan = case.load()
+    saved = scan.save(scan.volume.astype(np.float32), tmp_path / "ct.nii")
+    secrets = [str(value) for value in write_series.patient.values() if len(str(value)) > 1] + ["Jane"]
+    content = saved.read_bytes().decode("latin-1")
+    said = "".join(capfd.readouterr()) + repr(case) + json.dumps([vars(finding) for finding in check(case)])
+    for index in range(3):  # and no error quotes it either
+        broken = write_series(tmp_path / str(index), hu(), turned(), **[how for how, _ in BROKEN.values()][index])
+        said += str([vars(finding) for finding in check(Case("s", "A", broken))])
+    for secret in secrets:
+        assert secret not in content
+        assert secret not in said
+
+
+def test_the_digest_follows_a_slice_that_changes(tmp_path, write_series):
+    case = Case("s", "A", write_series(tmp_path / "s", hu(), turned()))
+    before = case.digest()
+    write_series(tmp_path / "s", hu(seed=1), turned())
+    assert case.digest() != before
