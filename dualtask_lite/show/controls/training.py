@@ -1,0 +1,114 @@
+"""Curves that are drawn while a training runs, and a button that stops it.
+
+The training runs in the cell, as it would without a monitor. The picture is an output that is replaced, which every
+notebook front end can do. The button needs widgets, and a front end that delivers a click while a cell runs: JupyterLab
+and Notebook with ipykernel 7, which take it in a thread of its own (a subshell).
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from dualtask_lite.show import plots
+from dualtask_lite.show.controls.explorer import in_kernel, is_live
+from dualtask_lite.show.picture import Picture
+
+_SHARE = 10  # drawing may take one part in so many of the time
+
+Predict = Callable[[Any, Any, Any], Sequence[Any]]
+
+
+class TrainingMonitor:
+    """Shows a training as it goes, in the output of the cell that trains.
+
+    Attributes:
+        rows: what the training has told so far.
+        stopped: whether the button was pressed.
+    """
+
+    def __init__(self, predict: Predict | None = None) -> None:
+        self.rows: list[Mapping[str, Any]] = []
+        self._predict, self._slice = predict, None
+        self._stop = threading.Event()
+        self._shown: Any = None  # handle of the picture in the notebook
+        self._next = 0.0  # when to draw again
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the button was pressed."""
+        return self._stop.is_set()
+
+    @property
+    def picture(self) -> Picture:
+        """The curves so far."""
+        return plots.curves(self.rows)
+
+    def stop(self) -> None:
+        """Ask the training to end after the step that runs, as if it were finished; what the button does."""
+        self._stop.set()
+
+    def callback(self, row: Mapping[str, Any]) -> bool:
+        """Take a row of metrics; for ``train(callback=...)``.
+
+        Returns:
+            ``True`` when the training should stop.
+        """
+        self.rows.append(dict(row))
+        now = time.monotonic()
+        if in_kernel() and (now >= self._next or self.stopped):
+            self._draw()
+            self._next = time.monotonic() + _SHARE * (time.monotonic() - now)
+        return self.stopped
+
+    def on_validation(self, net: Any, regions: Sequence[Any], settings: Any) -> None:
+        """Predict the first validation region that holds a lesion; for ``train(on_validation=...)``."""
+
+    def _draw(self) -> None:
+        from IPython.display import display
+
+        if self._shown is None:
+            if is_live("ipywidgets"):
+                display(self._button())
+            self._shown = display(self.picture, display_id=True)
+        else:
+            self._shown.update(self.picture)
+
+    def _button(self) -> Any:
+        import ipywidgets
+
+        button = ipywidgets.Button(
+            description="Stop training", icon="stop", tooltip="End the training after the step that runs"
+        )
+
+        def press(_: Any) -> None:
+            self.stop()
+            button.description, button.disabled = "Stopping", True
+
+        button.on_click(press)
+        return button
+
+    def __str__(self) -> str:
+        return self.picture.alt
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        return self.picture._repr_mimebundle_()
+
+
+def training_monitor(predict: Predict | None = None) -> TrainingMonitor:
+    """Watch a training while it runs, and stop it by a button.
+
+    Its output appears where ``train`` runs; the picture of all rows is shown again by the monitor itself. Drawing
+    takes at most a tenth of the time.
+
+    Args:
+        predict: ``engine.predict.predict_region``, or another function of (network, image, settings), to show a
+            slice of the first validation case; no slice without it.
+
+    Example:
+        >>> monitor = training_monitor(predict_region)  # doctest: +SKIP
+        >>> train(settings, folder, callback=monitor.callback, on_validation=monitor.on_validation)  # doctest: +SKIP
+    """
+    return TrainingMonitor(predict)

@@ -1,0 +1,83 @@
+"""What random convolution does to an image, and what two views of it still share."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dualtask_lite.method.views import KERNEL_SIZES, View, apply_view, draw_view, saturation, shows_anatomy
+from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Panel, colours_of, levels_of
+
+_MOST = (128, 128, 9)  # voxels of the middle that are used, so that a step stays quick
+_SEEDS = 20
+_BLENDS = tuple(round(0.05 * i, 2) for i in range(21))
+
+
+def view_explorer(image: torch.Tensor | NDArray[Any]) -> Explorer:
+    """Draw two imaging views of an image, as the training does, and compare them.
+
+    The first view comes from the seed, the second is drawn next; only kernel size and blend are set by hand.
+
+    Args:
+        image: (X, Y, Z) or (1, X, Y, Z) in [0, 1]; at most 128 x 128 x 9 voxels of its middle are used.
+    """
+    used = _middle(torch.as_tensor(image, dtype=torch.float32))
+
+    def look(kernel: int, blend: float, seed: int) -> Frame:
+        generator = torch.Generator().manual_seed(seed)
+        return _frame(used, [draw_view(generator, kernel_sizes=(kernel,))._replace(blend=blend) for _ in range(2)])
+
+    return Explorer(
+        title="Two imaging views by random convolution (axial plane)",
+        knobs=(
+            Knob("kernel", "Kernel", {f"{k} × {k} × {k}": k for k in KERNEL_SIZES}, "3 × 3 × 3"),
+            Knob("blend", "Blend", {f"{blend:.2f}": blend for blend in _BLENDS}, "0.50"),
+            Knob("seed", "Seed", {str(seed): seed for seed in range(_SEEDS)}, "0"),
+        ),
+        look=look,
+        aspect=used.shape[1] / used.shape[2],
+    )
+
+
+def _middle(image: torch.Tensor) -> torch.Tensor:
+    volume = image if image.ndim == 4 else image[None]
+    for axis, most in enumerate(_MOST, start=1):
+        side = min(most, volume.shape[axis])
+        volume = volume.narrow(axis, (volume.shape[axis] - side) // 2, side)
+    return volume.contiguous()
+
+
+def _frame(image: torch.Tensor, views: list[View]) -> Frame:
+    shown = [apply_view(image, view) for view in views]
+    apart = (shown[0] - shown[1]).abs()
+    lost = [saturation(image, view) for view in views]
+    verdicts = ["used" if shows_anatomy(image, view) else "drawn again" for view in views]
+    numbers = {f"view {n + 1}: saturated": f"{lost[n]:.0%}, {verdicts[n]}" for n in range(len(views))}
+    numbers["mean difference"] = f"{apart.mean():.2f}"
+    numbers["correlation of the views"] = f"{_correlation(*shown):.2f}"
+    grey = colours_of("gray")
+    titles = ("the image", "view 1", "view 2")
+    panels = [
+        Panel(title, levels_of(_slice(volume), 0, 1), grey, ("0", "1"))
+        for title, volume in zip(titles, (image, *shown), strict=True)
+    ]
+    panels.append(Panel("difference", levels_of(_slice(apart), 0, 1), colours_of("cividis"), ("0", "1")))
+    size = views[0].kernel.shape[0]
+    words = (
+        f"Kernel {size}, blend {views[0].blend:.2f}. Bright and dark may trade places; edges stay where they are. "
+        f"A view of which the clip saturates more than half is drawn again."
+    )
+    return Frame(panels, numbers, words)
+
+
+def _slice(volume: torch.Tensor) -> NDArray[np.float32]:
+    middle: NDArray[np.float32] = volume[0, :, :, volume.shape[3] // 2].numpy().T[::-1, ::-1]
+    return middle
+
+
+def _correlation(first: torch.Tensor, second: torch.Tensor) -> float:
+    """Pearson's; NaN when one of them is constant."""
+    return float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
