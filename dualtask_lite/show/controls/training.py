@@ -1,12 +1,14 @@
-"""Curves that are drawn while a training runs, and a button that stops it.
+"""Curves that are drawn while a training runs, and two ways to stop it.
 
 The training runs in the cell, as it would without a monitor. The picture is an output that is replaced, which every
-notebook front end can do. The button needs widgets, and a front end that delivers a click while a cell runs: JupyterLab
-and Notebook with ipykernel 7, which take it in a thread of its own (a subshell).
+front end can do. Every front end can interrupt the kernel, too: the first interrupt ends the training after its step,
+as if it were finished; the second breaks it off. The button under the pictures needs widgets and a kernel that
+takes a click while a cell runs: JupyterLab and Notebook send it to ipykernel 7 in a thread of its own (a subshell).
 """
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,24 +72,36 @@ class TrainingMonitor:
         from IPython.display import display
 
         if self._shown is None:
+            self._listen()
             if is_live("ipywidgets"):
                 display(self._button())
             self._shown = display(self.picture, display_id=True)
         else:
             self._shown.update(self.picture)
 
+    def _listen(self) -> None:
+        """Take the next interrupt of this cell as a wish to stop; ipykernel sets the handler anew for each cell."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._interrupted)
+
+    def _interrupted(self, *_: Any) -> None:
+        if self.stopped:
+            raise KeyboardInterrupt
+        self.stop()
+
     def _button(self) -> Any:
         import ipywidgets
 
-        button = ipywidgets.Button(
-            description="Stop training", icon="stop", tooltip="End the training after the step that runs"
-        )
+        button = ipywidgets.Button(description="Stop training", icon="stop")
+        button.tooltip = "End the training after the step that runs, as if it were finished"
 
         def press(_: Any) -> None:
             self.stop()
             button.description, button.disabled = "Stopping", True
 
         button.on_click(press)
+        # ipykernel 7.4 sends what a widget hears to where the widget last spoke: to the thread that is busy training.
+        vars(button.comm).pop("_reply_subshell_id", None)
         return button
 
     def __str__(self) -> str:
