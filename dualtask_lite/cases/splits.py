@@ -1,4 +1,4 @@
-"""Who trains and who tests: whole centres are held out, and no case is on both sides.
+"""Who trains and who tests: whole centres are held out, and no case and no patient is on both sides.
 
 A split depends on the cases and the seed only, not on the order in which cases are listed; and what is drawn
 from a centre does not depend on which other centres there are.
@@ -23,8 +23,8 @@ class Split:
     Making one reads every image once, to compare contents.
 
     Raises:
-        DualTaskError: when an id, or the content of an image, comes twice: a copy on the other side would
-            make the test worthless.
+        DualTaskError: when an id, or the content of an image, comes twice, or a patient on two sides: a copy on
+            the other side would make the test worthless.
     """
 
     train: tuple[Case, ...]
@@ -34,8 +34,14 @@ class Split:
     def __post_init__(self) -> None:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
         seen: dict[str, str] = {}
+        sides: dict[str, str] = {}
         for part, cases in parts.items():
             for case in cases:
+                if case.patient and sides.setdefault(case.patient, part) != part:
+                    raise DualTaskError(
+                        f"patient {case.patient} is in {sides[case.patient]} and in {part}",
+                        "keep the CTs of a patient on one side",
+                    )
                 name = f"{case.id} ({case.centre}, {part})"
                 _insist_on_new(seen, f"id {case.id}", name, "have the same id")
                 _insist_on_new(seen, f"content {case.digest()}", name, "hold the same image")
@@ -53,8 +59,8 @@ def leave_one_centre_out(cases: Sequence[Case], held_out: str, *, validation: fl
     Args:
         cases: of at least two centres.
         held_out: the centre to test on.
-        validation: share of each training centre kept for validation, in [0, 1); above 0, it is at least one
-            case of every centre that has two.
+        validation: share of each training centre's patients kept for validation, in [0, 1); above 0, it is at
+            least one of every centre that has two. A case without a patient counts as one.
         seed: of the draw.
 
     Raises:
@@ -93,18 +99,18 @@ def within_centre(cases: Sequence[Case], centre: str, *, test: float, validation
     Args:
         cases: those of other centres are left out.
         centre: the one to use.
-        test: share of its cases to test on, in (0, 1); at least one case tests and at least one is left.
+        test: share of its patients to test on, in (0, 1); at least one tests and at least one is left.
         validation: share of what is left that is kept for validation, as for ``leave_one_centre_out``.
         seed: of the draw.
 
     Raises:
-        DualTaskError: when ``centre`` is unknown or has fewer than two cases, or a case comes twice.
+        DualTaskError: when ``centre`` is unknown or has fewer than two patients, or a case comes twice.
     """
     of_centre = _of_centre(_by_centre(cases), centre)
-    if len(of_centre) < 2 or test <= 0:
+    if (patients := len({case.patient or case.id for case in of_centre})) < 2 or test <= 0:
         raise DualTaskError(
-            f"{centre}: {len(of_centre)} cases and a share of {test} to test on leave a part empty",
-            "give at least two cases of this centre and a share above 0",
+            f"{centre}: {patients} patients and a share of {test} to test on leave a part empty",
+            "give at least two patients of this centre and a share above 0",
         )
     rest, tested = _drawn(of_centre, test, seed)
     train, kept = _drawn(rest, validation, seed)
@@ -134,14 +140,15 @@ def _kept_of_each(
 
 
 def _drawn(cases: list[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:
-    """Split cases of one centre into those that stay and a drawn share; a lone case stays."""
+    """Split cases of one centre into those that stay and those of a drawn share of the patients; a lone one stays."""
     if not 0 <= share < 1:
         raise DualTaskError(f"a share of {share} of the cases cannot be drawn", "give at least 0 and less than 1")
-    wanted = max(1, math.floor(share * len(cases) + 0.5)) if share else 0
-    count = max(0, min(wanted, len(cases) - 1))
-    order = np.random.default_rng([seed, *cases[0].centre.encode()]).permutation(len(cases))
-    drawn = set(order[:count])
+    patients = list(dict.fromkeys(case.patient or case.id for case in cases))
+    wanted = max(1, math.floor(share * len(patients) + 0.5)) if share else 0
+    count = max(0, min(wanted, len(patients) - 1))
+    order = np.random.default_rng([seed, *cases[0].centre.encode()]).permutation(len(patients))
+    drawn = {patients[place] for place in order[:count]}
     return (
-        [case for i, case in enumerate(cases) if i not in drawn],
-        [case for i, case in enumerate(cases) if i in drawn],
+        [case for case in cases if (case.patient or case.id) not in drawn],
+        [case for case in cases if (case.patient or case.id) in drawn],
     )

@@ -1,6 +1,7 @@
 """Splits: nobody is on both sides, and the same seed draws the same cases whatever their order."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -119,6 +120,29 @@ def test_the_same_content_under_two_ids_is_refused(sizes, share, seed, data):
 def test_the_same_id_on_both_sides_is_refused():
     with pytest.raises(DualTaskError, match=r"one \(A, train\) and one \(B, test\) have the same id"):
         Split(train=(a_case("one", "A"),), validation=(), test=(a_case("one", "B"),))
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=6), shares, seeds)
+def test_the_cts_of_a_patient_stay_on_one_side(cts, share, seed):
+    cases = [
+        replace(a_case(f"{patient}_{ct}", "A"), patient=f"p{patient}")
+        for patient, count in enumerate(cts)
+        for ct in range(count)
+    ]
+    split = within_centre(cases, "A", test=0.5, validation=share, seed=seed)
+    sides = [{case.patient for case in part} for part in (split.train, split.validation, split.test)]
+    assert sum(map(len, sides)) == len(cts)
+    assert sides[0]
+    assert sides[2]
+    assert sum(map(len, (split.train, split.validation, split.test))) == len(cases)
+
+
+def test_a_patient_on_two_sides_is_refused():
+    one, two = (replace(a_case(name, name), patient="p") for name in "AB")
+    with pytest.raises(DualTaskError, match="patient p is in train and in test"):
+        Split(train=(one,), validation=(), test=(two,))
+    with pytest.raises(DualTaskError, match="A: 1 patients"):
+        within_centre([replace(one, centre="A"), replace(two, centre="A")], "A", test=0.5, validation=0, seed=0)
 
 
 @pytest.mark.parametrize("held_out", ["", "D", "a"])
