@@ -30,7 +30,7 @@ CT_WINDOW = (-100.0, 240.0)  # HU, mapped to [0, 1] (METHOD, section Data)
 
 _RAS = axcodes2ornt(("R", "A", "S"))
 _SPACING = (0.05, 30.0)  # mm; what a CT voxel may measure
-_UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)
+UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)  # what nibabel raises
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ def _open(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> ni
     else:
         try:
             image = nib.load(source)
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise DualTaskError(
                 f"{name}: is not a readable NIfTI file ({_first_line(error)})", "give .nii or .nii.gz"
             ) from error
@@ -225,7 +225,7 @@ def _ras(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarray]:
         )
     try:
         voxels = np.asarray(image.dataobj, dtype=np.float32)
-    except _UNREADABLE as error:
+    except UNREADABLE as error:
         raise DualTaskError(
             f"{name}: is damaged or cut off ({_first_line(error)})", "fetch or export it again"
         ) from error

@@ -9,15 +9,13 @@ from __future__ import annotations
 import warnings
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import nibabel as nib
 import numpy as np
+import pydicom
+from pydicom.dataset import Dataset
 
 from dualtask_lite.errors import DualTaskError
-
-if TYPE_CHECKING:
-    from pydicom.dataset import Dataset
 
 # Nothing else is read from a file: no name, birth date, number or comment of a patient ever enters the program.
 _HEADER = [
@@ -183,8 +181,6 @@ def _hu(path: Path) -> np.ndarray:
 
 
 def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
-    import pydicom  # takes half a second, and few inputs need it
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote what the file holds

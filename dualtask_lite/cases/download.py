@@ -91,16 +91,16 @@ def unpack(
     verify: Callable[[Path], None] | None = None,
     progress: Progress | None = None,
 ) -> dict[str, int]:
-    """Unpack a tar or zip archive; each file takes its place only when the whole archive was read.
+    """Unpack a tar or zip archive; nothing takes its place before the whole archive was read.
 
     Every member is checked and written by hand, the same way on every Python: ``tarfile``'s data filter came with
     3.12, and ``zipfile`` has none. Only plain files are written, with the rights that new files have here.
 
     Args:
         archive: ``.zip``, ``.tar``, ``.tar.gz``...
-        folder: where to; files of the same name are replaced.
+        folder: where to; files of the same name are replaced, and a folder that is not there yet comes at once.
         verify: called with the folder that holds the files before they take their places; it may raise to stop that,
-            or rename some.
+            or move some.
         progress: see ``Progress``.
 
     Returns:
@@ -117,7 +117,7 @@ def unpack(
         with ExitStack() as stack:
             members = list(_members(archive, stack))
             total = sum(size for _, size, _ in members)
-            folder.mkdir(parents=True, exist_ok=True)
+            beside.mkdir(parents=True)
             _insist_on_room(folder, total)
             for name, size, opened in members:
                 target = beside / name
@@ -131,11 +131,9 @@ def unpack(
                     progress(f"unpacking {archive.name}", done, total)
         if verify:
             verify(beside)
-        files = {str(path.relative_to(beside).as_posix()): path for path in beside.rglob("*") if path.is_file()}
-        sizes = {name: path.stat().st_size for name, path in files.items()}
-        for name, path in files.items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            path.replace(folder / name)
+        files = [path for path in beside.rglob("*") if path.is_file()]
+        sizes = {str(path.relative_to(beside).as_posix()): path.stat().st_size for path in files}
+        _move_into(beside, folder)
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DualTaskError(
             f"{archive}: is damaged, or no archive that can be read ({error})", "remove it, then fetch it again"
@@ -254,6 +252,16 @@ def _plain(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     opened = tar.extractfile(member)
     assert opened is not None  # it is a plain file
     return opened
+
+
+def _move_into(source: Path, target: Path) -> None:
+    """Move what a folder holds into another, whole folders where the other has none of the name."""
+    for path in sorted(source.iterdir()):
+        place = target / path.name
+        if path.is_dir() and place.is_dir():
+            _move_into(path, place)
+        else:
+            path.replace(place)
 
 
 def _insist_on_safe(archive: Path, name: str, plain: bool) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -53,6 +54,8 @@ def get(
     """
     if offline and not folder.is_dir():
         raise DualTaskError(f"{folder}: is not there", f"make it, then {source.by_hand}")
+    if parts and source.name != "panorama":
+        raise DualTaskError(f"{source.name} has no parts", "leave --part out")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         {"msd": _msd, "nih": _nih, "panorama": _panorama}[source.name](source, folder, parts, offline, progress)
@@ -80,14 +83,15 @@ def _nih(source: Source, folder: Path, parts: Sequence[str], offline: bool, prog
     archive = folder / str(urls["labels"]).rsplit("/", 1)[1]
     if not nih.labels_of(folder) and (archive.exists() or not offline):
         _archive(urls["labels"], archive, folder, urls["labels_checksum"], progress=progress)
-    if not offline and len(there := nih.patients_of(folder)) < source.cases:
+    there = nih.patients_of(folder)
+    if not offline and len(there) < source.cases:
         query = urlencode({"Collection": urls["collection"], "format": "json"})
         for series in _json(f"{urls['api']}/getSeries?{query}", folder):
             patient, uid = str(series["PatientID"]), str(series["SeriesInstanceUID"])
             if patient not in there and re.fullmatch(source.ids, patient) and re.fullmatch(r"[0-9.]+", uid):
                 url = f"{urls['api']}/getImageWithMD5Hash?{urlencode({'SeriesInstanceUID': uid})}"
-                target = folder / "Pancreas-CT" / patient / uid
-                _archive(url, folder / f"{patient}.zip", target, None, verify=_compare_slices, progress=progress)
+                verify = partial(_series, place=Path("Pancreas-CT") / patient / uid)
+                _archive(url, folder / f"{patient}.zip", folder, None, verify=verify, progress=progress)
     nih.prepare(folder, progress=progress)
 
 
@@ -112,7 +116,7 @@ def _panorama(source: Source, folder: Path, parts: Sequence[str], offline: bool,
 
 def _panorama_labels(repository: str, folder: Path, progress: Progress | None) -> None:
     """The repository of the labels, at the commit that it has now; it is kept with the receipts."""
-    if (folder / _LABELS).is_dir():
+    if any(folder.glob("*/manual_labels")):
         return
     commit = str(_json(f"{repository}/commits/main", folder)["sha"])
     tree = _json(f"{repository}/git/trees/{commit}?recursive=1", folder)["tree"]
@@ -174,8 +178,8 @@ def _lift(unpacked: Path) -> None:
     aside.rename(unpacked)
 
 
-def _compare_slices(unpacked: Path) -> None:
-    """Compare a series with the MD5 sums that TCIA packs with it."""
+def _series(unpacked: Path, place: Path) -> None:
+    """Compare a series with the MD5 sums that TCIA packs with it, and put it where the retriever would."""
     sums = unpacked / "md5hashes.csv"
     if not sums.is_file():
         raise DualTaskError("a series of TCIA came without md5hashes.csv", "fetch it with the NBIA Data Retriever")
@@ -187,6 +191,9 @@ def _compare_slices(unpacked: Path) -> None:
     for name, path in slices.items():
         if checksum_of(path, "md5") != wanted[name]:
             raise DualTaskError(f"{name}: is not the slice that TCIA sent (its MD5 differs)", "run it again")
+    (unpacked / place).mkdir(parents=True)
+    for path in [path for path in unpacked.iterdir() if path.is_file()]:
+        path.rename(unpacked / place / path.name)
 
 
 def _git_hash(file: Path) -> str:

@@ -23,12 +23,13 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.case import UNREADABLE, Case, Scan
 from dualtask_lite.cases.dicom import series_below
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 
 PREPARED = "labels_on_images"
+_WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")  # TCIA, version 2: cut from the scan of case 2; old copies have them
 _SOFT_HU = (0.0, 200.0)  # what a pancreas in the portal venous phase measures, nearly all of it; fat does not
 _SHELL = 3  # voxels in the plane
 _CLEAR = 0.05  # by how much the right way must fit better than any other
@@ -61,24 +62,24 @@ def cases(folder: Path) -> list[Case]:
     Raises:
         DualTaskError: when a case has two series, or labels that were not compared with their images yet.
     """
-    found = [
-        Case(id=name, centre=folder.name, image=_only_series(patient))
-        for name, patient in patients_of(folder).items()
-        if series_below(patient)
-    ]
+    found = {name: _only_series(patient) for name, patient in patients_of(folder).items()}
     prepared = folder / PREPARED
     if found and not prepared.is_dir() and labels_of(folder):
         raise DualTaskError(
             f"{folder}: its labels have not been compared with the images yet",
             f"dualtask data get nih --out {folder}",
         )
-    return [Case(c.id, c.centre, c.image, _if_file(prepared / f"{c.id}.nii.gz")) for c in found]
+    labels = {name: prepared / f"{name}.nii.gz" for name in found}
+    return [
+        Case(name, folder.name, series, labels[name] if labels[name].is_file() else None)
+        for name, series in found.items()
+    ]
 
 
 def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | None = None) -> list[Placed]:
     """Lay each label on its image, and write it to ``labels_on_images`` with the image's geometry.
 
-    Labels that were laid before are left as they are.
+    Labels that were laid before are left as they are; a case that cannot be prepared does not stop the others.
 
     Args:
         folder: with series and labels as published.
@@ -88,18 +89,22 @@ def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | 
         How the labels laid now lie; all are kept in ``labels_on_images/placed.json``.
 
     Raises:
-        DualTaskError: when a label does not fit its image in exactly one way.
+        DualTaskError: at the end, when some labels do not fit their images in exactly one way.
     """
     labels, patients = labels_of(folder), patients_of(folder)
     names = [name for name in patients if name in labels]
     record = folder / PREPARED / "placed.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    placed = []
+    placed, refused = [], []
     for count, name in enumerate(names, 1):
         target = folder / PREPARED / f"{name}.nii.gz"
         if not (target.is_file() and name in known):
-            scan = Case(name, folder.name, _only_series(patients[name])).load()
-            mask, how = place(scan, labels[name])
+            try:
+                scan = Case(name, folder.name, _only_series(patients[name])).load()
+                mask, how = place(scan, labels[name])
+            except DualTaskError as error:
+                refused.append(error)
+                continue
             scan.save(mask, target)
             placed.append(how)
             known[name] = asdict(how)
@@ -107,6 +112,9 @@ def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | 
                 temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         if progress:
             progress("comparing labels with images", count, len(names))
+    if refused:
+        told = f"{len(refused)} of {len(names)} cases have no label that can be used: {refused[0].what}"
+        raise DualTaskError(told, f"{refused[0].remedy}; the other cases are ready")
     return placed
 
 
@@ -124,10 +132,13 @@ def place(scan: Scan, label: Path) -> tuple[np.ndarray, Placed]:
         The mask (X, Y, Z) on the scan's grid, and how it lies.
 
     Raises:
-        DualTaskError: when shapes differ, the label is empty, or no way fits clearly.
+        DualTaskError: when the label cannot be read or is empty, shapes differ, or no way fits clearly.
     """
-    image = nib.as_closest_canonical(nib.load(label))
-    mask = np.asarray(image.dataobj) > 0
+    try:
+        image = nib.as_closest_canonical(nib.load(label))
+        mask = np.asarray(image.dataobj) > 0
+    except UNREADABLE as error:
+        raise DualTaskError(f"{label}: is not a readable NIfTI file", "fetch the labels again") from error
     if mask.shape != scan.shape or not mask.any():
         finding = "is empty" if mask.shape == scan.shape else f"is {mask.shape}, its image {scan.shape}"
         raise DualTaskError(f"{label}: {finding}", "fetch the labels and the series again")
@@ -176,12 +187,13 @@ def _named(axes: tuple[int, ...]) -> tuple[str, ...]:
 
 
 def patients_of(folder: Path) -> dict[str, Path]:
-    """The folder of each case, by its id; the retriever may put quotation marks into names."""
+    """The folder of each case that has a series, by its id; the retriever may put quotation marks into names."""
     found: dict[str, Path] = {}
     for path in _folders(folder):
         name = path.name.strip("\"'")
         if re.fullmatch(r"PANCREAS_\d{4}", name):
-            found[name] = path
+            if name not in _WITHDRAWN and series_below(path):
+                found[name] = path
         elif name.startswith(("manifest-", "Pancreas-CT")):
             found |= patients_of(path)
     return found
@@ -203,7 +215,3 @@ def _only_series(patient: Path) -> Path:
 
 def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-
-
-def _if_file(path: Path) -> Path | None:
-    return path if path.is_file() else None

@@ -100,6 +100,11 @@ def test_msd_is_fetched_verified_and_found(msd, server, tmp_path):
     assert len(server.asked) > asked, "what somebody removed is fetched again"
 
 
+def test_only_panorama_has_parts(msd, tmp_path):
+    with pytest.raises(DualTaskError, match="msd has no parts"):
+        get(msd, tmp_path / "set", parts=["batch_1"])
+
+
 def test_msd_by_hand_needs_no_network(msd, server, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -223,6 +228,10 @@ def test_a_label_of_nothing_is_refused(nih, tmp_path):
     source = nih(lambda label, affine: (label[:, :, :-1], affine))
     with pytest.raises(DualTaskError, match=r"is \(56, 48, 23\), its image \(56, 48, 24\)"):
         get(source, tmp_path / "other")
+    label = tmp_path / "other" / "TCIA_pancreas_labels-02-05-2017" / "label0001.nii.gz"
+    label.write_bytes(label.read_bytes()[:200])
+    with pytest.raises(DualTaskError, match=r"label0001\.nii\.gz: is not a readable NIfTI file"):
+        get(source, tmp_path / "other")
 
 
 @pytest.mark.parametrize("fault", ["another slice", "a slice less", "no sums"])
@@ -239,6 +248,39 @@ def test_a_series_that_is_not_as_tcia_says_is_not_used(nih, server, tmp_path, fa
     with pytest.raises(DualTaskError, match="TCIA"):
         get(source, tmp_path / "set")
     assert not [name for name in tree(tmp_path / "set") if name.endswith((".dcm", "PANCREAS_0001.zip"))]
+
+
+def test_a_case_that_cannot_be_prepared_does_not_stop_the_others(nih, tmp_path):
+    spoilt = (made("A", 1, size=SIZE).label > 0).sum()
+    source = nih(lambda label, affine: (label, affine) if label.sum() != spoilt else (0 * label, affine))
+    with pytest.raises(
+        DualTaskError, match=r"1 of 2 cases have no label that can be used: .*label0001.* is empty"
+    ) as caught:
+        get(source, tmp_path / "set")
+    assert "the other cases are ready" in caught.value.remedy
+    assert [case.label is not None for case in find_cases(tmp_path / "set")] == [False, True]
+
+
+def test_a_fetch_of_nih_that_was_killed_goes_on(nih, server, tmp_path, monkeypatch):
+    source = nih()
+
+    def killed(what, done, of):
+        if what == "unpacking PANCREAS_0002.zip" and done == of:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        get(source, tmp_path / "set", progress=killed)
+    assert [case.id for case in find_cases(tmp_path / "set" / "Pancreas-CT")] == ["PANCREAS_0001"]
+    asked = len(server.asked)
+    assert [case.id for case in get(source, tmp_path / "set")] == ["PANCREAS_0001", "PANCREAS_0002"]
+    assert not [path for path, _ in server.asked[asked:] if path.endswith("UID=1.2.826.1")]
+
+
+def test_withdrawn_cases_of_an_old_copy_are_left_out(write_series, tmp_path):
+    for name in ("PANCREAS_0002", "PANCREAS_0025", "PANCREAS_0070"):
+        write_series(tmp_path / "X" / name / "study" / "series", np.zeros((4, 4, 2)), np.eye(4))
+    (tmp_path / "X" / "PANCREAS_0003").mkdir()  # empty, as the retriever leaves it
+    assert [case.id for case in find_cases(tmp_path / "X")] == ["PANCREAS_0002"]
 
 
 def test_nih_by_hand_as_the_retriever_leaves_it(nih, server, write_series, tmp_path):

@@ -1,0 +1,124 @@
+"""``dualtask data`` as a user meets it: list, get, and what they say when something is wrong."""
+
+import io
+import json
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from typer.testing import CliRunner
+
+from dualtask_lite.cases import download
+from dualtask_lite.cases.sources import sources
+from dualtask_lite.cli import app, main
+
+
+def call(*words):
+    result = CliRunner().invoke(app, ["data", *map(str, words)])
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(monkeypatch, capsys, *words):
+    """Exit code and the one line on standard error that ends it."""
+    monkeypatch.setattr(sys, "argv", ["dualtask", "data", *map(str, words)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    return end.value.code, capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.fixture(autouse=True)
+def _cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
+    monkeypatch.setattr(download, "PAUSE_S", 0)
+
+
+@pytest.fixture
+def task07(phantom_folder, server, monkeypatch):
+    """A centre of the phantom as the archive behind MONAI's address."""
+    from monai.apps import DecathlonDataset
+
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as packed:
+        packed.add(phantom_folder / "A", "Task07_Pancreas")
+    server.files["/Task07_Pancreas.tar"] = out.getvalue()
+    (server_path,) = server.files
+    monkeypatch.setitem(DecathlonDataset.resource, "Task07_Pancreas", server.url + server_path)
+    archive = phantom_folder.parent / "archive"
+    archive.write_bytes(out.getvalue())
+    monkeypatch.setitem(DecathlonDataset.md5, "Task07_Pancreas", download.checksum_of(archive, "md5"))
+    return server
+
+
+def test_list_shows_what_the_registry_says_and_what_is_here(tmp_path):
+    listed = json.loads(call("list", "--json"))
+    assert list(listed) == list(sources())
+    assert [name for name, one in listed.items() if one["here"]] == ["phantom"]
+    (tmp_path / "cache" / "nih").mkdir(parents=True)
+    assert json.loads(call("list", "--json"))["nih"]["here"]
+    shown = call("list")
+    for one in sources().values():
+        assert one.licence in shown
+        assert f"{one.size_gb:g} GB" in shown
+
+
+def test_get_by_name_is_found_by_name(task07):
+    task07.cuts = [10_000]
+    got = json.loads(call("get", "msd", "--json"))
+    assert (got["cases"], got["labelled"]) == (4, 4)
+    assert json.loads(call("check", "msd", "--json"))["cases"] == 4
+
+
+def test_get_elsewhere_names_the_folder_to_go_on_with(task07, tmp_path):
+    folder = tmp_path / "my set"
+    assert f"dualtask data check {folder}" in call("get", "msd", "--out", folder)
+    assert json.loads(call("check", folder, "--json"))["labelled"] == 4
+
+
+def test_the_phantom_is_made(tmp_path, monkeypatch, phantom_folder):
+    monkeypatch.setattr("dualtask_lite.cases.sources._phantom", lambda: phantom_folder)
+    assert json.loads(call("get", "phantom", "--json"))["folder"] == str(phantom_folder)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["get", "mds"], "there is no source 'mds'; choose from: phantom, msd"),
+        (["get", "phantom", "--out", "here"], "dualtask data make phantom --out here"),
+        (["get", "nih", "--offline", "--out", "nowhere"], "nowhere: is not there; make it, then open"),
+    ],
+)
+def test_one_line_says_what_and_what_to_do(words, told, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    code, line = refused(monkeypatch, capsys, *words)
+    assert code == 1
+    assert line.startswith("error: ")
+    assert told in line
+
+
+def test_a_page_in_place_of_the_data_names_the_way_by_hand(task07, monkeypatch, capsys):
+    task07.html.add("/Task07_Pancreas.tar")
+    code, line = refused(monkeypatch, capsys, "get", "msd")
+    assert code == 1
+    assert "web page" in line
+    assert sources()["msd"].by_hand in line
+
+
+def test_help_and_list_need_no_torch():
+    for words in (["data", "get", "--help"], ["data", "list"]):
+        code = f"import sys; from dualtask_lite.cli import app\ntry: app({words!r})\n"
+        code += "except SystemExit as end: assert not end.code\n"
+        code += "assert not {'torch', 'monai', 'openpyxl'} & set(sys.modules)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_progress_is_told_where_somebody_watches(task07, monkeypatch, tmp_path):
+    from rich.console import Console
+
+    screen = io.StringIO()
+    console = Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr("rich.console.Console", lambda **_: console)
+    call("get", "msd", "--out", tmp_path / "set", "--json")
+    assert "unpacking Task07_Pancreas.tar" in screen.getvalue()
