@@ -60,11 +60,14 @@ def get(
         folder.mkdir(parents=True, exist_ok=True)
         {"msd": _msd, "nih": _nih, "panorama": _panorama}[source.name](source, folder, parts, offline, progress)
     except FetchError as error:
-        by_hand = f"or by hand, in {folder}: {source.by_hand}, then run it with --offline"
+        by_hand = f"or by hand, in {folder}: {source.by_hand} (see {source.url}), then run it with --offline"
         raise DualTaskError(error.what, f"{error.remedy}; {by_hand}") from error
     except OSError as error:
         raise DualTaskError(f"{folder}: cannot be used ({error})", "choose another folder with --out") from error
-    return cases_at(folder)
+    try:
+        return cases_at(folder)
+    except DualTaskError as error:
+        raise DualTaskError(error.what, f"in it, {source.by_hand} (see {source.url})") from error
 
 
 def _msd(source: Source, folder: Path, parts: Sequence[str], offline: bool, progress: Progress | None) -> None:

@@ -37,6 +37,8 @@ class Source:
 def sources() -> dict[str, Source]:
     """Read the known sources, by name, in the order of ``data/sources.yaml``."""
     entries = yaml.safe_load(data_file("sources.yaml").read_text(encoding="utf-8"))
+    for entry in entries.values():  # the addresses stand in one place
+        entry["by_hand"] = entry["by_hand"].format(**entry["fetch"])
     return {
         name: Source(name=name, **{**entry, "unverified": tuple(entry["unverified"])})
         for name, entry in entries.items()

@@ -132,6 +132,10 @@ def test_what_cannot_be_had_names_the_way_by_hand(msd, server, tmp_path):
         find_cases(tmp_path / "set")
     with pytest.raises(DualTaskError, match="is not there"):
         get(msd, tmp_path / "elsewhere", offline=True)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DualTaskError, match="holds no CT") as caught:
+        get(msd, tmp_path / "empty", offline=True)
+    assert msd.by_hand in caught.value.remedy
 
 
 # nih

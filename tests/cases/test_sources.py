@@ -66,6 +66,8 @@ def test_the_registry_is_complete():
         assert all([source.title, source.licence, source.citation, source.hospitals, source.layout, source.size_gb])
         assert set(source.label_map.values()) <= set(LABELS)
         assert source.how == "made" or (source.url.startswith("http") and source.by_hand)
+    assert known["nih"].fetch["manifest"] in known["nih"].by_hand
+    assert known["nih"].fetch["labels"] in known["nih"].by_hand
     assert known["panorama"].label_map == {1: 2, 2: 0, 3: 0, 4: 1, 5: 1, 6: 0}
 
 
