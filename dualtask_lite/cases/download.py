@@ -12,6 +12,7 @@ import hashlib
 import http.client
 import os
 import shutil
+import ssl
 import tarfile
 import time
 import urllib.error
@@ -34,7 +35,7 @@ ATTEMPTS = 5  # in a row that bring no new byte
 PAUSE_S = 1.0  # before the second attempt; doubled before each further one
 _TIMEOUT_S = 60
 _BLOCK = 1 << 20
-_CUT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError)
+_CUT = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 class FetchError(DualTaskError):
@@ -93,8 +94,8 @@ def unpack(
 ) -> dict[str, int]:
     """Unpack a tar or zip archive; nothing takes its place before the whole archive was read.
 
-    Every member is checked and written by hand, the same way on every Python: ``tarfile``'s data filter came with
-    3.12, and ``zipfile`` has none. Only plain files are written, with the rights that new files have here.
+    Every member is checked and written by hand, the same way on every Python: not every 3.10 and 3.11 has
+    ``tarfile``'s data filter, and ``zipfile`` has none. Only plain files are written, with the rights of new files.
 
     Args:
         archive: ``.zip``, ``.tar``, ``.tar.gz``...
@@ -165,8 +166,10 @@ def _complete(url: str, part: Path, size: int | None, progress: Progress) -> Non
             return
         except urllib.error.HTTPError as error:
             error.close()
-            if error.code == 416 and before:  # the part is longer than the file: another one
-                part.unlink()
+            if error.code == 416 and before:
+                if str(error.headers.get("Content-Range")) == f"bytes */{before}":
+                    return  # it was whole, and the run was killed before it was verified
+                part.unlink()  # it is longer than the file: a part of another one
             elif error.code < 500 and error.code not in (408, 429):
                 raise FetchError(
                     f"{url}: the server answered {error.code} {error.reason}",

@@ -114,10 +114,13 @@ def test_a_part_of_another_file_is_not_mixed_in(served, tmp_path):
     assert get(served, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_whole_part_needs_no_request(served, tmp_path):
+def test_a_whole_part_is_not_fetched_again(served, tmp_path):
     (tmp_path / PART).write_bytes(CONTENT)
     get(served, tmp_path, size=len(CONTENT))
     assert served.asked == []
+    (tmp_path / "set.tar").rename(tmp_path / PART)
+    get(served, tmp_path)
+    assert served.asked == [("/set.tar", f"bytes={len(CONTENT)}-")]
 
 
 def test_a_web_page_is_not_taken_for_data(served, tmp_path):
