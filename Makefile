@@ -8,7 +8,7 @@ export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lab notebooks lint clean
+.PHONY: help demo test fuzz lab notebooks lint clean
 
 help: ## this list
 	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
@@ -25,6 +25,9 @@ lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
 
 notebooks: $(STAMP) ## write notebooks/*.ipynb and notebooks/solutions/*.ipynb from notebooks/source/*.py
 	$(BIN)/python notebooks/build.py notebooks
+
+fuzz: $(STAMP) ## more than 20,000 damaged files through every reader (some minutes; not part of make test)
+	DUALTASK_FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
 
 lint: $(STAMP) ## format, lint, types and import rule only
 	$(BIN)/ruff check .

@@ -8,6 +8,7 @@ them, so what is saved lies on the file's grid exactly.
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ LABELS = {0: "background", 1: "pancreas", 2: "tumour"}
 CT_WINDOW = (-100.0, 240.0)  # HU, mapped to [0, 1] (METHOD, section Data)
 
 _RAS = axcodes2ornt(("R", "A", "S"))
+_DEFLATED = 1032  # bytes that gzip can hold in one of its own, at the most
 _SPACING = (0.05, 30.0)  # mm; what a CT voxel may measure
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)  # what nibabel raises
 
@@ -207,6 +209,7 @@ def _open(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> ni
             ) from error
         if not isinstance(image, nib.Nifti1Pair):
             raise DualTaskError(f"{name}: is {type(image).__name__}, not NIfTI", "convert it to .nii.gz")
+        _insist_on_size(image, name)
     if image.get_data_dtype().fields or np.issubdtype(image.get_data_dtype(), np.complexfloating):
         raise DualTaskError(
             f"{name}: holds colours or complex numbers, not HU", "export the CT itself, not a picture of it"
@@ -214,6 +217,18 @@ def _open(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> ni
     if len(image.shape) < 3 or any(side != 1 for side in image.shape[3:]) or 0 in image.shape:
         raise DualTaskError(f"{name}: has the dimensions {image.shape}, not three", "give one volume (X, Y, Z) a file")
     return image if len(image.shape) == 3 else image.slicer[(..., *(0,) * (len(image.shape) - 3))]
+
+
+def _insist_on_size(image: nib.Nifti1Pair, name: str) -> None:
+    """Refuse a header that promises more voxels than its file can hold, before memory is set aside for them."""
+    file = Path(image.file_map["image"].filename)
+    holds = file.stat().st_size * (_DEFLATED if file.suffix.lower() == ".gz" else 1)
+    promised = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if min(image.shape, default=0) < 0 or promised > holds:
+        raise DualTaskError(
+            f"{name}: is damaged or cut off (its header promises {image.shape} voxels, more than the file can hold)",
+            "fetch or export it again",
+        )
 
 
 def _ras(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -228,6 +243,10 @@ def _ras(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarray]:
     except UNREADABLE as error:
         raise DualTaskError(
             f"{name}: is damaged or cut off ({_first_line(error)})", "fetch or export it again"
+        ) from error
+    except MemoryError as error:
+        raise DualTaskError(
+            f"{name}: its {image.shape} voxels do not fit into memory", "crop it, or use a machine with more memory"
         ) from error
     turn = ornt_transform(io_orientation(affine), _RAS)
     turned = np.ascontiguousarray(apply_orientation(voxels, turn))

@@ -283,3 +283,15 @@ def test_no_bytes_end_in_another_exception(tmp_path_factory, content):
     file = tmp_path_factory.mktemp("bytes") / "ct.nii"
     file.write_bytes(content)
     assert any(finding.level == "error" for finding in check(Case("c", "A", file)))
+
+
+@pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
+@pytest.mark.parametrize("side", [30_000, -20])
+def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_memory_is_taken(tmp_path, name, side):
+    image = nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4))
+    header = bytearray(image.to_bytes())
+    header[42:48] = np.array([abs(side), abs(side), side], "<i2").tobytes()  # dim[1:4]
+    data = gzip.compress(bytes(header)) if name.endswith(".gz") else bytes(header)
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(DualTaskError, match="more than the file can hold"):
+        Case("a", "A", tmp_path / name).load()
