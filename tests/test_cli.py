@@ -16,7 +16,18 @@ from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app, main
 from dualtask_lite.engine.run import read_rows
 
-COMMANDS = ["doctor", "data list", "data check", "data make", "train", "predict", "evaluate", "ablate", "export"]
+COMMANDS = [
+    "doctor",
+    "data list",
+    "data check",
+    "data make",
+    "train",
+    "predict",
+    "evaluate",
+    "ablate",
+    "export",
+    "bench",
+]
 
 
 def call(*words, ok=True):

@@ -1,0 +1,45 @@
+"""``dualtask bench``."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from dualtask_lite.cli.shared import AsJson, Assignments, Profile, app, out, print_json, print_table
+from dualtask_lite.errors import DualTaskError
+
+
+@app.command()
+def bench(
+    part: Annotated[str, typer.Argument(help="pipeline, step, predict or all.")] = "all",
+    profile: Profile = "laptop",
+    assignments: Assignments = None,
+    file: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--out", "-o", help="JSON file; default runs/bench-PROFILE.json. What was cut goes on."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how fast samples, a training step and a prediction are here, and in how much memory."""
+    from dualtask_lite.engine import bench as engine
+    from dualtask_lite.engine.config import parse_assignments
+
+    if part != "all" and part not in engine.PARTS:
+        raise DualTaskError(f"there is no part {part!r}", f"choose from: {', '.join(engine.PARTS)}, all")
+    where = file or Path("runs") / f"bench-{profile}.json"
+    told = engine.bench(
+        list(engine.PARTS) if part == "all" else [part],
+        profile,
+        parse_assignments(assignments or []),
+        where,
+        command=shlex.join(["dualtask", *sys.argv[1:]]),
+    )
+    if as_json:
+        print_json(told)
+        return
+    print_table(engine.rows(told))
+    out.print(f"{told['device']}; wrote {where}", markup=False, highlight=False)

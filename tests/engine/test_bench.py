@@ -1,0 +1,92 @@
+"""The measurements: complete, plausible, written as they go, and gone on with; no test depends on speed."""
+
+import json
+import multiprocessing
+import time
+
+import pytest
+import torch
+
+from dualtask_lite import machine
+from dualtask_lite.engine import bench as engine
+from dualtask_lite.engine.bench import bench, made_region, matrix_rate, repeat, rows, step_flop
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.errors import DualTaskError
+
+TINY = {"sample.patch": [16, 24, 8], "machine.device": "cpu", "optimiser.batch": 1}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(engine, "SECONDS", 0.05)
+    monkeypatch.setattr(engine, "CASE", (40, 30, 20))
+
+
+def test_all_parts_of_a_profile_with_every_term(tmp_path):
+    told = bench(list(engine.PARTS), "gpu", TINY | {"network.width": 8, "machine.workers": 1}, tmp_path / "b.json")
+    assert told == json.loads((tmp_path / "b.json").read_text())
+    results = told["results"]
+    assert list(results) == [name for part in engine.PARTS.values() for name in part]
+    assert told["settings"]["stage"] == "tumour-fine"
+    for name in ("pipeline", "step, fp32 eager", "step, tuned"):
+        assert results[name]["repeats"] >= 3
+        assert 0 < results[name]["seconds_min"] <= results[name]["seconds"]
+        assert sum(results[name]["share"].values()) == pytest.approx(1, abs=1e-3)
+    assert results["pipeline"]["distance_bit_equal_to_scipy"] is True
+    assert results["pipeline"]["loader_samples_per_second"] > 0
+    assert set(results["pipeline"]["share"]) == {*engine._PIPELINE, "rest"}
+    assert all(share > 0 for share in results["pipeline"]["share"].values())
+    tuned = results["step, tuned"]
+    assert tuned["voxels"] == 2 * 16 * 24 * 8
+    assert tuned["voxels_per_second"] == pytest.approx(tuned["voxels"] / tuned["seconds"], rel=0.01)
+    assert set(results["layers"]["share"]) == set(engine._LAYERS)
+    assert results["predict"]["voxels"] == 40 * 30 * 20
+    assert results["predict"]["flips"] == 8
+    assert {row["measure"] for row in rows(told)} == set(results)
+
+
+def test_what_was_cut_goes_on_and_what_is_done_stays(tmp_path, monkeypatch):
+    def fails(settings):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "b.json"
+    monkeypatch.setattr(engine, "PARTS", {"step": {"one": lambda settings: {"seconds": 1.0}, "two": fails}})
+    with pytest.raises(KeyboardInterrupt):
+        bench(["step"], "laptop", TINY, path)
+    assert json.loads(path.read_text())["results"] == {"one": {"seconds": 1.0}}
+    again = {"one": fails, "two": lambda settings: {"seconds": 2.0}}
+    monkeypatch.setattr(engine, "PARTS", {"step": again})
+    assert bench(["step"], "laptop", TINY, path)["results"] == {"one": {"seconds": 1.0}, "two": {"seconds": 2.0}}
+    with pytest.raises(DualTaskError, match="of other settings"):
+        bench(["step"], "laptop", TINY | {"network.width": 16}, path)
+
+
+def test_flop_of_a_step_are_those_of_the_paper_s_network():
+    """METHOD: 1.51 MFLOP a voxel, forward and backward, at width 32."""
+    assert step_flop(Settings.of("gpu", {"stage": "tumour-fine"})) == pytest.approx(1.51e6, rel=0.01)
+
+
+def test_a_timer_measures_waiting_as_wall_and_not_as_cpu_time():
+    found = repeat(lambda: time.sleep(0.02), CPU)
+    assert 0.02 <= found["seconds_min"] < 1
+    assert found["cpu_seconds"] < found["seconds"]
+    assert matrix_rate(CPU, torch.float32) > 1e8
+
+
+def test_the_made_region_has_a_ball_in_its_middle():
+    region = made_region(Settings.of("laptop", TINY))
+    assert region.image.shape == region.mask.shape == (1, 24, 36, 12)
+    middle = torch.nonzero(region.mask[0]).float().mean(0)
+    assert torch.allclose(middle, torch.tensor([12.0, 18.0, 6.0]), atol=0.6)
+    assert region.image[region.mask > 0].mean() > region.image[region.mask == 0].mean() + 0.1
+
+
+def test_the_memory_of_a_process_is_its_own():
+    ballast = torch.ones(200, 2**20 // 4)  # 200 MB here must not count there
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        child = pool.apply(machine.peak_memory_mb)
+    assert machine.peak_memory_mb() > ballast.nbytes / 2**20
+    del ballast
+    mine = machine.peak_memory_mb()
+    assert child < mine - 100
