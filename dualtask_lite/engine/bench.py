@@ -30,10 +30,11 @@ from dualtask_lite import machine
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import Region, Samples
+from dualtask_lite.engine.devices import make_fabric, pick_device, set_up
 from dualtask_lite.engine.grid import Box
 from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.run import Model, build_network, peak_memory_mb, provenance, write_json
-from dualtask_lite.engine.train import draw_views, make_fabric, make_objective, make_optimiser, pick_device
+from dualtask_lite.engine.train import draw_views, make_objective, make_optimiser
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.contrast import core_and_shell
 from dualtask_lite.method.distance import signed_distance
@@ -214,7 +215,7 @@ def _threads(count: int) -> Iterator[None]:
 
 def eager_step(settings: Settings) -> dict[str, Any]:
     """A training step as PyTorch does it when nothing is tuned: fp32, channels first."""
-    return _step(settings.changed({"machine.precision": "32-true"}), torch.contiguous_format)
+    return _step(settings.changed({"machine.precision": "32-true", "machine.compile": False}), torch.contiguous_format)
 
 
 def tuned_step(settings: Settings) -> dict[str, Any]:
@@ -228,17 +229,17 @@ def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, A
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     net: Any = build_network(settings).to(memory_format=memory_format)  # type: ignore[call-overload]
-    net, optimiser = fabric.setup(net, make_optimiser(net, settings))
+    model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
     image, target = _batch(settings, device)
     objective, views = make_objective(settings), settings.views.count
-    generator = torch.Generator().manual_seed(0)
+    generator, numbers = torch.Generator().manual_seed(0), torch.arange(len(image))
     laps: dict[str, list[float]] = {}
 
     def one() -> None:
         clock = _Laps(laps, device)
-        shown = draw_views(image, settings, generator)
+        shown = draw_views(image, settings, numbers)
         clock.lap("views")
-        outputs = net(shown)
+        outputs = model(shown)
         clock.lap("forward")
         parts: list[Any] = [[None] * views if part is None else part.chunk(views) for part in outputs]
         said = [Outputs(*fields) for fields in zip(*parts, strict=True)]
@@ -247,7 +248,7 @@ def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, A
         optimiser.zero_grad()
         fabric.backward(total)
         clock.lap("backward")
-        fabric.clip_gradients(net, optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False)
+        fabric.clip_gradients(model, optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False)
         optimiser.step()
         clock.lap("optimiser")
 
