@@ -13,6 +13,7 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.method.losses import TERMS
 from dualtask_lite.show import palette, planes, plots
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
+from dualtask_lite.show.plots import parts
 
 SPACING = (2.0, 1.0, 4.0)  # mm
 
@@ -179,7 +180,7 @@ def test_curves_take_text_and_empty_fields():
 def test_running_mean_against_numpy():
     values = np.random.default_rng(0).normal(size=30)
     expected = [values[max(0, i - 3) : i + 1].mean() for i in range(30)]
-    np.testing.assert_allclose(plots._running_mean(values, 4), expected)
+    np.testing.assert_allclose(parts.running_mean(values, 4), expected)
 
 
 def test_scores_count_what_has_no_value():

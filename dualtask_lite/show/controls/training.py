@@ -20,7 +20,7 @@ from dualtask_lite.show.picture import Picture
 
 _SHARE = 10  # drawing may take one part in so many of the time
 
-Predict = Callable[[Any, Any, Any], Sequence[Any]]
+Predict = Callable[[Any, Any, Any], Any]  # (network, image (1, X, Y, Z), settings) -> (2, X, Y, Z)
 
 
 class TrainingMonitor:
@@ -33,7 +33,8 @@ class TrainingMonitor:
 
     def __init__(self, predict: Predict | None = None) -> None:
         self.rows: list[Mapping[str, Any]] = []
-        self._predict, self._slice = predict, None
+        self._predict = predict
+        self._example: plots.Example | None = None
         self._stop = threading.Event()
         self._shown: Any = None  # handle of the picture in the notebook
         self._next = 0.0  # when to draw again
@@ -45,8 +46,8 @@ class TrainingMonitor:
 
     @property
     def picture(self) -> Picture:
-        """The curves so far."""
-        return plots.curves(self.rows)
+        """The curves so far, and the last predicted slice."""
+        return plots.curves(self.rows, self._example)
 
     def stop(self) -> None:
         """Ask the training to end after the step that runs, as if it were finished; what the button does."""
@@ -66,7 +67,21 @@ class TrainingMonitor:
         return self.stopped
 
     def on_validation(self, net: Any, regions: Sequence[Any], settings: Any) -> None:
-        """Predict the first validation region that holds a lesion; for ``train(on_validation=...)``."""
+        """Predict the first validation region that holds a target; for ``train(on_validation=...)``."""
+        holding = (region for region in regions if region.mask is not None and region.mask.any())
+        region = next(holding, None)
+        if self._predict is None or region is None:
+            return
+        truth = region.mask[0].numpy() > 0
+        probability = self._predict(net, region.image, settings)[0].cpu().numpy()
+        level = int(truth.sum(axis=(0, 1)).argmax())
+        self._example = plots.Example(
+            region.image[0, :, :, level].numpy(),
+            truth[:, :, level],
+            probability[:, :, level] >= settings.prediction.threshold,
+            region.spacing[:2],
+            f"case {region.case_id}",
+        )
 
     def _draw(self) -> None:
         from IPython.display import display
@@ -102,7 +117,7 @@ class TrainingMonitor:
         button.on_click(press)
         # ipykernel 7.4 sends what a widget hears to where the widget last spoke: to the thread that is busy training.
         vars(button.comm).pop("_reply_subshell_id", None)
-        return button
+        return ipywidgets.HBox([button, ipywidgets.Label("or interrupt the kernel (■): it ends after its step")])
 
     def __str__(self) -> str:
         return self.picture.alt

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dualtask_lite.method.views import KERNEL_SIZES, View, apply_view, draw_view, saturation, shows_anatomy
+from dualtask_lite.method.views import KERNEL_SIZES, MOST_SATURATED, View, apply_view, draw_view, saturation
 from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Panel, colours_of, levels_of
 
 _MOST = (128, 128, 9)  # voxels of the middle that are used, so that a step stays quick
@@ -33,7 +33,7 @@ def view_explorer(image: torch.Tensor | NDArray[Any]) -> Explorer:
     return Explorer(
         title="Two imaging views by random convolution (axial plane)",
         knobs=(
-            Knob("kernel", "Kernel", {f"{k} × {k} × {k}": k for k in KERNEL_SIZES}, "3 × 3 × 3"),
+            Knob("kernel", "Kernel", {f"{k} × {k} × {k}": k for k in KERNEL_SIZES}, "3 × 3 × 3", slides=False),
             Knob("blend", "Blend", {f"{blend:.2f}": blend for blend in _BLENDS}, "0.50"),
             Knob("seed", "Seed", {str(seed): seed for seed in range(_SEEDS)}, "0"),
         ),
@@ -54,8 +54,7 @@ def _frame(image: torch.Tensor, views: list[View]) -> Frame:
     shown = [apply_view(image, view) for view in views]
     apart = (shown[0] - shown[1]).abs()
     lost = [saturation(image, view) for view in views]
-    verdicts = ["used" if shows_anatomy(image, view) else "drawn again" for view in views]
-    numbers = {f"view {n + 1}: saturated": f"{lost[n]:.0%}, {verdicts[n]}" for n in range(len(views))}
+    numbers = {f"view {n}: saturated": f"{share:.0%}" for n, share in enumerate(lost, start=1)}
     numbers["mean difference"] = f"{apart.mean():.2f}"
     numbers["correlation of the views"] = f"{_correlation(*shown):.2f}"
     grey = colours_of("gray")
@@ -65,10 +64,10 @@ def _frame(image: torch.Tensor, views: list[View]) -> Frame:
         for title, volume in zip(titles, (image, *shown), strict=True)
     ]
     panels.append(Panel("difference", levels_of(_slice(apart), 0, 1), colours_of("cividis"), ("0", "1")))
-    size = views[0].kernel.shape[0]
+    again = " and ".join(f"view {n}" for n, share in enumerate(lost, start=1) if share > MOST_SATURATED)
     words = (
-        f"Kernel {size}, blend {views[0].blend:.2f}. Bright and dark may trade places; edges stay where they are. "
-        f"A view of which the clip saturates more than half is drawn again."
+        f"Bright and dark may trade places; edges stay where they are. Training would draw {again or 'neither'} again: "
+        f"more than {MOST_SATURATED:.0%} of a view must not be saturated by the clip."
     )
     return Frame(panels, numbers, words)
 

@@ -1,9 +1,8 @@
-"""Static figures, each with alt text made from the same numbers that it draws."""
+"""Cases: their planes, with what is true and what was found, and their attenuation."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,18 +12,12 @@ from numpy.typing import NDArray
 from dualtask_lite.cases.case import CT_WINDOW, LABELS, Scan
 from dualtask_lite.show import palette, planes
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
-
-Row = Mapping[str, Any]
+from dualtask_lite.show.plots.parts import tidy
 
 FIELD = 160.0  # mm shown around a lesion
 _STRUCTURES = ((2, LABELS[2]), (1, LABELS[1]))
 _TISSUES = {2: LABELS[2], 1: LABELS[1], 0: "rest of the body"}
 _STYLES = ("-", "--", "-.", ":")
-_METRICS = {  # column: (axis label, upper limit)
-    "dice": ("Dice (1 is perfect)", 1.0),
-    "hd95_mm": ("95th percentile of the surface distance (mm)", None),
-    "assd_mm": ("mean surface distance (mm)", None),
-}
 
 
 def centres_side_by_side(scans: Sequence[Scan]) -> Picture:
@@ -112,82 +105,10 @@ def histogram(scans: Sequence[Scan]) -> Picture:
                 low, median, high = np.percentile(hu, (25, 50, 75))
                 notes.append(f"{tissue}, centre {centre}: median {median:.0f} (middle half {low:.0f} to {high:.0f})")
         axes.set(title=tissue, xlabel="attenuation (HU)", xlim=(bins[0], bins[-1]), ylim=(0, None))
-        _tidy(axes)
+        tidy(axes)
     figure.axes[0].set_ylabel("share of voxels (% per 5 HU)")
     figure.axes[-1].legend(frameon=False, fontsize=9)
     return Picture.of(figure, f"Histograms of {len(scans)} cases in HU. " + "; ".join(notes) + ".")
-
-
-def curves(rows: Sequence[Row]) -> Picture:
-    """Show how a training run went: every term of the objective, and Dice on the validation cases.
-
-    Args:
-        rows: the rows of ``metrics.csv`` (numbers or text; empty fields where nothing was measured).
-    """
-    figure = new_figure(height=330)
-    terms, validation = figure.subplots(1, 2)
-    notes = []
-    for name, (colour, style) in palette.TERMS.items():
-        steps, values = _series(rows, name)
-        if steps.size:
-            smooth = _running_mean(values, max(1, len(values) // 20))
-            terms.plot(steps, values, color=colour, alpha=0.2, lw=0.8)
-            terms.plot(steps, smooth, color=colour, ls=style, lw=1.8, label=name)
-            notes.append(f"{name} from {smooth[0]:.3g} to {smooth[-1]:.3g}")
-    if notes:
-        terms.legend(frameon=False, fontsize=9, ncols=2)
-    terms.set(title="terms of the objective, before weighting", xlabel="step", ylabel="loss", ylim=(0, None))
-    steps, dice = _series(rows, "val_dice")
-    validation.plot(steps, dice, "o-", color=palette.BLUE, ms=5)
-    validation.set(title="validation cases", xlabel="step", ylabel=_METRICS["dice"][0], ylim=(0, 1))
-    validation.set_xlim(terms.get_xlim())
-    for axes in (terms, validation):
-        _tidy(axes)
-    judged = f"best {dice.max():.2f}, last {dice[-1]:.2f}" if dice.size else "not measured"
-    return Picture.of(figure, f"Training curves. {'; '.join(notes)}. Validation Dice: {judged}.")
-
-
-def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> Picture:
-    """Show one dot a case and the mean of each group; a case that is in several groups is joined by a line.
-
-    Args:
-        rows: per-case results with ``case``, the group and the metric; a missing or NaN value is
-            not drawn, but counted in the alt text.
-        metric: the column to show.
-        by: the column that makes the groups, such as ``centre`` or ``protocol``.
-    """
-    groups = list(dict.fromkeys(str(row[by]) for row in rows))
-    colours = palette.centre_colours(groups)
-    label, highest = _METRICS.get(metric, (metric, None))
-    figure = new_figure(height=380)
-    axes = figure.subplots()
-    notes = []
-    dots: dict[str, list[tuple[float, float]]] = {}  # case -> its place in each group
-    for place, group in enumerate(groups):
-        mine = [(_number(row.get(metric)), str(row["case"])) for row in rows if str(row[by]) == group]
-        shown = sorted((value, case) for value, case in mine if math.isfinite(value))
-        for number, (value, case) in enumerate(shown):  # neighbours in value do not hide each other
-            dots.setdefault(case, []).append((place + (number % 5 - 2) * 0.04, value))
-            axes.plot(*dots[case][-1], "o", color=colours[group], mec="black", mew=0.5, ms=7, alpha=0.8)
-        note = _draw_mean(axes, place, np.array([value for value, _ in shown]))
-        missing = len(mine) - len(shown)
-        notes.append(f"{by} {group}: {note}" + (f", {missing} without a value" if missing else ""))
-    for joined in dots.values():
-        axes.plot(*zip(*joined, strict=True), color=palette.GREY, lw=0.7, alpha=0.6, zorder=1)
-    axes.set_xticks(range(len(groups)), [f"{by} {group}" for group in groups])
-    axes.set(ylabel=label, xlim=(-0.6, len(groups) - 0.2), ylim=(-0.02, highest and highest + 0.02))
-    _tidy(axes)
-    return Picture.of(figure, f"{label} of each case. " + "; ".join(notes) + ".")
-
-
-def _draw_mean(axes: Axes, place: int, values: NDArray[np.float64]) -> str:
-    """Draw the mean of one group, and put the group into words."""
-    if not values.size:
-        return "no value"
-    mean = values.mean()
-    axes.plot([place - 0.25, place + 0.25], [mean, mean], color="black", lw=2)
-    axes.annotate(f"mean {mean:.2f}", (place + 0.28, mean), va="center", fontsize=9)
-    return f"{values.size} cases, mean {mean:.2f}, from {values.min():.2f} to {values.max():.2f}"
 
 
 def _three_planes(
@@ -279,29 +200,3 @@ def _sides(scan: Scan) -> list[tuple[int, float]]:
 
 def _times(numbers: Sequence[float]) -> str:
     return " x ".join(f"{n:.3g}" for n in numbers)
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None or value == "" else float(value)
-
-
-def _series(rows: Sequence[Row], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Collect steps and values of one column, without the rows that do not have it."""
-    points = [(float(row["step"]), value) for row in rows if math.isfinite(value := _number(row.get(name)))]
-    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
-    return steps, values
-
-
-def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Average the last ``width`` values, or as many as there are at the start."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(sums))
-    starts = np.maximum(0, ends - width)
-    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
-    return means
-
-
-def _tidy(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)

@@ -1,0 +1,47 @@
+"""What all figures share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+Row = Mapping[str, Any]
+
+METRICS = {  # column: (axis label, upper limit)
+    "dice": ("Dice (1 is perfect)", 1.0),
+    "hd95_mm": ("95th percentile of the surface distance (mm)", None),
+    "assd_mm": ("mean surface distance (mm)", None),
+}
+
+
+def number(value: Any) -> float:
+    """Read a value of a row; an empty field of a CSV is NaN."""
+    return math.nan if value is None or value == "" else float(value)
+
+
+def series(rows: Sequence[Row], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Collect steps and values of one column, without the rows that do not have it."""
+    points = [(float(row["step"]), value) for row in rows if math.isfinite(value := number(row.get(name)))]
+    steps, values = np.array(points, dtype=np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Average the last ``width`` values, or as many as there are at the start."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(sums))
+    starts = np.maximum(0, ends - width)
+    means: NDArray[np.float64] = (sums[ends] - sums[starts]) / (ends - starts)
+    return means
+
+
+def tidy(axes: Axes) -> None:
+    """Take away what holds no data."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    axes.set_axisbelow(True)
