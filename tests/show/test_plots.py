@@ -6,14 +6,18 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.method.losses import TERMS
+from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.show import palette, planes, plots
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 from dualtask_lite.show.plots import parts
+from dualtask_lite.show.plots.network import stage_shapes
+from dualtask_lite.show.plots.training import gradient_shares
 
 SPACING = (2.0, 1.0, 4.0)  # mm
 
@@ -200,3 +204,97 @@ def test_scores_of_another_metric_by_protocol():
     alt = plots.scores(rows, metric="hd95_mm", by="protocol").alt
     assert alt.startswith("95th percentile of the surface distance (mm)")
     assert alt.index("within") < alt.index("across")
+
+
+GRADIENTS = [{"step": i, "seg": 1.0, "dist": 1.0, "grad_seg": 3.0, "grad_dist": i} for i in range(1, 4)]
+
+
+def test_shares_of_the_gradient_add_up():
+    shares = gradient_shares(GRADIENTS)
+    np.testing.assert_allclose(shares["seg"][1], [3 / 4, 3 / 5, 3 / 6])
+    np.testing.assert_allclose(sum(values for _, values in shares.values()), 1)
+    assert "seg from 75% to 50%; dist from 25% to 50%" in plots.gradients(GRADIENTS).alt
+    assert "Share of the gradient: seg from 75%" in plots.curves(GRADIENTS).alt
+    assert "gradient" not in plots.curves([{"step": 1, "seg": 1.0}]).alt
+    assert "not measured" in plots.gradients([]).alt
+
+
+def test_a_term_without_any_gradient_has_a_share_of_0():
+    shares = gradient_shares([{"step": 1, "grad_seg": 0.0, "grad_dist": "0"}])
+    assert [values.tolist() for _, values in shares.values()] == [[0.0], [0.0]]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_first_steps_of_a_run_are_drawn_without_warning(recwarn, count):
+    plots.curves(GRADIENTS[:count])
+    assert not recwarn.list
+
+
+def test_an_example_says_how_far_it_agrees():
+    truth = np.zeros((20, 16), bool)
+    truth[4:8, 4:8] = True
+    example = plots.Example(np.zeros((20, 16), np.float32), truth, np.roll(truth, 2, axis=0), (2.0, 1.0), "case B_001")
+    alt = plots.curves(GRADIENTS, example).alt
+    assert "A slice of case B_001: truth 32 mm², prediction 32 mm², Dice 0.50 in it." in alt
+    nothing = example._replace(truth=np.zeros_like(truth), prediction=np.zeros_like(truth))
+    assert "nothing in it" in plots.curves(GRADIENTS, nothing).alt
+
+
+def test_paired_counts_who_is_better():
+    values = {"one": [0.5, 0.6, math.nan, 0.4, 0.7], "two": [0.7, 0.5, 0.9, 0.4, ""]}
+    rows = [{"case": i, "method": m, "dice": v} for m, found in values.items() for i, v in enumerate(found)]
+    alt = plots.paired(rows, "one", "two").alt
+    assert "of 3 cases. two is higher than one in 1, lower in 1 and equal in 1" in alt
+    assert f"the mean difference is {(0.2 - 0.1) / 3:+.3f}, the median +0.000" in alt
+    assert "No case has a value" in plots.paired(rows, "one", "three").alt
+
+
+def test_profile_of_a_slab_whose_errors_are_known():
+    slab = np.zeros((40, 40, 12), bool)
+    slab[:, :, 4:8] = True  # 4 slices of 5 mm: 2 voxels deep, 10 mm
+    alt = plots.distance_profile(slab, (1.0, 1.0, 5.0)).alt
+    assert "deepest voxel, 10.0 mm deep" in alt
+    assert "feet to head, in mm: largest error 0.0 mm" in alt
+    assert "feet to head, in voxels, read as in-plane mm: largest error 16.0 mm" in alt  # 4 slices above: 4, not 20
+
+
+def test_the_diagram_shows_the_shapes_that_the_network_gives():
+    net = DualTaskNet(width=8, slice_head=False)
+    net.train()
+    shapes = stage_shapes(net, (32, 16, 16))
+    outputs = net(torch.zeros(1, 1, 32, 16, 16))
+    assert shapes["seg_head"] == tuple(outputs.seg.shape[1:])
+    assert shapes["projector"] == tuple(outputs.embedding.shape[1:])
+    assert "slice_head" not in shapes
+    assert net.training
+    assert not any(module._forward_hooks for module in net.modules())
+    alt = plots.network_diagram(net, (32, 16, 16)).alt
+    assert f"{sum(p.numel() for p in net.parameters()):,} weights" in alt
+    assert "encoder4 64 @ 4 × 2 × 2" in alt
+
+
+def test_core_and_shell_are_drawn_where_they_are(monkeypatch):
+    mask = np.zeros((32, 24, 16), bool)
+    mask[8:16, 8:16, 8:16] = True
+    core = np.zeros((4, 3, 2), bool)
+    core[1, 1, 1] = True
+    shell = np.zeros_like(core)
+    shell[0, :, 1] = shell[0, 0, 0] = True
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure) or Picture(b"", alt))
+    alt = plots.core_and_shell(np.zeros(mask.shape, np.float32), mask, core, shell, (2.0, 1.0, 3.0)).alt
+    assert "1 of the core, 3 of the shell; in the whole volume 1 and 4." in alt
+    axes = drawn[0].axes[0]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[12 * 2, 12]])
+    outline = np.concatenate([path.vertices for path in axes.collections[0].get_paths()])
+    assert outline.mean(axis=0) == pytest.approx([12 * 2, 12], abs=0.6)
+    assert axes.get_xlim() == (64, 0)
+
+
+def test_embeddings_say_how_alike_they_are():
+    core = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
+    shell = torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
+    alt = plots.embeddings(core, shell).alt
+    assert "2 core and 2 shell embeddings" in alt
+    assert "hold 100% of the variance" in alt
+    assert "within the core 1.00, within the shell 0.00, between them 0.00" in alt

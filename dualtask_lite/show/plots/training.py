@@ -115,7 +115,8 @@ def _draw_shares(axes: Axes, shares: dict[str, tuple[NDArray[np.float64], NDArra
 
 def _draw_validation(axes: Axes, rows: Sequence[Row]) -> str:
     steps, dice = series(rows, "val_dice")
-    axes.plot(steps, dice, "o-", color=palette.BLUE, ms=5, clip_on=False)
+    if steps.size:  # an empty line that is not clipped has no place, and breaks the layout
+        axes.plot(steps, dice, "o-", color=palette.BLUE, ms=5, clip_on=False)
     axes.set(title="validation cases", xlabel="step", ylabel=METRICS["dice"][0], ylim=(0, 1))
     tidy(axes)
     judged = f"best {dice.max():.2f}, last {dice[-1]:.2f}" if dice.size else "not measured"
