@@ -15,7 +15,10 @@ import torch
 from PIL import Image
 from scipy import ndimage
 
+from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.metrics import case_metrics
+from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.train import train
 from dualtask_lite.method.convert import distance_to_probability, gradient_alive
 from dualtask_lite.method.distance import published_distance, signed_distance
 from dualtask_lite.method.views import MOST_SATURATED, apply_view, draw_view, saturation
@@ -280,6 +283,22 @@ def test_the_monitor_shows_what_the_network_predicts_now():
     quiet.callback(row(1))
     quiet.on_validation(None, [region], settings)
     assert "B_002" not in str(quiet)
+
+
+def test_the_monitor_watches_a_real_training_and_stops_it(phantom_folder, tiny_run, tmp_path):
+    monitor = training_monitor(predict_region)
+    chosen = {"data.source": str(phantom_folder), "machine.gradients_every": 1, "machine.validate_every": 1}
+
+    def stop_at_2(row):
+        if row["step"] == 2:
+            monitor.stop()
+        return monitor.callback(row)
+
+    settings = Settings.of("laptop", {**tiny_run, **chosen})
+    train(settings, tmp_path / "run", progress=False, callback=stop_at_2, on_validation=monitor.on_validation)
+    assert [row["step"] for row in monitor.rows] == [1, 2]
+    assert "Share of the gradient: seg from" in str(monitor)
+    assert re.search(r"A slice of case \w+: truth \d+ mm², prediction", str(monitor))
 
 
 @pytest.fixture

@@ -118,7 +118,9 @@ def _frame(
     level = np.where(size > 10**_LEAST, np.maximum(level, 1), 0).astype(np.uint8)
     colours = np.concatenate([_DEAD, colours_of("viridis")[1:]])
     surface = {"surface": (truth.numpy(), 0.0)}
-    gradient = Panel("gradient back", level, colours, ("dead (black)", f"10 (log scale from 1e{_LEAST:.0f})"), surface)
+    # No outline here: its yellow would pass for the largest gradient.
+    gradient = Panel("gradient back", level, colours, ("dead (black)", f"10 (log scale from 1e{_LEAST:.0f})"))
+    surface = {"surface": (truth.numpy(), 0.0)}
     return Frame(
         (
             *(panel._replace(lines=surface) for panel in before),

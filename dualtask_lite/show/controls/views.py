@@ -66,8 +66,8 @@ def _frame(image: torch.Tensor, views: list[View]) -> Frame:
     panels.append(Panel("difference", levels_of(_slice(apart), 0, 1), colours_of("cividis"), ("0", "1")))
     again = " and ".join(f"view {n}" for n, share in enumerate(lost, start=1) if share > MOST_SATURATED)
     words = (
-        f"Bright and dark may trade places; edges stay where they are. Training would draw {again or 'neither'} again: "
-        f"more than {MOST_SATURATED:.0%} of a view must not be saturated by the clip."
+        "Bright and dark may trade places; edges stay where they are. Training draws a view again when the clip "
+        f"saturates more than {MOST_SATURATED:.0%} of it: here {again or 'neither'}."
     )
     return Frame(panels, numbers, words)
 
