@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,20 +24,30 @@ def predict(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Predict on each input's own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png."""
+    """Predict on each input's own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png.
+
+    On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite predict ...; they share the inputs.
+    """
     from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.engine.devices import gather, join_processes, rank, world_size
     from dualtask_lite.engine.progress import progress_bar
 
+    join_processes()
     models = models_of(model, device)
     cases = [case for source in inputs for case in find_cases(source)]
     folder.mkdir(parents=True, exist_ok=True)
-    reports, failed = [], {}
-    with progress_bar() as bar:
-        for case in bar.track(cases, description="predicting"):
+    mine: list[tuple[str, dict[str, Any] | str]] = []  # the report, or why there is none
+    with progress_bar(rank() == 0) as bar:
+        for case in bar.track(cases[rank() :: world_size()], description="predicting"):
             try:
-                reports.append(_predict_one(models, case, folder))
+                mine.append((case.id, _predict_one(models, case, folder)))
             except DualTaskError as error:
-                failed[case.id] = str(error)
+                mine.append((case.id, str(error)))
+    told = dict(chain.from_iterable(gather(mine)))
+    if rank() > 0:
+        return
+    reports = [report for case in cases if isinstance(report := told[case.id], dict)]
+    failed = {name: why for name, why in told.items() if isinstance(why, str)}
     if as_json:
         print_json({"predicted": reports, "failed": failed})
     else:

@@ -28,7 +28,11 @@ def train(
     resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder.")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
-    """Train one stage, or a cascade of them (--stage more than once)."""
+    """Train one stage, or a cascade of them (--stage more than once).
+
+    On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite train ...; optimiser.batch is shared by all of them.
+    """
+    from dualtask_lite.engine.devices import rank
     from dualtask_lite.engine.run import CONFIG, MANIFEST, MODEL
     from dualtask_lite.engine.train import train as train_stage
 
@@ -40,19 +44,23 @@ def train(
         shortcuts = {"profile": profile, "data.source": source, "data.held_out": held_out}
         given = {key: value for key, value in shortcuts.items() if value is not None}
         plan = _plan(config, stage or [], assignments or [], given, folder)
-        for run_folder, _ in plan:
+        for run_folder, _ in plan if rank() == 0 else ():  # the others would meet what process 0 writes
             if (run_folder / CONFIG).exists():
                 raise DualTaskError(
                     f"{run_folder}: holds a run already", f"choose another --out, or --resume {run_folder}"
                 )
-        for run_folder, settings in plan:
+        for run_folder, settings in plan if rank() == 0 else ():
             run_folder.mkdir(parents=True, exist_ok=True)
             settings.write(run_folder / CONFIG)
     done = []
-    for run_folder, settings in plan:
+    for number, (run_folder, settings) in enumerate(plan, start=1):
+        if len(plan) > 1 and rank() == 0:
+            typer.echo(f"stage {number} of {len(plan)}: {settings.stage}", err=True)
         if not (run_folder / MODEL).exists():
             train_stage(settings, run_folder, resume=True)
         done.append({"run": str(run_folder), **json.loads((run_folder / MANIFEST).read_text(encoding="utf-8"))})
+    if rank() > 0:
+        return
     if as_json:
         print_json(done)
         return

@@ -34,13 +34,14 @@ class Stage(Section):
     target: Literal["pancreas", "tumour"]  # a tumour voxel counts as pancreas when the target is the pancreas
     region: Literal["volume", "pancreas", "tumour"]  # the box it sees: whole volume, or around an organ
     margin: float = Field(ge=0)  # mm added to that box on every side
+    jitter: float = Field(0, ge=0)  # mm by which each face of that box moves, either way, for each training sample
 
 
 STAGES: dict[str, Stage] = {  # in the order in which a cascade runs
     "pancreas-coarse": Stage(target="pancreas", region="volume", margin=0),
     "pancreas-fine": Stage(target="pancreas", region="pancreas", margin=25),
     "tumour-coarse": Stage(target="tumour", region="pancreas", margin=20),
-    "tumour-fine": Stage(target="tumour", region="tumour", margin=20),
+    "tumour-fine": Stage(target="tumour", region="tumour", margin=20, jitter=10),
 }
 StageName = Literal["pancreas-coarse", "pancreas-fine", "tumour-coarse", "tumour-fine"]
 
@@ -154,6 +155,7 @@ class Machine(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: what the device does best
     compile: bool = False  # torch.compile the network: minutes at the start, faster steps on a GPU
+    recompute: bool = False  # activation checkpointing: much less memory, about a third more work
     workers: int = Field(0, ge=0)  # processes that make samples, for each that trains; 0: in the main process
     checkpoint_every: int = Field(100, ge=1)  # steps
     validate_every: int = Field(100, ge=1)  # steps
@@ -293,6 +295,11 @@ _COARSE: dict[str, dict[str, Any]] = {
     "gpu": {"sample": {"spacing": [2.0, 2.0, 2.5], "patch": [160, 128, 96]}},
     "paper": {"sample": {"spacing": [1.6, 1.6, 2.5], "patch": [192, 160, 96]}},
 }
+# A tumour's surroundings are seen in one piece, at most 6 million voxels of it; the tumour itself up close.
+_TUMOUR: dict[str, dict[str, Any]] = {
+    "tumour-coarse": {"sample": {"patch": [256, 224, 104]}},
+    "tumour-fine": {"sample": {"patch": [160, 160, 64], "foreground": 1.0}},
+}
 # The slice head and the contrast ask where the tumour is: METHOD gives them to the tumour stages alone.
 _TUMOUR_TERMS = ("feat", "slice")
 
@@ -303,6 +310,8 @@ def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:
     merged = _merged({"profile": start.profile, "stage": start.stage}, PROFILES[start.profile])
     if start.stage == "pancreas-coarse":
         merged = _merged(merged, _COARSE[start.profile])
+    if start.profile == "paper":
+        merged = _merged(merged, _TUMOUR.get(start.stage, {}))
     weights = merged["objective"].get("weights", PAPER_WEIGHTS)
     if STAGES[start.stage].target == "pancreas":
         weights = {term: weight for term, weight in weights.items() if term not in _TUMOUR_TERMS}

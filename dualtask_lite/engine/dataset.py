@@ -69,9 +69,29 @@ def training_box(scan: Scan, stage: Stage) -> Box:
     if stage.region != "volume" and label is not None:
         regions = ("tumour", "pancreas") if stage.region == "tumour" else ("pancreas",)
         for region in regions:
-            if box := Box.around(target_mask(label, region), stage.margin, scan.spacing):
+            if box := Box.around(target_mask(label, region), stage.margin + stage.jitter, scan.spacing):
                 return box
     return Box.whole(scan.shape)
+
+
+def show_box(region: Region, jitter: float, rng: np.random.Generator) -> torch.Tensor:
+    """Hide what lies outside a box around the target whose faces are drawn anew: (1, X, Y, Z).
+
+    The margin of the region is the widest; each face comes nearer by up to twice ``jitter`` mm, but never into the
+    target. Else a network learns that a lesion lies in the middle of what it is shown, which is not so when the box
+    comes from a prediction.
+    """
+    if jitter == 0 or region.mask is None or not region.mask.any():
+        return region.image
+    shown: list[slice] = []
+    for axis, step in enumerate(region.spacing):
+        used = region.mask[0].sum(tuple(other for other in range(3) if other != axis)).nonzero()[:, 0]
+        low, high = (rng.uniform(0, 2 * jitter, 2) / step).astype(int)
+        shown.append(slice(min(low, int(used[0])), max(region.mask.shape[axis + 1] - high, int(used[-1]) + 1)))
+    image = torch.zeros_like(region.image)
+    x, y, z = shown
+    image[:, x, y, z] = region.image[:, x, y, z]
+    return image
 
 
 class Samples(Dataset[dict[str, Any]]):
@@ -106,7 +126,8 @@ class Samples(Dataset[dict[str, Any]]):
         rng = np.random.default_rng((self.settings.seed, index))
         centre = draw_centre(mask.shape[1:], self.targets[case], sample.foreground, rng)
         change = draw_change(self.settings.augment, sample.patch, rng)
-        volumes = [(region.image, "bilinear"), (mask, "nearest")]
+        shown = show_box(region, STAGES[self.settings.stage].jitter, rng)
+        volumes = [(shown, "bilinear"), (mask, "nearest")]
         image, mask = move(volumes, centre, sample.patch, region.spacing, change)
         return {
             "image": recolour(image, change),

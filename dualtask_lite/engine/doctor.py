@@ -136,6 +136,12 @@ def _no_card(torch_version: str) -> Check:
     return Check.of("graphics card", f"nvidia-smi is here, but torch {torch_version} sees no card", remedy)
 
 
+def available_memory_gb() -> float | None:
+    """Host memory that this process may still take, or ``None`` where that is not known."""
+    rest: float | None = _memory()[0]["memory_available_gb"]
+    return rest
+
+
 def _memory() -> tuple[dict[str, Any], Check]:
     columns = zip(_system_memory(), *_group_memory(), strict=True)
     known = [[size for size in column if size is not None] for column in columns]

@@ -64,6 +64,7 @@ def build_network(settings: Settings) -> DualTaskNet:
         projector=objective.on("feat"),
         distance_head=settings.has_distance,
         slice_head=objective.on("slice"),
+        recompute=settings.machine.recompute,
     )
     return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # convolutions are a third faster so, also on a CPU
 

@@ -26,6 +26,7 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import Region, Samples, training_region
 from dualtask_lite.engine.devices import make_fabric, scaler_of, set_up
 from dualtask_lite.engine.gradients import columns, gradient_norms
+from dualtask_lite.engine.memory import check_memory, out_of_memory_is_told
 from dualtask_lite.engine.predict import agreement, predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.errors import DualTaskError
@@ -86,7 +87,8 @@ def train(
         The run folder: ``config.yaml``, ``metrics.csv``, ``model.safetensors``, ``last.ckpt`` and ``manifest.json``.
 
     Raises:
-        DualTaskError: when there is nothing to train on, the folder is taken, or the loss is not finite.
+        DualTaskError: when there is nothing to train on, the folder is taken, the memory does not suffice, or the loss
+            is not finite.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -98,8 +100,11 @@ def train(
             "there is no labelled case to train on", "see dualtask data check for what is in the folder"
         )
     fabric = make_fabric(settings)
+    needs = check_memory(settings, fabric.device)
     folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(progress and fabric.is_global_zero) as bar:
+    with progress_bar(progress and fabric.is_global_zero) as bar, out_of_memory_is_told(settings):
+        if not bar.disable:
+            bar.console.print(needs)
         regions = _regions(split.train, settings, bar)
         validation = _regions(split.validation[fabric.global_rank :: fabric.world_size], settings, bar)
         seen = _seen(split) if fabric.is_global_zero else []

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 STRIDE = 8  # the encoder halves each axis three times
 EMBEDDING = 32  # channels of the projector
@@ -46,11 +47,26 @@ def _conv(
     return kind(inside, outside, kernel, stride, padding, dilation, bias=False)
 
 
+class _Norm(nn.GroupNorm):
+    """GroupNorm that answers in the type that it is given, also under autocast.
+
+    Autocast would make it answer in float32, which more than doubles what a layer keeps for the backward pass. The
+    mean and variance of a half-precision input are computed in float32 all the same.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, ...) -> the same shape and type."""
+        if x.dtype == self.weight.dtype:
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return F.group_norm(x, self.num_groups, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps)
+
+
 class _Activated(nn.Sequential):
     """GroupNorm, ReLU, then a convolution: the pre-activation order."""
 
     def __init__(self, inside: int, conv: nn.Module, dropout: float = 0.0) -> None:
-        super().__init__(nn.GroupNorm(_GROUPS, inside), nn.ReLU(inplace=True), nn.Dropout3d(dropout), conv)
+        super().__init__(_Norm(_GROUPS, inside), nn.ReLU(inplace=True), nn.Dropout3d(dropout), conv)
 
 
 class Block(nn.Module):
@@ -93,6 +109,8 @@ class DualTaskNet(nn.Module):
         projector: build the head for feature contrast.
         distance_head: build the head for the distance.
         slice_head: build the head for axial slices.
+        recompute: keep only what passes between the levels and compute the rest again in the backward pass
+            (activation checkpointing): less memory, a forward pass more, the same gradients.
 
     Raises:
         ValueError: when the width is not a multiple of 8.
@@ -111,8 +129,10 @@ class DualTaskNet(nn.Module):
         projector: bool = True,
         distance_head: bool = True,
         slice_head: bool = True,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
+        self.recompute = recompute
         if width < _GROUPS or width % _GROUPS:
             raise ValueError(f"width is {width}; choose a multiple of {_GROUPS} (GroupNorm has {_GROUPS} groups)")
         w1, w2, w3, w4 = width, 2 * width, 4 * width, 8 * width
@@ -162,20 +182,25 @@ class DualTaskNet(nn.Module):
             raise ValueError(f"input has shape {tuple(x.shape)}; give (B, 1, X, Y, Z)")
         if any(side % STRIDE for side in x.shape[2:]):
             raise ValueError(f"input has sides {tuple(x.shape[2:])}; pad each to a multiple of {STRIDE}")
-        s1 = self.encoder1(self.stem(x))  # (B, w, X, Y, Z)
-        s2 = self.encoder2(s1)  # (B, 2w, X/2, Y/2, Z/2)
-        s3 = self.encoder3(s2)  # (B, 4w, X/4, Y/4, Z/4)
-        bottleneck = self.context(self.encoder4(s3))  # (B, 8w, X/8, Y/8, Z/8)
+        s1 = self._level(self.encoder1, self.stem(x))  # (B, w, X, Y, Z)
+        s2 = self._level(self.encoder2, s1)  # (B, 2w, X/2, Y/2, Z/2)
+        s3 = self._level(self.encoder3, s2)  # (B, 4w, X/4, Y/4, Z/4)
+        bottleneck = self._level(self.context, self._level(self.encoder4, s3))  # (B, 8w, X/8, Y/8, Z/8)
         up = self.fuse(bottleneck)  # (B, 4w, X/8, Y/8, Z/8)
-        up = self.decoder3(_twice(up) + s3)  # (B, 2w, X/4, Y/4, Z/4)
-        up = self.decoder2(_twice(up) + s2)  # (B, w, X/2, Y/2, Z/2)
-        up = self.decoder1(_twice(up) + s1)  # (B, w, X, Y, Z)
+        up = self._level(self.decoder3, _twice(up) + s3)  # (B, 2w, X/4, Y/4, Z/4)
+        up = self._level(self.decoder2, _twice(up) + s2)  # (B, w, X/2, Y/2, Z/2)
+        up = self._level(self.decoder1, _twice(up) + s1)  # (B, w, X, Y, Z)
         return Outputs(
             seg=self.seg_head(up),
             distance=None if self.distance_head is None else torch.tanh(self.distance_head(up)),
             embedding=None if self.projector is None else F.relu(self.projector(bottleneck)),
             slices=None if self.slice_head is None else self.slice_head(bottleneck),
         )
+
+    def _level(self, level: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(level, x, use_reentrant=False)
+        return level(x)
 
 
 def _twice(x: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,8 @@ from scipy import ndimage
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import Augment, Settings
-from dualtask_lite.engine.dataset import Samples, draw_case, training_region
+from dualtask_lite.engine.dataset import Region, Samples, draw_case, show_box, training_region
+from dualtask_lite.engine.grid import Box
 from dualtask_lite.errors import DualTaskError
 
 STILL = {f"augment.{name}": 0 for name in Augment.model_fields}
@@ -105,3 +106,16 @@ def test_a_case_without_a_label_cannot_train():
     region = replace(training_region(case, settings()), mask=None)
     with pytest.raises(DualTaskError, match="ball: has no label"):
         Samples([region], settings(), range(1))
+
+
+@pytest.mark.parametrize("where", [slice(30, 40), slice(0, 9)])  # with its margin, and at the border of the volume
+def test_a_jittered_box_moves_and_never_cuts_the_target(where):
+    mask = torch.zeros(1, 60, 60, 60, dtype=torch.uint8)
+    mask[0, where, where, where] = 1
+    region = Region("a", torch.ones(1, 60, 60, 60), mask, (1.0, 1.0, 2.0), Box.whole((60, 60, 60)))
+    rng = np.random.default_rng(0)
+    shown = [show_box(region, 10, rng) for _ in range(8)]
+    assert all((image[mask > 0] == 1).all() for image in shown)
+    assert len({int(image.sum()) for image in shown}) > 4
+    assert all(0 < image.mean() < 1 for image in shown)
+    assert torch.equal(show_box(region, 0, rng), region.image)

@@ -4,14 +4,17 @@ Each test starts two CPU processes with torchrun, as a user would.
 """
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import torch
 
+from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.train import train
 
 # What differs between one process and two: the order of sums in float32, which Adam's division lets grow from step
 # to step (measured over these 4 steps, see each test), and dropout, whose mask no two batches can share.
@@ -43,15 +46,12 @@ train(Settings.read(sys.argv[1]), sys.argv[2], resume=True, callback=lambda row:
 """
 
 
-def launch(processes, *words, ok=True):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def two_processes(*words, ok=True):
     done = subprocess.run(
-        command if processes > 1 else [sys.executable, *words],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *map(str, words)],
         capture_output=True,
         text=True,
-        timeout=500,
-        env=environment,
+        timeout=900,
         check=False,
     )
     assert (done.returncode == 0) == ok, done.stderr
@@ -65,15 +65,22 @@ def runs(tmp_path_factory, phantom_folder):
     Settings.of("laptop", {**PAIR, "data.source": str(phantom_folder)}).write(where / "settings.yaml")
     (where / "train.py").write_text(TRAIN)
 
-    def run(name, processes, stop=4):
-        launch(processes, str(where / "train.py"), str(where / "settings.yaml"), str(where / name), str(stop))
+    settings = Settings.read(where / "settings.yaml")
 
-    run("one", 1)
-    run("two", 2)
-    run("one-two", 1, stop=2)
-    run("one-two", 2)
-    run("two-one", 2, stop=2)
-    run("two-one", 1)
+    def one(name, stop=4):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch.nn.Dropout3d, "forward", lambda self, x: x)
+            train(settings, where / name, resume=True, progress=False, callback=lambda row: row["step"] == stop)
+
+    def two(name, stop=4):
+        two_processes(where / "train.py", where / "settings.yaml", where / name, stop)
+
+    one("one")
+    two("two")
+    one("one-two", stop=2)
+    two("one-two")
+    two("two-one", stop=2)
+    one("two-one")
     return where
 
 
@@ -101,3 +108,30 @@ def test_one_process_writes_for_all(runs):
     assert [manifest["processes"] for manifest in manifests] == [1, 2]
     assert manifests[0]["cases"] == manifests[1]["cases"]
     assert manifests[0]["dice"] == pytest.approx(manifests[1]["dice"], abs=0.01)
+
+
+def test_processes_share_the_inputs_of_a_prediction_and_one_tells(runs, phantom_folder, tmp_path):
+    """A bad input among them is skipped and told, whichever process met it."""
+    ct = next(case.image for case in find_cases(phantom_folder))
+    for name in ("a", "b", "c"):
+        (tmp_path / f"{name}.nii.gz").write_bytes(b"<html>" if name == "b" else Path(ct).read_bytes())
+    inputs = [tmp_path / f"{name}.nii.gz" for name in ("a", "b", "c")]
+    done = two_processes("-m", "dualtask_lite", "predict", runs / "one", *inputs, "-o", tmp_path / "out", ok=False)
+    assert "1 of 3 inputs could not be predicted" in done.stderr
+    assert done.stdout.count("skipped b") == 1
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.json")) == ["a.json", "c.json"]
+    same = [(tmp_path / "out" / f"{name}_seg.nii.gz").stat().st_size for name in ("a", "c")]
+    assert same[0] == same[1]
+
+
+def test_an_error_in_one_process_ends_all(runs, tmp_path):
+    script = tmp_path / "train.py"
+    script.write_text(
+        "import os\nfrom dualtask_lite.engine import train as engine\nreal = engine.draw_views\n"
+        "def views(image, settings, numbers):\n"
+        "    if os.environ['RANK'] == '1' and 5 in numbers:\n        raise OSError('process 1 is broken')\n"
+        "    return real(image, settings, numbers)\nengine.draw_views = views\n" + TRAIN
+    )
+    done = two_processes(script, runs / "settings.yaml", tmp_path / "run", 9, ok=False)
+    assert "process 1 is broken" in done.stderr
+    assert not (tmp_path / "run" / "model.safetensors").exists()

@@ -9,6 +9,7 @@ import torch
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.splits import Split
+from dualtask_lite.engine import devices, memory
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine import train as engine
 from dualtask_lite.engine.config import Settings
@@ -184,6 +185,88 @@ def test_a_monitor_can_predict_at_each_validation_without_changing_the_run(tmp_p
     assert shown == [(2, 22, 22, 20)] * 2
     for name, tensor in weights(plain).items():
         assert torch.equal(tensor, weights(run)[name]), name
+
+
+def test_a_network_that_cannot_be_compiled_is_told_and_trains_without(tmp_path, monkeypatch):
+    def refuses(net, **options):
+        def call(*args):
+            raise RuntimeError("no C++ compiler\nlong story")
+
+        module = torch.nn.Identity()
+        module.weight = next(net.parameters())
+        module.forward = call
+        return module
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    chosen = Settings.of("laptop", TINY)
+    with pytest.warns(UserWarning, match=r"not compiled \(no C\+\+ compiler\)"):
+        run = train(chosen.changed({"machine.compile": True}), tmp_path / "refused", split=split(), progress=False)
+    plain = weights(train(chosen, tmp_path / "plain", split=split(), progress=False))
+    assert plain.keys() == weights(run).keys()
+    assert all(torch.equal(tensor, weights(run)[name]) for name, tensor in plain.items())
+
+
+def test_recomputing_gives_the_same_weights(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 2, "machine.gradients_every": 1})
+    runs = [
+        train(chosen.changed({"machine.recompute": on}), tmp_path / str(on), split=split(), progress=False)
+        for on in (False, True)
+    ]
+    for name, tensor in weights(runs[0]).items():
+        assert torch.equal(tensor, weights(runs[1])[name]), name
+
+
+def test_too_little_memory_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory_gb", lambda: 0.001)
+    with pytest.raises(DualTaskError, match=r"the device has 0\.0 GB free; lower sample"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_in_training_names_the_setting_that_helps(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(engine, "draw_views", full)
+    with pytest.raises(DualTaskError, match=r"ran out of memory in training; .*--set machine\.recompute=true"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+
+
+def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path):
+    """Otherwise a resumed run starts with a scale that overflows, and skips its first steps."""
+    net = torch.nn.Linear(2, 1)
+    optimiser = torch.optim.Adam(net.parameters())
+    scaler, fresh = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (8.0, 65536.0))
+    for bad in (False, True):  # the second step overflows and halves the scale
+        scaler.scale(net(torch.ones(1, 2)).sum() * (float("inf") if bad else 1)).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        optimiser.zero_grad()
+    files.save_checkpoint(tmp_path / "last.ckpt", net, optimiser, 2, scaler)
+    assert files.load_checkpoint(tmp_path / "last.ckpt", net, optimiser, fresh) == 2
+    assert fresh.get_scale() == 4
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed")])
+def test_an_old_card_gets_fp16_and_a_new_one_bf16(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert devices.precision_of("auto", "cuda") == precision
+    assert devices.precision_of("auto", "cpu") == "32-true"
+    assert devices.precision_of("32-true", "cuda") == "32-true"
+
+
+def test_more_processes_than_cards_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(DualTaskError, match="2 processes share 1 CUDA devices; use --nproc-per-node=1"):
+        pick_device("auto")
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(DualTaskError, match=r"set optimiser\.batch to a multiple of 4"):
+        devices.make_fabric(Settings.of("laptop", TINY))
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
