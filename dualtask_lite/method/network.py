@@ -50,8 +50,8 @@ def _conv(
 class _Norm(nn.GroupNorm):
     """GroupNorm that answers in the type that it is given, also under autocast.
 
-    Autocast would make it answer in float32, which more than doubles what a layer keeps for the backward pass. The
-    mean and variance of a half-precision input are computed in float32 all the same.
+    On CUDA autocast would make it answer in float32, which nearly doubles the memory of a step (1.75 times, counted
+    on one of 32 x 32 x 32). The mean and variance of a half-precision input are computed in float32 all the same.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +33,16 @@ def test_the_paper_profile_has_the_paper_s_numbers():
         "poly",
     )
     assert (paper.augment.scale, paper.augment.rotation, paper.augment.elastic) == (0.2, 15, 0.1)
+
+
+def test_the_paper_s_tumour_stages_see_what_the_method_says():
+    coarse = Settings.of("paper", {"stage": "tumour-coarse"}).sample
+    assert 5e6 < np.prod(coarse.patch) <= 6e6
+    fine = Settings.of("paper", {"stage": "tumour-fine"}).sample
+    assert np.prod(fine.patch) < np.prod(coarse.patch)
+    assert fine.foreground == 1
+    assert [name for name, stage in STAGES.items() if stage.jitter] == ["tumour-fine"]
+    assert all(stage.jitter <= stage.margin for stage in STAGES.values())
 
 
 def test_pancreas_stages_have_no_slice_head_and_no_contrast():
