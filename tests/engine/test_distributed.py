@@ -16,9 +16,10 @@ from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.train import train
 
-# What differs between one process and two: the order of sums in float32, which Adam's division lets grow from step
-# to step (measured over these 4 steps, see each test), and dropout, whose mask no two batches can share.
-CLOSE = {"rel": 2e-3, "abs": 2e-4}
+# What differs between one process and two is the order of sums in float32 (measured over these 4 steps: 2e-7 of a loss,
+# 1e-3 of the smallest gradient norm), and dropout, whose mask no two batches can share: it is off here. So is the
+# feature contrast, which compares the voxels of the samples that a process has.
+LOSSES, NORMS = {"rel": 1e-4, "abs": 1e-5}, {"rel": 1e-2, "abs": 1e-4}
 PAIR = {
     "stage": "tumour-coarse",
     "network.width": 8,
@@ -94,7 +95,8 @@ def test_the_loss_curve_does_not_depend_on_the_processes(runs, name):
     one, other = numbers(runs / "one"), numbers(runs / name)
     assert one.keys() == other.keys()
     for column, values in one.items():
-        assert other[column] == pytest.approx(values, nan_ok=True, **CLOSE), column
+        close = NORMS if column.startswith("grad_") or column == "val_dice" else LOSSES
+        assert other[column] == pytest.approx(values, nan_ok=True, **close), column
     weights = [files.load_model(runs / run).net.state_dict() for run in ("one", name)]
     moved = [(weights[0][key] - weights[1][key]).abs().max().item() for key in weights[0]]
     assert max(moved) < 1e-3  # a step of Adam is at most the learning rate, 1e-3
