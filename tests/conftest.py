@@ -26,3 +26,54 @@ def phantom_folder(tmp_path_factory):
 def tiny_run():
     """Settings by dotted name for a training of seconds."""
     return dict(TINY_RUN)
+
+
+@pytest.fixture(scope="session")
+def run_report():
+    """Everything that the page of a run shows, made up; names hold what HTML would take for its own."""
+    import numpy as np
+
+    from dualtask_lite.cases.case import Case
+    from dualtask_lite.show.report import Doubts, Example, Report, Stage
+
+    nasty = '<script>alert("x")</script>&'
+    label = np.zeros((40, 50, 20), np.uint8)
+    label[10:26, 10:30, 5:15] = 1
+    label[14:22, 14:26, 8:12] = 2
+    grey = np.random.default_rng(0).uniform(-90, 230, label.shape).astype(np.float32)
+    scan = Case(f"C_{nasty}", "C", grey, label, np.diag([2.0, 1.0, 4.0, 1.0])).load()
+    mask = np.roll(label, 2, axis=0)
+    error = np.where((mask == 2) & (label != 2), 4.0, np.nan).astype(np.float32)
+    distance = np.where(mask == 2, -3.0, 9.0).astype(np.float32)
+    row = {"case": scan.id, "centre": "C", "target": "tumour", "dice": "0.75", "hd95_mm": "", "detected": "True"}
+    dice = {"mean": 0.75, "sd": 0.1, "n": 3}
+    settings = {"profile": "laptop", "seed": 3, "data": {"held_out": "C", "source": nasty}, "optimiser": {"lr": 1e-4}}
+    manifest = {
+        "command": nasty,
+        "seconds": 12.5,
+        "cases": [{"id": "A_001", "centre": "A", "digest": "0123456789abcdef0123", "role": "train"}],
+    }
+    curves = [{"step": str(i), "seg": str(2 / i), "val_dice": "0.4" if i == 5 else ""} for i in range(1, 11)]
+    risks = [0.25, 0.5, 0.9]
+    doubted = [{"case": f"C_{i}", "centre": "C", "risk": r, "heads_mm": 2 * r} for i, r in enumerate(risks)]
+    perfect = np.cumsum(risks) / np.arange(1, 4)
+    return Report(
+        title=f"Run {nasty}",
+        stages=[Stage("tumour-coarse", settings, curves, manifest)],
+        rows=[row | {"case": f"C_{i}", "dice": str(1 - r)} for i, r in enumerate(risks)],
+        summary={"tumour": {"all": {"dice": dice}, "C": {"dice": dice}}},
+        failed={"C_9": f"damaged {nasty}"},
+        examples=[Example(role, row, scan, mask, distance, error, np.abs(distance)) for role in ("best", "worst")],
+        doubts=Doubts(
+            target="tumour",
+            rows=doubted,
+            summary=[{"warning": "heads differ (mm)", "spearman": 1.0, "aurc": 0.5, "gain": 1.0}],
+            shown=("heads_mm", "difference of the heads (mm)"),
+            correlation=1.0,
+            curves={"heads_mm": perfect.tolist()},
+            perfect=perfect.tolist(),
+            voxels=0.31,
+        ),
+        missing={"manifest": f"nothing of {nasty}"},
+        made="Made by a test.",
+    )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,14 @@ from dualtask_lite.engine.run import read_rows
 COMMANDS = [
     "doctor",
     "data list",
+    "data get",
     "data check",
     "data make",
     "train",
     "predict",
     "evaluate",
     "ablate",
+    "report",
     "export",
     "bench",
 ]
@@ -83,6 +86,7 @@ def test_wrong_usage_is_exit_code_2(monkeypatch, capsys, tmp_path):
         (["data", "check", "nowhere"], "no such file or folder"),
         (["data", "make", "msd"], "phantom is the only source"),
         (["predict", "nowhere", "x.nii.gz", "-o", "out"], "no such file"),
+        (["report", "nowhere"], "holds no run"),
         (["ablate", "--arm", "everything"], "choose from: segmentation"),
     ],
 )
@@ -191,6 +195,34 @@ def test_predict_skips_a_bad_input_and_says_so(cascade, tmp_path, monkeypatch, c
     assert "1 of 2 inputs" in err
     assert (tmp_path / "out" / "good_seg.nii.gz").exists()
     assert not list((tmp_path / "out").glob("bad*"))
+
+
+def test_a_report_tells_what_is_missing_and_then_shows_it(cascade, tmp_path, phantom_folder):
+    run = tmp_path / "run"
+    shutil.copytree(cascade, run, ignore=shutil.ignore_patterns("evaluation"))
+    told = json.loads(call("report", run, "--json").stdout)
+    assert told["missing"]["evaluation"].endswith(f"dualtask evaluate {run}")
+    bare = (run / "report.html").read_text()
+    assert "dualtask evaluate" in bare
+    assert "tumour-coarse" in bare
+    call("evaluate", run)
+    told = json.loads(call("report", run, "-o", tmp_path / "new" / "page.html", "--json").stdout)
+    assert told["missing"] == {}
+    page = (tmp_path / "new" / "page.html").read_text()
+    assert 0 < told["bytes"] == len(page.encode()) <= 12_000_000
+    assert page.count('<figure class="dualtask-slices"') == 3
+    assert "Best: case C_" in page
+    assert "Warnings against the true error, 4 cases" in page
+
+
+def test_a_report_comes_out_when_the_data_are_gone(cascade, tmp_path, phantom_folder):
+    run = tmp_path / "run"
+    shutil.copytree(cascade, run)
+    call("evaluate", run)
+    told = json.loads(call("report", run, "--source", phantom_folder / "A", "--json").stdout)
+    assert set(told["missing"]) == {"examples", "doubts"}
+    assert "--source" in told["missing"]["examples"]
+    assert "Case by case" in (run / "report.html").read_text()
 
 
 def heed_ctrl_c():
