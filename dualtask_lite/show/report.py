@@ -22,7 +22,7 @@ from dualtask_lite.show.slices import slices
 from dualtask_lite.show.table import Table
 
 LIMIT = 12_000_000  # bytes of the page; beyond it slice browsers are left out, the last one first
-_SUMMARY = {  # column of the evaluation: (its head, what precedes it)
+_SUMMARY = {  # column of the evaluation: its head
     "dice": "Dice",
     "nsd_2mm": "NSD at 2 mm",
     "hd95_mm": "HD95 (mm)",
@@ -30,7 +30,12 @@ _SUMMARY = {  # column of the evaluation: (its head, what precedes it)
     "volume_error_ml": "volume error (ml)",
     "detected": "detected",
 }
-_CASES = ("case", "centre", "target", *_SUMMARY, "volume_ml_truth", "volume_ml_prediction")
+_CASES = {
+    **{name: name for name in ("case", "centre", "target")},
+    **_SUMMARY,
+    "volume_ml_truth": "true volume (ml)",
+    "volume_ml_prediction": "found (ml)",
+}
 _LEAST = {name: value for value, name in LABELS.items()}  # pancreas means label 1 and up
 
 
@@ -196,7 +201,8 @@ def _evaluation(report: Report) -> Iterator[str]:
             [{"case": case, "why": why} for case, why in report.failed.items()], "Not evaluated, in no average"
         )
     yield plots.scores(report.rows, by="target").to_html()
-    yield _table([{name: _value(row.get(name)) for name in _CASES} for row in report.rows], "Case by case")
+    lines = [{head: _value(row.get(name)) for name, head in _CASES.items()} for row in report.rows]
+    yield _table(lines, "Case by case")
 
 
 def _examples(report: Report, looked_at: Sequence[tuple[str, str]]) -> Iterator[str]:
@@ -214,7 +220,7 @@ def _example(example: Example) -> Iterator[str]:
     row, scan = example.row, example.scan
     target = str(row["target"])
     yield f"<h3>{example.role.capitalize()}: {html.escape(f'case {scan.id}, centre {scan.centre}')}</h3>"
-    values = ", ".join(f"{head} {_value(row.get(name), '-')}" for name, head in _SUMMARY.items() if name != "detected")
+    values = ", ".join(f"{head} {_value(row.get(name))}" for name, head in _SUMMARY.items() if name != "detected")
     yield _paragraph(f"{target.capitalize()}: {values}.")
     yield plots.orthogonal(scan, prediction=example.mask, distance=example.distance_mm).to_html()
     yield trust.where_wrong(
@@ -305,10 +311,10 @@ def _mean(of: Mapping[str, Any] | None) -> str:
     return f"{of['mean']:.2f}{spread} ({of['n']})"
 
 
-def _value(value: Any, undefined: str = "-") -> str:
+def _value(value: Any) -> str:
     """A field of ``cases.csv``: numbers with two decimals, words as they are."""
     if value is None or str(value) in ("", "nan"):
-        return undefined
+        return "-"
     try:
         return f"{float(value):.2f}" if not isinstance(value, bool) else str(value)
     except ValueError:
