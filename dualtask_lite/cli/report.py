@@ -64,8 +64,8 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> Repor
     Raises:
         DualTaskError: when the folder holds no run. All else that is not there is noted in the report.
     """
+    from dualtask_lite.engine.devices import pick_device
     from dualtask_lite.engine.run import provenance, read_rows
-    from dualtask_lite.engine.train import pick_device
     from dualtask_lite.show.report import Report
 
     stages = _stages(run)
