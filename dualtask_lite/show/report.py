@@ -7,6 +7,7 @@ and what was not at hand is named where it would stand.
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -242,7 +243,7 @@ def _doubts(report: Report) -> Iterator[str]:
     warning, label = doubts.shown
     yield trust.warning_against_error(doubts.rows, warning, label, doubts.correlation).to_html()
     yield trust.risk_coverage(doubts.curves, doubts.perfect).to_html()
-    if doubts.voxels == doubts.voxels:  # else not a number
+    if math.isfinite(doubts.voxels):
         yield _paragraph(
             "Voxel by voxel on the predicted surface: Spearman of the difference of the heads' distances (mm) with the "
             f"distance to the true surface (mm), median over the cases: {doubts.voxels:.2f}."

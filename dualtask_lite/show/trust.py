@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
@@ -89,7 +90,8 @@ def warning_against_error(rows: Sequence[Row], warning: str, label: str, correla
         axes.plot(x, y, "o", color=colour, mec="black", mew=0.5, ms=8, alpha=0.85, label=f"centre {centre}")
     loudest, worst = (max(rows, key=lambda row: float(row[key])) for key in (warning, "risk"))
     axes.set(xlabel=label, ylabel="error (1 - Dice)", xlim=(0, None), ylim=(-0.04, 1.04))
-    axes.set_title(f"Spearman {correlation:.2f} over {len(rows)} cases", fontsize=10)
+    related = f"Spearman {correlation:.2f}" if math.isfinite(correlation) else "Spearman not defined"
+    axes.set_title(f"{related} over {len(rows)} cases", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
     _tidy(axes)
     told = [
