@@ -199,7 +199,8 @@ def slice_leak(
 
     Half of the patients are tested, on every second slice of theirs. The same network learns once from the slices in
     between, and once from as many of the other patients. So both tests are on the same slices, and all that differs is
-    whether the patient was met before. No check of ids or contents notices: every slice is another image.
+    whether the patient was met before. No check of ids or contents notices, as every slice is another image; only one
+    that knows whose slice it is would.
 
     Args:
         cases: labelled cases of one centre, at least two that show the target.
