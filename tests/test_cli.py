@@ -88,6 +88,7 @@ def test_wrong_usage_is_exit_code_2(monkeypatch, capsys, tmp_path):
         (["predict", "nowhere", "x.nii.gz", "-o", "out"], "no such file"),
         (["report", "nowhere"], "holds no run"),
         (["ablate", "--arm", "everything"], "choose from: segmentation"),
+        (["ablate", "--protocol", "seen"], "choose from: in-domain"),
     ],
 )
 def test_what_the_user_can_mend_is_one_line_and_exit_code_1(monkeypatch, capsys, tmp_path, phantom_folder, words, told):
@@ -152,11 +153,14 @@ def test_a_run_is_not_overwritten_and_a_finished_one_resumes_to_itself(cascade, 
 
 
 def test_evaluate_goes_to_the_held_out_centre_and_refuses_the_others(cascade, tmp_path, phantom_folder):
+    apart = [cascade / "tumour-coarse", cascade / "pancreas-coarse"]
+    call("evaluate", *apart, "-o", tmp_path / "apart")  # the same cascade, named stage by stage
     words = ["evaluate", cascade, "-o", tmp_path]  # on what it was trained on, unless --source says otherwise
     told = json.loads(call(*words, "--json").stdout)
     assert set(told["summary"]) == {"pancreas", "tumour"}
     assert {row["centre"] for row in read_rows(tmp_path / "cases.csv")} == {"C"}
     assert len(read_rows(tmp_path / "cases.csv")) == 8
+    assert read_rows(tmp_path / "apart" / "cases.csv") == read_rows(tmp_path / "cases.csv")
     assert "was seen in training" in str(call(*words, "--centre", "A", ok=False).exception)
 
 

@@ -117,6 +117,28 @@ def within_centre(cases: Sequence[Case], centre: str, *, test: float, validation
     return Split(train=tuple(train), validation=tuple(kept), test=tuple(tested))
 
 
+def cross_validation(cases: Sequence[Case], fold: int, *, folds: int, seed: int) -> Split:
+    """Test on one of several equal parts of the cases, learn from the others; over all folds each case tests once.
+
+    Args:
+        cases: at least as many as folds; each centre is spread over all folds.
+        fold: the part to test on, counted from 0.
+        folds: how many parts.
+        seed: of the draw; the folds of one seed belong together.
+
+    Raises:
+        DualTaskError: when there are fewer cases than folds, or a case comes twice.
+    """
+    if not 2 <= folds <= len(cases):
+        raise DualTaskError(
+            f"{len(cases)} cases cannot be split into {folds} folds", "give at least 2 folds and as many cases"
+        )
+    rng = np.random.default_rng(seed)
+    shuffled = [of_centre[i] for of_centre in _by_centre(cases).values() for i in rng.permutation(len(of_centre))]
+    rest = tuple(case for number, case in enumerate(shuffled) if number % folds != fold)
+    return Split(train=rest, validation=(), test=tuple(shuffled[fold::folds]))
+
+
 def _by_centre(cases: Sequence[Case]) -> dict[str, list[Case]]:
     """Cases of each centre; centres by name, cases by id."""
     groups: dict[str, list[Case]] = {centre: [] for centre in sorted({case.centre for case in cases})}

@@ -15,7 +15,12 @@ from dualtask_lite.errors import DualTaskError
 
 @app.command()
 def evaluate(
-    model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
+    model: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folder, .safetensors file, or a folder of the runs of a cascade; several are one cascade."
+        ),
+    ],
     source: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Known source or folder with labels; default: what the model was trained on."),
@@ -31,7 +36,7 @@ def evaluate(
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine import evaluate as engine
 
-    models = models_of(model, device)
+    models = [stage for path in model for stage in models_of(path, device)]
     if engine.targets(models) == ["tumour"]:
         typer.echo(
             "note: no pancreas stage says where to look, so the tumour is looked for in the whole volume", err=True
@@ -39,7 +44,7 @@ def evaluate(
     result = engine.evaluate(
         models, engine.unseen_cases(models, find_cases(source or models[0].settings.data.source), centre)
     )
-    where = folder or (model if model.is_dir() else model.parent) / "evaluation"
+    where = folder or (model[0] if model[0].is_dir() else model[0].parent) / "evaluation"
     engine.write_evaluation(result, where)
     if as_json:
         print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
@@ -61,9 +66,23 @@ def evaluate(
 @app.command()
 def ablate(
     profile: Profile = "laptop",
-    source: Annotated[str, typer.Option(help="Known source or folder with several centres.")] = "phantom",
+    source: Annotated[str, typer.Option(help="Known source or folder, of several centres or for cross-validation.")] = (
+        "phantom"
+    ),
     stage: Stages = None,
-    arm: Annotated[list[str] | None, typer.Option(help="Arm of the table; default all. May be repeated.")] = None,
+    arm: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Arm of the table, perhaps with settings: full+objective.tau=6. Default all; may be repeated."
+        ),
+    ] = None,
+    protocol: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="in-domain, unseen, leave-one-centre-out or cross-validation; default the first two; may be repeated."
+        ),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Folds of cross-validation.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted from 0.")] = 3,
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
     assignments: Assignments = None,
@@ -72,23 +91,26 @@ def ablate(
     ] = Path("runs/ablation"),
     as_json: AsJson = False,
 ) -> None:
-    """Leave-one-centre-out table: each arm trained within a centre and on the others, several seeds."""
+    """What each term buys: every arm trained and tested with the same data and steps, several seeds.
+
+    The arms are about the last stage; the stages before it are the same for all. On the cases of one folder, say of
+    Task07: --protocol cross-validation --stage pancreas-coarse --stage tumour-coarse. Without a pancreas stage the
+    tumour is looked for in the whole volume, because no true box is used in a test.
+    """
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine import ablate as engine
-    from dualtask_lite.engine.config import Settings, parse_assignments
+    from dualtask_lite.engine.config import parse_assignments
 
-    overrides = parse_assignments(assignments or [])
-    Settings.of(profile, overrides)  # a slip is told before anything is trained
-    if unknown := [name for name in arm or [] if name not in engine.ARMS]:
-        raise DualTaskError(f"there is no arm {unknown[0]!r}", f"choose from: {', '.join(engine.ARMS)}")
     summary = engine.ablate(
         profile,
-        overrides,
-        find_cases(source),
+        parse_assignments(assignments or []),
+        [case for case in find_cases(source) if case.label is not None],
         folder,
         stages=stage or ["pancreas-coarse", "tumour-coarse"],
         arms=arm or list(engine.ARMS),
         seeds=range(seeds),
+        protocols=protocol or ["in-domain", "unseen"],
+        folds=folds,
         jobs=jobs,
         command=shlex.join(["dualtask", *sys.argv[1:]]),
     )
@@ -99,12 +121,23 @@ def ablate(
         [
             {"target": target, "arm": name, "metric": metric}
             | {
-                p: f"{v['mean']:.3f}" + (f" ± {v['sd_over_seeds']:.3f}" if v["sd_over_seeds"] else "")
+                p: f"{v['mean']:.3f}" + (f" ± {v['sd_over_seeds']:.3f}" if v["seeds"] > 1 else "")
                 for p, v in values.items()
             }
-            for target, arms in summary.items()
+            for target, arms in summary["results"].items()
             for name, metrics in arms.items()
             for metric, values in metrics.items()
+        ]
+    )
+    print_table(
+        [
+            {key: one[key] for key in ("target", "protocol", "metric", "arm", "cases")}
+            | {
+                "minus segmentation": f"{one['difference']:+.3f}",
+                "95 % interval": f"{one['low']:+.3f} to {one['high']:+.3f}",
+                "p (Holm)": f"{one['p_holm']:.3g}",
+            }
+            for one in summary["comparisons"]
         ]
     )
     out.print(f"wrote {folder / 'cases.csv'} and summary.json", markup=False, highlight=False)

@@ -1,16 +1,30 @@
 """The same data, steps and test cases for every arm: what the domain gap is, and what each term buys.
 
-A cell is one arm, protocol, test centre and seed. It trains a cascade and tests it, from the whole volume, on the
-same cases of the test centre whatever the protocol:
+A cell is one arm, protocol, test part and seed. It trains a cascade and tests it, from the whole volume, on the
+cases of the test part:
 
-* ``in-domain``: trained on other cases of that centre;
-* ``unseen``: trained on as many cases of the other centres.
+* ``in-domain``: half the cases of a centre test, the other half train;
+* ``unseen``: the same half tests, and as many cases of the other centres train. The gap between these two is what
+  another hospital costs, not what fewer cases cost;
+* ``leave-one-centre-out``: all cases of a centre test, all of the others train;
+* ``cross-validation``: the cases of one fold test, the others train, whatever their centre.
+
+An arm is what is asked of the *last* stage. The stages before it say where to look; they learn the segmentation
+only, once for all arms, so that a difference between arms is never a luckier box. No true box is used in a test: a
+cascade of one stage looks in the whole volume.
+
+Equal work: in each step every arm shows the network as many images as the profile does (``optimiser.batch`` samples in
+``views.count`` views). An arm with two views of a sample shows half as many samples twice; an arm without views would
+see twice the same, which teaches nothing, and so sees other samples instead. What the views cost in samples is part
+of what they must earn. The arm ``views`` pays for them too: compare with it to credit a term, not the augmentation.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,53 +34,70 @@ import numpy as np
 import torch
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.splits import Split, leave_one_centre_out, within_centre
-from dualtask_lite.engine.config import Settings
+from dualtask_lite.cases.splits import Split, cross_validation, leave_one_centre_out, within_centre
+from dualtask_lite.engine.config import STAGES, Settings, parse_assignments
 from dualtask_lite.engine.devices import pick_device
 from dualtask_lite.engine.evaluate import evaluate, plain
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import MODEL, load_model, provenance, read_rows, write_json, write_rows
+from dualtask_lite.engine.statistics import compare, number
 from dualtask_lite.engine.train import train
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method.losses import PAPER_WEIGHTS
 
-_ONLY = {
-    "seg": 1.0,
-    "dist": 0.0,
-    "conv_mask": 0.0,
-    "conv_distance": 0.0,
-    "out": 0.0,
-    "feat": 0.0,
-    "slice": 0.0,
+BASELINE = "segmentation"
+#: Terms of each arm, and whether they see a sample in two views; a term has the weight that METHOD gives it.
+_BOTH = ("seg", "dist", "conv_mask", "conv_distance")
+_TERMS: dict[str, tuple[tuple[str, ...], int]] = {
+    BASELINE: (("seg",), 1),
+    "distance": (("seg", "dist"), 1),
+    "to-mask": (("seg", "dist", "conv_mask"), 1),
+    "to-distance": (("seg", "dist", "conv_distance"), 1),
+    "conversion": (_BOTH, 1),
+    "views": (("seg",), 2),
+    "consistency": ((*_BOTH, "out"), 2),
+    "contrast": ((*_BOTH, "feat"), 2),
+    "full": (tuple(PAPER_WEIGHTS), 2),
 }
-
-
-def _arm(views: int = 1, **weights: float) -> dict[str, Any]:
-    return {
-        "views.count": views,
-        **{f"objective.weights.{name}": value for name, value in (_ONLY | weights).items()},
-    }
-
-
 ARMS: dict[str, dict[str, Any]] = {
-    "segmentation": _arm(),
-    "distance": _arm(dist=1.0),
-    "conversion": _arm(dist=1.0, conv_mask=1.0, conv_distance=1.0),
+    name: {
+        "views.count": views,
+        "objective.weights": {term: w if term in terms else 0.0 for term, w in PAPER_WEIGHTS.items()},
+    }
+    for name, (terms, views) in _TERMS.items()
 }
-PROTOCOLS = ("in-domain", "unseen")
+PROTOCOLS = ("in-domain", "unseen", "leave-one-centre-out", "cross-validation")
+#: What the summary tells; of the error in volume its size, because errors of either sign must not cancel.
+SUMMARISED = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "detected", "volume_error_ml")
+COMPARED = ("dice", "nsd_2mm")  # defined for every case with a lesion, also when nothing was found
 
 
 @dataclass(frozen=True)
 class Cell:
     """One training and test of the matrix."""
 
-    arm: str
+    arm: str  # a name of ARMS, or one with changed settings: full+objective.tau=6
     protocol: str
-    centre: str
+    part: str  # the centre, or the number of the fold, that is tested
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Where the cell's runs and rows are kept."""
-        return out / "cells" / self.arm / f"{self.protocol}-{self.centre}-{self.seed}"
+        """Where the run and the rows of its last stage are kept."""
+        return out / "cells" / self.arm / f"{self.protocol}-{self.part}-{self.seed}"
+
+    def common(self, out: Path) -> Path:
+        """Where the runs of the stages before it are kept, which all arms share."""
+        return out / "common" / f"{self.protocol}-{self.part}-{self.seed}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all cells share."""
+
+    profile: str
+    overrides: Mapping[str, Any]  # settings by dotted name, for all stages
+    stages: Sequence[str]  # of the cascade, in order
+    folds: int  # of cross-validation
 
 
 def ablate(
@@ -78,92 +109,154 @@ def ablate(
     stages: Sequence[str],
     arms: Sequence[str],
     seeds: Sequence[int],
+    protocols: Sequence[str] = ("in-domain", "unseen"),
+    folds: int = 5,
     jobs: int = 1,
     command: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train and test all cells; those that are done already are kept.
+    """Train and test all cells, seed by seed; those that are done already are kept.
 
     Args:
         profile: of the settings that all cells share.
         overrides: settings by dotted name, for all cells and stages; seed, views and weights are the cells' own.
-        cases: labelled cases of at least two centres.
-        out: folder for the cells, ``cases.csv`` and ``summary.json``.
-        stages: the stages of the cascade, in order.
-        arms: names of ``ARMS``.
+        cases: labelled cases; of at least two centres, but for ``cross-validation``.
+        out: folder for the cells, ``cases.csv`` and ``summary.json``, which are written anew after each seed.
+        stages: the stages of the cascade, in order; the arms are about the last one.
+        arms: names of ``ARMS``, each perhaps with changed settings (``full+objective.tau=6``).
         seeds: of the split, the weights and the samples.
+        protocols: some of ``PROTOCOLS``.
+        folds: parts of ``cross-validation``.
         jobs: cells at a time, each in its own process.
         command: what to type to get the same table; kept in ``summary.json``.
         progress: show a bar when standard error is a terminal.
 
     Returns:
-        The summary: per target, arm and protocol the mean over cases and the spread over seeds, and the gap.
+        See ``summarise_cells``.
+
+    Raises:
+        DualTaskError: when an arm, protocol or setting is unknown, or ``out`` holds a table of another plan.
     """
-    centres = sorted({case.centre for case in cases})
-    cells = [Cell(a, p, c, s) for s in seeds for a in arms for c in centres for p in PROTOCOLS]
-    waiting = [cell for cell in cells if not (cell.folder(out) / "cases.csv").exists()]
+    if not cases:
+        raise DualTaskError("there is no labelled case", "see dualtask data check for what is in the folder")
+    plan = Plan(profile, dict(overrides), tuple(stages), folds)
+    cells = {seed: cells_of(cases, arms, protocols, folds, seed) for seed in seeds}
+    for cell in (cell for of_seed in cells.values() for cell in of_seed):
+        stage_settings(cell, plan, plan.stages[-1])  # a slip is told before anything is trained
+    _insist_on_same(plan, cases, out)
     threads = max(1, torch.get_num_threads() // jobs)
-    context = multiprocessing.get_context("spawn")
-    with progress_bar(progress) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        task = bar.add_task("cells", total=len(cells), completed=len(cells) - len(waiting), note="")
-        shared = (profile, overrides, list(cases), out, stages, threads)
-        futures = [pool.submit(run_cell, cell, *shared) for cell in waiting]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                bar.update(task, advance=1)
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise
-    rows = [row for cell in cells for row in _rows(cell, out)]
-    write_rows(out / "cases.csv", rows)
-    summary = summarise_cells(rows)
-    how = {"command": command, "stages": list(stages), "seeds": list(seeds), "threads_a_cell": threads}
-    asked = {"profile": profile, "overrides": dict(overrides)}
     device = pick_device(Settings.of(profile, overrides).machine.device)
-    write_json(out / "summary.json", plain({**how, **asked, **provenance(device), "results": summary}))
+    context = multiprocessing.get_context("spawn")
+    done: list[Cell] = []
+    summary: dict[str, Any] = {}
+    with progress_bar(progress) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+        task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
+
+        def work(run: Callable[..., None], some: Sequence[Cell], advance: int) -> None:
+            futures = [pool.submit(run, cell, plan, list(cases), out, threads) for cell in some]
+            try:
+                for future in as_completed(futures):
+                    future.result()
+                    bar.update(task, advance=advance)
+            except BaseException:
+                pool.shutdown(cancel_futures=True)
+                raise
+
+        for of_seed in cells.values():
+            waiting = [cell for cell in of_seed if not (cell.folder(out) / "cases.csv").exists()]
+            bar.update(task, advance=len(of_seed) - len(waiting))
+            work(train_common, list({cell.common(out): cell for cell in waiting}.values()), 0)
+            work(run_cell, waiting, 1)
+            done += of_seed
+            rows = [row for cell in done for row in _rows(cell, out)]
+            summary = summarise_cells(rows, STAGES[plan.stages[-1]].target)
+            write_rows(out / "cases.csv", rows)
+            seeds_done = sorted({cell.seed for cell in done})
+            told = {"command": command, **vars(plan), "seeds": seeds_done, "threads_a_cell": threads}
+            write_json(out / "summary.json", plain({**told, **provenance(device), **summary}))
     return summary
 
 
-def run_cell(
-    cell: Cell,
-    profile: str,
-    overrides: Mapping[str, Any],
-    cases: Sequence[Case],
-    out: Path,
-    stages: Sequence[str],
-    threads: int,
-) -> None:
-    """Train the stages of one cell, test them, and write the cell's rows."""
-    torch.set_num_threads(threads)
+def cells_of(cases: Sequence[Case], arms: Sequence[str], protocols: Sequence[str], folds: int, seed: int) -> list[Cell]:
+    """The cells of one seed."""
+    if unknown := [name for name in protocols if name not in PROTOCOLS]:
+        raise DualTaskError(f"there is no protocol {unknown[0]!r}", f"choose from: {', '.join(PROTOCOLS)}")
+    centres = sorted({case.centre for case in cases})
+    parts = dict.fromkeys(PROTOCOLS, centres) | {"cross-validation": [str(fold) for fold in range(folds)]}
+    return [Cell(arm, name, part, seed) for arm in arms for name in protocols for part in parts[name]]
+
+
+def train_common(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: int) -> None:
+    """Train the stages before the last one, which all arms share."""
+    for stage in plan.stages[:-1]:
+        _train(Cell(BASELINE, cell.protocol, cell.part, cell.seed), plan, cases, stage, cell.common(out), threads)
+
+
+def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: int) -> None:
+    """Train the last stage of one cell, test the cascade, and write the cell's rows."""
     folder = cell.folder(out)
-    split = split_of(cell, cases)
-    for stage in stages:
-        run = folder / stage
-        if not (run / MODEL).exists():
-            train(stage_settings(cell, profile, overrides, stage), run, split=split, resume=True, progress=False)
-    device = pick_device(Settings.of(profile, overrides).machine.device)
-    models = [load_model(folder / stage, device) for stage in stages]
-    result = evaluate(models, split.test, progress=False)
+    *early, last = plan.stages
+    _train(cell, plan, cases, last, folder, threads)
+    device = pick_device(Settings.of(plan.profile, plan.overrides).machine.device)
+    models = [load_model(path, device) for path in (*(cell.common(out) / stage for stage in early), folder / last)]
+    result = evaluate(models, split_of(cell, cases, plan.folds).test, progress=False)
     if result.failed:  # a case fewer would make the cells differ in what they were tested on
         raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
     write_rows(folder / "cases.csv", result.rows)
 
 
-def stage_settings(cell: Cell, profile: str, overrides: Mapping[str, Any], stage: str) -> Settings:
-    """Settings of one stage of a cell: what all cells share, under the cell's arm and seed."""
-    shared = Settings.of(profile, {**overrides, "stage": stage})
-    return shared.changed({"seed": cell.seed, **ARMS[cell.arm]})
+def _train(cell: Cell, plan: Plan, cases: Sequence[Case], stage: str, folder: Path, threads: int) -> None:
+    torch.set_num_threads(threads)
+    run = folder / stage
+    if not (run / MODEL).exists():
+        split = split_of(cell, cases, plan.folds)
+        train(stage_settings(cell, plan, stage), run, split=split, resume=True, progress=False)
 
 
-def split_of(cell: Cell, cases: Sequence[Case]) -> Split:
-    """Both protocols test on the same cases and train on equally many; only where those come from differs."""
-    inside = within_centre(cases, cell.centre, test=0.5, validation=0.0, seed=cell.seed)
+def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
+    """Settings of one stage of a cell: what all cells share, under the cell's arm and seed, at equal work.
+
+    Raises:
+        DualTaskError: when the arm is unknown, or a step cannot be divided into its views.
+    """
+    arm, *assignments = cell.arm.split("+")
+    if arm not in ARMS:
+        raise DualTaskError(f"there is no arm {arm!r}", f"choose from: {', '.join(ARMS)}")
+    shared = Settings.of(plan.profile, {**plan.overrides, "stage": stage})
+    images, views = shared.optimiser.batch * shared.views.count, ARMS[arm]["views.count"]
+    if images % views:
+        raise DualTaskError(
+            f"{arm}: {images} images a step cannot be {views} views of each sample",
+            "set optimiser.batch to an even number",
+        )
+    changes = {"seed": cell.seed, "optimiser.batch": images // views, **ARMS[arm], **parse_assignments(assignments)}
+    return shared.changed(changes)
+
+
+def split_of(cell: Cell, cases: Sequence[Case], folds: int = 5) -> Split:
+    """Who trains and who tests in a cell (see this module's head)."""
+    if cell.protocol == "cross-validation":
+        return cross_validation(cases, int(cell.part), folds=folds, seed=cell.seed)
+    outside = leave_one_centre_out(cases, cell.part, validation=0.0, seed=cell.seed)
+    if cell.protocol == "leave-one-centre-out":
+        return outside
+    inside = within_centre(cases, cell.part, test=0.5, validation=0.0, seed=cell.seed)
     if cell.protocol == "in-domain":
         return inside
-    outside = leave_one_centre_out(cases, cell.centre, validation=0.0, seed=cell.seed).train
-    order = np.random.default_rng(cell.seed).permutation(len(outside))[: len(inside.train)]
-    return Split(train=tuple(outside[i] for i in sorted(order)), validation=(), test=inside.test)
+    order = np.random.default_rng(cell.seed).permutation(len(outside.train))[: len(inside.train)]
+    return Split(train=tuple(outside.train[i] for i in sorted(order)), validation=(), test=inside.test)
+
+
+def _insist_on_same(plan: Plan, cases: Sequence[Case], out: Path) -> None:
+    """Keep in ``plan.json`` what a table was begun with: cells of other settings or cases are never mixed into it."""
+    file = out / "plan.json"
+    now = plain({**vars(plan), "cases": {case.id: case.digest() for case in cases}})
+    if not file.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(file, now)
+    elif (before := json.loads(file.read_text(encoding="utf-8"))) != now:
+        other = next(key for key in now if now[key] != before.get(key))
+        raise DualTaskError(f"{out}: holds a table of other {other}", "choose another --out, or repeat its own command")
 
 
 def _rows(cell: Cell, out: Path) -> Iterator[dict[str, Any]]:
@@ -171,32 +264,55 @@ def _rows(cell: Cell, out: Path) -> Iterator[dict[str, Any]]:
         yield {"arm": cell.arm, "protocol": cell.protocol, "seed": cell.seed, **row}
 
 
-def summarise_cells(rows: Sequence[Mapping[str, Any]], metrics: Sequence[str] = ("dice", "nsd_2mm")) -> dict[str, Any]:
-    """Mean over cases in each seed, then mean and standard deviation over seeds; ``gap`` is in-domain minus unseen."""
-    summary: dict[str, Any] = {}
-    for target in dict.fromkeys(row["target"] for row in rows):
-        for arm in dict.fromkeys(row["arm"] for row in rows):
-            of_arm = [row for row in rows if row["target"] == target and row["arm"] == arm]
-            for metric in metrics:
-                means = {p: _seed_means([r for r in of_arm if r["protocol"] == p], metric) for p in PROTOCOLS}
-                gap = {seed: value - means["unseen"][seed] for seed, value in means["in-domain"].items()}
-                summary.setdefault(target, {}).setdefault(arm, {})[metric] = {
-                    name: _spread(list(values.values())) for name, values in {**means, "gap": gap}.items()
-                }
-    return summary
+def summarise_cells(rows: Sequence[Mapping[str, Any]], target: str) -> dict[str, Any]:
+    """Sum up the rows of all cells.
+
+    Args:
+        rows: of ``cases.csv``.
+        target: what the arms are about, and so what is compared: that of the last stage.
+
+    Returns:
+        ``results``: target -> arm -> metric -> protocol -> mean over seeds of the means over cases, standard deviation
+        over seeds; where both were measured, ``gap`` is in-domain minus unseen. ``comparisons``: a record for each
+        protocol, metric and arm with its difference from ``segmentation`` in ``target`` (see ``statistics.compare``).
+    """
+    arms, targets, protocols = (list(dict.fromkeys(row[key] for row in rows)) for key in ("arm", "target", "protocol"))
+    by_arm = {(t, a): [row for row in rows if (row["target"], row["arm"]) == (t, a)] for t in targets for a in arms}
+    results = {t: {a: {metric: _means(by_arm[t, a], metric) for metric in SUMMARISED} for a in arms} for t in targets}
+    comparisons = [
+        {"target": target, "protocol": protocol, "metric": metric, "baseline": BASELINE, **found}
+        for protocol in protocols
+        for metric in COMPARED
+        for found in compare([r for r in rows if (r["target"], r["protocol"]) == (target, protocol)], BASELINE, metric)
+    ]
+    return {"results": results, "comparisons": comparisons}
+
+
+def _means(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
+    means = {
+        protocol: _seed_means([row for row in rows if row["protocol"] == protocol], metric)
+        for protocol in dict.fromkeys(row["protocol"] for row in rows)
+    }
+    if {"in-domain", "unseen"} <= set(means):
+        means["gap"] = {seed: value - means["unseen"][seed] for seed, value in means["in-domain"].items()}
+    return {name: _spread(list(values.values())) for name, values in means.items()}
 
 
 def _seed_means(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
     values: dict[int, list[float]] = {}
     for row in rows:
-        values.setdefault(int(row["seed"]), []).append(float(row[metric]))
-    return {seed: float(np.nanmean(of_seed)) for seed, of_seed in values.items()}
+        value = number(row[metric])
+        values.setdefault(int(row["seed"]), []).append(abs(value) if metric == "volume_error_ml" else value)
+    return {seed: _mean(of_seed) for seed, of_seed in values.items()}
 
 
-def _spread(values: Sequence[float]) -> dict[str, Any]:
-    sd = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {
-        "mean": round(float(np.mean(values)), 4),
-        "sd_over_seeds": sd and round(sd, 4),
-        "seeds": len(values),
-    }
+def _mean(values: Sequence[float]) -> float:
+    """Mean of what is defined, NaN when nothing is."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _spread(means: Sequence[float]) -> dict[str, Any]:
+    known = [value for value in means if math.isfinite(value)]
+    sd = round(float(np.std(known, ddof=1)), 4) if len(known) > 1 else None
+    return {"mean": round(_mean(known), 4), "sd_over_seeds": sd, "seeds": len(known)}

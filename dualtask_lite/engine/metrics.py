@@ -26,6 +26,7 @@ import torch
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
 
 from dualtask_lite.engine.grid import Box
+from dualtask_lite.engine.statistics import number
 
 METRICS = (
     "dice",
@@ -100,7 +101,7 @@ def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """
     return {
         "n_cases": len(rows),
-        **{name: _statistics([_number(row.get(name)) for row in rows]) for name in METRICS},
+        **{name: _statistics([number(row.get(name)) for row in rows]) for name in METRICS},
     }
 
 
@@ -151,10 +152,3 @@ def _statistics(values: Sequence[float]) -> dict[str, float]:
         "max": float(known.max()) if n else math.nan,
         "n": n,
     }
-
-
-def _number(value: Any) -> float:
-    """Read a value of a row; CSV holds text, and an empty field where nothing is defined."""
-    if value is None or value == "":
-        return math.nan
-    return float({"True": 1, "False": 0}.get(value, value))

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_validation, within_centre
+from dualtask_lite.cases.splits import Split, cross_validation, leave_one_centre_out, train_validation, within_centre
 from dualtask_lite.errors import DualTaskError
 
 
@@ -168,3 +168,25 @@ def test_within_centre_refuses_an_empty_part(size, test):
 def test_a_share_outside_its_range_is_refused(share):
     with pytest.raises(DualTaskError, match="less than 1"):
         train_validation(a_cohort(A=4), validation=share, seed=0)
+
+
+@given(sizes, st.integers(2, 5), seeds, st.randoms(use_true_random=False))
+def test_over_all_folds_each_case_tests_once_and_folds_are_even_in_size_and_centres(sizes, folds, seed, random):
+    cases = a_cohort(**sizes)
+    folds = min(folds, len(cases))
+    splits = [cross_validation(cases, fold, folds=folds, seed=seed) for fold in range(folds)]
+    assert sorted(case.id for split in splits for case in split.test) == sorted(ids(cases))
+    for split in splits:
+        assert sorted(ids(split.train + split.test)) == sorted(ids(cases))
+        assert len(cases) // folds <= len(split.test) <= -(-len(cases) // folds)
+        for centre, size in sizes.items():
+            assert size // folds <= sum(case.centre == centre for case in split.test) <= -(-size // folds)
+    shuffled = random.sample(cases, len(cases))
+    again = [cross_validation(shuffled, fold, folds=folds, seed=seed) for fold in range(folds)]
+    assert list(map(parts, again)) == list(map(parts, splits))
+
+
+@pytest.mark.parametrize("folds", [1, 5])
+def test_folds_need_as_many_cases(folds):
+    with pytest.raises(DualTaskError, match="cannot be split"):
+        cross_validation(a_cohort(A=4), 0, folds=folds, seed=0)
