@@ -7,7 +7,7 @@ import pytest
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine import ablate as engine
 from dualtask_lite.engine.ablate import ARMS, Cell, Plan, ablate, cells_of, split_of, stage_settings, summarise_cells
-from dualtask_lite.engine.evaluate import Evaluation
+from dualtask_lite.engine.evaluate import Evaluation, plain
 from dualtask_lite.engine.run import load_model, read_rows
 from dualtask_lite.errors import DualTaskError
 
@@ -60,7 +60,7 @@ def test_cross_validation_tests_each_case_once_a_seed(phantom_folder):
 def test_an_arm_differs_in_its_terms_and_views_alone_and_shows_as_many_images(arm, profile):
     overrides = {"optimiser.steps": 7, "network.width": 16, "objective.tau": 4.5, "sample.patch": [16, 24, 8]}
     settings = stage_settings(Cell(arm, "unseen", "A", 5), plan(profile, overrides), "tumour-coarse")
-    plain = stage_settings(Cell("segmentation", "unseen", "A", 5), plan(profile, overrides), "tumour-coarse")
+    base = stage_settings(Cell("segmentation", "unseen", "A", 5), plan(profile, overrides), "tumour-coarse")
     assert settings.optimiser.steps == 7
     assert settings.network.width == 16
     assert settings.objective.tau == 4.5
@@ -68,9 +68,9 @@ def test_an_arm_differs_in_its_terms_and_views_alone_and_shows_as_many_images(ar
     assert settings.seed == 5
     assert {name for name, weight in settings.objective.weights.items() if weight} == TERMS[arm]
     assert settings.views.count == (2 if arm in TWO_VIEWS else 1)
-    assert settings.optimiser.batch * settings.views.count == plain.optimiser.batch * plain.views.count
+    assert settings.optimiser.batch * settings.views.count == base.optimiser.batch * base.views.count
     apart = {"objective": {"weights"}, "views": {"count"}, "optimiser": {"batch"}}
-    assert settings.model_dump(exclude=apart) == plain.model_dump(exclude=apart)
+    assert settings.model_dump(exclude=apart) == base.model_dump(exclude=apart)
 
 
 def test_an_arm_may_bring_settings_of_its_own():
@@ -115,7 +115,7 @@ def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom
     assert {seen.centre for seen in load_model(one / "tumour-coarse").seen} == {"B"}
     kept = (one / "cases.csv").stat().st_mtime_ns
     (tmp_path / "cells" / "segmentation" / "unseen-B-0" / "cases.csv").unlink()  # as if it had been cut here
-    assert ablate("laptop", tiny_run, cases, tmp_path, **how) == summary
+    assert plain(ablate("laptop", tiny_run, cases, tmp_path, **how)) == plain(summary)
     assert (one / "cases.csv").stat().st_mtime_ns == kept
     with pytest.raises(DualTaskError, match="a table of other overrides"):  # nothing of it would be comparable
         ablate("laptop", {**tiny_run, "optimiser.steps": 4}, cases, tmp_path, **how)
