@@ -22,7 +22,6 @@ of what they must earn. The arm ``views`` pays for them too: compare with it to 
 from __future__ import annotations
 
 import json
-import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -40,7 +39,7 @@ from dualtask_lite.engine.devices import pick_device
 from dualtask_lite.engine.evaluate import evaluate, plain
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import MODEL, load_model, provenance, read_rows, write_json, write_rows
-from dualtask_lite.engine.statistics import compare, number
+from dualtask_lite.engine.summary import summarise_cells
 from dualtask_lite.engine.train import train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
@@ -67,9 +66,6 @@ ARMS: dict[str, dict[str, Any]] = {
     for name, (terms, views) in _TERMS.items()
 }
 PROTOCOLS = ("in-domain", "unseen", "leave-one-centre-out", "cross-validation")
-#: What the summary tells; of the error in volume its size, because errors of either sign must not cancel.
-SUMMARISED = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "detected", "volume_error_ml")
-COMPARED = ("dice", "nsd_2mm")  # defined for every case with a lesion, also when nothing was found
 
 
 @dataclass(frozen=True)
@@ -132,7 +128,7 @@ def ablate(
         progress: show a bar when standard error is a terminal.
 
     Returns:
-        See ``summarise_cells``.
+        See ``summary.summarise_cells``.
 
     Raises:
         DualTaskError: when an arm, protocol or setting is unknown, or ``out`` holds a table of another plan.
@@ -169,7 +165,7 @@ def ablate(
             work(run_cell, waiting, 1)
             done += of_seed
             rows = [row for cell in done for row in _rows(cell, out)]
-            summary = summarise_cells(rows, STAGES[plan.stages[-1]].target)
+            summary = summarise_cells(rows, STAGES[plan.stages[-1]].target, BASELINE)
             write_rows(out / "cases.csv", rows)
             seeds_done = sorted({cell.seed for cell in done})
             told = {"command": command, **vars(plan), "seeds": seeds_done, "threads_a_cell": threads}
@@ -262,57 +258,3 @@ def _insist_on_same(plan: Plan, cases: Sequence[Case], out: Path) -> None:
 def _rows(cell: Cell, out: Path) -> Iterator[dict[str, Any]]:
     for row in read_rows(cell.folder(out) / "cases.csv"):
         yield {"arm": cell.arm, "protocol": cell.protocol, "seed": cell.seed, **row}
-
-
-def summarise_cells(rows: Sequence[Mapping[str, Any]], target: str) -> dict[str, Any]:
-    """Sum up the rows of all cells.
-
-    Args:
-        rows: of ``cases.csv``.
-        target: what the arms are about, and so what is compared: that of the last stage.
-
-    Returns:
-        ``results``: target -> arm -> metric -> protocol -> mean over seeds of the means over cases, standard deviation
-        over seeds; where both were measured, ``gap`` is in-domain minus unseen. ``comparisons``: a record for each
-        protocol, metric and arm with its difference from ``segmentation`` in ``target`` (see ``statistics.compare``).
-    """
-    arms, targets, protocols = (list(dict.fromkeys(row[key] for row in rows)) for key in ("arm", "target", "protocol"))
-    by_arm = {(t, a): [row for row in rows if (row["target"], row["arm"]) == (t, a)] for t in targets for a in arms}
-    results = {t: {a: {metric: _means(by_arm[t, a], metric) for metric in SUMMARISED} for a in arms} for t in targets}
-    comparisons = [
-        {"target": target, "protocol": protocol, "metric": metric, "baseline": BASELINE, **found}
-        for protocol in protocols
-        for metric in COMPARED
-        for found in compare([r for r in rows if (r["target"], r["protocol"]) == (target, protocol)], BASELINE, metric)
-    ]
-    return {"results": results, "comparisons": comparisons}
-
-
-def _means(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[str, Any]:
-    means = {
-        protocol: _seed_means([row for row in rows if row["protocol"] == protocol], metric)
-        for protocol in dict.fromkeys(row["protocol"] for row in rows)
-    }
-    if {"in-domain", "unseen"} <= set(means):
-        means["gap"] = {seed: value - means["unseen"][seed] for seed, value in means["in-domain"].items()}
-    return {name: _spread(list(values.values())) for name, values in means.items()}
-
-
-def _seed_means(rows: Sequence[Mapping[str, Any]], metric: str) -> dict[int, float]:
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        value = number(row[metric])
-        values.setdefault(int(row["seed"]), []).append(abs(value) if metric == "volume_error_ml" else value)
-    return {seed: _mean(of_seed) for seed, of_seed in values.items()}
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean of what is defined, NaN when nothing is."""
-    known = [value for value in values if math.isfinite(value)]
-    return float(np.mean(known)) if known else math.nan
-
-
-def _spread(means: Sequence[float]) -> dict[str, Any]:
-    known = [value for value in means if math.isfinite(value)]
-    sd = round(float(np.std(known, ddof=1)), 4) if len(known) > 1 else None
-    return {"mean": round(_mean(known), 4), "sd_over_seeds": sd, "seeds": len(known)}

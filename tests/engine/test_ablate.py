@@ -1,4 +1,4 @@
-"""The matrix: protocols are fair, arms do equal work, cells are kept, the summary is plain arithmetic."""
+"""The matrix: protocols are fair, arms do equal work, cells are kept."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine import ablate as engine
-from dualtask_lite.engine.ablate import ARMS, Cell, Plan, ablate, cells_of, split_of, stage_settings, summarise_cells
+from dualtask_lite.engine.ablate import ARMS, Cell, Plan, ablate, cells_of, split_of, stage_settings
 from dualtask_lite.engine.evaluate import Evaluation, plain
 from dualtask_lite.engine.run import load_model, read_rows
 from dualtask_lite.errors import DualTaskError
@@ -125,7 +125,7 @@ def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom
 
 def test_the_stages_before_the_last_are_the_same_for_all_arms(phantom_folder, tmp_path, tiny_run):
     overrides = {**tiny_run, "optimiser.batch": 2}
-    cases = find_cases(phantom_folder)
+    cases = [case for case in find_cases(phantom_folder) if case.centre == "A"]
     how = {"stages": CASCADE, "arms": ["segmentation", "full"], "protocols": ["cross-validation"], "folds": 2}
     summary = ablate("laptop", overrides, cases, tmp_path, **how, seeds=[0], jobs=2, progress=False)
     common = tmp_path / "common" / "cross-validation-1-0" / "pancreas-coarse"
@@ -136,35 +136,6 @@ def test_the_stages_before_the_last_are_the_same_for_all_arms(phantom_folder, tm
     assert (dice["arm"], dice["target"], dice["metric"], dice["baseline"]) == ("full", "tumour", "dice", "segmentation")
     tumours = {r["case"] for r in read_rows(tmp_path / "cases.csv") if r["target"] == "tumour" and r["dice"] != "nan"}
     assert dice["cases"] == len(tumours) > 0
-
-
-def rows(protocol, seed, *dice, arm="x", error=0.0):
-    names = {"nsd_2mm": "0.5", "hd95_mm": "", "assd_mm": "", "detected": "True", "volume_error_ml": error}
-    about = {"target": "tumour", "centre": "A", "arm": arm, "protocol": protocol, "seed": seed}
-    return [{**about, "case": f"case {n}", "dice": d, **names} for n, d in enumerate(dice)]
-
-
-def test_the_summary_is_the_mean_over_seeds_of_means_over_cases():
-    table = rows("in-domain", 0, 0.8, 0.6, "nan") + rows("in-domain", 1, 0.9)
-    table += rows("unseen", 0, 0.4, error=-3.0) + rows("unseen", 1, 0.6, error="5.0")
-    found = summarise_cells(table, "tumour")["results"]["tumour"]["x"]
-    assert found["dice"]["in-domain"] == {"mean": 0.8, "sd_over_seeds": 0.1414, "seeds": 2}
-    assert found["dice"]["gap"]["mean"] == pytest.approx(0.3)
-    assert found["dice"]["gap"]["sd_over_seeds"] == pytest.approx(0.0, abs=1e-9)
-    assert found["volume_error_ml"]["unseen"]["mean"] == pytest.approx(4.0)  # -3 and 5 do not cancel
-    assert found["hd95_mm"]["unseen"]["seeds"] == 0  # nothing was defined
-    assert found["detected"]["unseen"]["mean"] == 1
-
-
-def test_each_protocol_is_compared_by_itself_and_about_the_target_alone():
-    table = rows("unseen", 0, 0.4, 0.2, arm="segmentation") + rows("unseen", 0, 0.5, 0.4, arm="full")
-    table += rows("in-domain", 0, 0.4, 0.2, arm="segmentation") + rows("in-domain", 0, 0.4, 0.2, arm="full")
-    table += [{**row, "target": "pancreas"} for row in table]
-    found = {(c["protocol"], c["metric"]): c for c in summarise_cells(table, "tumour")["comparisons"]}
-    assert len(found) == 4
-    assert {c["target"] for c in found.values()} == {"tumour"}
-    assert found["unseen", "dice"]["difference"] == pytest.approx(0.15)
-    assert found["in-domain", "dice"]["difference"] == 0
 
 
 def test_a_case_that_cannot_be_evaluated_stops_the_cell(phantom_folder, tmp_path, tiny_run, monkeypatch):

@@ -1,0 +1,34 @@
+"""The summary of a matrix is plain arithmetic."""
+
+import pytest
+
+from dualtask_lite.engine.summary import summarise_cells
+
+
+def rows(protocol, seed, *dice, arm="x", error=0.0):
+    names = {"nsd_2mm": "0.5", "hd95_mm": "", "assd_mm": "", "detected": "True", "volume_error_ml": error}
+    about = {"target": "tumour", "centre": "A", "arm": arm, "protocol": protocol, "seed": seed}
+    return [{**about, "case": f"case {n}", "dice": d, **names} for n, d in enumerate(dice)]
+
+
+def test_the_summary_is_the_mean_over_seeds_of_means_over_cases():
+    table = rows("in-domain", 0, 0.8, 0.6, "nan") + rows("in-domain", 1, 0.9)
+    table += rows("unseen", 0, 0.4, error=-3.0) + rows("unseen", 1, 0.6, error="5.0")
+    found = summarise_cells(table, "tumour", "segmentation")["results"]["tumour"]["x"]
+    assert found["dice"]["in-domain"] == {"mean": 0.8, "sd_over_seeds": 0.1414, "seeds": 2}
+    assert found["dice"]["gap"]["mean"] == pytest.approx(0.3)
+    assert found["dice"]["gap"]["sd_over_seeds"] == pytest.approx(0.0, abs=1e-9)
+    assert found["volume_error_ml"]["unseen"]["mean"] == pytest.approx(4.0)  # -3 and 5 do not cancel
+    assert found["hd95_mm"]["unseen"]["seeds"] == 0  # nothing was defined
+    assert found["detected"]["unseen"]["mean"] == 1
+
+
+def test_each_protocol_is_compared_by_itself_and_about_the_target_alone():
+    table = rows("unseen", 0, 0.4, 0.2, arm="segmentation") + rows("unseen", 0, 0.5, 0.4, arm="full")
+    table += rows("in-domain", 0, 0.4, 0.2, arm="segmentation") + rows("in-domain", 0, 0.4, 0.2, arm="full")
+    table += [{**row, "target": "pancreas"} for row in table]
+    found = {(c["protocol"], c["metric"]): c for c in summarise_cells(table, "tumour", "segmentation")["comparisons"]}
+    assert len(found) == 4
+    assert {c["target"] for c in found.values()} == {"tumour"}
+    assert found["unseen", "dice"]["difference"] == pytest.approx(0.15)
+    assert found["in-domain", "dice"]["difference"] == 0
