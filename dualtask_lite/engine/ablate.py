@@ -233,14 +233,14 @@ def split_of(cell: Cell, cases: Sequence[Case], folds: int = 5) -> Split:
     """Who trains and who tests in a cell (see this module's head)."""
     if cell.protocol == "cross-validation":
         return cross_validation(cases, int(cell.part), folds=folds, seed=cell.seed)
-    outside = leave_one_centre_out(cases, cell.part, validation=0.0, seed=cell.seed)
     if cell.protocol == "leave-one-centre-out":
-        return outside
+        return leave_one_centre_out(cases, cell.part, validation=0.0, seed=cell.seed)
     inside = within_centre(cases, cell.part, test=0.5, validation=0.0, seed=cell.seed)
     if cell.protocol == "in-domain":
         return inside
-    order = np.random.default_rng(cell.seed).permutation(len(outside.train))[: len(inside.train)]
-    return Split(train=tuple(outside.train[i] for i in sorted(order)), validation=(), test=inside.test)
+    outside = leave_one_centre_out(cases, cell.part, validation=0.0, seed=cell.seed).train
+    order = np.random.default_rng(cell.seed).permutation(len(outside))[: len(inside.train)]
+    return Split(train=tuple(outside[i] for i in sorted(order)), validation=(), test=inside.test)
 
 
 def _insist_on_same(plan: Plan, cases: Sequence[Case], out: Path) -> None:
