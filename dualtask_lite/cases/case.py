@@ -221,7 +221,7 @@ def _open(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> ni
 
 def _insist_on_size(image: nib.Nifti1Pair, name: str) -> None:
     """Refuse a header that promises more voxels than its file can hold, before memory is set aside for them."""
-    file = Path(image.file_map["image"].filename)
+    file = Path(str(image.file_map["image"].filename))
     holds = file.stat().st_size * (_DEFLATED if file.suffix.lower() == ".gz" else 1)
     promised = math.prod(image.shape) * image.get_data_dtype().itemsize
     if min(image.shape, default=0) < 0 or promised > holds:
