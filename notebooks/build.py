@@ -1,21 +1,28 @@
 """From one source, ``notebooks/source/NN_name.py``, to the notebooks that learners open, and to pages.
 
-    python notebooks/build.py notebooks          write notebooks/*.ipynb and notebooks/solutions/*.ipynb
-    python notebooks/build.py demo build/demo    run every solution notebook, make pages and an index
+    python notebooks/build.py notebooks           write notebooks/*.ipynb and notebooks/solutions/*.ipynb
+    python notebooks/build.py demo build/demo     run every solution notebook, make pages and an index
+    python notebooks/build.py times build/demo    keep what that run measured, for the notebooks and the README
 
 A cell with one of the tags of ``VARIANTS`` is kept in that build only. So an exercise is three cells (its
-blank, its solution, a wrong answer that the tests try) and the cell that checks it.
+blank, its solution, a wrong answer that the tests try) and the cell that checks it. What a source need not
+say is filled in: the bootstrap cell, the measured time and memory, the link to Colab, and what each word of
+the glossary means, for who rests the mouse on its link.
 """
 
 from __future__ import annotations
 
 import argparse
 import html
+import json
+import os
+import platform
 import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +38,9 @@ from dualtask_lite.show.table import Table
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "source"
+GLOSSARY = HERE / "glossary.md"
+MEASURED = HERE.parent / "data" / "results" / "lessons.json"
+README = HERE.parent / "README.md"
 VARIANTS = ("blank", "solution", "wrong")
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
@@ -42,6 +52,9 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block html_head_css %}<style>
 body { max-width: 1000px; margin: 0 auto; padding: 1em; }
+pre, code { font-family: ui-monospace, monospace; }
+.highlight, .jp-RenderedMarkdown pre { overflow-x: auto; background: #f7f7f7; padding: 0.4em; }
+.jp-RenderedMarkdown pre { margin: 0.3em 0; font-size: 0.87em; line-height: 1.4; }
 table caption { caption-side: top; text-align: left; font-weight: bold; padding: 0.3em 0; white-space: nowrap; }
 </style>{% endblock %}
 """
@@ -60,6 +73,7 @@ caption {{ text-align: left; font-weight: bold; }}
 </style></head><body>
 <h1>Dual-Task Lite: the executed lessons</h1>
 <p>Every lesson was run on this machine, with its solutions, on the embedded data.
+The words of the subject are explained in the <a href="glossary.html">glossary</a>.
 For teaching and research, not for diagnosis.</p>
 {lessons}
 <h2>Time and memory</h2>
@@ -110,8 +124,51 @@ def lessons() -> list[Path]:
     return sorted(SOURCES.glob("[0-9][0-9]_*.py"))
 
 
-def make_notebook(source: Path, keep: tuple[str, ...]) -> NotebookNode:
-    """Turn a source into a notebook without outputs; of the cells tagged with a variant ``keep`` stays."""
+def measured() -> dict[str, Any]:
+    """Read what the last kept ``make demo`` measured: the machine, and seconds and MB of each lesson."""
+    return json.loads(MEASURED.read_text(encoding="utf-8"))
+
+
+def in_words(measurement: Mapping[str, Any], lesson: str) -> str:
+    """Say how long a lesson ran, on what, and with how much memory."""
+    if lesson not in measurement["lessons"]:
+        return "Not measured yet."
+    run = measurement["lessons"][lesson]
+    return (
+        f"Runs in {run['seconds']} s with {run['memory_mb'] / 1000:.1f} GB of memory "
+        f"(measured: {measurement['cores']} CPU cores, {measurement['date']})."
+    )
+
+
+def terms() -> dict[str, str]:
+    """Read the glossary: the anchor of each term, and what it says."""
+    parts = re.split(r"^### (.+)$", GLOSSARY.read_text(encoding="utf-8"), flags=re.M)[1:]
+    pairs = zip(parts[::2], parts[1::2], strict=True)
+    return {name.strip().replace(" ", "-"): " ".join(text.split("\n\n")[1].split()) for name, text in pairs}
+
+
+def colab(notebook: str) -> str:
+    """Address under which Colab opens a notebook of the place that the bootstrap cell installs from."""
+    bootstrap = (SOURCES / "bootstrap.py").read_text(encoding="utf-8")
+    (place,) = re.findall(r'^ADDRESS = "git\+https://github.com/([^"]+)"', bootstrap, re.M)
+    return f"https://colab.research.google.com/github/{place}/blob/main/{notebook}"
+
+
+def make_notebook(
+    source: Path,
+    keep: tuple[str, ...],
+    *,
+    folder: Path = HERE,
+    measurement: Mapping[str, Any] | None = None,
+) -> NotebookNode:
+    """Turn a source into a notebook without outputs; of the cells tagged with a variant ``keep`` stays.
+
+    Args:
+        source: ``notebooks/source/NN_name.py``.
+        keep: the variants to keep.
+        folder: where it will lie; links lead from there.
+        measurement: its time and memory; by default those kept from the last ``make demo``.
+    """
     notebook = jupytext.read(source)
     bootstrap = (SOURCES / "bootstrap.py").read_text(encoding="utf-8").strip()
     cells = []
@@ -122,11 +179,28 @@ def make_notebook(source: Path, keep: tuple[str, ...]) -> NotebookNode:
         cell.id = f"{source.stem[:2]}-{number:03d}"
         if "bootstrap" in tags:
             cell.source = bootstrap
+        if cell.cell_type == "markdown":
+            cell.source = with_meanings(cell.source, folder)
         cells.append(cell)
+    address = colab(f"{folder.relative_to(HERE.parent).as_posix()}/{source.stem}.ipynb")
+    cells[0].source = cells[0].source.replace("{measured}", in_words(measurement or measured(), source.stem))
+    cells[0].source += f"\n\n[Open in Colab]({address})"
     notebook.cells = cells
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     nbformat.validate(notebook)
     return notebook
+
+
+def with_meanings(text: str, folder: Path) -> str:
+    """Let each link to a term of the glossary lead there from ``folder`` and tell what it means."""
+    meaning = terms()
+    way = Path(os.path.relpath(GLOSSARY, folder)).as_posix()
+
+    def link(found: re.Match[str]) -> str:
+        said = html.escape(re.sub(r"[*`]|\[([^]]*)]\([^)]*\)", r"\1", meaning[found[1]]))
+        return f'({way}#{found[1]} "{said}")'
+
+    return re.sub(r"\(glossary\.md#([\w-]+)\)", link, text).replace("(glossary.md)", f"({way})")
 
 
 def builds() -> dict[Path, str]:
@@ -134,7 +208,7 @@ def builds() -> dict[Path, str]:
     texts = {}
     for source in lessons():
         for folder, variant in ((HERE, "blank"), (HERE / "solutions", "solution")):
-            notebook = make_notebook(source, (variant,))
+            notebook = make_notebook(source, (variant,), folder=folder)
             texts[folder / f"{source.stem}.ipynb"] = nbformat.writes(notebook) + "\n"
     return texts
 
@@ -144,7 +218,12 @@ def execute(notebook: NotebookNode, out: Path, parameters: Mapping[str, Any], *,
     out.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, out)
     return papermill.execute_notebook(
-        out, out, parameters=dict(parameters), kernel_name=KERNEL["name"], cwd=folder, progress_bar=False
+        out,
+        out,
+        parameters=dict(parameters),
+        kernel_name=KERNEL["name"],
+        cwd=folder,
+        progress_bar=False,
     )
 
 
@@ -153,7 +232,14 @@ def page(notebook: NotebookNode, title: str) -> str:
     loader = DictLoader({"page.html.j2": PAGE})
     exporter = HTMLExporter(extra_loaders=[loader], template_file="page.html.j2", embed_images=True)
     text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
-    return re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
+    text = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
+    return text.replace('href="glossary.md', 'href="glossary.html')
+
+
+def glossary_page() -> str:
+    """Make the page that the terms in the lessons' pages lead to."""
+    cell = nbformat.v4.new_markdown_cell(GLOSSARY.read_text(encoding="utf-8"))
+    return page(nbformat.v4.new_notebook(cells=[cell]), "Glossary")
 
 
 def demo(folder: Path) -> None:
@@ -163,57 +249,112 @@ def demo(folder: Path) -> None:
     done = []
     for source in lessons():
         print(f"{source.stem} ...", file=sys.stderr, flush=True)
-        notebook = make_notebook(source, ("solution",))
+        notebook = make_notebook(source, ("solution",), measurement=measurement([]))
         lesson = Executed(source.stem, execute(notebook, folder / f"{source.stem}.ipynb", {}, folder=folder))
+        now = measurement([lesson])
+        opening = lesson.notebook.cells[0]
+        opening.source = opening.source.replace(in_words(measurement([]), lesson.name), in_words(now, lesson.name))
+        nbformat.write(lesson.notebook, folder / f"{source.stem}.ipynb")
         (folder / f"{source.stem}.html").write_text(page(lesson.notebook, lesson.title), encoding="utf-8")
         done.append(lesson)
-        print(f"{source.stem}: {seconds(lesson):.0f} s, {lesson.manifest['peak_memory_mb']} MB", file=sys.stderr)
+        print(in_words(now, lesson.name), file=sys.stderr)
+    (folder / "glossary.html").write_text(glossary_page(), encoding="utf-8")
+    (folder / MEASURED.name).write_text(json.dumps(measurement(done), indent=1) + "\n", encoding="utf-8")
     (folder / "index.html").write_text(index(done, folder), encoding="utf-8")
     print(f"open {folder / 'index.html'}")
 
 
-def seconds(lesson: Executed) -> float:
-    """How long a lesson ran, with the start of its kernel."""
-    return float(lesson.notebook.metadata.papermill.duration)
+def measurement(done: list[Executed]) -> dict[str, Any]:
+    """What a run of the lessons measured, and on what."""
+    return {
+        "command": "make demo",
+        "date": date.today().isoformat(),
+        "device": f"CPU, {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "versions": done[0].manifest["versions"] if done else {},
+        "lessons": {
+            lesson.name: {
+                "title": lesson.title,
+                "seconds": round(lesson.notebook.metadata.papermill.duration),
+                "memory_mb": round(lesson.manifest["peak_memory_mb"]),
+            }
+            for lesson in done
+        },
+    }
+
+
+def readme_table() -> str:
+    """The README's table of measured times, as it stands between its two marks."""
+    known = measured()
+    rows = [
+        f"| [{run['title']}](notebooks/{name}.ipynb) | {run['seconds']} s | {run['memory_mb'] / 1000:.1f} GB |"
+        for name, run in known["lessons"].items()
+    ]
+    total = sum(run["seconds"] for run in known["lessons"].values())
+    return "\n".join(
+        [
+            "| lesson | time | memory |",
+            "| --- | --- | --- |",
+            *rows,
+            f"| all | {total} s | |",
+            "",
+            f"*Measured by `{known['command']}`, seed 0, {known['device']}, {known['cores']} cores, {known['date']}.*",
+        ]
+    )
+
+
+MARKS = ("<!-- measured times: made by `make times` -->", "<!-- end of measured times -->")
+
+
+def keep_times(folder: Path) -> None:
+    """Keep what the demo in ``folder`` measured: beside the other results, in the README and in the notebooks."""
+    shutil.copyfile(folder / MEASURED.name, MEASURED)
+    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    _, found, after = rest.partition(MARKS[1])
+    if found:
+        README.write_text(f"{before}{MARKS[0]}\n{readme_table()}\n{found}{after}", encoding="utf-8")
+    write_notebooks()
 
 
 def index(done: list[Executed], folder: Path) -> str:
     """Make the page that leads to all others."""
+    runs = measurement(done)["lessons"]
     articles = [
         f'<article><h2><a href="{lesson.name}.html">{html.escape(lesson.title)}</a></h2>'
-        f"<p>{html.escape(lesson.summary)} {seconds(lesson):.0f} s, "
-        f"{lesson.manifest['peak_memory_mb']:.0f} MB. "
+        f"<p>{html.escape(lesson.summary)} {runs[lesson.name]['seconds']} s, "
+        f"{runs[lesson.name]['memory_mb']} MB. "
         f'<a href="{lesson.name}.ipynb">Executed notebook</a>.</p>{lesson.picture}'
         f"{Table([lesson.manifest['results']], 'Results').to_html()}</article>"
         for lesson in done
     ]
     times = [
-        {
-            "lesson": lesson.title,
-            "seconds": round(seconds(lesson)),
-            "peak memory (MB)": lesson.manifest["peak_memory_mb"],
-        }
-        for lesson in done
+        {"lesson": run["title"], "seconds": run["seconds"], "peak memory (MB)": run["memory_mb"]}
+        for run in runs.values()
     ]
     left = sorted(path.relative_to(folder).as_posix() for path in (folder / "runs").rglob("*") if path.is_file())
     files = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in left)
     return INDEX.format(lessons="\n".join(articles), times=Table(times, digits=0).to_html(), files=files)
 
 
-def main() -> None:
-    """Run the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("notebooks")
-    commands.add_parser("demo").add_argument("folder", type=Path)
-    chosen = parser.parse_args()
-    if chosen.command == "demo":
-        demo(chosen.folder.resolve())
-        return
+def write_notebooks() -> None:
+    """Write every committed notebook."""
     for path, text in builds().items():
         path.parent.mkdir(exist_ok=True)
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(HERE.parent))
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("notebooks").set_defaults(do=write_notebooks)
+    for name, do in (("demo", demo), ("times", keep_times)):
+        command = commands.add_parser(name)
+        command.add_argument("folder", type=Path)
+        command.set_defaults(do=do)
+    chosen = parser.parse_args()
+    chosen.do(*([chosen.folder.resolve()] if "folder" in chosen else []))
 
 
 if __name__ == "__main__":

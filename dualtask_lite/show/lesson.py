@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import html
+import inspect
 import json
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -59,6 +62,32 @@ def _same(answer: Any, right: Any, tolerance: float) -> bool:
     if isinstance(right, (str, bool)):
         return type(answer) is type(right) and answer == right
     return np.shape(answer) == np.shape(right) and np.allclose(answer, right, rtol=tolerance, atol=0)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The code of something in the package, as its file holds it."""
+
+    where: str
+    code: str
+
+    def __str__(self) -> str:
+        return f"{self.where}\n{self.code}"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return {"text/markdown": f"`{self.where}`\n\n```python\n{self.code}```", "text/plain": str(self)}
+
+
+def show_source(thing: Callable[..., Any]) -> Source:
+    """Show the code behind a function or class: a lesson imports what it teaches, and hides nothing.
+
+    Args:
+        thing: a function or class of this package.
+    """
+    lines, first = inspect.getsourcelines(thing)
+    module = inspect.getmodule(thing)
+    name = module.__name__ if module else Path(inspect.getfile(thing)).name
+    return Source(f"{name}, line {first}", "".join(lines))
 
 
 @dataclass(frozen=True)

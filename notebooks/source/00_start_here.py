@@ -19,7 +19,7 @@
 #
 # **Prerequisites.** Some Python. No medical knowledge.
 #
-# **Time and memory.** About 20 seconds on two CPU cores and 0.4 GB of memory to run; 20 minutes to read.
+# **Time and memory.** {measured} 20 minutes to read and do.
 
 # %% tags=["bootstrap"]
 # Filled in from bootstrap.py when the notebook is built.
@@ -37,18 +37,18 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # for it, and measure it, in CT. It is small, its border is faint, and its grey value is often close to
 # that of the organ around it.
 #
-# A model that **segments** says for every voxel (a small box of the volume) whether it belongs to the
+# A model that **[segments](glossary.md#segmentation)** says for every [voxel](glossary.md#voxel) (a small box of the volume) whether it belongs to the
 # tumour. Such models do well on the hospital that they learned from, and often worse on the next one.
 # This course follows a method that was made for that [2]: besides the mask, the network predicts for
-# every voxel its **signed distance** to the tumour's surface in mm, and the two answers teach each
+# every voxel its **[signed distance](glossary.md#signed-distance)** to the tumour's surface in mm, and the two answers teach each
 # other.
 
 # %% [markdown]
 # ## The data
 #
-# A **case** is one CT and its label: 0 background, 1 pancreas, 2 tumour. The embedded cases are
+# A **[case](glossary.md#case)** is one [CT](glossary.md#computed-tomography) and its label: 0 background, 1 pancreas, 2 tumour. The embedded cases are
 # synthetic, made from a seed, so that they can be shared. They come from three made-up hospitals
-# (centres). Each number that sets a centre apart has its published source in `data/centres.yaml`.
+# ([centres](glossary.md#centre)). Each number that sets a centre apart has its published source in `data/centres.yaml`.
 
 # %%
 from dualtask_lite.cases.sources import find_cases
@@ -91,7 +91,7 @@ plots.centres_side_by_side(examples)
 # %% [markdown]
 # ### Exercise 1
 #
-# Slice thickness is the spacing along the third axis, `scan.spacing[2]`, in mm. Which centre has the
+# Slice thickness is the [spacing](glossary.md#spacing) along the third axis, `scan.spacing[2]`, in mm. Which centre has the
 # thickest slices? Answer with its name, a string.
 
 # %% tags=["exercise", "blank"]
@@ -108,7 +108,7 @@ most = max(scan.spacing[2] for scan in examples)
 check_answer(
     thickest,
     lambda name: name in [scan.centre for scan in examples if scan.spacing[2] == most],
-    hint="print scan.centre and scan.spacing for every scan in examples and compare the last numbers",
+    hint="print scan.centre and scan.spacing of every scan in examples; compare the last ones",
 )
 
 # %% [markdown]
@@ -164,7 +164,7 @@ slices(scan, distance=distance)
 # %% [markdown]
 # ## Attenuation by organ and centre
 #
-# CT measures attenuation in **Hounsfield units** (HU): air is -1000, water 0, soft tissue with contrast
+# CT measures attenuation in **[Hounsfield units](glossary.md#hounsfield-unit)** (HU): air is -1000, water 0, soft tissue with contrast
 # agent about 50 to 150. Here are all voxels of a few cases. Look at how much tumour and pancreas overlap
 # within a centre, and how the same organ moves from centre to centre.
 
@@ -173,7 +173,7 @@ some = [case.load() for name in centres for case in [c for c in cases if c.centr
 plots.histogram(some)
 
 # %% [markdown]
-# A threshold that separates tumour from pancreas in one centre fails in the next. That shift is the
+# A threshold that separates tumour from pancreas in one centre fails in the next. That [shift](glossary.md#domain-shift) is the
 # subject of the course.
 
 # %% [markdown]

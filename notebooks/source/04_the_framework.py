@@ -19,8 +19,7 @@
 #
 # **Prerequisites.** [Lesson 00](00_start_here.ipynb). A little PyTorch helps.
 #
-# **Time and memory.** About 4 minutes on two CPU cores and 0.8 GB of memory, of which 2.5 minutes
-# train.
+# **Time and memory.** {measured} 40 minutes to read and do.
 
 # %% tags=["bootstrap"]
 # Filled in from bootstrap.py when the notebook is built.
@@ -38,7 +37,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # models work in a **cascade**: the first finds the pancreas on a coarse grid, the second looks for the
 # tumour around what the first has found. The full system adds two finer stages.
 #
-# There are three centres. Two train the model, the third is **held out**: it is used for nothing before
+# There are three centres. Two train the model, the third is **[held out](glossary.md#held-out)**: it is used for nothing before
 # the test, not even to choose when to stop. A share of the training cases is kept for **validation**, to
 # see during training whether the model learns.
 
@@ -53,11 +52,17 @@ source = data_dir or "phantom"
 held_out = sorted({case.centre for case in find_cases(source)})[-1]
 stages = ("pancreas-coarse", "tumour-coarse")
 common = {"seed": seed, "data.source": source, "data.held_out": held_out}
-settings = {stage: Settings.of(profile, {"stage": stage, **common, **overrides}) for stage in stages}
+settings = {
+    stage: Settings.of(profile, {"stage": stage, **common, **overrides}) for stage in stages
+}
 split = split_for(settings["tumour-coarse"])
 Table(
     [
-        {"part": part, "cases": len(chosen), "centres": ", ".join(sorted({case.centre for case in chosen}))}
+        {
+            "part": part,
+            "cases": len(chosen),
+            "centres": ", ".join(sorted({case.centre for case in chosen})),
+        }
         for part, chosen in vars(split).items()
     ],
     f"Who trains, who validates, who tests (held out: {held_out})",
@@ -79,12 +84,16 @@ shared = len({case.id for case in split.train} & {case.id for case in split.test
 shared = len({case.id for case in split.train} | {case.id for case in split.test})
 
 # %% tags=["check"]
-check_answer(shared, 0, hint="the intersection of two sets is a & b; a | b is everything that is in one of them")
+check_answer(
+    shared,
+    0,
+    hint="the intersection of two sets is a & b; a | b is everything that is in one of them",
+)
 
 # %% [markdown]
 # ## The objective, term by term
 #
-# The network has two voxel heads: one says for each voxel how likely it is tumour (`seg`), the other how
+# The [loss](glossary.md#loss) is a sum of terms. The network has two voxel heads: one says for each voxel how likely it is tumour (`seg`), the other how
 # many mm it lies from the surface (`dist`). Each answer can be turned into the other, so each head is
 # also judged in the other's terms: `conv_mask` turns the distance into a mask, `conv_distance` the mask
 # into a distance. Further terms compare two imaging views (`out`), compare tumour with its surroundings
@@ -130,8 +139,8 @@ plots.curves(curves["tumour-coarse"])
 #
 # Every case of the held-out centre is predicted from its whole volume and compared with its label; nobody
 # tells the models where the pancreas is.
-# **Dice** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
-# **HD95** is the distance in mm that 95 of 100 surface points stay within.
+# **[Dice](glossary.md#dice)** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
+# **[HD95](glossary.md#hd95)** is the distance in mm that 95 of 100 surface points stay within.
 
 # %%
 from dualtask_lite.engine.evaluate import evaluate, write_evaluation
@@ -169,7 +178,9 @@ median_dice = max(row["dice"] for row in pancreas) + 1
 import numpy as np
 
 expected = np.nanmedian([row["dice"] for row in pancreas])
-check_answer(median_dice, expected, hint="half of the cases lie below the median; see statistics.median")
+check_answer(
+    median_dice, expected, hint="half of the cases lie below the median; see statistics.median"
+)
 
 # %% [markdown]
 # ## One prediction
@@ -202,7 +213,9 @@ slices(scan, prediction=prediction.mask, distance=prediction.distance_mm)
 # %%
 for what, volume in (("seg", prediction.mask), ("distance", prediction.distance_mm)):
     print(scan.save(volume, folder / f"{scan.id}_{what}.nii.gz"))
-picture = plots.preview(scan, prediction.mask, prediction.distance_mm).save(folder / f"{scan.id}.png")
+picture = plots.preview(scan, prediction.mask, prediction.distance_mm).save(
+    folder / f"{scan.id}.png"
+)
 
 # %% [markdown]
 # ### Exercise 3
@@ -220,7 +233,11 @@ deepest = -prediction.distance_mm.min()
 deepest = prediction.distance_mm.max() + 1
 
 # %% tags=["check"]
-check_answer(deepest, -prediction.distance_mm.min(), hint="the deepest voxel has the smallest (most negative) distance")
+check_answer(
+    deepest,
+    -prediction.distance_mm.min(),
+    hint="the deepest voxel has the smallest (most negative) distance",
+)
 
 # %% [markdown]
 # ## Summary

@@ -1,0 +1,492 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 Distance regression: how far to the surface?
+#
+# A mask says *in* or *out*. A signed distance says *how far*, in mm. You measure one by hand, see three
+# ways to get it wrong, and teach a network to say it.
+#
+# **Objectives.** After this lesson you can
+#
+# - compute the signed distance of a mask, and say what its sign and its unit mean;
+# - show what goes wrong in voxel units, with per-crop normalisation, and on thin lesions;
+# - train a network to regress a distance, and judge it in mm.
+#
+# **Prerequisites.** [Lesson 00](00_start_here.ipynb).
+#
+# **Time and memory.** {measured} 40 minutes to read and do.
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases; empty: the embedded three-centre data
+overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+
+# %% [markdown]
+# ## By hand, on a small grid
+#
+# Take a [mask](glossary.md#mask) in two dimensions, five by seven squares of 1 mm. For each square,
+# measure the way from its centre to the centre of the nearest square on the **other side**. Write it
+# down with a minus inside the mask. That is the [signed distance](glossary.md#signed-distance).
+#
+# Nothing more is needed than to try every square of the other side:
+
+# %%
+import numpy as np
+
+small = np.zeros((5, 7), int)
+small[1:4, 2:6] = 1
+inside, outside = np.argwhere(small == 1), np.argwhere(small == 0)
+
+by_hand = np.empty(small.shape)
+for square in np.ndindex(small.shape):
+    other_side = outside if small[square] else inside
+    nearest = np.linalg.norm(other_side - np.array(square), axis=1).min()
+    by_hand[square] = -nearest if small[square] else nearest
+
+# %%
+from dualtask_lite.show.diagrams import lines, panels
+
+panels(
+    {"mask: 1 inside": small, "signed distance (mm)": by_hand},
+    "A small mask and its signed distance, written into each square.",
+    colours="signed",
+    numbers=True,
+)
+
+# %% [markdown]
+# No square holds 0: the **surface** lies between two squares, where the sign changes. So the mask can
+# be read off the distance again, exactly: inside is where the distance is negative.
+#
+# ## The same in three dimensions
+#
+# Trying every voxel takes as many steps as there are pairs of voxels. The package calls a library with
+# an exact and much faster method. This is the function of the kit, whole:
+
+# %%
+from dualtask_lite.method import distance as kit
+from dualtask_lite.method.distance import (
+    BAND,
+    from_band,
+    published_distance,
+    signed_distance,
+    to_band,
+)
+from dualtask_lite.show.lesson import check_answer, run_manifest, show_source
+
+show_source(signed_distance)
+
+# %%
+show_source(kit._signed_distance)
+
+# %% [markdown]
+# Does it agree with the measurement by hand? The small mask as a volume of one slice:
+
+# %%
+as_volume = small[:, :, None]
+difference = np.abs(signed_distance(as_volume, (1.0, 1.0, 1.0))[:, :, 0] - by_hand).max()
+print(f"largest difference between the two: {difference:.6f} mm")
+
+# %% [markdown]
+# ## Millimetres, not voxels
+#
+# In CT a [voxel](glossary.md#voxel) is seldom a cube: 0.8 x 0.8 mm within a slice and 5 mm from slice to
+# slice is common. A library that is not told so counts voxels. Here is a ball of 12 mm radius on that grid, and
+# its distance measured both ways. The one in voxels is turned into mm with the 0.8 mm that hold within the
+# slice.
+
+# %%
+spacing = (0.8, 0.8, 5.0)
+shape = (61, 61, 11)
+centre = (np.array(shape) - 1) / 2
+offset = (np.moveaxis(np.indices(shape), 0, -1) - centre) * spacing
+ball = np.linalg.norm(offset, axis=-1) < 12
+
+in_mm = signed_distance(ball, spacing)
+in_voxels = signed_distance(ball, (1, 1, 1)) * spacing[0]
+print(f"largest error of counting voxels: {np.abs(in_voxels - in_mm).max():.1f} mm")
+
+# %%
+panels(
+    {
+        "in mm": in_mm[:, 30].T,
+        "in voxels, times 0.8 mm": in_voxels[:, 30].T,
+        "error (mm)": (in_voxels - in_mm)[:, 30].T,
+    },
+    "Plane from the front through a ball of 12 mm on voxels of 0.8 x 0.8 x 5 mm, outlined.",
+    spacing=(0.8, 5.0),
+    colours="signed",
+    limits=(-20, 20),
+    outline=ball[:, 30].T,
+    unit="mm",
+)
+
+# %% [markdown]
+# Counting voxels sees the next slice as near as the next column, although it is more than six times as
+# far. A network that learns this learns a rule that is true for one slice thickness only: the next
+# hospital has another.
+
+# %% [markdown]
+# ### Exercise 1
+#
+# A surgeon asks for a margin of 10 mm around the ball. How many ml of the volume lie **outside the ball
+# and at most 10 mm from its surface**? One ml is 1000 mm³. Use `in_mm`, `ball` and `spacing`.
+
+# %% tags=["exercise", "blank"]
+margin_ml = ...
+
+# %% tags=["exercise", "solution"]
+margin_ml = (~ball & (in_mm <= 10)).sum() * np.prod(spacing) / 1000
+
+# %% tags=["exercise", "wrong"]
+margin_ml = (~ball & (in_voxels <= 10)).sum() * np.prod(spacing) / 1000
+
+# %% tags=["check"]
+right = ((in_mm > 0) & (in_mm <= 10)).sum() * 0.8 * 0.8 * 5 / 1000
+check_answer(
+    margin_ml,
+    right,
+    hint="outside is ~ball, within 10 mm is in_mm <= 10; a voxel is the product of spacing",
+)
+
+# %% [markdown]
+# ## What the network is asked for
+#
+# A network learns best from numbers of about the same size, so the distance is scaled before it is
+# regressed. The kit divides by a fixed **[band](glossary.md#band)** of 20 mm and clips what lies beyond:
+# more than 20 mm away is just "far".
+
+# %%
+show_source(to_band)
+
+# %% [markdown]
+# Published code often does something else: it divides each side of the surface by the largest distance
+# *in that crop*, and it sets the layer just inside the surface to 0. It looks harmless.
+
+# %%
+show_source(published_distance)
+
+# %% [markdown]
+# Now cut the same lesion out of the same CT twice, once with little around it and once with much, and
+# walk along a line through its middle.
+
+# %%
+lesion = np.zeros((96, 41, 41), bool)
+grid = np.moveaxis(np.indices(lesion.shape), 0, -1) - np.array([48, 20, 20])
+lesion[np.linalg.norm(grid, axis=-1) < 8] = True
+tight, wide = slice(33, 64), slice(0, 96)
+way = np.arange(96)[tight] - 48.0  # mm from the middle; voxels of 1 mm
+profiles = {
+    "published, tight crop": published_distance(lesion[tight])[:, 20, 20],
+    "published, wide crop": published_distance(lesion[wide])[tight, 20, 20],
+    "fixed band, either crop": to_band(signed_distance(lesion, (1.0, 1.0, 1.0)))[tight, 20, 20],
+}
+lines(
+    way,
+    profiles,
+    "Targets along a line through a lesion of 8 mm radius.",
+    across="mm from the middle of the lesion",
+    up="target of the regression",
+    marks={"surface": 7.5},
+)
+
+# %% [markdown]
+# Outside the lesion the two published lines part, although the lesion, the scanner and the voxels are the
+# same: what a voxel is worth depends on where somebody cut. Inside and outside have different slopes, too.
+# In the fixed band 1 mm is worth 1/20 everywhere.
+
+# %% [markdown]
+# ### Exercise 2
+#
+# In the tight crop, take the voxel 10 mm from the middle of the lesion (`way == 10`). Its published value
+# says one thing there and another in the wide crop. By which **factor** is the value in the tight crop larger than
+# the one in the wide crop?
+
+# %% tags=["exercise", "blank"]
+factor = ...
+
+# %% tags=["exercise", "solution"]
+place = list(way).index(10)
+factor = profiles["published, tight crop"][place] / profiles["published, wide crop"][place]
+
+# %% tags=["exercise", "wrong"]
+place = list(way).index(10)
+factor = profiles["published, wide crop"][place] / profiles["published, tight crop"][place]
+
+# %% tags=["check"]
+both = [profiles[name][way == 10][0] for name in ("published, tight crop", "published, wide crop")]
+check_answer(
+    factor,
+    both[0] / both[1],
+    hint="read both lines at way == 10 and divide the larger by the smaller",
+)
+
+# %% [markdown]
+# ## Try it
+#
+# Choose the way in which the distance is scaled and the thickness of the slices, and look where the
+# target and the truth part. (In a page without a running kernel the picture stands still.)
+
+# %%
+from dualtask_lite.show.controls import distance_explorer
+
+distance_explorer()
+
+# %% [markdown]
+# ## Thin lesions, and lesions at the border
+#
+# A lesion that is two voxels thin is all surface layer. The published target sets that layer to 0, so
+# the lesion has no inside left. A lesion that the crop cuts off is another matter: the edge of the crop is no
+# surface of the body. The distance must go on as if the lesion went on.
+
+# %%
+thin = np.zeros((12, 9, 9), bool)
+thin[5:7, 2:7, 2:7] = True
+cut_off = np.zeros((12, 9, 9), bool)
+cut_off[:5, 2:7, 2:7] = True
+for name, mask in (("thin", thin), ("cut off at the border", cut_off)):
+    ours = signed_distance(mask, (1.0, 1.0, 1.0))
+    print(
+        f"{name}: {mask.sum()} voxels; published: {(published_distance(mask) < 0).sum()} of them "
+        f"negative; kit: {(ours < 0).sum()}, the deepest {-ours.min():.0f} mm"
+    )
+
+# %%
+panels(
+    {
+        "thin: published": published_distance(thin)[:, 4].T,
+        "thin: in mm": signed_distance(thin, (1.0, 1.0, 1.0))[:, 4].T,
+        "at the border: in mm": signed_distance(cut_off, (1.0, 1.0, 1.0))[:, 4].T,
+    },
+    "Targets of a lesion two voxels thin, and of one that the left border of the crop cuts off.",
+    colours="signed",
+    limits=(-5, 5),
+    numbers=True,
+)
+
+# %% [markdown]
+# ### Exercise 3
+#
+# Mend the target of the thin lesion: an array of its shape, in [-1, 1], that is **negative in every
+# voxel of the lesion** and in which 1 mm is worth 1/20. The voxels measure 1 mm. You need two functions of this lesson.
+
+# %% tags=["exercise", "blank"]
+mended = ...
+
+# %% tags=["exercise", "solution"]
+mended = to_band(signed_distance(thin, (1.0, 1.0, 1.0)), 20.0)
+
+# %% tags=["exercise", "wrong"]
+mended = published_distance(thin)
+
+# %% tags=["check"]
+check_answer(
+    mended,
+    lambda target: ((target < 0) == thin).all() and abs(target[4, 4, 4] - 1 / 20) < 1e-3,
+    hint="first the distance in mm, then the band; compare mended < 0 with thin",
+)
+
+# %% [markdown]
+# ## What a distance sees that a mask does not
+#
+# Let a model find a ball of 8 mm radius, but in the wrong place, by more and more mm.
+# **[Dice](glossary.md#dice)** compares masks: twice the overlap divided by the sum of both volumes, 1 perfect,
+# 0 no overlap. Beside it, the mean error of the distance within 20 mm of the true surface.
+
+# %%
+truth = signed_distance(lesion, (1.0, 1.0, 1.0))
+near = np.abs(truth) < BAND
+moves = np.arange(0, 31, 2)
+dice, error = [], []
+for mm in moves:
+    found = np.roll(lesion, mm, axis=0)
+    dice.append(2 * (found & lesion).sum() / (found.sum() + lesion.sum()))
+    wrong_by = from_band(to_band(signed_distance(found, (1.0, 1.0, 1.0))) - to_band(truth))
+    error.append(np.abs(wrong_by)[near].mean() / 10)
+
+# %%
+lines(
+    moves,
+    {"1 - Dice": 1 - np.array(dice), "mean error of the distance (cm)": error},
+    "A prediction that lies more and more beside the lesion.",
+    across="mm beside the lesion",
+    up="error",
+    marks={"no overlap any more": 16},
+)
+
+# %% [markdown]
+# As soon as the masks part, Dice has nothing more to say: 18 mm beside and 30 mm beside are equally wrong, and no
+# small step improves either. The distance still says in which direction to go. That is one motive for asking a
+# network for both.
+
+# %% [markdown]
+# ### Exercise 4
+#
+# Two models miss the lesion by 18 and by 28 mm. **How much larger** is the error of the second one in mm, measured by
+# the distance? `error` is in cm, and `moves` says which entry belongs to which miss.
+
+# %% tags=["exercise", "blank"]
+worse_by_mm = ...
+
+# %% tags=["exercise", "solution"]
+worse_by_mm = 10 * (error[list(moves).index(28)] - error[list(moves).index(18)])
+
+# %% tags=["exercise", "wrong"]
+worse_by_mm = dice[list(moves).index(28)] - dice[list(moves).index(18)]
+
+# %% tags=["check"]
+at = dict(zip(moves.tolist(), error, strict=True))
+check_answer(
+    worse_by_mm,
+    10 * (at[28] - at[18]),
+    hint="subtract the entry for 18 mm from the one for 28 mm; 1 cm is 10 mm",
+)
+
+# %% [markdown]
+# ## A network that says how far
+#
+# Now the real thing, small: a network of this kit sees blocks of CT around the pancreas and is asked for one
+# thing only, the distance to the pancreas's surface. It learns from one centre; two of its cases are kept to test it.
+#
+# The image comes in, **one number a voxel** comes out, between -1 and 1 (a tanh sees to that): the
+# distance in bands. The loss is the mean absolute error, with more weight near the surface.
+
+# %%
+import torch
+
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.dataset import Samples, training_region
+from dualtask_lite.engine.run import build_network
+from dualtask_lite.method.losses import distance_term
+
+tiny = {
+    "stage": "pancreas-fine",
+    "seed": seed,
+    "objective.weights": {"dist": 1.0},
+    "sample.spacing": [5, 5, 5],
+    "sample.patch": [24, 24, 16],
+    "sample.foreground": 1.0,
+    "optimiser.steps": 120,
+}
+settings = Settings.of(profile, tiny | overrides)
+cases = find_cases(data_dir or "phantom")
+regions = [training_region(case, settings) for case in cases if case.centre == cases[0].centre][:10]
+steps, batch = settings.optimiser.steps, settings.optimiser.batch
+samples = Samples(regions[:-2], settings, range(steps * batch))
+
+# %%
+still = settings.changed(
+    {"augment.scale": 0, "augment.rotation": 0, "augment.gamma": 0, "augment.noise": 0}
+)
+tests = list(Samples(regions[-2:], still, range(8)))
+image = torch.stack([sample["image"] for sample in tests])
+wanted = torch.stack([sample["distance_mm"] for sample in tests])
+close = wanted.abs() < BAND / 2
+
+
+def test_error(network):
+    """Mean error in mm within half a band of the true surface, on cases that did not train."""
+    network.eval()
+    with torch.no_grad():
+        said = from_band(network(image).distance)
+    network.train()
+    return (said - wanted).abs()[close].mean().item()
+
+
+# %% [markdown]
+# And this is all of the training:
+
+# %%
+torch.manual_seed(seed)
+network = build_network(settings)
+optimiser = torch.optim.AdamW(network.parameters(), lr=settings.optimiser.lr)
+schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.optimiser.lr, total_steps=steps)
+seen, errors = [0], [test_error(network)]
+for step in range(steps):
+    taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]
+    said = network(torch.stack([sample["image"] for sample in taken])).distance
+    true_mm = torch.stack([sample["distance_mm"] for sample in taken])
+    loss = distance_term(said, true_mm, surface_weight=settings.objective.surface_weight)
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    schedule.step()
+    if (step + 1) % max(1, steps // 12) == 0:
+        seen.append(step + 1)
+        errors.append(test_error(network))
+print(
+    f"error near the surface: {errors[0]:.1f} mm untrained, {errors[-1]:.1f} mm after {steps} steps"
+)
+
+# %%
+lines(
+    seen,
+    {"two cases that did not train": errors},
+    "The network's error near the surface while it learns.",
+    across="training step",
+    up="mean error (mm)",
+)
+
+# %%
+network.eval()
+with torch.no_grad():
+    said_mm = from_band(network(image).distance)
+widest = int((wanted[0, 0] < 0).sum((0, 1)).argmax())  # the slice with the most pancreas
+true_slice, said_slice = (
+    mm[0, 0, :, :, widest].T.flip(0, 1).clamp(-BAND, BAND) for mm in (wanted, said_mm)
+)
+panels(
+    {
+        "true distance": true_slice.numpy(),
+        "what the network says": said_slice.numpy(),
+        "error": (said_slice - true_slice).numpy(),
+    },
+    "An axial plane of a case that did not train; the true pancreas is outlined.",
+    colours="signed",
+    limits=(-20, 20),
+    outline=(true_slice < 0).numpy(),
+    unit="mm",
+)
+
+# %% [markdown]
+# After this short training the network says roughly where the pancreas is and how far each voxel lies
+# from it. Its answers are too smooth: the error near the surface is about as large as a voxel of this
+# coarse grid (5 mm). Lesson 04 trains longer, with a mask beside the distance.
+
+# %% [markdown]
+# ## Summary
+#
+# - A signed distance is measured in mm, is negative inside, and changes sign on the surface.
+# - In voxels it is wrong as soon as slices are thick; divided by its own maximum it depends on where somebody cut;
+#   with the inner layer set to 0 it loses thin lesions.
+# - A fixed band in mm avoids all three.
+# - A distance still says "closer" where the overlap of two masks is 0 either way.
+#
+# Next: lesson 02 turns the distance into a mask and back.
+
+# %% [markdown]
+# ## References
+#
+# 1. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+#    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
+# 2. Felzenszwalb and Huttenlocher, *Distance transforms of sampled functions*, Theory of Computing 8,
+#    2012, [doi:10.4086/toc.2012.v008a019](https://doi.org/10.4086/toc.2012.v008a019): the exact, fast method.
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    error_before_mm=round(errors[0], 2),
+    error_after_mm=round(errors[-1], 2),
+    steps=steps,
+    voxel_error_mm=round(float(np.abs(in_voxels - in_mm).max()), 1),
+)
