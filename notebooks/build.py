@@ -52,7 +52,7 @@ PAGE = """{% extends 'lab/index.html.j2' %}
 {% block html_head_js_mermaidjs %}{% endblock %}
 {% block html_head_css %}<style>
 body { max-width: 1000px; margin: 0 auto; padding: 1em; }
-pre, code { font-family: ui-monospace, monospace; }
+pre, code { font-family: ui-monospace, monospace !important; }
 .highlight, .jp-RenderedMarkdown pre { overflow-x: auto; background: #f7f7f7; padding: 0.4em; }
 .jp-RenderedMarkdown pre { margin: 0.3em 0; font-size: 0.87em; line-height: 1.4; }
 table caption { caption-side: top; text-align: left; font-weight: bold; padding: 0.3em 0; white-space: nowrap; }

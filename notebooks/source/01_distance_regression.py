@@ -161,8 +161,8 @@ check_answer(
 # %% [markdown]
 # ## What the network is asked for
 #
-# A network learns best from numbers of about the same size, so the distance is scaled before it is
-# regressed. The kit divides by a fixed **[band](glossary.md#band)** of 20 mm and clips what lies beyond:
+# Finding a number is [regression](glossary.md#regression). A network learns best from numbers of about
+# the same size, so the distance is scaled before it is regressed. The kit divides by a fixed **[band](glossary.md#band)** of 20 mm and clips what lies beyond:
 # more than 20 mm away is just "far".
 
 # %%
@@ -170,7 +170,7 @@ show_source(to_band)
 
 # %% [markdown]
 # Published code often does something else: it divides each side of the surface by the largest distance
-# *in that crop*, and it sets the layer just inside the surface to 0. It looks harmless.
+# *in that [crop](glossary.md#crop)*, and it sets the layer just inside the surface to 0. It looks harmless.
 
 # %%
 show_source(published_distance)
@@ -472,7 +472,7 @@ panels(
 # - A fixed band in mm avoids all three.
 # - A distance still says "closer" where the overlap of two masks is 0 either way.
 #
-# Next: lesson 02 turns the distance into a mask and back.
+# Next: [lesson 02](02_task_conversion.ipynb) turns the distance into a mask and back.
 
 # %% [markdown]
 # ## References

@@ -20,6 +20,8 @@ SECTIONS = ("**Objectives.**", "**Prerequisites.**", "**Time and memory.**")
 # Small enough for a test; what a lesson does stays the same.
 SMALL = {
     "01": {"optimiser.steps": 4, "optimiser.batch": 1},
+    "02": {"steps": 12},
+    "03": {"optimiser.steps": 2, "optimiser.batch": 1},
     "04": {
         "optimiser.steps": 6,
         "optimiser.batch": 1,
@@ -239,13 +241,29 @@ def check_01(results):
     assert 10 < results["voxel_error_mm"] < 20  # three slices up, 12 mm of the 15 are missed
 
 
+def check_02(results):
+    alive, dice = results["alive"], results["dice"]
+    assert alive["hard threshold"] == 0
+    assert alive["k = 1500"] < 0.01 < alive["k = 100"] < alive["tau 0.5 mm"] < alive["tau 2 mm"]
+    assert dice["hard threshold"] == results["dice_before"]
+    assert dice["k = 1500"] < dice["k = 100"] < dice["tau 2 mm"]
+    assert results["error_mm"]["soft"] < results["error_mm"]["logit"] / 3
+
+
+def check_03(results):
+    assert results["steps"] == SMALL["03"]["optimiser.steps"]
+    assert 0.02 < results["ruined_views"] < 0.6
+    assert -2 <= results["gap_after"] <= 2
+    assert results["consistency_after"] >= 0
+
+
 def check_04(results):
     assert results["steps"] == dict.fromkeys(("pancreas-coarse", "tumour-coarse"), SMALL["04"]["optimiser.steps"])
     assert results["cases"] == 4
     assert 0 <= results["pancreas_dice"] <= 1
 
 
-RESULTS = {"00": check_00, "01": check_01, "04": check_04}
+RESULTS = {"00": check_00, "01": check_01, "02": check_02, "03": check_03, "04": check_04}
 
 
 def test_index_leads_to_every_page(tmp_path):

@@ -1,0 +1,419 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 02 Task conversion: each answer in the other's words
+#
+# A mask can be turned into a distance and a distance into a mask, so that each task can teach the
+# other. But only if a gradient comes back. You find out why a published conversion trains nothing, and mend it.
+#
+# **Objectives.** After this lesson you can
+#
+# - turn a distance into a probability and a logit into a distance, and say what tau does in mm;
+# - measure the error of the round trip, and choose a temperature that suits a lesion's size;
+# - tell whether a conversion trains anything, before you train.
+#
+# **Prerequisites.** [Lesson 01](01_distance_regression.ipynb). You have seen a derivative before.
+#
+# **Time and memory.** {measured} 40 minutes to read and do.
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases; empty: the embedded three-centre data
+overrides: dict = {}  # other values; here only {"steps": 60}, of the trial in exercise 3
+
+# %% [markdown]
+# ## Two answers, one surface
+#
+# The network of this course answers twice. Its [segmentation](glossary.md#segmentation) head gives a
+# [logit](glossary.md#logit) for each voxel, its distance head the [signed distance](glossary.md#signed-distance).
+# Both describe the same [surface](glossary.md#surface), so each can be read as the other:
+#
+# - distance to probability: `p = sigmoid(-d / tau)`. On the surface d is 0 and p is a half. Deep inside, d
+#   is very negative and p is nearly 1: hence the minus.
+# - logit to distance: `d = -tau * logit`, the same formula solved for d.
+#
+# The **[temperature](glossary.md#temperature)** tau says how fast the answer changes as one walks across the surface. It is in
+# **mm**.
+
+# %%
+from dualtask_lite.method.convert import distance_to_probability, gradient_alive, logit_to_distance
+from dualtask_lite.method.convert import soft_distance, threshold_conversion
+from dualtask_lite.show.diagrams import lines, panels
+from dualtask_lite.show.lesson import check_answer, run_manifest, show_source
+from dualtask_lite.show.table import Table
+
+show_source(distance_to_probability)
+
+# %%
+show_source(logit_to_distance)
+
+# %%
+import torch
+
+way = torch.linspace(-15, 15, 121, dtype=torch.float64)
+lines(
+    way.numpy(),
+    {f"tau {tau:g} mm": distance_to_probability(way, tau).numpy() for tau in (0.5, 2.0, 6.0)},
+    "From a distance to the probability of being inside.",
+    across="signed distance (mm), negative inside",
+    up="probability",
+    marks={"surface": 0.0},
+)
+
+# %% [markdown]
+# ### Exercise 1
+#
+# The segmentation head says p = 0.9 for a voxel. With tau = 2 mm, **which signed distance in mm** is that?
+# The logit of p is log(p / (1 - p)); mind the sign.
+
+# %% tags=["exercise", "blank"]
+distance_mm = ...
+
+# %% tags=["exercise", "solution"]
+import math
+
+distance_mm = -2 * math.log(0.9 / 0.1)
+
+# %% tags=["exercise", "wrong"]
+import math
+
+distance_mm = 2 * math.log(0.9 / 0.1)
+
+# %% tags=["check"]
+check_answer(
+    distance_mm,
+    logit_to_distance(torch.logit(torch.tensor(0.9)), 2.0, 20.0).item(),
+    hint="d = -tau * logit; a voxel that is probably inside has a negative distance",
+)
+
+# %% [markdown]
+# ## There and back
+#
+# Does anything get lost on the way from a mask to a distance and back? Here is a tumour of the embedded data. Its
+# distance comes from [lesson 01](01_distance_regression.ipynb), exact; then it is turned into a probability and
+# cut at a half.
+
+# %%
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.method.distance import BAND, signed_distance
+from dualtask_lite.method.losses import dice_loss
+
+cases = find_cases(data_dir or "phantom")
+scan = next(scan for scan in (case.load() for case in cases) if (scan.label == 2).sum() > 100)
+mask = torch.from_numpy(scan.label == 2)
+distance = signed_distance(mask, scan.spacing)
+back = distance_to_probability(distance, tau=2.0) > 0.5
+again = logit_to_distance(torch.logit(distance_to_probability(distance.double(), 2.0)), 2.0, BAND)
+near = distance.abs() < BAND
+print(
+    f"voxels of the tumour: {mask.sum()}, of them changed by the round trip: {(back != mask).sum()}"
+)
+print(f"distance there and back, largest error: {(again - distance)[near].abs().max():.1e} mm")
+
+# %% [markdown]
+# Nothing is lost, whatever tau is. So why not take any tau? Because the loss does not cut at a half. It compares
+# the **probabilities** with the mask, and these are blurred by tau. How well do they fit in the best case, when the
+# distance is perfect? The soft [Dice](glossary.md#dice) tells, for balls of three sizes:
+
+
+# %%
+def ball(centre, radius, side=48):
+    """Signed distance (mm) of a ball on a grid of 1 mm, (1, 1, side, side, side)."""
+    axes = [torch.arange(side, dtype=torch.float64) - side // 2] * 3
+    points = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    return ((points - centre).norm(dim=-1) - radius)[None, None]
+
+
+taus = (0.5, 1.0, 2.0, 4.0, 8.0)
+best = []
+for radius in (3.0, 6.0, 12.0):
+    true = ball(torch.zeros(3), radius)
+    fits = {
+        tau: 1 - dice_loss(distance_to_probability(true, tau), (true < 0).double()) for tau in taus
+    }
+    best.append(
+        {"radius (mm)": radius} | {f"tau {tau:g} mm": fit.item() for tau, fit in fits.items()}
+    )
+Table(best, "Soft Dice of a perfect distance, turned into a probability")
+
+# %% [markdown]
+# A large tau blurs a small lesion away: even a perfect distance is then called wrong. So tau must be small against
+# the lesion. That it must not be *too* small comes next.
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Which is the **largest** tau of the table with which a perfect distance of the ball of 6 mm radius still reaches a soft Dice of
+# 0.8? Answer with the number of mm. (`best[1]` is the row.)
+
+# %% tags=["exercise", "blank"]
+largest_tau = ...
+
+# %% tags=["exercise", "solution"]
+largest_tau = max(tau for tau in taus if best[1][f"tau {tau:g} mm"] >= 0.8)
+
+# %% tags=["exercise", "wrong"]
+largest_tau = max(taus)
+
+# %% tags=["check"]
+enough = [tau for tau in taus if best[1][f"tau {tau:g} mm"] >= 0.8]
+check_answer(
+    largest_tau, enough[-1], hint="go along the row of 6 mm and stop before it falls under 0.8"
+)
+
+# %% [markdown]
+# ## Does a gradient come back?
+#
+# To teach the distance head, the loss on the converted mask must say how it changes when a distance changes:
+# the **[gradient](glossary.md#gradient)**. Here are three ways to turn a distance into a mask that code of this kind has used. The first
+# is a hard threshold. The second and third are steep: `sigmoid(-k d)` with k = 1500 and k = 100, where d was
+# divided by its maximum and so runs from -1 to 1.
+
+# %%
+show_source(threshold_conversion)
+
+# %%
+show_source(gradient_alive)
+
+# %%
+ways = {
+    "hard threshold": threshold_conversion,
+    "k = 1500": lambda mm: torch.sigmoid(-1500 * mm / BAND),
+    "k = 100": lambda mm: torch.sigmoid(-100 * mm / BAND),
+    "tau 0.5 mm": lambda mm: distance_to_probability(mm, 0.5),
+    "tau 2 mm": lambda mm: distance_to_probability(mm, 2.0),
+    "tau 4 mm": lambda mm: distance_to_probability(mm, 4.0),
+}
+inside_band = ball(torch.zeros(3), 9.0).clamp(-BAND, BAND)
+alive = {name: gradient_alive(convert, inside_band) for name, convert in ways.items()}
+Table(
+    [
+        {"conversion": name, "voxels with a gradient (%)": 100 * share}
+        for name, share in alive.items()
+    ],
+    "Share of the voxels that a conversion gives a gradient above 0.000001 (ball of 9 mm radius)",
+)
+
+# %% [markdown]
+# A steep sigmoid in a band of 20 mm is nothing else than a small tau: k = 1500 is tau = 20 / 1500 = 0.013 mm. A
+# voxel centre must come that close to the surface to feel anything. In the picture, the brighter a voxel, the
+# stronger its gradient; powers of ten, and the darkest blue is dead.
+
+
+# %%
+def strength(convert):
+    """Size of the gradient of each voxel, as a power of ten, cut at -6."""
+    leaf = inside_band.clone().requires_grad_()
+    convert(leaf).sum().backward()
+    return leaf.grad[0, 0, :, :, 24].abs().clamp_min(1e-6).log10().numpy()
+
+
+panels(
+    {name: strength(ways[name]) for name in ("k = 1500", "tau 0.5 mm", "tau 2 mm")},
+    "Strength of the gradient on a plane through the ball, as a power of ten.",
+    colours="amount",
+    limits=(-6, 0),
+    outline=(inside_band[0, 0, :, :, 24] < 0).numpy(),
+    unit="power of ten, per mm",
+)
+
+# %% [markdown]
+# ## Try it
+#
+# Choose the direction and the temperature. Follow the dead share: where does it begin to grow?
+
+# %%
+from dualtask_lite.show.controls import conversion_explorer
+
+conversion_explorer()
+
+# %% [markdown]
+# ### Exercise 3
+#
+# **This published conversion trains nothing: find out why, and mend it.** Below, a distance map shows a
+# ball 6 mm beside the lesion. Every voxel of the map may change, as in the answer of a network. The map
+# is turned into a mask by `threshold_conversion`, judged by Dice, and moved against the gradient. The
+# code runs and reports no error.
+
+# %%
+lesion = (ball(torch.zeros(3), 9.0) < 0).float()
+steps = overrides.get("steps", 60)
+
+
+def teach(convert):
+    """Let the Dice of its converted mask teach a distance map; Dice after each step."""
+    learned = ball(torch.tensor([6.0, 0.0, 0.0]), 9.0).float().requires_grad_()
+    optimiser = torch.optim.Adam([learned], lr=0.5)
+    dice = []
+    for _ in range(steps + 1):
+        dice.append(1 - dice_loss((learned.detach() < 0).float(), lesion).item())
+        loss = dice_loss(convert(learned), lesion)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return dice
+
+
+stuck = teach(threshold_conversion)
+print(f"hard threshold: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
+
+# %% [markdown]
+# Write a function `mended` that takes a distance in mm and gives a probability: a half on the surface, more inside,
+# and a gradient in at least one voxel of twenty.
+
+# %% tags=["exercise", "blank"]
+mended = ...
+
+# %% tags=["exercise", "solution"]
+
+
+def mended(distance_mm):
+    return torch.sigmoid(-distance_mm / 2.0)
+
+
+# %% tags=["exercise", "wrong"]
+
+
+def mended(distance_mm):
+    return torch.sigmoid(-1500 * distance_mm / 20.0)
+
+
+# %% tags=["check"]
+check_answer(
+    mended,
+    lambda convert: (
+        gradient_alive(convert, inside_band) >= 0.05
+        and ((convert(inside_band) > 0.5) == (inside_band < 0)).all()
+        and abs(float(convert(torch.tensor(0.0))) - 0.5) < 0.01
+    ),
+    hint="a step has slope 0, a steep sigmoid nearly so; divide by about one voxel, 2 mm",
+)
+
+# %% [markdown]
+# Why did the first one train nothing? `distance <= 0` jumps from 0 to 1 and is flat on both sides, so its slope is 0.
+# Adding `0 * distance` only puts the distance into the graph: the backward pass runs, and multiplies by 0.
+# Here are all six ways on the same map:
+
+# %%
+paths = {name: teach(convert) for name, convert in ways.items()}
+lines(
+    range(steps + 1),
+    paths,
+    "How well the learned distance fits the lesion while each conversion teaches it.",
+    across="step",
+    up="Dice of the learned mask",
+)
+
+# %%
+Table(
+    [
+        {"conversion": name, "Dice before": dice[0], f"after {steps} steps": dice[-1]}
+        for name, dice in paths.items()
+    ],
+    "What each conversion taught",
+)
+
+# %% [markdown]
+# The steep ones move only the voxels that happen to lie next to the surface. Once these are on the
+# right side, the next ones are as far away as before.
+#
+# ## A second way from a mask to a distance
+#
+# `-tau * logit` looks at one voxel alone. A network that is sure of itself says about 0.99 everywhere inside and 0.01
+# everywhere outside: then every voxel has the same "distance", and the way to the surface is lost. The
+# **soft distance** looks around instead: it asks which share of the neighbourhood is inside.
+
+# %%
+show_source(soft_distance)
+
+# %%
+true = ball(torch.zeros(3), 12.0)
+sure = torch.where(true < 0, 0.99, 0.01)
+by_logit = logit_to_distance(torch.logit(sure), 2.0, BAND)
+by_look = soft_distance(sure, (1.0, 1.0, 1.0), lam=2.0)
+middle = (0, 0, slice(None), 24, 24)
+lines(
+    torch.arange(48).numpy() - 24,
+    {
+        "true": true[middle].numpy(),
+        "-tau * logit": by_logit[middle].numpy(),
+        "soft distance": by_look[middle].numpy(),
+    },
+    "Distance along a line through a ball of 12 mm radius, from a mask that is sure of itself.",
+    across="mm from the middle",
+    up="signed distance (mm)",
+)
+
+# %% [markdown]
+# ### Exercise 4
+#
+# By how many mm is the **soft distance** off, on average over the voxels within 6 mm of the true surface? Use `by_look` and `true`,
+# and the mean of the absolute difference.
+
+# %% tags=["exercise", "blank"]
+off_mm = ...
+
+# %% tags=["exercise", "solution"]
+off_mm = (by_look - true)[true.abs() < 6].abs().mean().item()
+
+# %% tags=["exercise", "wrong"]
+off_mm = (by_look - true)[true.abs() < 6].mean().item()
+
+# %% tags=["check"]
+within = true.abs() < 6
+errors = {
+    name: (found - true)[within].abs().mean().item()
+    for name, found in (("logit", by_logit), ("soft", by_look))
+}
+check_answer(
+    off_mm, errors["soft"], hint="absolute values first (.abs()), then the mean over true.abs() < 6"
+)
+
+# %%
+for name, mm in errors.items():
+    print(f"within 6 mm of the surface, {name}: {mm:.2f} mm off")
+
+# %% [markdown]
+# The soft distance costs a convolution with a wide kernel at every step, so the framework trains with the logit and keeps
+# the soft distance to look at. Because the true distance judges the logit at every voxel, the logit learns to become a
+# distance.
+
+# %% [markdown]
+# ## Summary
+#
+# - `sigmoid(-d / tau)` and `-tau * logit` are each other's inverse; tau is in mm and means the same everywhere.
+# - The mask survives the round trip exactly. A large tau blurs small lesions in the loss.
+# - A hard threshold has no gradient and a steep sigmoid next to none: they run, and train nothing.
+# - Count the voxels that are alive before you train. A tau of about one voxel is a compromise: alive
+#   where it matters, and not too blurred for a small lesion.
+#
+# Next: [lesson 03](03_dual_self_supervision.ipynb) teaches without labels.
+
+# %% [markdown]
+# ## References
+#
+# 1. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+#    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
+# 2. Luo and others, *Semi-supervised Medical Image Segmentation through Dual-task Consistency*, AAAI 2021,
+#    [arXiv:2009.04448](https://arxiv.org/abs/2009.04448): a conversion with k = 1500.
+# 3. Milletari and others, *V-Net*, 2016, [arXiv:1606.04797](https://arxiv.org/abs/1606.04797): the soft Dice.
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    alive={name: round(share, 4) for name, share in alive.items()},
+    dice={name: round(dice[-1], 3) for name, dice in paths.items()},
+    dice_before=round(stuck[0], 3),
+    largest_tau_mm=enough[-1],
+    error_mm={name: round(value, 2) for name, value in errors.items()},
+)

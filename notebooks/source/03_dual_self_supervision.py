@@ -1,0 +1,485 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 Dual self-supervision: what stays the same
+#
+# Another scanner changes the picture and leaves the patient alone. Two rules need no label and follow from that: one
+# about the network's answers, one about its features. You build both, and find out when a view is worthless.
+#
+# **Objectives.** After this lesson you can
+#
+# - draw imaging views by random convolution, and say what they change and what they keep;
+# - find views that the clip has ruined, before a network learns from them;
+# - compute output consistency and NT-Xent by hand, and say how a lazy network gets around the first.
+#
+# **Prerequisites.** [Lesson 01](01_distance_regression.ipynb) and [lesson 02](02_task_conversion.ipynb).
+#
+# **Time and memory.** {measured} 50 minutes to read and do.
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases; empty: the embedded three-centre data
+overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+
+# %% [markdown]
+# ## Imaging views
+#
+# **[Self-supervision](glossary.md#self-supervision)** learns from a rule instead of a label. The rule
+# here: however the picture looks, the anatomy in it is the same. To use it one needs two looks of one patient, and no
+# hospital scans everyone twice. So the look is changed by **[random
+# convolution](glossary.md#random-convolution)**: a filter with random weights is laid over the CT and
+# blended with it. What comes out is an [imaging view](glossary.md#imaging-view).
+
+# %%
+from dualtask_lite.method.views import apply_view, draw_view, random_view, saturation
+from dualtask_lite.show.lesson import check_answer, run_manifest, show_source
+
+show_source(draw_view)
+
+# %%
+show_source(apply_view)
+
+# %% [markdown]
+# Here is the region around one pancreas with a tumour, and four views of it. What is drawn is kept apart from where it is
+# used: the same `View` can be replayed on another image.
+
+# %%
+import torch
+
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.dataset import training_region
+from dualtask_lite.show.diagrams import lines, panels
+from dualtask_lite.show.table import Table
+
+short = {"stage": "tumour-coarse", "seed": seed, "views.count": 2, "optimiser.steps": 60}
+short |= {"objective.weights": {"seg": 1.0, "out": 1.0, "feat": 0.1}, "sample.foreground": 1.0}
+settings = Settings.of(profile, short | overrides)
+cases = find_cases(data_dir or "phantom")
+regions = [training_region(case, settings) for case in cases[::2]]  # half of them: quicker
+regions = [region for region in regions if region.mask.sum() > 50]
+region = regions[0]
+image, tumour = region.image, region.mask > 0
+level = int(tumour[0].sum((0, 1)).argmax())  # the axial slice with the most tumour
+
+# %%
+generator = torch.Generator().manual_seed(seed)
+views = [draw_view(generator) for _ in range(4)]
+shown = {"as it is": image} | {
+    f"kernel {len(view.kernel)}, blend {view.blend:.1f}": apply_view(image, view) for view in views
+}
+
+
+def slice_of(volume):
+    """The axial slice, seen from the feet."""
+    return volume[0, :, :, level].T.flip(0, 1).numpy()
+
+
+panels(
+    {name: slice_of(volume) for name, volume in shown.items()},
+    "An axial slice and four views of it; the tumour is outlined.",
+    limits=(0, 1),
+    outline=slice_of(tumour),
+)
+
+# %% [markdown]
+# Contrast, noise and texture change; the tumour stays where it is, so its label holds for every view. How the grey values
+# of tumour and surroundings compare is no longer certain:
+
+# %%
+ring = torch.nn.functional.max_pool3d(tumour.float(), 5, 1, 2)[0] > tumour[0].float()
+Table(
+    [
+        {
+            "view": name,
+            "tumour": volume[tumour].mean().item(),
+            "just around it": volume[0][ring].mean().item(),
+            "difference": (volume[tumour].mean() - volume[0][ring].mean()).item(),
+        }
+        for name, volume in shown.items()
+    ],
+    "Mean grey value, 0 black to 1 white",
+    digits=3,
+)
+
+# %% [markdown]
+# A network that learns "tumour is darker by so much" fails on such views, and it would fail at the next hospital. It has to
+# learn shape and surroundings instead.
+#
+# ## Try it
+#
+# Choose the kernel, the blend and the seed. Can you make the tumour disappear?
+
+# %%
+from dualtask_lite.show.controls import view_explorer
+
+view_explorer(image)
+
+# %% [markdown]
+# ## The saturation trap
+#
+# After the blend, everything below 0 is cut to 0 and everything above 1 to 1. With unlucky weights most of the
+# picture ends up there: **[saturation](glossary.md#saturation)**. The label still says "tumour", but
+# nothing is left to see it by. This function counts it:
+
+# %%
+show_source(saturation)
+
+# %% [markdown]
+# ### Exercise 1
+#
+# Draw 100 views with `draw_view(generator)`, from the generator below. **Which share of them** (0 to 1) is more than
+# half saturated on `image`?
+
+# %%
+generator = torch.Generator().manual_seed(seed + 1)
+drawn = [draw_view(generator) for _ in range(100)]
+
+# %% tags=["exercise", "blank"]
+ruined = ...
+
+# %% tags=["exercise", "solution"]
+ruined = sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)
+
+# %% tags=["exercise", "wrong"]
+ruined = sum(saturation(image, view) for view in drawn) / len(drawn)
+
+# %% tags=["check"]
+lost = torch.tensor([saturation(image, view) for view in drawn])
+check_answer(
+    ruined,
+    (lost > 0.5).float().mean().item(),
+    hint="saturation(image, view) is the share of one view; count the views where it exceeds 0.5",
+)
+
+# %%
+worst = [drawn[place] for place in lost.argsort(descending=True)[:3]]
+print(f"more than half saturated: {(lost > 0.5).float().mean():.1%} of the views")
+panels(
+    {
+        f"{saturation(image, view):.0%} saturated": slice_of(apply_view(image, view))
+        for view in worst
+    },
+    "The three most saturated of 100 views; the tumour is outlined.",
+    limits=(0, 1),
+    outline=slice_of(tumour),
+)
+
+# %% [markdown]
+# So look before you use. The kit draws again when a view is more than half saturated or flat:
+
+# %%
+show_source(random_view)
+
+# %% [markdown]
+# ## Rule 1: the answers stay the same
+#
+# Two views of one patient must get the same answer, from both heads. **Output consistency** is the mean squared
+# difference of the two probabilities plus that of the two distances:
+
+# %%
+from dualtask_lite.method.losses import out_term
+
+show_source(out_term)
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Two views of a patch with four voxels got these logits and these distances (in [bands](glossary.md#band)).
+# Compute the consistency **without** calling `out_term`. `torch.sigmoid` turns a logit into a probability.
+
+# %%
+logits = torch.tensor([[2.0, 0.5, -1.0, -3.0], [1.0, -0.5, -1.0, -2.0]])  # one row a view
+distances = torch.tensor([[-0.4, -0.1, 0.2, 0.6], [-0.2, 0.1, 0.2, 0.5]])
+
+# %% tags=["exercise", "blank"]
+consistency = ...
+
+# %% tags=["exercise", "solution"]
+first, second = torch.sigmoid(logits)
+consistency = ((first - second) ** 2).mean() + ((distances[0] - distances[1]) ** 2).mean()
+
+# %% tags=["exercise", "wrong"]
+consistency = ((logits[0] - logits[1]) ** 2).mean() + ((distances[0] - distances[1]) ** 2).mean()
+
+# %% tags=["check"]
+check_answer(
+    consistency,
+    out_term(logits[:1], logits[1:], distances[:1], distances[1:]).item(),
+    hint="probabilities, not logits: torch.sigmoid(logits) first; then squares, then the mean",
+)
+
+# %% [markdown]
+# The rule has a hole. A network that always gives the same answer, whatever it sees, is perfectly
+# consistent:
+
+# %%
+lazy = torch.zeros(1, 4)
+print(f"consistency of a network that knows nothing: {out_term(lazy, lazy, lazy, lazy).item():.1f}")
+
+# %% [markdown]
+# That is why this term is never used alone and why it is better brought in slowly: first the labels have to give the network
+# something to be consistent about.
+#
+# ## Rule 2: the features stay apart
+#
+# The second rule looks inside the network, at its [bottleneck](glossary.md#bottleneck), where each cell is described by an
+# **[embedding](glossary.md#embedding)** of 32 numbers. Cells deep in the lesion, its **[core](glossary.md#core)**, should
+# resemble each other, in all views. They should differ from those in a **[shell](glossary.md#shell)** around it.
+
+# %%
+from dualtask_lite.method.contrast import core_and_shell, draw_voxels, gather, nt_xent
+from dualtask_lite.method.distance import signed_distance
+from dualtask_lite.show import plots
+
+x, y, z = (side // 8 * 8 for side in image.shape[1:])
+whole = (region.mask[None] > 0)[..., :x, :y, :z]
+distance = signed_distance(whole, region.spacing)
+core, shell = core_and_shell(whole.float(), distance, generator=generator)
+plots.core_and_shell(
+    image[0, :x, :y, :z].numpy(),
+    whole[0, 0].numpy(),
+    core[0].numpy(),
+    shell[0].numpy(),
+    region.spacing,
+)
+
+# %% [markdown]
+# A lesion has many core cells and most of them say the same, so one of each kind is drawn at random from every
+# axial slice of cells.
+#
+# ## NT-Xent, step by step
+#
+# Four embeddings of two numbers each: two of the core, two of the shell. First the **[cosine
+# similarity](glossary.md#cosine-similarity)** of every pair:
+
+# %%
+cores = torch.tensor([[1.0, 0.2], [0.8, 0.6]])
+shells = torch.tensor([[-0.2, 1.0], [0.5, 0.9]])
+every = torch.nn.functional.normalize(torch.cat([cores, shells]), dim=1)
+similarity = every @ every.T
+names = ("core 1", "core 2", "shell 1", "shell 2")
+Table(
+    [
+        {"": name, **dict(zip(names, row.tolist(), strict=True))}
+        for name, row in zip(names, similarity, strict=True)
+    ],
+    "Cosine similarity: 1 means the same direction, 0 a right angle",
+)
+
+# %% [markdown]
+# Then, for a pair of the same kind, ask: among this partner and all of the other kind, how clearly is the partner the most similar? Similarities
+# are divided by a [temperature](glossary.md#temperature) and put through exp, so that they become shares. For core 1 and core 2:
+
+# %%
+temperature = 0.5
+weight = torch.exp(similarity / temperature)
+share = weight[0, 1] / (weight[0, 1] + weight[0, 2] + weight[0, 3])
+print(f"share of the partner: {share:.3f}; its loss: -log(share) = {-share.log():.3f}")
+
+# %% [markdown]
+# The mean over all pairs of the same kind, in both directions, is **[NT-Xent](glossary.md#nt-xent)**.
+
+# %% [markdown]
+# ### Exercise 3
+#
+# Compute NT-Xent of these four embeddings from `weight`. There are four ordered pairs: core 1 with 2, core 2 with 1,
+# shell 1 with 2, shell 2 with 1. In `weight` they are rows and columns 0 to 3; the others of a core are 2 and 3, of a shell 0 and 1.
+
+# %% tags=["exercise", "blank"]
+loss_by_hand = ...
+
+# %% tags=["exercise", "solution"]
+pairs = {(0, 1): (2, 3), (1, 0): (2, 3), (2, 3): (0, 1), (3, 2): (0, 1)}
+shares = [
+    weight[i, j] / (weight[i, j] + sum(weight[i, k] for k in others))
+    for (i, j), others in pairs.items()
+]
+loss_by_hand = -torch.stack(shares).log().mean()
+
+# %% tags=["exercise", "wrong"]
+loss_by_hand = -share.log()
+
+# %% tags=["check"]
+check_answer(
+    loss_by_hand,
+    nt_xent(cores, shells, temperature).item(),
+    hint="four shares, minus the logarithm of each, then the mean; share 0-1 is computed above",
+)
+
+# %%
+show_source(nt_xent)
+
+# %% [markdown]
+# ## A short training
+#
+# Does it work? The network of the kit learns for a short while on two centres, with two views of every patch and three
+# terms: segmentation, output consistency, and the contrast with its published weight of 0.1. The third centre is
+# only looked at. Before and after, the embeddings of its core and shell cells are compared.
+
+# %%
+from dualtask_lite.engine.dataset import Samples
+from dualtask_lite.engine.run import build_network
+from dualtask_lite.method.losses import feat_term, seg_term
+
+held_out = cases[-1].centre
+centre_of = {case.id: case.centre for case in cases}
+still = settings.changed({f"augment.{name}": 0 for name in ("scale", "rotation", "gamma", "noise")})
+train_on = [part for part in regions if centre_of[part.case_id] != held_out]
+look_at = [part for part in regions if centre_of[part.case_id] == held_out]
+steps, batch = settings.optimiser.steps, settings.optimiser.batch
+samples = Samples(train_on, settings, range(steps * batch))
+tests = list(Samples(look_at, still, range(12)))
+test = {key: torch.stack([one[key] for one in tests]) for key in ("image", "mask", "distance_mm")}
+
+
+# %%
+def cells(network):
+    """Core and shell embeddings of the unseen centre, and how far two views' answers differ."""
+    draw = torch.Generator().manual_seed(seed)
+    network.eval()
+    with torch.no_grad():
+        one, other = (network(random_view(test["image"], draw)) for _ in range(2))
+        parts = core_and_shell(test["mask"], test["distance_mm"], generator=draw)
+        found = [gather(one.embedding, *draw_voxels(part, draw)) for part in parts]
+        differ = out_term(one.seg, other.seg).item()
+    network.train()
+    return (*found, differ)
+
+
+def mean_cosine(some, others):
+    """Mean cosine similarity between two sets of embeddings."""
+    unit = torch.nn.functional.normalize
+    return (unit(some, dim=1) @ unit(others, dim=1).T).mean().item()
+
+
+# %%
+torch.manual_seed(seed)
+network = build_network(settings)
+before = cells(network)
+optimiser = torch.optim.AdamW(network.parameters(), lr=settings.optimiser.lr / 2)
+draw = torch.Generator().manual_seed(seed)
+contrast = []
+for step in range(steps):
+    taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]
+    x, mask, mm = (
+        torch.stack([one[key] for one in taken]) for key in ("image", "mask", "distance_mm")
+    )
+    one, other = (network(random_view(x, draw)) for _ in range(2))
+    feat = feat_term(
+        torch.cat([one.embedding, other.embedding]),
+        mask.repeat(2, 1, 1, 1, 1),
+        mm.repeat(2, 1, 1, 1, 1),
+        generator=draw,
+    )
+    segment = (seg_term(one.seg, mask) + seg_term(other.seg, mask)) / 2
+    loss = segment + out_term(one.seg, other.seg) * step / steps + 0.1 * feat
+    optimiser.zero_grad()
+    loss.backward()
+    optimiser.step()
+    contrast.append(feat.item())
+after = cells(network)
+
+# %%
+smooth = torch.tensor(contrast).unfold(0, min(8, steps), 1).mean(1).numpy()
+lines(
+    range(len(smooth)),
+    {"contrast on the training centres, mean of 8 steps": smooth},
+    "The contrast while the network learns.",
+    across="step",
+    up="NT-Xent",
+)
+
+# %% [markdown]
+# The embeddings of the unseen centre before the training, on the two directions in which they differ most:
+
+# %%
+plots.embeddings(*before[:2])
+
+# %% [markdown]
+# And after:
+
+# %%
+plots.embeddings(*after[:2])
+
+# %%
+similar = {
+    when: {
+        "core with core": mean_cosine(found[0], found[0]),
+        "core with shell": mean_cosine(found[0], found[1]),
+        "two views differ by": found[2],
+    }
+    for when, found in (("before", before), ("after", after))
+}
+Table(
+    [{"": when, **row} for when, row in similar.items()],
+    f"Centre {held_out}, never trained on: cosine similarity, and output consistency",
+    digits=3,
+)
+
+# %% [markdown]
+# Read the table honestly. The contrast has moved core and shell apart if "core with shell" fell further than "core with
+# core". And the untrained network was the more consistent one: it says the same everywhere, the hole in
+# rule 1. Whether both rules help on an unseen hospital is not shown by this picture; lesson 05 measures it.
+
+# %% [markdown]
+# ### Exercise 4
+#
+# By how much did the training **widen the gap** between "core with core" and "core with shell"? The gap is the first minus
+# the second; give the gap after minus the gap before. The numbers are in `similar`.
+
+# %% tags=["exercise", "blank"]
+widened = ...
+
+# %% tags=["exercise", "solution"]
+gap = {when: row["core with core"] - row["core with shell"] for when, row in similar.items()}
+widened = gap["after"] - gap["before"]
+
+# %% tags=["exercise", "wrong"]
+widened = similar["after"]["core with shell"] + similar["before"]["core with shell"]
+
+# %% tags=["check"]
+gaps = {when: row["core with core"] - row["core with shell"] for when, row in similar.items()}
+check_answer(
+    widened, gaps["after"] - gaps["before"], hint="two gaps, each core-core minus core-shell"
+)
+
+# %% [markdown]
+# ## Summary
+#
+# - Random convolution changes the look and keeps the anatomy, so labels hold for every view.
+# - Some views are saturated and show nothing: count, and draw again.
+# - Output consistency asks for equal answers; a network that knows nothing has them for free.
+# - NT-Xent pulls core cells together and pushes the shell away, in the features, over all views.
+#
+# Next: [lesson 04](04_the_framework.ipynb) puts all terms together.
+
+# %% [markdown]
+# ## References
+#
+# 1. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+#    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
+# 2. Xu and others, *Robust and Generalizable Visual Representation Learning via Random Convolutions*,
+#    2021, [arXiv:2007.13003](https://arxiv.org/abs/2007.13003).
+# 3. Chen and others, *A Simple Framework for Contrastive Learning of Visual Representations*, 2020,
+#    [arXiv:2002.05709](https://arxiv.org/abs/2002.05709): NT-Xent.
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    ruined_views=round((lost > 0.5).float().mean().item(), 3),
+    gap_before=round(gaps["before"], 3),
+    gap_after=round(gaps["after"], 3),
+    consistency_after=round(similar["after"]["two views differ by"], 4),
+    steps=steps,
+)
