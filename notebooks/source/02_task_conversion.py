@@ -367,7 +367,7 @@ off_mm = ...
 off_mm = (by_look - true)[true.abs() < 6].abs().mean().item()
 
 # %% tags=["exercise", "wrong"]
-off_mm = (by_look - true)[true.abs() < 6].mean().item()
+off_mm = (by_logit - true)[true.abs() < 6].abs().mean().item()
 
 # %% tags=["check"]
 within = true.abs() < 6
@@ -376,7 +376,9 @@ errors = {
     for name, found in (("logit", by_logit), ("soft", by_look))
 }
 check_answer(
-    off_mm, errors["soft"], hint="absolute values first (.abs()), then the mean over true.abs() < 6"
+    off_mm,
+    errors["soft"],
+    hint="by_look, not by_logit; absolute values, then the mean over true.abs() < 6",
 )
 
 # %%

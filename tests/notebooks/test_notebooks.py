@@ -174,7 +174,9 @@ def test_an_unknown_word_is_refused():
 def test_the_three_answers_of_an_exercise_set_the_same_names(source):
     def names(cell):
         body = ast.parse(cell.source).body
-        return {target.id for node in body if isinstance(node, ast.Assign) for target in node.targets}
+        targets = (target for node in body if isinstance(node, ast.Assign) for target in node.targets)
+        assigned = {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+        return assigned | {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
     notebook = build.make_notebook(source, build.VARIANTS)
     for answers in zip(*(tagged(notebook, variant) for variant in build.VARIANTS), strict=True):
