@@ -8,7 +8,7 @@ export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test fuzz lab notebooks lint clean
+.PHONY: help demo times test fuzz lab notebooks lint clean
 
 help: ## this list
 	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
@@ -16,6 +16,9 @@ help: ## this list
 
 demo: $(STAMP) ## run every lesson on the embedded data into build/demo/ (open build/demo/index.html)
 	$(BIN)/python notebooks/build.py demo build/demo
+
+times: $(STAMP) ## keep the times that the last demo measured, in data/results, the notebooks and the README
+	$(BIN)/python notebooks/build.py times build/demo
 
 test: $(STAMP) lint ## format, lint, types, import rule, every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2

@@ -309,10 +309,11 @@ MARKS = ("<!-- measured times: made by `make times` -->", "<!-- end of measured 
 def keep_times(folder: Path) -> None:
     """Keep what the demo in ``folder`` measured: beside the other results, in the README and in the notebooks."""
     shutil.copyfile(folder / MEASURED.name, MEASURED)
-    before, _, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-    _, found, after = rest.partition(MARKS[1])
-    if found:
-        README.write_text(f"{before}{MARKS[0]}\n{readme_table()}\n{found}{after}", encoding="utf-8")
+    before, start, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not (start and end):
+        sys.exit(f"{README.name} has no place for the times; put these lines into it:\n{MARKS[0]}\n{MARKS[1]}")
+    README.write_text(f"{before}{start}\n{readme_table()}\n{end}{after}", encoding="utf-8")
     write_notebooks()
 
 

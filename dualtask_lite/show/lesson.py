@@ -6,6 +6,7 @@ import html
 import inspect
 import json
 import platform
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from dualtask_lite.errors import DualTaskError
 from dualtask_lite.machine import peak_memory_mb
 from dualtask_lite.show.table import Table
 
@@ -88,6 +90,29 @@ def show_source(thing: Callable[..., Any]) -> Source:
     module = inspect.getmodule(thing)
     name = module.__name__ if module else Path(inspect.getfile(thing)).name
     return Source(f"{name}, line {first}", "".join(lines))
+
+
+def new_folder(lesson: str) -> Path:
+    """Make a folder for what a run of a lesson leaves: nobody else's, also when a room shares one machine.
+
+    It lies in ``runs`` beside the notebook; where that is read-only, as in a shared course folder, in
+    ``dualtask-runs`` at home.
+
+    Args:
+        lesson: its number, which starts the folder's name.
+
+    Raises:
+        DualTaskError: when neither can be written.
+    """
+    prefix = f"{lesson}-{time.strftime('%Y%m%d-%H%M%S')}-"
+    places = (Path("runs"), Path.home() / "dualtask-runs")
+    for place in places:
+        try:
+            place.mkdir(exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+        except OSError:
+            continue
+    raise DualTaskError(f"neither {places[0].absolute()} nor {places[1]} can be written", "free some space at home")
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.train import split_for
-from dualtask_lite.show.lesson import check_answer, run_manifest
+from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest
 from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
@@ -111,13 +111,10 @@ Table(
 # Each run has its own folder: settings, a row of numbers for each step, the weights, and a manifest.
 
 # %%
-import time
-from pathlib import Path
-
 from dualtask_lite.engine.run import load_model, read_rows
 from dualtask_lite.engine.train import train
 
-folder = Path("runs") / f"04-{time.strftime('%Y%m%d-%H%M%S')}"
+folder = new_folder("04")
 for stage, chosen in settings.items():
     train(chosen, folder / stage, split=split)
 curves = {stage: read_rows(folder / stage / "metrics.csv") for stage in stages}

@@ -301,6 +301,34 @@ def test_index_leads_to_every_page(tmp_path):
     assert build.in_words(build.measurement([]), "99_title") == "Not measured yet."
 
 
+def test_the_times_in_the_readme_are_the_measured_ones():
+    measured = set(build.measured()["lessons"])
+    if measured:
+        assert measured == {source.stem for source in build.lessons()}, "make demo, then make times"
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(build.MARKS[0])
+    assert rest.partition(build.MARKS[1])[0].strip() == (build.readme_table() if measured else "")
+
+
+def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
+    run = {"title": "99 A title", "seconds": 12, "memory_mb": 512}
+    known = {"command": "make demo", "date": "2026-01-02", "device": "CPU", "cores": 2, "lessons": {"99_title": run}}
+    (tmp_path / "demo").mkdir()
+    (tmp_path / "demo" / "lessons.json").write_text(json.dumps(known))
+    monkeypatch.setattr(build, "MEASURED", tmp_path / "lessons.json")
+    monkeypatch.setattr(build, "README", tmp_path / "README.md")
+    monkeypatch.setattr(build, "write_notebooks", lambda: None)
+    build.README.write_text("before\n")
+    with pytest.raises(SystemExit, match="no place"):
+        build.keep_times(tmp_path / "demo")
+    build.README.write_text(f"before\n{build.MARKS[0]}\nold\n{build.MARKS[1]}\nafter\n")
+    build.keep_times(tmp_path / "demo")
+    text = build.README.read_text()
+    assert text == f"before\n{build.MARKS[0]}\n{build.readme_table()}\n{build.MARKS[1]}\nafter\n"
+    assert "| [99 A title](notebooks/99_title.ipynb) | 12 s | 0.5 GB |" in text
+    assert "2026-01-02" in text
+    assert build.measured() == known
+
+
 def test_glossary_page_has_the_places_that_pages_link_to():
     text = build.glossary_page()
     check_page(text)

@@ -1,0 +1,188 @@
+"""Where lessons run: a platform with its own torch, an environment of conda, a course folder nobody may write to."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sysconfig
+import tempfile
+import venv
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dualtask_lite.cases import sources
+from dualtask_lite.show import lesson
+
+ROOT = Path(__file__).resolve().parents[2]
+BOOTSTRAP = (ROOT / "notebooks" / "source" / "bootstrap.py").read_text(encoding="utf-8")
+PLATFORM_TORCH = "2.9.0"  # in the range (also of the MONAI that is here), and not the one that is pinned
+NOBODY = 65534
+
+
+def environment(**more):
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "PIP"))} | more
+
+
+@pytest.fixture
+def platform(tmp_path):
+    """The Python of a venv that sees this one's packages, but another torch, and not the package.
+
+    The other torch is its metadata alone, which is all that pip looks at; what would be imported is the real one.
+    """
+    seen = tmp_path / "platform"
+    seen.mkdir()
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "dualtask" not in path.name:
+            (seen / path.name).symlink_to(path)
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    code = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    found = subprocess.run([python, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    packages = Path(found.stdout.strip())
+    (packages / "platform.pth").write_text(str(seen))
+    other = packages / f"torch-{PLATFORM_TORCH}.dist-info"
+    other.mkdir()
+    (other / "METADATA").write_text(f"Metadata-Version: 2.1\nName: torch\nVersion: {PLATFORM_TORCH}\n")
+    (other / "RECORD").write_text("")
+    return python
+
+
+def test_nothing_happens_where_the_package_is(monkeypatch):
+    monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("it installs"))
+    exec(compile(BOOTSTRAP, "bootstrap", "exec"), {})
+
+
+def test_it_installs_from_the_clone_and_keeps_torch_and_numpy(platform):
+    # No index: whatever is not there already would be a failure.
+    offline = environment(PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="0", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    report = (
+        "import json, importlib.metadata as m, dualtask_lite; "
+        "print(json.dumps([dualtask_lite.__file__, m.version('torch'), m.version('numpy')]))"
+    )
+    done = subprocess.run(
+        [platform, "-c", f"{BOOTSTRAP}\n{report}"],
+        cwd=ROOT / "notebooks",
+        env=offline,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    place, torch, numpy = json.loads(done.stdout.splitlines()[-1])
+    assert Path(place).is_relative_to(platform.parents[1]), "the package itself was installed"
+    assert torch == PLATFORM_TORCH
+    assert numpy == __import__("numpy").__version__
+
+
+def test_without_a_clone_it_installs_from_the_one_address(platform, tmp_path):
+    spy = "import subprocess, json; subprocess.run = lambda command, check: print(json.dumps(command))\n"
+    done = subprocess.run(
+        [platform, "-c", spy + BOOTSTRAP], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    command = json.loads(done.stdout)
+    (address,) = re.findall(r'^ADDRESS = "(.+?)"', BOOTSTRAP, re.M)
+    assert command[-1] == f"dualtask-lite[widgets] @ {address}"
+    kept = Path(command[command.index("-c") + 1]).read_text().splitlines()
+    assert f"torch=={PLATFORM_TORCH}" in kept
+    assert any(line.startswith("numpy==") for line in kept)
+
+
+def test_the_address_stands_in_one_place():
+    (address,) = re.findall(r'"git\+https://github.com/(.+?)"', BOOTSTRAP)
+    written = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / "notebooks").glob("**/*.py")
+        if address in path.read_text(encoding="utf-8")
+    ]
+    assert written == ["notebooks/source/bootstrap.py"]
+    assert ast.parse(BOOTSTRAP)
+
+
+def test_conda_installs_what_make_installs():
+    """``make`` installs this in a clean environment on every fresh machine, and so tries it."""
+    described = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    constraints, package = described["dependencies"][-1]["pip"]
+    (install,) = re.findall(r"pip install .*", (ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert constraints in install
+    extras = set(re.findall(r"\w+", package.partition("[")[2]))
+    made = re.findall(r"-e '\.\[(.+?)]'", install)[0].split(",")
+    assert extras == set(made) - {"dev"}
+    assert package.startswith("-e .")
+
+
+def use_the_course():
+    """What a lesson does with the data and with its runs."""
+    cases = sources.find_cases("phantom")
+    tumours = [case.load().has_tumour for case in cases]
+    return {"cases": len(tumours), "run": str(lesson.new_folder("04"))}
+
+
+def as_learner(folder, home):
+    """Use the course in a process of its own, in which root becomes somebody who may not write everywhere."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            if os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(NOBODY)
+                os.setuid(NOBODY)
+            os.environ["HOME"] = str(home)
+            os.chdir(folder)
+            os.write(writer, json.dumps(use_the_course()).encode())
+        except BaseException as error:
+            os.write(writer, json.dumps({"error": repr(error)}).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as answer:
+        return json.loads(answer.read())
+
+
+@pytest.fixture
+def open_folder():
+    """A folder that everyone may enter, unlike pytest's."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        yield folder
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a system with users and fork")
+def test_a_read_only_course_with_shared_data_serves_several_learners(open_folder, monkeypatch):
+    course, data = open_folder / "course", open_folder / "data"
+    course.mkdir()
+    monkeypatch.setenv("DUALTASK_DATA", str(data))
+    monkeypatch.setattr(sources, "PHANTOM_CASES", 1)
+    assert len(sources.find_cases("phantom")) == 3  # the instructor makes the data
+    closed = [course, data, *data.rglob("*")]
+    for path in closed:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    made = []
+    for learner in ("ada", "ben", "ben"):
+        home = open_folder / learner
+        home.mkdir(exist_ok=True)
+        if os.getuid() == 0:
+            os.chown(home, NOBODY, NOBODY)
+        done = as_learner(course, home)
+        assert "error" not in done, done
+        assert done["cases"] == 3
+        assert Path(done["run"]).parent == home / "dualtask-runs"
+        made.append(done["run"])
+    assert len(set(made)) == 3
+    assert {course, data, *data.rglob("*")} == set(closed), "nothing was added"
+    for path in closed:
+        path.chmod(0o755)
+
+
+def test_runs_lie_beside_the_notebook_where_that_can_be_written(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    first, second = lesson.new_folder("04"), lesson.new_folder("04")
+    assert first != second
+    assert first.parent == second.parent == Path("runs")
