@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import inspect
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dualtask_lite.show.lesson import MANIFEST_TYPE, check_answer, run_manifest
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.show.lesson import MANIFEST_TYPE, check_answer, new_folder, run_manifest, show_source
 from dualtask_lite.show.table import Table
 
 
@@ -52,3 +55,20 @@ def test_table_shows_rows_with_different_columns_and_escapes():
     assert "<td>0.12</td>" in table.to_html()
     assert "&lt;x&gt;" in table.to_html()
     assert "<td>-</td>" in table.to_html()
+
+
+def test_a_source_is_shown_as_its_file_holds_it():
+    shown = show_source(check_answer)
+    assert shown.code == inspect.getsource(check_answer)
+    assert shown.where.startswith("dualtask_lite.show.lesson, line ")
+    bundle = shown._repr_mimebundle_()
+    assert "```python\ndef check_answer(" in bundle["text/markdown"]
+    assert "def check_answer(" in bundle["text/plain"]
+
+
+def test_a_folder_that_cannot_be_made_anywhere_is_said(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").write_text("a file")
+    monkeypatch.setattr(Path, "home", lambda: tmp_path / "runs")
+    with pytest.raises(DualTaskError, match="can be written; free"):
+        new_folder("04")
