@@ -32,6 +32,7 @@ import papermill
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+from traitlets.config import Config
 
 from dualtask_lite.show.lesson import MANIFEST_TYPE
 from dualtask_lite.show.table import Table
@@ -78,8 +79,7 @@ For teaching and research, not for diagnosis.</p>
 {lessons}
 <h2>Time and memory</h2>
 {times}
-<h2>What the lessons left</h2>
-<ul>{files}</ul>
+{left}
 </body></html>
 """
 
@@ -230,7 +230,10 @@ def execute(notebook: NotebookNode, out: Path, parameters: Mapping[str, Any], *,
 def page(notebook: NotebookNode, title: str) -> str:
     """Make one HTML page that holds everything it shows."""
     loader = DictLoader({"page.html.j2": PAGE})
-    exporter = HTMLExporter(extra_loaders=[loader], template_file="page.html.j2", embed_images=True)
+    # A widget needs a kernel: the page shows the picture that stands beside it.
+    usual = HTMLExporter().default_config.NbConvertBase.display_data_priority
+    config = Config(NbConvertBase={"display_data_priority": [kind for kind in usual if "widget" not in kind]})
+    exporter = HTMLExporter(config=config, extra_loaders=[loader], template_file="page.html.j2", embed_images=True)
     text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
     text = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
     return text.replace('href="glossary.md', 'href="glossary.html')
@@ -325,7 +328,7 @@ def index(done: list[Executed], folder: Path) -> str:
         f"<p>{html.escape(lesson.summary)} {runs[lesson.name]['seconds']} s, "
         f"{runs[lesson.name]['memory_mb']} MB. "
         f'<a href="{lesson.name}.ipynb">Executed notebook</a>.</p>{lesson.picture}'
-        f"{Table([lesson.manifest['results']], 'Results').to_html()}</article>"
+        f"{Table([lesson.manifest['results']], 'Results', digits=3).to_html()}</article>"
         for lesson in done
     ]
     times = [
@@ -333,8 +336,12 @@ def index(done: list[Executed], folder: Path) -> str:
         for run in runs.values()
     ]
     left = sorted(path.relative_to(folder).as_posix() for path in (folder / "runs").rglob("*") if path.is_file())
-    files = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in left)
-    return INDEX.format(lessons="\n".join(articles), times=Table(times, digits=0).to_html(), files=files)
+    items = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in left)
+    return INDEX.format(
+        lessons="\n".join(articles),
+        times=Table(times, digits=0).to_html(),
+        left=f"<h2>What the lessons left</h2><ul>{items}</ul>" if items else "",
+    )
 
 
 def write_notebooks() -> None:

@@ -74,7 +74,7 @@ image, tumour = region.image, region.mask > 0
 level = int(tumour[0].sum((0, 1)).argmax())  # the axial slice with the most tumour
 
 # %%
-generator = torch.Generator().manual_seed(seed)
+generator = torch.Generator().manual_seed(seed + 4)
 views = [draw_view(generator) for _ in range(4)]
 shown = {"as it is": image} | {
     f"kernel {len(view.kernel)}, blend {view.blend:.1f}": apply_view(image, view) for view in views
@@ -114,7 +114,7 @@ Table(
 )
 
 # %% [markdown]
-# A network that learns "tumour is darker by so much" fails on such views, and it would fail at the next hospital. It has to
+# A network that learns "tumour is brighter by so much" fails on such views, and it would fail at the next hospital. It has to
 # learn shape and surroundings instead.
 #
 # ## Try it
@@ -428,8 +428,7 @@ for when, (core_cells, shell_cells, differ) in (("before", before), ("after", af
 Table(rows, f"Centre {held_out}, never trained on: cosine similarity, and consistency", digits=4)
 
 # %% [markdown]
-# Averages of the cosine say little here: embeddings have no negative numbers, so all of them point in much the same
-# direction, and at a temperature of 0.05 small differences count. The question that the contrast asks is about neighbours.
+# Averages hide single cells. The contrast asks of each cell: is the one that resembles it most of its own kind?
 
 # %% [markdown]
 # ### Exercise 4
@@ -464,8 +463,8 @@ for when, share_of_cells in own.items():
     )
 
 # %% [markdown]
-# Read both honestly. The untrained network was the more consistent one if its answers differed less: it says
-# the same everywhere, the hole in rule 1. And some of what tells core from shell was there before any training, because
+# Read both honestly. In the table the untrained network is the more consistent one: it says the same
+# everywhere, the hole in rule 1. And some of what tells core from shell was there before any training, because
 # a lesion looks different from what is around it. Whether the two rules help on an unseen hospital is not shown by a picture of
 # embeddings; lesson 05 measures it.
 

@@ -329,6 +329,14 @@ def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
     assert build.measured() == known
 
 
+def test_a_page_shows_the_picture_that_stands_beside_a_widget():
+    both = {"application/vnd.jupyter.widget-view+json": {"model_id": "x"}, "text/html": "<p>the picture</p>"}
+    cell = nbformat.v4.new_code_cell("x", outputs=[nbformat.v4.new_output("display_data", both)])
+    text = build.page(nbformat.v4.new_notebook(cells=[cell]), "x")
+    assert "the picture" in text
+    assert "model_id" not in text
+
+
 def test_glossary_page_has_the_places_that_pages_link_to():
     text = build.glossary_page()
     check_page(text)
