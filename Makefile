@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# itkwidgets without network, where npm can bring its JavaScript; all other viewers go without.
+VIEWERS = if command -v npm >/dev/null; then $(BIN)/dualtask viewers install || true; fi
 
 export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
@@ -15,6 +17,7 @@ help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## run every lesson on the embedded data into build/demo/ (open build/demo/index.html)
+	@$(VIEWERS)
 	$(BIN)/python notebooks/build.py demo build/demo
 
 times: $(STAMP) ## keep the times that the last demo measured, in data/results, the notebooks and the README
@@ -24,6 +27,7 @@ test: $(STAMP) lint ## format, lint, types, import rule, every test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
+	@$(VIEWERS)
 	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: $(STAMP) ## write notebooks/*.ipynb and notebooks/solutions/*.ipynb from notebooks/source/*.py

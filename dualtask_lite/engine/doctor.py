@@ -1,4 +1,4 @@
-"""What this machine has, and whether the kit runs on it: versions, device, memory, disk, 3D viewers."""
+"""What this machine has, and whether the kit runs on it: versions, device, memory, disk, viewers."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from dualtask_lite.resources import cache_folder
+from dualtask_lite.viewers.extension import Status
+from dualtask_lite.viewers.extension import status as itk_source
 
 _PACKAGE = "dualtask-lite"
 _EXTRAS = ("notebooks", "viewers")
 _LEAST_MEMORY_GB = 2.0  # what a lesson needs
 _LEAST_DISK_GB = 1.0  # for the embedded data and some runs
 _LARGE_CARD_GB = 20.0
+_LOCAL = "make it draw without"
 _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
@@ -190,11 +193,13 @@ def _disk() -> tuple[dict[str, Any], Check]:
 
 
 def _viewers() -> Check:
-    itk = _version("itkwidgets") and _version("imjoy-jupyterlab-extension")
-    second = "itkwidgets draws in JupyterLab and needs the network" if itk else "itkwidgets is not there"
-    if _version("ipyniivue"):
-        return Check.of("3D viewers", f"ipyniivue draws without network; {second}")
-    return Check.of("3D viewers", f"ipyniivue is not there; {second}", f"run pip install '{_PACKAGE}[viewers]'")
+    """Say which of the viewers can draw here; pictures always can."""
+    local = itk_source() if _version("itkwidgets") else Status("missing")
+    if not _version("ipyniivue"):
+        return Check.of("viewers", f"niivue and html are not there; {local}", f"run pip install '{_PACKAGE}[viewers]'")
+    remedy = f"run dualtask viewers install to {_LOCAL}" if local.state == "undone" else ""
+    more = f" (dualtask viewers install: {_LOCAL})" if local.state == "network" else ""
+    return Check.of("viewers", f"niivue and html draw without network; {local}{more}", remedy)
 
 
 def _lines(file: Path) -> list[str]:

@@ -9,9 +9,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn.functional import interpolate
 
 from dualtask_lite.cases.case import Scan
 
@@ -26,7 +24,7 @@ class Block:
 
     Attributes:
         ct: (X, Y, Z) int16, HU.
-        labels: (X, Y, Z) uint8 of 0, 1, 2, under ``truth`` and ``prediction``, as far as they are there.
+        labels: (X, Y, Z) uint8, what is laid over it, by its name.
         affine: (4, 4), voxel -> mm.
     """
 
@@ -50,19 +48,17 @@ class Block:
         return {"ct": _nifti(self.ct, self.affine), **labels}
 
 
-def cut_block(scan: Scan, prediction: NDArray[Any] | None = None, *, limit: int = LIMIT) -> Block:
+def cut_block(scan: Scan, labels: Mapping[str, NDArray[Any]], *, limit: int = LIMIT) -> Block:
     """Cut out the part around all labels (or the body), and coarsen it until it is small enough for a browser.
 
     Args:
         scan: the CT.
-        prediction: predicted labels, (X, Y, Z) on its grid.
+        labels: what is laid over it, (X, Y, Z) of small whole numbers on its grid, by its name.
         limit: bytes of voxels, all volumes together.
 
     Raises:
-        ValueError: when the prediction has another shape.
+        ValueError: when a label has another shape.
     """
-    given = {"truth": scan.label, "prediction": prediction}
-    labels = {name: label for name, label in given.items() if label is not None}
     if any(label.shape != scan.shape for label in labels.values()):
         raise ValueError(f"a label's shape is not the scan's, {scan.shape}")
     box, first = _box(scan, labels)
@@ -104,6 +100,9 @@ def _coarser(shape: list[int], spacing: tuple[float, ...], voxels: int) -> tuple
 
 
 def _resized(voxels: NDArray[Any], sides: tuple[int, ...], mode: str) -> NDArray[np.float32]:
+    import torch  # takes seconds
+    from torch.nn.functional import interpolate
+
     source = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32))[None, None]
     return interpolate(source, size=sides, mode=mode)[0, 0].numpy()
 

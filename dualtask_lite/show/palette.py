@@ -16,8 +16,10 @@ GREY = "#777777"
 PANCREAS = SKY
 TUMOUR = ORANGE
 PREDICTION = MAGENTA
+PREDICTION_PALE = "#E8C3D7"  # 45 % of the same on white: a predicted pancreas beside a predicted tumour
 FALSE_POSITIVE = VERMILLION
 FALSE_NEGATIVE = BLUE
+ERROR_MAP = "viridis"  # of a surface, mm: dark is right, bright is far off
 DISTANCE_MAP = "RdBu_r"  # diverging, centred on the surface: blue inside (negative), red outside
 
 CENTRES = (BLUE, ORANGE, GREEN, MAGENTA, SKY, VERMILLION)

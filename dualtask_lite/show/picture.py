@@ -52,8 +52,16 @@ class Picture:
         style = f"width: {WIDTH}px; max-width: 100%; height: auto; background: white"
         return f'<img alt="{html.escape(self.alt)}" style="{style}" src="data:image/png;base64,{source}">'
 
+    def bundle(self) -> dict[str, str]:
+        """Write it for every front end: HTML has the words beside it; the file itself is for PDF and GitHub."""
+        return {
+            "text/html": self.to_html(),
+            "image/png": base64.b64encode(self.png).decode("ascii"),
+            "text/plain": self.alt,
+        }
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/html": self.to_html(), "text/plain": self.alt}
+        return self.bundle()
 
 
 def new_figure(height: float) -> Figure:

@@ -3,8 +3,8 @@
   const script = document.currentScript;
   const root = (script && script.closest(".dualtask-slices")) || document.getElementById("ROOT");
   const frames = JSON.parse(root.querySelector("script[type='application/json']").textContent);
-  const stage = root.querySelector(".stage"), slider = root.querySelector("input[type=range]");
-  const svg = stage.querySelector("svg"), words = root.querySelector(".words");
+  const stages = [...root.querySelectorAll(".stage")], words = root.querySelectorAll(".words");
+  const slider = root.querySelector("input[type=range]");
   const picture = (url, layer, alt) => {
     const image = new Image();
     image.decoding = "sync";
@@ -13,23 +13,22 @@
     image.src = url;
     return image;
   };
-  for (const frame of frames) {
-    frame.ct = picture(frame.ct, "ct", frame.text);
-    frame.distance = frame.distance && picture(frame.distance, "distance", "");
-  }
-  const show = () => {
-    const frame = frames[slider.value];
-    const images = [frame.ct];
-    for (const box of root.querySelectorAll("input[type=checkbox]")) {
-      const layer = box.dataset.layer;
-      for (const path of svg.querySelectorAll("[data-layer=" + layer + "]"))
-        path.setAttribute("d", box.checked ? frame.lines[layer] : "");
-      if (layer === "distance" && box.checked) images.push(frame.distance);
+  for (const frame of frames)
+    for (const panel of frame.panels) {
+      panel.ct = picture(frame.ct, "ct", panel.text);
+      for (const layer in panel.images) panel.images[layer] = picture(panel.images[layer], "colours", "");
     }
-    stage.querySelectorAll("img").forEach(image => image.remove());
-    stage.prepend(...images);
-    words.textContent = frame.text;
-    slider.setAttribute("aria-valuetext", frame.text.split(",")[0]);
+  const show = () => {
+    const on = [...root.querySelectorAll("input[type=checkbox]:checked")].map(box => box.dataset.layer);
+    frames[slider.value].panels.forEach((panel, place) => {
+      const stage = stages[place];
+      for (const path of stage.querySelectorAll("[data-layer]"))
+        path.setAttribute("d", on.includes(path.dataset.layer) ? panel.lines[path.dataset.layer] : "");
+      stage.querySelectorAll("img").forEach(image => image.remove());
+      stage.prepend(panel.ct, ...on.filter(layer => panel.images[layer]).map(layer => panel.images[layer]));
+      words[place].textContent = panel.text;
+    });
+    slider.setAttribute("aria-valuetext", frames[slider.value].panels[0].text.split(",")[0]);
   };
   let turned = 0;
   const turn = event => {
@@ -44,6 +43,6 @@
   };
   root.querySelectorAll("div[hidden]").forEach(part => part.hidden = false);
   root.addEventListener("input", show);
-  stage.addEventListener("wheel", turn, { passive: false });
+  stages.forEach(stage => stage.addEventListener("wheel", turn, { passive: false }));
   show();
 })();

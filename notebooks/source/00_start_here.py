@@ -157,9 +157,9 @@ check_answer(
 # the outlines on and off.
 
 # %%
-from dualtask_lite.show.slices import slices
+from dualtask_lite import show
 
-slices(scan, distance=distance)
+show.slices(scan, distance=distance)
 
 # %% [markdown]
 # ## Attenuation by organ and centre

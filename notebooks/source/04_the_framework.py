@@ -198,11 +198,10 @@ plots.orthogonal(scan, prediction=prediction.mask, distance=prediction.distance_
 # Here it is slice by slice, and as a page in 3D that opens in any browser, also without a network.
 
 # %%
-from dualtask_lite.show.slices import slices
-from dualtask_lite.show.volume3d import page
+from dualtask_lite import show
 
-print(page(scan, folder / f"{scan.id}_3d.html", prediction=prediction.mask))
-slices(scan, prediction=prediction.mask, distance=prediction.distance_mm)
+print(show.page(scan, prediction.mask, folder / f"{scan.id}_3d.html"))
+show.slices(scan, prediction=prediction.mask, distance=prediction.distance_mm)
 
 # %% [markdown]
 # The prediction is kept as files that any viewer opens, on the grid of the input.

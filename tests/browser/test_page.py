@@ -22,7 +22,7 @@ HUE_NEAR = 0.04  # the labels are laid over grey, which leaves their hue
 def file(tmp_path_factory):
     scan = make_case("B", 5).load()
     prediction = np.roll(scan.label, (3, 2, 1), (0, 1, 2))
-    return write_page(scan, tmp_path_factory.mktemp("page") / "case.html", prediction=prediction)
+    return write_page(scan, prediction, tmp_path_factory.mktemp("page") / "case.html")
 
 
 @pytest.fixture

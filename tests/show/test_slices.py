@@ -12,7 +12,8 @@ from PIL import Image
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import planes
-from dualtask_lite.show.slices import MOST_PIXELS, MOST_SLICES, Frame, SliceBrowser, slices
+from dualtask_lite.show.slice_frames import MOST_PIXELS, Frame
+from dualtask_lite.show.slices import MOST_SLICES, SliceBrowser, slices
 
 SPACING = (2.0, 1.0, 4.0)  # mm
 SHAPE = (40, 50, 20)
@@ -145,7 +146,7 @@ def test_the_distance_is_coloured_inside_its_band_and_nowhere_else():
     distance = np.full(SHAPE, 25.0, np.float32)
     distance[30:], distance[20:30], distance[10:20] = -15, 15, np.nan
     frame = slices(make_scan(), distance=distance).frames[0]
-    inside, outside, nothing, far = (read(frame.distance)[25, column] for column in (5, 15, 25, 35))
+    inside, outside, nothing, far = (read(frame.images["distance"])[25, column] for column in (5, 15, 25, 35))
     assert inside[2] > inside[0]  # blue
     assert outside[0] > outside[2]  # red
     assert 0 < inside[3] == outside[3] < 255

@@ -13,9 +13,10 @@ import pytest
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show import volume3d as module
+from dualtask_lite.show import ladder, niivue
 from dualtask_lite.show.block import LIMIT, MARGIN, cut_block
-from dualtask_lite.show.volume3d import choose, page, volume3d
+from dualtask_lite.show.ladder import choose
+from dualtask_lite.show.volume3d import page, volume3d
 
 AFFINE = np.array([[0.8, 0.0, 0.0, -70.0], [0.0, 0.9, 0.0, -120.0], [0.0, 0.0, 2.5, 300.0], [0, 0, 0, 1.0]])
 LOADS = re.compile(r"""(?:src|href|action|data)\s*=\s*["']?\s*(?:https?:)?//|@import|url\(\s*["']?https?:""", re.I)
@@ -44,10 +45,14 @@ def moved(scan: Scan, steps=(-25, 10, 4)):
     return np.roll(scan.label, steps, (0, 1, 2))
 
 
+def both(scan: Scan) -> dict[str, np.ndarray]:
+    return {"truth": scan.label, "prediction": moved(scan)}
+
+
 def test_the_cut_keeps_every_labelled_voxel_of_truth_and_prediction():
     scan = make_scan()
     prediction = moved(scan)
-    block = cut_block(scan, prediction)
+    block = cut_block(scan, {"truth": scan.label, "prediction": prediction})
     assert block.spacing == pytest.approx(scan.spacing)
     for name, label in (("truth", scan.label), ("prediction", prediction)):
         np.testing.assert_array_equal(np.bincount(block.labels[name].ravel())[1:], np.bincount(label.ravel())[1:])
@@ -55,7 +60,7 @@ def test_the_cut_keeps_every_labelled_voxel_of_truth_and_prediction():
 
 def test_the_cut_moves_nothing_and_leaves_a_margin():
     scan = make_scan()
-    block = cut_block(scan)
+    block = cut_block(scan, {"truth": scan.label})
     np.testing.assert_allclose(world_centre(block.labels["truth"], block.affine), world_centre(scan.label, AFFINE))
     first = np.rint(nib.affines.apply_affine(np.linalg.inv(AFFINE), block.affine[:3, 3])).astype(int)
     inside = tuple(slice(a, a + n) for a, n in zip(first, block.ct.shape, strict=True))
@@ -67,17 +72,17 @@ def test_the_cut_moves_nothing_and_leaves_a_margin():
 @pytest.mark.parametrize("limit", [400_000, 100_000, 30_001])
 def test_coarser_voxels_stay_under_the_limit_and_in_place(limit):
     scan = make_scan()
-    block = cut_block(scan, moved(scan), limit=limit)
+    block = cut_block(scan, both(scan), limit=limit)
     assert 0.7 * limit < block.nbytes <= limit
     apart = world_centre(block.labels["truth"], block.affine) - world_centre(scan.label, AFFINE)
     assert (np.abs(apart) < np.array(block.spacing) / 2).all()
     assert np.array(block.labels["truth"].shape) @ np.ones(3) < sum(scan.shape)
-    corner, whole = (b.affine @ [-0.5, -0.5, -0.5, 1] for b in (block, cut_block(scan, moved(scan))))
+    corner, whole = (b.affine @ [-0.5, -0.5, -0.5, 1] for b in (block, cut_block(scan, both(scan))))
     np.testing.assert_allclose(corner, whole)
 
 
 def test_thick_slices_are_coarsened_last():
-    block = cut_block(make_scan(), limit=200_000)
+    block = cut_block(make_scan(), {"truth": make_scan().label}, limit=200_000)
     assert block.spacing[2] == pytest.approx(2.5)
     assert 0.9 < block.spacing[0] < 2.5
 
@@ -85,7 +90,7 @@ def test_thick_slices_are_coarsened_last():
 def test_an_oblique_grid_keeps_its_place():
     turn = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.1, 0.2))
     scan = make_scan(affine=turn @ AFFINE)
-    block = cut_block(scan, limit=50_000)
+    block = cut_block(scan, {"truth": scan.label}, limit=50_000)
     apart = world_centre(block.labels["truth"], block.affine) - world_centre(scan.label, scan.affine)
     assert np.linalg.norm(apart) < max(block.spacing)
 
@@ -93,41 +98,41 @@ def test_an_oblique_grid_keeps_its_place():
 def test_a_large_ct_stays_under_the_standard_limit():
     volume = np.zeros((256, 256, 160), np.float32)
     volume[0, 0, 0] = -1000
-    block = cut_block(Case("a", "A", volume).load())
+    block = cut_block(Case("a", "A", volume).load(), {})
     assert LIMIT / 2 < block.nbytes <= LIMIT
 
 
 def test_without_labels_the_body_is_kept():
-    block = cut_block(make_scan(label=False))
+    block = cut_block(make_scan(label=False), {})
     assert block.ct.shape == (110, 100, 40)
     assert block.labels == {}
 
 
 def test_an_empty_prediction_without_truth_keeps_the_body():
     scan = make_scan(label=False)
-    block = cut_block(scan, np.zeros(scan.shape, np.uint8))
+    block = cut_block(scan, {"prediction": np.zeros(scan.shape, np.uint8)})
     assert block.ct.shape == (110, 100, 40)
 
 
 def test_a_volume_of_air_is_kept_whole():
     volume = np.full((6, 7, 8), -1000, np.float32)
     volume[0, 0, 0] = -900
-    assert cut_block(Case("a", "A", volume).load()).ct.shape == (6, 7, 8)
+    assert cut_block(Case("a", "A", volume).load(), {}).ct.shape == (6, 7, 8)
 
 
 def test_values_that_no_ct_has_do_not_wrap_around():
     scan = make_scan()
     scan.volume[65, 55, 22], scan.volume[66, 55, 22] = 1e6, -1e6
-    assert (cut_block(scan).ct.max(), cut_block(scan).ct.min()) == (3071, -1024)
+    assert (cut_block(scan, {}).ct.max(), cut_block(scan, {}).ct.min()) == (3071, -1024)
 
 
 def test_a_prediction_on_another_grid_is_refused():
     with pytest.raises(ValueError, match="shape"):
-        cut_block(make_scan(), np.zeros((3, 3, 3), np.uint8))
+        cut_block(make_scan(), {"prediction": np.zeros((3, 3, 3), np.uint8)})
 
 
 def test_the_nifti_files_hold_what_the_block_holds():
-    block = cut_block(make_scan(), moved(make_scan()))
+    block = cut_block(make_scan(), both(make_scan()))
     files = block.niftis()
     assert list(files) == ["ct", "truth", "prediction"]
     for name, data in files.items():
@@ -142,7 +147,7 @@ def test_the_nifti_files_hold_what_the_block_holds():
 def written(tmp_path_factory):
     pytest.importorskip("ipyniivue")
     scan = make_case("B", 5).load()
-    return page(scan, tmp_path_factory.mktemp("page") / "new" / "case.html", prediction=moved(scan, (3, 2, 1)))
+    return page(scan, moved(scan, (3, 2, 1)), tmp_path_factory.mktemp("page") / "new" / "case.html")
 
 
 def test_the_page_is_small_and_loads_nothing(written):
@@ -166,19 +171,19 @@ def test_the_largest_page_stays_under_its_limit(tmp_path):
     rng = np.random.default_rng(0)
     volume = rng.uniform(-1024, 3071, (160, 160, 90)).astype(np.float32)
     label = rng.integers(0, 3, volume.shape).astype(np.uint8)
-    file = page(Case("a", "A", volume, label).load(), tmp_path / "a.html", prediction=label)
+    file = page(Case("a", "A", volume, label), label, tmp_path / "a.html")
     assert file.stat().st_size < 12e6
 
 
 def test_the_page_writes_the_same_bytes_again(tmp_path):
     pytest.importorskip("ipyniivue")
-    first, second = (page(make_scan(), tmp_path / name) for name in ("1.html", "2.html"))
+    first, second = (page(make_scan(), None, tmp_path / name) for name in ("1.html", "2.html"))
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_names_cannot_break_the_page(tmp_path):
     pytest.importorskip("ipyniivue")
-    source = page(make_scan(), tmp_path / "a.html", title="</script><script>$x & 1").read_text(encoding="utf-8")
+    source = page(make_scan(), None, tmp_path / "a.html", title="</script><script>$x & 1").read_text(encoding="utf-8")
     assert "<h1>&lt;/script&gt;&lt;script&gt;$x &amp; 1</h1>" in source
 
 
@@ -186,22 +191,22 @@ def test_a_page_that_cannot_be_written_says_so(tmp_path):
     pytest.importorskip("ipyniivue")
     (tmp_path / "file").write_text("")
     with pytest.raises(DualTaskError, match="cannot be written"):
-        page(make_scan(), tmp_path / "file" / "a.html")
+        page(make_scan(), None, tmp_path / "file" / "a.html")
 
 
 def test_without_ipyniivue_the_page_names_the_remedy(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(niivue, "find_spec", lambda name: None)
     with pytest.raises(DualTaskError, match=r"dualtask-lite\[viewers\]"):
-        page(make_scan(), tmp_path / "a.html")
+        page(make_scan(), None, tmp_path / "a.html")
     with pytest.raises(DualTaskError, match=r"dualtask-lite\[viewers\]"):
         volume3d(make_scan(), viewer="niivue")
 
 
 def test_an_unknown_niivue_is_an_error_with_a_remedy(tmp_path, monkeypatch):
     pytest.importorskip("ipyniivue")
-    monkeypatch.setattr(module, "_NIIVUE_CLASS", re.compile("never there"))
+    monkeypatch.setattr(niivue, "_CLASS", re.compile("never there"))
     with pytest.raises(DualTaskError, match=r"ipyniivue==2\.4\.4"):
-        page(make_scan(), tmp_path / "a.html")
+        page(make_scan(), None, tmp_path / "a.html")
 
 
 @pytest.mark.parametrize(
@@ -211,16 +216,16 @@ def test_an_unknown_niivue_is_an_error_with_a_remedy(tmp_path, monkeypatch):
         (True, False, None, "auto", "picture"),
         (False, True, None, "auto", "picture"),
         (True, True, "picture", "auto", "picture"),
-        (True, True, "page", "auto", "page"),
+        (True, True, "html", "auto", "html"),
         (False, True, "niivue", "auto", "niivue"),
         (True, True, "auto", "auto", "niivue"),
-        (True, True, "picture", "page", "page"),
+        (True, True, "picture", "html", "html"),
     ],
 )
 def test_the_ladder(monkeypatch, kernel, installed, environment, asked, expected):
     shell = SimpleNamespace(kernel=object()) if kernel else None
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setattr(module, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(ladder, "find_spec", lambda name: object() if installed else None)
     if environment:
         monkeypatch.setenv("DUALTASK_VIEWER", environment)
     assert choose(asked) == expected
@@ -235,14 +240,14 @@ def test_an_unknown_viewer_is_named(monkeypatch):
 def test_a_picture_has_its_words():
     view = volume3d(make_scan(), viewer="picture")
     bundle = view._repr_mimebundle_()
-    assert set(bundle) == {"text/html", "text/plain"}
+    assert set(bundle) == {"text/html", "text/plain", "image/png"}
     assert bundle["text/html"].startswith("<img alt=")
     assert bundle["text/plain"] == str(view) == view.text
 
 
 def test_a_page_in_a_notebook_is_one_frame_with_a_title():
     pytest.importorskip("ipyniivue")
-    view = volume3d(make_scan(), viewer="page")
+    view = volume3d(make_scan(), viewer="html")
     source = view._repr_mimebundle_()["text/html"]
     assert source.startswith("<iframe title=")
     assert source.count("<iframe") == 1
@@ -254,11 +259,15 @@ def test_the_widget_gets_the_block_and_a_picture_stands_beside_it():
     pytest.importorskip("ipyniivue")
     scan = make_scan()
     view = volume3d(scan, prediction=moved(scan), viewer="niivue")
-    assert [volume.name for volume in view.widget.volumes] == ["ct.nii.gz", "truth.nii.gz", "prediction.nii.gz"]
+    assert [volume.name for volume in view.widget.volumes] == [
+        f"{name}.nii.gz" for name in ("ct", "truth", "prediction", "difference", "surface")
+    ]
+    assert [volume.opacity > 0 for volume in view.widget.volumes] == [True, True, True, False, False]
     ct = view.widget.volumes[0]
     assert (ct.cal_min, ct.cal_max, ct.colormap) == (-100, 240, "gray")
-    place = np.array(view.widget.scene.crosshair_pos) * cut_block(scan, moved(scan)).ct.shape - 0.5
-    assert cut_block(scan, moved(scan)).labels["truth"][tuple(np.rint(place).astype(int))] == 2
+    block = cut_block(scan, both(scan))  # all layers together stay below the limit
+    place = np.array(view.widget.scene.crosshair_pos) * block.ct.shape - 0.5
+    assert block.labels["truth"][tuple(np.rint(place).astype(int))] == 2
     bundle = view._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/html"].startswith("<img alt=")

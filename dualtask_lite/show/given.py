@@ -1,0 +1,78 @@
+"""What a reader gives to look at: a case, arrays with their spacing, or NIfTI files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Union
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.errors import DualTaskError
+
+Volume = Union[np.ndarray, str, Path]  # noqa: UP007 - an alias is evaluated on Python 3.10 too
+Given = Union[Case, Scan, np.ndarray, str, Path]  # noqa: UP007
+
+
+def as_scan(case: Given, truth: Volume | None = None, spacing: Sequence[float] | None = None) -> Scan:
+    """Make a scan of whatever holds a CT.
+
+    Args:
+        case: a case, a loaded one, an array (X, Y, Z) in HU in RAS+ order, or a NIfTI file.
+        truth: its labels, (X, Y, Z) of 0, 1, 2, or a NIfTI file; a case brings its own.
+        spacing: size of a voxel along each axis in mm; of arrays only.
+
+    Raises:
+        DualTaskError: for what is not a CT, labels on another grid, or an array without spacing.
+    """
+    if isinstance(case, (str, Path)):
+        path = Path(case)
+        case = Case(path.name.partition(".")[0], "unknown", path)
+    elif isinstance(case, np.ndarray):
+        if spacing is None or len(spacing) != 3:
+            raise DualTaskError("an array has no size in mm", "give spacing=(x, y, z), the size of its voxels in mm")
+        case = Case("array", "unknown", case, affine=np.diag([*map(float, spacing), 1.0]))
+    scan = case.load() if isinstance(case, Case) else case
+    return scan if truth is None else replace(scan, label=labels_on(scan, truth, "truth"))
+
+
+def labels_on(scan: Scan, labels: Volume | None, name: str) -> NDArray[np.uint8] | None:
+    """Check labels of 0, 1, 2 (or a mask) on a scan's grid; a file is read first.
+
+    Raises:
+        DualTaskError: when they lie on another grid, or hold other values.
+    """
+    if labels is None:
+        return None
+    if isinstance(labels, (str, Path)):
+        return Case(scan.id, scan.centre, scan.volume, Path(labels), scan.affine).load().label
+    values = _same_shape(scan, labels, name)
+    if unknown := sorted(set(np.unique(values).tolist()) - {0, 1, 2}):
+        raise DualTaskError(f"the {name} holds the value {unknown[0]:g}", "give labels of 0, 1 and 2, or a mask")
+    return values.astype(np.uint8)
+
+
+def distance_on(scan: Scan, distance: Volume | None) -> NDArray[np.floating[Any]] | None:
+    """Check a signed distance in mm on a scan's grid; a file is read first.
+
+    Raises:
+        DualTaskError: when it lies on another grid.
+    """
+    if isinstance(distance, (str, Path)):
+        read = Case("distance", "", Path(distance)).load()
+        if read.shape == scan.shape and not np.allclose(read.affine, scan.affine, atol=min(scan.spacing) / 2):
+            raise DualTaskError(f"{distance}: lies elsewhere than the CT", "give it on the grid of the CT")
+        distance = read.volume
+    return None if distance is None else _same_shape(scan, distance, "distance")
+
+
+def _same_shape(scan: Scan, array: Any, name: str) -> NDArray[Any]:
+    values = np.asarray(array)
+    if values.shape != scan.shape:
+        raise DualTaskError(
+            f"the {name} has shape {values.shape}, the CT {scan.shape}", "give it on the grid of the CT"
+        )
+    return values

@@ -1,0 +1,91 @@
+"""A case drawn by itkwidgets (ITK and VTK in the browser), for JupyterLab.
+
+itkwidgets is imported here and nowhere else, and only when it is asked for: from its import on it holds every
+cell back until the browser has answered, so without its JavaScript a notebook would stand still.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualtask_lite.cases.case import CT_WINDOW
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.show.block import Block
+from dualtask_lite.viewers.extension import status
+from dualtask_lite.viewers.rewrite import CDN, TABLE
+
+_BLEND = 0.6  # share of the labels' colour over the grey values
+_PATIENCE = 3  # s for an answer of the network
+_OTHER_TABLE = "glasbey"  # what the viewer has from the network; its colours are others
+_NAMES = ("true pancreas", "true tumour", "predicted pancreas", "predicted tumour")  # of the labels from 1
+
+
+def draw(block: Block) -> tuple[Any, str]:
+    """Show a block; the viewer appears in the cell that is running.
+
+    Returns:
+        The ``itkwidgets.Viewer``, to work on with its own calls, and what its colours mean.
+
+    Raises:
+        DualTaskError: when itkwidgets is not installed, or its JavaScript can come neither from here nor from the
+            network.
+    """
+    local = _from_here()
+    from itkwidgets import view
+
+    labels = merged(block)
+    there = [] if labels is None else [value for value in np.unique(labels).tolist() if value]
+    more = {} if labels is None else {"label_image": _image(labels, block), "label_blend": _BLEND}
+    if there:
+        more |= {"label_lut": TABLE if local else _OTHER_TABLE}
+    viewer = view(image=_image(block.ct, block), cmap="Grayscale", color_range=list(CT_WINDOW), **more)
+    colours = ("blue", "orange", "pale magenta", "magenta") if local else ("red", "violet", "green", "dark red")
+    # The viewer's own table is used in the order of the labels that are there.
+    order = [value - 1 for value in there] if local else range(len(there))
+    legend = [f"{_NAMES[value - 1]} {colours[place]}" for value, place in zip(there, order, strict=True)]
+    return viewer, f"In itkwidgets: {', '.join(legend) or 'no labels'}."
+
+
+def merged(block: Block) -> NDArray[np.uint8] | None:
+    """Make one volume of labels, all that itkwidgets shows: the truth as 1 and 2, what is only predicted as 3 and 4."""
+    truth, prediction = block.labels.get("truth"), block.labels.get("prediction")
+    if prediction is None:
+        return truth
+    only = np.where(prediction > 0, prediction + 2, 0).astype(np.uint8)
+    return only if truth is None else np.where(truth > 0, truth, only)
+
+
+def _image(voxels: NDArray[Any], block: Block) -> Any:
+    """Turn voxels to the axes of ITK: from (X, Y, Z) in RAS+ to z, y, x that run to left, back and head."""
+    from ngff_zarr import to_ngff_image
+
+    turned = np.ascontiguousarray(voxels[::-1, ::-1].transpose(2, 1, 0))
+    first = block.affine @ [voxels.shape[0] - 1, voxels.shape[1] - 1, 0, 1]
+    place = {"x": -float(first[0]), "y": -float(first[1]), "z": float(first[2])}
+    return to_ngff_image(
+        turned, dims=["z", "y", "x"], scale=dict(zip("xyz", block.spacing, strict=True)), translation=place
+    )
+
+
+def _from_here() -> bool:
+    """Whether the JavaScript lies on this machine; False when the network has it."""
+    if not find_spec("itkwidgets"):
+        raise DualTaskError("itkwidgets is not installed", "run pip install 'dualtask-lite[viewers]'")
+    if status().state == "local":
+        return True
+    try:
+        urllib.request.urlopen(CDN, timeout=_PATIENCE).close()
+    except urllib.error.HTTPError:
+        return False  # it answers
+    except OSError as error:
+        raise DualTaskError(
+            "itkwidgets would wait for ever: its JavaScript is not on this machine, and there is no network",
+            "run dualtask viewers install where there is one, or leave viewer='itk' out",
+        ) from error
+    return False

@@ -1,0 +1,172 @@
+"""A case drawn by NiiVue (WebGL2): as a live widget, and as a page that holds all it needs.
+
+NiiVue's JavaScript comes with ipyniivue: nothing is loaded from the network.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import html
+import json
+import re
+from collections.abc import Sequence
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from matplotlib.colors import to_rgb
+
+from dualtask_lite.cases.case import CT_WINDOW
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.show.block import Block
+from dualtask_lite.show.overlays import Overlay
+from dualtask_lite.show.picture import Picture
+
+HEIGHT = 620  # px of a viewer in a notebook
+OPACITY = 0.6  # of what is laid over the CT
+AZIMUTH, ELEVATION = 160.0, 15.0  # degrees: the patient from the front
+_CLASS = re.compile(r'"Creating new Niivue instance".{0,200}?=new ([\w$]+)\(')
+_INSTALL = "run pip install 'dualtask-lite[viewers]', or ask for viewer='picture'"
+_FEW = 3  # a legend names each value of an overlay that has no more
+
+
+def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...], text: str) -> tuple[Any, Any]:
+    """Make the live widget; its voxels travel over the kernel's own connection.
+
+    Args:
+        block: what is shown.
+        layers: what the labels of the block mean.
+        start: where to look first, mm.
+        text: the caption.
+
+    Returns:
+        The ``ipyniivue.NiiVue``, and the box to show: a switch for each layer, the viewer, the caption.
+
+    Raises:
+        DualTaskError: when ipyniivue is not installed.
+    """
+    if not find_spec("ipyniivue"):
+        raise DualTaskError("the 3D widget needs ipyniivue, which is not installed", _INSTALL)
+    from ipyniivue import NiiVue, ShowRender, SliceType, Volume
+    from ipywidgets import HTML, VBox  # a dependency of ipyniivue
+
+    widget = NiiVue(
+        height=HEIGHT,
+        is_radiological_convention=True,
+        sagittal_nose_left=True,
+        crosshair_color=(1.0, 1.0, 1.0, 0.5),
+        crosshair_width=0.4,
+        crosshair_width_unit="percent",
+        slice_type=SliceType.MULTIPLANAR,
+        multiplanar_show_render=ShowRender.ALWAYS,
+    )
+    files, (low, high) = block.niftis(), CT_WINDOW
+    volumes = [Volume(data=files["ct"], name="ct.nii.gz", colormap="gray", cal_min=low, cal_max=high)]
+    volumes += [
+        Volume(data=files[layer.name], name=f"{layer.name}.nii.gz", opacity=OPACITY if layer.shown else 0.0)
+        for layer in layers
+    ]
+    widget.load_volumes(volumes)
+    for volume, layer in zip(volumes[1:], layers, strict=True):
+        volume.set_colormap_label(_colour_map(layer))
+    widget.scene.render_azimuth, widget.scene.render_elevation = AZIMUTH, ELEVATION
+    voxel = nib.affines.apply_affine(np.linalg.inv(block.affine), start)
+    widget.scene.crosshair_pos = [float(part) for part in (voxel + 0.5) / block.ct.shape]
+    return widget, VBox([_switches(volumes[1:], layers), widget, HTML(html.escape(text))])
+
+
+def _switches(volumes: Sequence[Any], layers: Sequence[Overlay]) -> Any:
+    """Make a check box with its legend for each layer."""
+    from ipywidgets import HTML, Checkbox, HBox, Layout
+
+    rows = []
+    for volume, layer in zip(volumes, layers, strict=True):
+        box = Checkbox(value=layer.shown, description=layer.words, indent=False, layout=Layout(width="auto"))
+        box.observe(lambda change, shown=volume: setattr(shown, "opacity", OPACITY * change["new"]), names="value")
+        rows.append(HBox([box, HTML(_legend(layer))], layout=Layout(margin="0 16px 0 0")))
+    return HBox(rows, layout=Layout(flex_flow="row wrap"))
+
+
+def make_page(
+    block: Block, layers: Sequence[Overlay], start: tuple[float, ...], picture: Picture, title: str, text: str
+) -> str:
+    """Write the page; what the reader gave is escaped, and data cannot end its ``script`` element.
+
+    Args:
+        block: what is shown.
+        layers: what the labels of the block mean.
+        start: where to look first, mm.
+        picture: shown where there is no WebGL2 or no JavaScript.
+        title: of the page.
+        text: what is shown, in words.
+
+    Raises:
+        DualTaskError: when ipyniivue, which holds NiiVue, is not installed or unknown.
+    """
+    looks = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
+    volumes = [{"name": name, "data": _base64(data), **looks.get(name, {})} for name, data in block.niftis().items()]
+    view = {"azimuth": AZIMUTH, "elevation": ELEVATION, "zoom": 1}
+    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY}
+    template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
+    viewer, licence = _niivue()
+    return template.substitute(
+        title=html.escape(title),
+        summary=html.escape(text),
+        switches="\n".join(map(_switch, layers)),
+        picture=picture.to_html(),
+        licence=html.escape(licence),
+        setup=json.dumps(setup).replace("<", "\\u003c"),
+        viewer=_base64(gzip.compress(viewer.encode(), mtime=0)),
+    )
+
+
+def _switch(layer: Overlay) -> str:
+    """Write the check box of a layer, which is the legend of its colours too."""
+    checked = " checked" if layer.shown else ""
+    return f'<label><input type="checkbox" id="{layer.name}"{checked}> {layer.words}: {_legend(layer)}</label>'
+
+
+def _legend(layer: Overlay) -> str:
+    """Write a swatch for each value, or a scale where there are many."""
+    if len(layer.colours) <= _FEW:
+        swatch = "display: inline-block; width: 0.85em; height: 0.85em; border: 1px solid #555; vertical-align: -0.1em"
+        named = zip(layer.colours, layer.meanings, strict=True)
+        return " ".join(f'<span style="{swatch}; background: {colour}"></span> {words}' for colour, words in named)
+    scale = "display: inline-block; width: 6em; height: 0.7em; border: 1px solid #555; background: linear-gradient"
+    colours = ", ".join(layer.colours)
+    return f'{layer.meanings[0]} <span style="{scale}(to right, {colours})"></span> {layer.meanings[-1]}'
+
+
+def _colour_map(layer: Overlay) -> dict[str, Any]:
+    """Write NiiVue's colour map of a layer."""
+    channels = np.rint(255 * np.array([(0.0, 0.0, 0.0), *map(to_rgb, layer.colours)])).astype(int).T.tolist()
+    labels = ["", *(f"{layer.name}: {meaning}" for meaning in layer.meanings)]
+    return {**dict(zip("RGB", channels, strict=True)), "A": [0] + [255] * len(layer.colours), "labels": labels}
+
+
+def _niivue() -> tuple[str, str]:
+    """Take NiiVue out of the installed ipyniivue: a module that exports ``Niivue``, and its licence.
+
+    ipyniivue keeps the class to itself, under a name that its bundler chose, so it is exported by one more line.
+    """
+    spec = find_spec("ipyniivue")
+    if spec is None or spec.origin is None:
+        raise DualTaskError("the 3D page needs ipyniivue, which is not installed", _INSTALL)
+    source = (Path(spec.origin).parent / "static" / "widget.js").read_text(encoding="utf-8")
+    found = _CLASS.search(source)
+    package = metadata.distribution("ipyniivue")
+    licence = next((file for file in package.files or () if file.name == "LICENSE"), None)
+    if found is None or licence is None:
+        raise DualTaskError(
+            f"ipyniivue {package.version} does not hold NiiVue as 2.4.4 does", "run pip install ipyniivue==2.4.4"
+        )
+    return f"{source}\nexport {{ {found[1]} as Niivue }};\n", licence.read_text(encoding="utf-8")
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")

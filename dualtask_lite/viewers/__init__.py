@@ -1,0 +1,1 @@
+"""Making itkwidgets draw without a network: its JavaScript from npm, served by JupyterLab itself."""

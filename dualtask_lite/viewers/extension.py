@@ -1,0 +1,207 @@
+"""The JupyterLab extension that shows itkwidgets, with its JavaScript beside it instead of on the network.
+
+No file that pip installed is changed but ``package.json``, which names the script that JupyterLab loads: it
+then names a copy that was rewritten, under a new name, so that no browser shows an old one from its cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import whole_file
+from dualtask_lite.viewers import npm, rewrite
+
+NAME = "imjoy-jupyterlab-extension"
+State = Literal["missing", "network", "undone", "local"]
+_MARK = "dualtask"  # in the names of rewritten scripts
+_PACKAGES = Path("static", "vendor", "npm")
+_INSTALLED = Path("static", "vendor", "installed.json")
+_WORDS = {
+    "missing": "the JupyterLab extension of itkwidgets is not installed",
+    "network": "itkwidgets loads its JavaScript from the network",
+    "undone": "the extension was installed again, so itkwidgets loads its JavaScript from the network again",
+    "local": "itkwidgets draws without network",
+}
+
+
+@dataclass(frozen=True)
+class Status:
+    """From where itkwidgets gets its JavaScript.
+
+    Attributes:
+        state: ``missing``, no extension; ``network``; ``undone``, local until the extension was installed again;
+            ``local``.
+        folder: of the extension.
+        megabytes: what the local JavaScript takes on disk.
+    """
+
+    state: State
+    folder: Path | None = None
+    megabytes: float = 0.0
+
+    def __str__(self) -> str:
+        return _WORDS[self.state]
+
+
+def find() -> Path | None:
+    """Find the extension's folder, the one that JupyterLab would load."""
+    try:
+        from jupyter_core.paths import jupyter_path
+    except ImportError:
+        return None
+    folders = (Path(folder) / NAME for folder in jupyter_path("labextensions"))
+    return next((folder for folder in folders if (folder / "package.json").exists()), None)
+
+
+def status() -> Status:
+    """Say from where itkwidgets gets its JavaScript; nothing is changed."""
+    folder = find()
+    if folder is None:
+        return Status("missing")
+    if not _whole(folder):
+        return Status("network", folder)
+    size = sum(file.stat().st_size for file in (folder / "static" / "vendor").rglob("*") if file.is_file())
+    return Status("local" if _rewritten(folder) else "undone", folder, round(size / 1e6, 1))
+
+
+def install() -> Status:
+    """Fetch the JavaScript with npm where it is not there yet, and make the extension load it from here.
+
+    Raises:
+        DualTaskError: without the extension or npm, without the right to write, or for an unknown version.
+    """
+    folder = find()
+    if folder is None:
+        raise DualTaskError("itkwidgets is not installed", "run pip install 'dualtask-lite[viewers]'")
+    try:
+        if not _whole(folder):
+            _bring(folder)
+        if not _rewritten(folder):
+            _rewrite(folder)
+    except OSError as error:
+        raise DualTaskError(
+            f"{folder}: cannot be written ({error.strerror})", "do it as the user who installed JupyterLab"
+        ) from error
+    return status()
+
+
+def remove() -> Status:
+    """Take everything back that ``install`` did."""
+    folder = find()
+    if folder is None:
+        return Status("missing")
+    if _rewritten(folder):
+        package = _read(folder)
+        package["jupyterlab"]["_build"]["load"] = f"static/{_original(folder, 'remoteEntry').name}"
+        _write(folder, package)
+    for script in folder.glob(f"static/*.{_MARK}*.js"):
+        script.unlink()
+    shutil.rmtree(folder / "static" / "vendor", ignore_errors=True)
+    return status()
+
+
+def _bring(folder: Path) -> None:
+    """Fetch all packages into a folder beside the final one, which they replace when they are whole."""
+    vendor = folder / "static" / "vendor"
+    with tempfile.TemporaryDirectory(dir=folder / "static") as temporary:
+        fresh = Path(temporary, "vendor")
+        for package in npm.packages():
+            archive = npm.fetch(package, Path(temporary))
+            npm.unpack(package, archive, fresh / "npm" / package.folder)
+            archive.unlink()
+        _localise(fresh / "npm")
+        files = {path.relative_to(fresh).as_posix(): path.stat().st_size for path in fresh.rglob("*") if path.is_file()}
+        (fresh / "installed.json").write_text(json.dumps({"pins": _pins(), "files": files}), encoding="utf-8")
+        shutil.rmtree(vendor, ignore_errors=True)
+        fresh.replace(vendor)
+
+
+def _localise(packages: Path) -> None:
+    """Rewrite what the packages would load from the network."""
+    stand_in = packages / rewrite.VUE_WINDOW / "lib" / "index.js"
+    stand_in.parent.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("vue-window.js"), stand_in)
+    page = packages / rewrite.VIEWER
+    _edit(page, rewrite.viewer_page)
+    _edit(page.with_name("itkVtkViewer.js"), rewrite.viewer_script)
+    for core in packages.glob("imjoy-core@*/dist/*.js"):
+        _edit(core, lambda text: rewrite.script(text, "../../"))
+
+
+def _edit(file: Path, change: Any) -> None:
+    file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def _rewrite(folder: Path) -> None:
+    """Write the rewritten scripts, and name the first of them in ``package.json``."""
+    entry = _original(folder, "remoteEntry")
+    text = entry.read_text(encoding="utf-8")
+    changes = {
+        "lib_index_js": rewrite.window_maker,
+        "vendors-node_modules_imjoy-core": lambda code: rewrite.script(code, "vendor/npm/"),
+    }
+    for name, change in changes.items():
+        chunk = _original(folder, name)
+        stem, old, _ = chunk.name.rsplit(".", 2)
+        new = _save(folder, stem, change(chunk.read_text(encoding="utf-8")))
+        text = rewrite.once(text, f'"{old}"', f'"{new}"')
+    package = _read(folder)
+    name = _save(folder, "remoteEntry", text)
+    package["jupyterlab"]["_build"]["load"] = f"static/remoteEntry.{name}.js"
+    _write(folder, package)
+
+
+def _save(folder: Path, stem: str, text: str) -> str:
+    """Write a script under a name made of its content, and give back that part of the name."""
+    name = f"{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    (folder / "static" / f"{stem}.{name}.js").write_text(text, encoding="utf-8")
+    return name
+
+
+def _original(folder: Path, start: str) -> Path:
+    """Find a script as pip installed it."""
+    found = [path for path in folder.glob(f"static/{start}*.js") if f".{_MARK}" not in path.name]
+    if len(found) != 1:
+        raise DualTaskError(
+            f"{folder}: holds {len(found)} scripts {start}*.js instead of one",
+            f"run pip install --force-reinstall --no-deps {NAME}==0.2.6",
+        )
+    return found[0]
+
+
+def _whole(folder: Path) -> bool:
+    """Whether all files of the present pins are there."""
+    try:
+        installed = json.loads((folder / _INSTALLED).read_text(encoding="utf-8"))
+        vendor = folder / "static" / "vendor"
+        sizes = all((vendor / name).stat().st_size == size for name, size in installed["files"].items())
+    except (OSError, ValueError, KeyError):
+        return False
+    return sizes and installed["pins"] == _pins()
+
+
+def _pins() -> dict[str, str]:
+    return {package.folder: package.integrity for package in npm.packages()}
+
+
+def _rewritten(folder: Path) -> bool:
+    """Whether JupyterLab loads the rewritten script."""
+    load = _read(folder)["jupyterlab"]["_build"]["load"]
+    return f".{_MARK}" in load and (folder / load).exists()
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "package.json").read_text(encoding="utf-8"))
+    return content
+
+
+def _write(folder: Path, package: dict[str, Any]) -> None:
+    with whole_file(folder / "package.json") as temporary:
+        temporary.write_text(json.dumps(package, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,78 @@
+"""Addresses of the network in JavaScript and HTML, turned into addresses below the JupyterLab extension.
+
+A script finds its own address when it is loaded, so what is rewritten works under every base URL of Jupyter.
+"""
+
+from __future__ import annotations
+
+import re
+
+from dualtask_lite.errors import DualTaskError
+
+CDN = "https://cdn.jsdelivr.net/npm/"
+VUE_WINDOW = "@oeway/vue-window@2.4.1-a"
+VIEWER = "itk-vtk-viewer@14.51.0/dist/index.html"
+TABLE = "dualtask"  # the colour table that is added to the viewer
+COLOURS = ("#56B4E9", "#E69F00", "#E8C3D7", "#CC79A7")  # of the labels from 1; the colours of all figures
+_CORE, _RPC, _UI = "imjoy-core@0.14.5", "imjoy-rpc@0.5.9", "itk-viewer-bootstrap-ui@0.30.0"
+_BASE = "dualtaskNpm"  # a global of the page: where the packages lie
+_LOGO = "data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27 viewBox=%270 0 16 16%27%3E"
+_LOGO += "%3Cpath d=%27M4 2l9 6-9 6z%27/%3E%3C/svg%3E"  # in place of a picture on a button
+_SAME = (  # pattern of what is asked for -> what that is on the CDN; exact versions instead of tags
+    (r"https://imjoy-team\.github\.io/vue-js-modal/", f"{CDN}vue-js-modal@2.0.1/dist/"),
+    (r"https://lib\.imjoy\.io/", f"{CDN}{_CORE}/dist/"),
+    (r"imjoy-core@\$\{\w+\}", _CORE),
+    (r"imjoy-rpc@latest", _RPC),
+    (r"itk-viewer-bootstrap-ui@0/", f"{_UI}/"),
+    (r'(?<="startup":)true', "false"),  # engines for other languages, which it would fetch at once
+    (r"https://imjoy\.io/static/img/[\w-]+\.svg", _LOGO),
+)
+_WINDOW = "async createWindow(_plugin, w, extra_config) {"
+_IMPORT = "import(E.href)"
+_TABLES = re.compile(r'(\w+)\.set\("glasbey",\{IndexedColors:')
+_COLOUR_OF = "const n=3*(e-a)"  # of label t[e], the colour in the order of the labels that are there
+
+
+def script(text: str, packages: str) -> str:
+    """Rewrite a script; ``packages`` leads from it to the folder of all packages, as ``../../``."""
+    for asked, there in _SAME:
+        text = re.sub(asked, there, text)
+    text = re.sub(rf'(\\?"){re.escape(CDN)}', rf"{_BASE}+\1", text)  # \" where the code is a string to evaluate
+    text = text.replace(f"`{CDN}", f"`${{{_BASE}}}")
+    return f'globalThis.{_BASE} = new URL("{packages}", document.currentScript.src).href;\n{text}'
+
+
+def viewer_script(text: str) -> str:
+    """Rewrite the viewer: the kernel tells it where on the CDN its buttons are; and give it our colours."""
+    text = once(script(text, "../../"), _IMPORT, f'import(E.href.replace("{CDN}", {_BASE}))')
+    parts = [int(colour[place : place + 2], 16) / 255 for colour in COLOURS for place in (1, 3, 5)]
+    table = "Object.assign([{}], {{ byLabel: true }})".format(",".join(f"{part:.4f}" for part in parts))
+    text = _TABLES.sub(
+        lambda found: f'{found[1]}.set("{TABLE}",{{IndexedColors:{table},NanColor:[1,0,0]}}),{found[0]}', text
+    )
+    return once(text, _COLOUR_OF, "const n=3*(o.byLabel?t[e]-1:e-a)")
+
+
+def viewer_page(text: str) -> str:
+    """Rewrite the page in which the viewer runs."""
+    return once(text, "https://lib.imjoy.io/imjoy-loader.js", f"../../{_CORE}/dist/imjoy-loader.js")
+
+
+def window_maker(text: str) -> str:
+    """Rewrite the part of the extension that opens the viewer's page."""
+    text = re.sub(*_SAME[-1], text)
+    return once(text, _WINDOW, f'{_WINDOW} if (w.type === "itk-vtk-viewer") w.src = {_BASE} + "{VIEWER}";')
+
+
+def once(text: str, old: str, new: str) -> str:
+    """Replace the only occurrence of a text.
+
+    Raises:
+        DualTaskError: when there is none, or more than one: then it is not the version that this was written for.
+    """
+    if text.count(old) != 1:
+        raise DualTaskError(
+            f"a file of the viewer holds {text.count(old)} times {old[:40]!r} instead of once",
+            "install the pinned version: pip install imjoy-jupyterlab-extension==0.2.6",
+        )
+    return text.replace(old, new)

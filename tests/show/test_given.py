@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualtask_lite import show
+from dualtask_lite.cases.case import Case
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.show.given import as_scan, distance_on, labels_on
+
+SHAPE, SPACING = (20, 24, 10), (2.0, 1.0, 4.0)
+
+
+@pytest.fixture
+def arrays():
+    rng = np.random.default_rng(0)
+    volume = rng.uniform(-90, 230, SHAPE).astype(np.float32)
+    label = np.zeros(SHAPE, np.uint8)
+    label[5:15, 5:15, 3:7] = 1
+    label[8:12, 8:12, 4:6] = 2
+    return volume, label
+
+
+@pytest.fixture
+def files(arrays, tmp_path):
+    """The same as files whose voxels run to the left and back, as many scanners write them."""
+    affine = np.diag([-SPACING[0], -SPACING[1], SPACING[2], 1.0])
+    affine[:3, 3] = (38.0, 23.0, 0.0)
+    volume, label = arrays
+    distance = np.where(label > 0, -5.0, 5.0).astype(np.float32)
+    paths = {}
+    for name, array in {"ct": volume, "label": label, "distance": distance}.items():
+        paths[name] = tmp_path / f"{name}.nii.gz"
+        nib.save(nib.Nifti1Image(array[::-1, ::-1], affine), paths[name])
+    return paths
+
+
+def test_a_case_a_scan_arrays_and_files_give_the_same_scan(arrays, files):
+    volume, label = arrays
+    case = Case("ct", "unknown", volume, label, np.diag([*SPACING, 1.0]))
+    scans = [
+        as_scan(case),
+        as_scan(case.load()),
+        as_scan(volume, label, SPACING),
+        as_scan(files["ct"], files["label"]),
+        as_scan(str(files["ct"]), label),
+    ]
+    for scan in scans:
+        assert scan.spacing == pytest.approx(SPACING)
+        np.testing.assert_array_equal(scan.volume, volume)
+        np.testing.assert_array_equal(scan.label, label)
+
+
+def test_labels_and_distances_of_files_are_turned_to_the_grid_of_the_scan(arrays, files):
+    scan = as_scan(files["ct"])
+    np.testing.assert_array_equal(labels_on(scan, files["label"], "prediction"), arrays[1])
+    np.testing.assert_array_equal(distance_on(scan, files["distance"]), np.where(arrays[1] > 0, -5.0, 5.0))
+
+
+def test_a_mask_is_a_label(arrays):
+    scan = as_scan(arrays[0], spacing=SPACING)
+    assert labels_on(scan, arrays[1] > 0, "prediction").max() == 1
+
+
+def test_what_cannot_be_meant_is_refused(arrays, tmp_path):
+    volume, label = arrays
+    with pytest.raises(DualTaskError, match="give spacing"):
+        as_scan(volume)
+    scan = as_scan(volume, spacing=SPACING)
+    with pytest.raises(DualTaskError, match=r"prediction has shape \(3, 3, 3\)"):
+        labels_on(scan, np.zeros((3, 3, 3)), "prediction")
+    with pytest.raises(DualTaskError, match="holds the value 7"):
+        labels_on(scan, label * 7, "prediction")
+    with pytest.raises(DualTaskError, match="distance has shape"):
+        distance_on(scan, np.zeros((3, 3, 3)))
+    elsewhere = tmp_path / "elsewhere.nii.gz"
+    affine = np.diag([*SPACING, 1.0])
+    affine[0, 3] = 50
+    nib.save(nib.Nifti1Image(label, affine), elsewhere)
+    with pytest.raises(DualTaskError, match="mm from its image"):
+        labels_on(scan, elsewhere, "prediction")
+    nib.save(nib.Nifti1Image(volume, affine), elsewhere)
+    with pytest.raises(DualTaskError, match="lies elsewhere"):
+        distance_on(scan, elsewhere)
+
+
+def test_every_view_takes_files(files):
+    label, distance = files["label"], files["distance"]
+    assert "Prediction" in show.slices(files["ct"], label, distance, truth=label).frames[0].text
+    assert "Prediction" in show.volume3d(files["ct"], label, distance, truth=label, viewer="picture").text
+    assert show.compare(files["ct"], {"a": label, "b": label}).panels.keys() == {"a", "b"}
