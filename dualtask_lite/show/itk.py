@@ -41,10 +41,11 @@ def draw(block: Block) -> tuple[Any, str]:
 
     labels = merged(block)
     there = [] if labels is None else [value for value in np.unique(labels).tolist() if value]
-    more = {} if labels is None else {"label_image": _image(labels, block), "label_blend": _BLEND}
-    if there:
-        more |= {"label_lut": TABLE if local else _OTHER_TABLE}
+    more = {} if labels is None else {"label_image": _image(labels, block)}
     viewer = view(image=_image(block.ct, block), cmap="Grayscale", color_range=list(CT_WINDOW), **more)
+    if there:  # as arguments of view these would reach the browser before the labels do
+        viewer.set_label_image_lookup_table(TABLE if local else _OTHER_TABLE)
+        viewer.set_label_image_blend(_BLEND)
     colours = ("blue", "orange", "pale magenta", "magenta") if local else ("red", "violet", "green", "dark red")
     # The viewer's own table is used in the order of the labels that are there.
     order = [value - 1 for value in there] if local else range(len(there))

@@ -21,12 +21,11 @@ from dualtask_lite.viewers import npm, rewrite
 NAME = "imjoy-jupyterlab-extension"
 State = Literal["missing", "network", "undone", "local"]
 _MARK = "dualtask"  # in the names of rewritten scripts
-_PACKAGES = Path("static", "vendor", "npm")
-_INSTALLED = Path("static", "vendor", "installed.json")
+_VENDOR = Path("static", "vendor")
 _WORDS = {
     "missing": "the JupyterLab extension of itkwidgets is not installed",
     "network": "itkwidgets loads its JavaScript from the network",
-    "undone": "the extension was installed again, so itkwidgets loads its JavaScript from the network again",
+    "undone": "the JupyterLab extension of itkwidgets was installed again, or its local JavaScript is of an older kit",
     "local": "itkwidgets draws without network",
 }
 
@@ -36,8 +35,8 @@ class Status:
     """From where itkwidgets gets its JavaScript.
 
     Attributes:
-        state: ``missing``, no extension; ``network``; ``undone``, local until the extension was installed again;
-            ``local``.
+        state: ``missing``, no extension; ``network``; ``undone``, local until the extension or this package was
+            installed again; ``local``.
         folder: of the extension.
         megabytes: what the local JavaScript takes on disk.
     """
@@ -65,10 +64,11 @@ def status() -> Status:
     folder = find()
     if folder is None:
         return Status("missing")
-    if not _whole(folder):
-        return Status("network", folder)
-    size = sum(file.stat().st_size for file in (folder / "static" / "vendor").rglob("*") if file.is_file())
-    return Status("local" if _rewritten(folder) else "undone", folder, round(size / 1e6, 1))
+    whole, rewritten = _whole(folder), _rewritten(folder)
+    if whole and rewritten:
+        size = sum(file.stat().st_size for file in (folder / _VENDOR).rglob("*") if file.is_file())
+        return Status("local", folder, round(size / 1e6, 1))
+    return Status("undone" if rewritten or (folder / _VENDOR).exists() else "network", folder)
 
 
 def install() -> Status:
@@ -83,7 +83,8 @@ def install() -> Status:
     try:
         if not _whole(folder):
             _bring(folder)
-        if not _rewritten(folder):
+            _rewrite(folder)
+        elif not _rewritten(folder):
             _rewrite(folder)
     except OSError as error:
         raise DualTaskError(
@@ -101,15 +102,19 @@ def remove() -> Status:
         package = _read(folder)
         package["jupyterlab"]["_build"]["load"] = f"static/{_original(folder, 'remoteEntry').name}"
         _write(folder, package)
+    _sweep(folder)
+    shutil.rmtree(folder / _VENDOR, ignore_errors=True)
+    return status()
+
+
+def _sweep(folder: Path) -> None:
     for script in folder.glob(f"static/*.{_MARK}*.js"):
         script.unlink()
-    shutil.rmtree(folder / "static" / "vendor", ignore_errors=True)
-    return status()
 
 
 def _bring(folder: Path) -> None:
     """Fetch all packages into a folder beside the final one, which they replace when they are whole."""
-    vendor = folder / "static" / "vendor"
+    vendor = folder / _VENDOR
     with tempfile.TemporaryDirectory(dir=folder / "static") as temporary:
         fresh = Path(temporary, "vendor")
         for package in npm.packages():
@@ -118,7 +123,7 @@ def _bring(folder: Path) -> None:
             archive.unlink()
         _localise(fresh / "npm")
         files = {path.relative_to(fresh).as_posix(): path.stat().st_size for path in fresh.rglob("*") if path.is_file()}
-        (fresh / "installed.json").write_text(json.dumps({"pins": _pins(), "files": files}), encoding="utf-8")
+        (fresh / "installed.json").write_text(json.dumps({"made_from": _made_from(), "files": files}), encoding="utf-8")
         shutil.rmtree(vendor, ignore_errors=True)
         fresh.replace(vendor)
 
@@ -141,6 +146,7 @@ def _edit(file: Path, change: Any) -> None:
 
 def _rewrite(folder: Path) -> None:
     """Write the rewritten scripts, and name the first of them in ``package.json``."""
+    _sweep(folder)
     entry = _original(folder, "remoteEntry")
     text = entry.read_text(encoding="utf-8")
     changes = {
@@ -177,18 +183,20 @@ def _original(folder: Path, start: str) -> Path:
 
 
 def _whole(folder: Path) -> bool:
-    """Whether all files of the present pins are there."""
+    """Whether all files are there, as the present pins and rewriting make them."""
+    vendor = folder / _VENDOR
     try:
-        installed = json.loads((folder / _INSTALLED).read_text(encoding="utf-8"))
-        vendor = folder / "static" / "vendor"
+        installed = json.loads((vendor / "installed.json").read_text(encoding="utf-8"))
         sizes = all((vendor / name).stat().st_size == size for name, size in installed["files"].items())
     except (OSError, ValueError, KeyError):
         return False
-    return sizes and installed["pins"] == _pins()
+    return sizes and installed.get("made_from") == _made_from()
 
 
-def _pins() -> dict[str, str]:
-    return {package.folder: package.integrity for package in npm.packages()}
+def _made_from() -> str:
+    """Name the pins and the rewriting by their content."""
+    sources = (Path(__file__).with_name(name) for name in ("packages.json", "rewrite.py", "vue-window.js"))
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 def _rewritten(folder: Path) -> bool:

@@ -216,9 +216,15 @@ def _wait_for(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
     pytest.fail(f"JupyterLab did not start:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-@pytest.fixture(scope="module")
-def lab(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One JupyterLab for all tests of a module; its base URL is ``/`` unless parametrised (indirectly)."""
+@pytest.fixture(scope="session")
+def lab_with(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Start a JupyterLab in a new folder; see ``jupyterlab``."""
     pytest.importorskip("jupyterlab")
-    with jupyterlab(tmp_path_factory.mktemp("lab"), getattr(request, "param", "/")) as running:
+    return lambda *args, **options: jupyterlab(tmp_path_factory.mktemp("lab"), *args, **options)
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest, lab_with: Any) -> Iterator[Lab]:
+    """One JupyterLab for all tests of a module; its base URL is ``/`` unless parametrised (indirectly)."""
+    with lab_with(getattr(request, "param", "/")) as running:
         yield running

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import pytest
-from matplotlib.colors import to_rgb
-from PIL import Image
+from looking import changed, coloured, pixels_of
 
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.show import palette
@@ -14,8 +12,6 @@ from dualtask_lite.show.volume3d import page as write_page
 
 pytest.importorskip("ipyniivue")
 pytestmark = pytest.mark.browser
-
-HUE_NEAR = 0.04  # the labels are laid over grey, which leaves their hue
 
 
 @pytest.fixture(scope="module")
@@ -35,26 +31,7 @@ def viewer(page: Any, file):
 
 
 def pixels(page: Any) -> np.ndarray:
-    """What the canvas shows, once two looks at it agree."""
-    canvas, last = page.locator("#canvas"), None
-    while True:
-        png = canvas.screenshot()
-        if png == last:
-            return np.asarray(Image.open(io.BytesIO(png)).convert("RGB")).astype(float) / 255
-        last = png
-
-
-def coloured(image: np.ndarray, colour: str) -> int:
-    """Count the pixels with the hue of a colour, whatever grey lies under it."""
-    chroma = image - image.min(axis=-1, keepdims=True)
-    strength = chroma.max(axis=-1)
-    wanted = np.array(to_rgb(colour)) - min(to_rgb(colour))
-    apart = np.abs(chroma / np.maximum(strength, 1e-6)[..., None] - wanted / wanted.max()).max(axis=-1)
-    return int(((strength > 0.15) & (apart < HUE_NEAR)).sum())
-
-
-def changed(before: np.ndarray, after: np.ndarray) -> float:
-    return float((np.abs(before - after).max(axis=-1) > 0.05).mean())
+    return pixels_of(page.locator("#canvas"))
 
 
 def view_3d(page: Any) -> tuple[float, float]:

@@ -14,6 +14,7 @@ import torch
 
 from dualtask_lite.engine import doctor
 from dualtask_lite.engine.doctor import diagnose
+from dualtask_lite.viewers.extension import Status
 
 GIB = 2**30
 JUPYTER = ("IPython", "ipykernel", "ipywidgets", "jupyterlab", "ipyniivue", "itkwidgets", "monai")
@@ -268,19 +269,29 @@ def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
 # -- viewers ------------------------------------------------------------------------------------------------
 
 
-def test_viewers_that_draw(monkeypatch):
-    monkeypatch.setattr(doctor.installed, "version", lambda _: "1.0")
-    assert check("3D viewers").status == "OK"
-    assert "itkwidgets draws" in check("3D viewers").found
+@pytest.mark.parametrize(
+    ("state", "status", "words"),
+    [
+        ("local", "OK", "itkwidgets draws without network"),
+        ("network", "OK", "from the network"),
+        ("undone", "WARN", "installed again"),
+        ("missing", "OK", "is not installed"),
+    ],
+)
+def test_it_says_which_viewers_draw(monkeypatch, state, status, words):
+    monkeypatch.setattr(doctor, "itk_source", lambda: Status(state))
+    assert check("viewers").status == status
+    assert "niivue and html draw without network" in check("viewers").found
+    assert words in check("viewers").found
+    assert ("dualtask viewers install" in check("viewers").remedy) == (state == "undone")
 
 
-@pytest.mark.parametrize("part", ["itkwidgets", "imjoy-jupyterlab-extension"])
-def test_itkwidgets_needs_its_extension(monkeypatch, part):
-    remove(monkeypatch, part)
-    assert "itkwidgets is not there" in check("3D viewers").found
+def test_itkwidgets_may_be_missing(monkeypatch):
+    remove(monkeypatch, "itkwidgets")
+    assert "itkwidgets is not installed" in check("viewers").found
 
 
 def test_no_viewer(monkeypatch):
     remove(monkeypatch, "ipyniivue")
-    assert check("3D viewers").status == "WARN"
-    assert "pip install 'dualtask-lite[viewers]'" in check("3D viewers").remedy
+    assert check("viewers").status == "WARN"
+    assert "pip install 'dualtask-lite[viewers]'" in check("viewers").remedy
