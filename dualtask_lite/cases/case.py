@@ -148,6 +148,9 @@ class Scan:
         header.set_data_dtype(volume.dtype)
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0  # display range of the CT, not of this
+        for free_text in ("descrip", "aux_file", "db_name", "intent_name"):  # here some converters write the patient
+            header[free_text] = b""
+        header.extensions.clear()
         image = nib.Nifti1Image(apply_orientation(volume, back), self.source.affine, header)
         path = Path(path)
         try:

@@ -295,3 +295,15 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_memor
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DualTaskError, match="more than the file can hold"):
         Case("a", "A", tmp_path / name).load()
+
+
+def test_what_is_saved_tells_nothing_of_the_patient_that_the_header_may_hold(tmp_path):
+    image = nib.Nifti1Image(np.random.default_rng(0).normal(0, 300, (9, 8, 7)).astype(np.int16), np.eye(4))
+    for field in ("descrip", "aux_file", "db_name", "intent_name"):
+        image.header[field] = b"DOE^JANE"
+    image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"DOE^JANE 1950-01-01"))
+    nib.save(image, tmp_path / "ct.nii")
+    scan = Case("a", "A", tmp_path / "ct.nii").load()
+    scan.save(np.zeros(scan.shape, np.uint8), tmp_path / "seg.nii")
+    assert b"JANE" in (tmp_path / "ct.nii").read_bytes()
+    assert b"JANE" not in (tmp_path / "seg.nii").read_bytes()
