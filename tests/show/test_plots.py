@@ -240,15 +240,6 @@ def test_an_example_says_how_far_it_agrees():
     assert "nothing in it" in plots.curves(GRADIENTS, nothing).alt
 
 
-def test_paired_counts_who_is_better():
-    values = {"one": [0.5, 0.6, math.nan, 0.4, 0.7], "two": [0.7, 0.5, 0.9, 0.4, ""]}
-    rows = [{"case": i, "method": m, "dice": v} for m, found in values.items() for i, v in enumerate(found)]
-    alt = plots.paired(rows, "one", "two").alt
-    assert "of 3 cases. two is higher than one in 1, lower in 1 and equal in 1" in alt
-    assert f"the mean difference is {(0.2 - 0.1) / 3:+.3f}, the median +0.000" in alt
-    assert "No case has a value" in plots.paired(rows, "one", "three").alt
-
-
 def test_profile_of_a_slab_whose_errors_are_known():
     slab = np.zeros((40, 40, 12), bool)
     slab[:, :, 4:8] = True  # 4 slices of 5 mm: 2 voxels deep, 10 mm

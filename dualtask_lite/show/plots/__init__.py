@@ -4,7 +4,7 @@ from dualtask_lite.show.plots.cases import FIELD, centres_side_by_side, histogra
 from dualtask_lite.show.plots.method import core_and_shell, distance_profile, embeddings
 from dualtask_lite.show.plots.network import network_diagram
 from dualtask_lite.show.plots.parts import Row
-from dualtask_lite.show.plots.scores import paired, scores
+from dualtask_lite.show.plots.scores import scores
 from dualtask_lite.show.plots.training import Example, curves, gradients
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "histogram",
     "network_diagram",
     "orthogonal",
-    "paired",
     "preview",
     "scores",
 ]
