@@ -30,6 +30,8 @@ from dualtask_lite.method.network import DualTaskNet
 
 # A fine stage repeats on the box of its own last prediction until two rounds agree, or so often.
 AGREEMENT, ROUNDS = 0.92, 4
+# Windows that go through the network together: on a CPU, PyTorch takes a way of a quarter of the speed for a lone one.
+WINDOWS = 4
 
 
 @dataclass(frozen=True)
@@ -191,7 +193,7 @@ def _windows(
     maps = sliding_window_inference(
         batch.flip(axes),
         roi_size=window,
-        sw_batch_size=1,
+        sw_batch_size=WINDOWS,
         predictor=lambda crops: _maps(net, crops, settings),
         overlap=settings.prediction.overlap,
         mode="gaussian",
