@@ -10,6 +10,7 @@ import gzip
 import html
 import json
 import re
+import uuid
 from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
@@ -52,10 +53,22 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
     """
     if not find_spec("ipyniivue"):
         raise DualTaskError("the 3D widget needs ipyniivue, which is not installed", _INSTALL)
-    from ipyniivue import NiiVue, ShowRender, SliceType, Volume
+    from ipyniivue import ColorMap, NiiVue, ShowRender, SliceType, Volume
+    from ipyniivue.utils import make_label_lut
     from ipywidgets import HTML, VBox  # a dependency of ipyniivue
 
-    widget = NiiVue(
+    class Whole(NiiVue):
+        """It reaches the browser with its volumes: what follows is lost where NiiVue takes longer than 2 s to load.
+
+        (anywidget gives up then, on a slow machine or while another viewer draws.)
+        """
+
+        def open(self) -> None:
+            self._model_id: str = self._model_id or uuid.uuid4().hex  # it must have one at once
+            if self.volumes:
+                super().open()
+
+    widget = Whole(
         height=HEIGHT,
         is_radiological_convention=True,
         sagittal_nose_left=True,
@@ -65,18 +78,19 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
         slice_type=SliceType.MULTIPLANAR,
         multiplanar_show_render=ShowRender.ALWAYS,
     )
-    files, (low, high) = block.niftis(), CT_WINDOW
-    volumes = [Volume(data=files["ct"], name="ct.nii.gz", colormap="gray", cal_min=low, cal_max=high)]
-    volumes += [
-        Volume(data=files[layer.name], name=f"{layer.name}.nii.gz", opacity=OPACITY if layer.shown else 0.0)
-        for layer in layers
+    looks = {"ct": {"colormap": "gray", "cal_min": CT_WINDOW[0], "cal_max": CT_WINDOW[1]}}
+    for layer in layers:
+        table = make_label_lut(ColorMap(**_colour_map(layer)))
+        looks[layer.name] = {"opacity": OPACITY if layer.shown else 0.0, "colormap_label": table}
+    volumes = [
+        Volume(data=data, name=f"{name}.nii.gz", id=f"{name}_py", **looks[name])
+        for name, data in block.niftis().items()
     ]
     widget.load_volumes(volumes)
-    for volume, layer in zip(volumes[1:], layers, strict=True):
-        volume.set_colormap_label(_colour_map(layer))
     widget.scene.render_azimuth, widget.scene.render_elevation = AZIMUTH, ELEVATION
     voxel = nib.affines.apply_affine(np.linalg.inv(block.affine), start)
     widget.scene.crosshair_pos = [float(part) for part in (voxel + 0.5) / block.ct.shape]
+    widget.open()
     return widget, VBox([_switches(volumes[1:], layers), widget, HTML(html.escape(text))])
 
 

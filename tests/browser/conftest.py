@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 import nbformat
 import pytest
+from looking import PATIENCE
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
@@ -38,7 +39,7 @@ FLAGS = [
 ]
 VIEWPORT = {"width": 1024, "height": 768}
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
-PATIENCE = 120  # s; no test depends on speed, but none may hang either
+SLOW = "[anywidget] Failed to initialize model."  # it says so after 2 s, and goes on
 _CALL = pytest.StashKey[pytest.TestReport]()
 
 
@@ -91,6 +92,10 @@ def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
         if message.type == "error":
             complaints.append(f"console: {message.text} ({message.location['url'][:200]})")
 
+    def blame(error: Any) -> None:
+        if str(error) != SLOW:
+            complaints.append(f"script: {error}")
+
     def guard_socket(socket: Any) -> None:
         if not stays_here(socket.url.replace("ws", "http", 1)):
             complaints.append(f"socket to {socket.url[:200]}")
@@ -98,7 +103,7 @@ def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     context.route("**/*", guard)
     page.on("websocket", guard_socket)
     page.on("console", listen)
-    page.on("pageerror", lambda error: complaints.append(f"script: {error}"))
+    page.on("pageerror", blame)
     yield page
     call = request.node.stash.get(_CALL, None)
     if complaints or (call is not None and call.failed):

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.colors import to_rgb
 from PIL import Image
 
+PATIENCE = 120  # s; no test depends on speed, but none may hang either
 HUE_NEAR = 0.04  # the labels are laid over grey, which leaves their hue
 
 
@@ -23,7 +24,7 @@ def pixels_of(locator: Any) -> np.ndarray:
         last = png
 
 
-def drawn(locator: Any, colour: str, *, near: float = HUE_NEAR, patience: float = 120) -> np.ndarray:
+def drawn(locator: Any, colour: str, *, near: float = HUE_NEAR, patience: float = PATIENCE) -> np.ndarray:
     """Give what an element shows as soon as some of it has a colour; a viewer first says that it loads."""
     end = time.monotonic() + patience
     while coloured(shown := pixels_of(locator), colour, near) < 50 and time.monotonic() < end:

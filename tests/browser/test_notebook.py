@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from looking import changed, coloured, pixels_of
+from looking import changed, coloured, drawn, pixels_of
 
 from dualtask_lite.show import palette
 
@@ -39,3 +39,41 @@ def test_slices_move_with_the_slider_and_colours_are_where_the_labels_are(lab: A
     page.keyboard.press("ArrowRight")
     assert changed(errors, pixels_of(stage)) > 0.05
     assert page.locator(".jp-Cell.jp-mod-selected .dualtask-slices").count() <= 1, "the key stayed in the slider"
+
+
+@pytest.mark.parametrize("lab", ["/user/ada/"], indirect=True)
+def test_two_niivue_widgets_in_one_notebook(lab: Any, page: Any):
+    page.set_viewport_size({"width": 760, "height": 760})  # a picture this small is drawn quickly, also without a card
+    lab.run(page, [CASE, "first = show.volume3d(scan, prediction)\nfirst", "show.volume3d(scan)"])
+    one, other = (page.locator(".jp-OutputArea-output canvas").nth(number) for number in (0, 1))
+    first, second = drawn(one, palette.TUMOUR), drawn(other, palette.TUMOUR)
+    assert coloured(first, palette.PREDICTION) > 50
+    for shown in (first, second):
+        assert coloured(shown, palette.TUMOUR) > 50
+        assert shown.std() > 0.05
+    assert coloured(second, palette.PREDICTION) == 0
+    page.locator(".jp-OutputArea-output").get_by_label("prediction", exact=True).uncheck()
+    without = pixels_of(one)
+    assert coloured(without, palette.PREDICTION) == 0
+    # The 3D view is the last of the four.
+    box = one.bounding_box()
+    x, y = box["x"] + 0.75 * box["width"], box["y"] + 0.75 * box["height"]
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + 90, y + 20, steps=4)
+    page.mouse.up()
+    assert changed(without, pixels_of(one)) > 0.02
+    assert changed(second, pixels_of(other)) == 0
+
+
+def test_a_widget_that_loads_slowly_still_gets_its_volumes(lab: Any, page: Any):
+    page.set_viewport_size({"width": 760, "height": 760})
+    # anywidget gives a viewer 2 s to load; here none.
+    page.add_init_script(
+        "const timeout = AbortSignal.timeout.bind(AbortSignal);"
+        "AbortSignal.timeout = (ms) => timeout(ms === 2000 ? 0 : ms);"
+    )
+    lab.run(page, [CASE, "show.volume3d(scan, prediction)"])
+    shown = drawn(page.locator(".jp-OutputArea-output canvas"), palette.TUMOUR)
+    assert coloured(shown, palette.TUMOUR) > 50
+    assert coloured(shown, palette.PREDICTION) > 50
