@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -18,16 +19,22 @@ from dualtask_lite.cases.case import CT_WINDOW
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show.block import Block
 from dualtask_lite.viewers.extension import status
-from dualtask_lite.viewers.rewrite import CDN, TABLE
+from dualtask_lite.viewers.rewrite import CDN
 
 _BLEND = 0.6  # share of the labels' colour over the grey values
 _PATIENCE = 3  # s for an answer of the network
-_OTHER_TABLE = "glasbey"  # what the viewer has from the network; its colours are others
+_COLOURS = ("red", "violet", "green", "teal")  # of the viewer's own table, in the order of the labels that are there
 _NAMES = ("true pancreas", "true tumour", "predicted pancreas", "predicted tumour")  # of the labels from 1
 
 
-def draw(block: Block) -> tuple[Any, str]:
+def draw(block: Block, start: Sequence[float]) -> tuple[Any, str]:
     """Show a block; the viewer appears in the cell that is running.
+
+    It begins with an axial slice; its menu has the other planes and 3D.
+
+    Args:
+        block: what is shown.
+        start: where to look first, mm.
 
     Returns:
         The ``itkwidgets.Viewer``, to work on with its own calls, and what its colours mean.
@@ -36,20 +43,23 @@ def draw(block: Block) -> tuple[Any, str]:
         DualTaskError: when itkwidgets is not installed, or its JavaScript can come neither from here nor from the
             network.
     """
-    local = _from_here()
+    _have_javascript()
     from itkwidgets import view
 
     labels = merged(block)
     there = [] if labels is None else [value for value in np.unique(labels).tolist() if value]
     more = {} if labels is None else {"label_image": _image(labels, block)}
-    viewer = view(image=_image(block.ct, block), cmap="Grayscale", color_range=list(CT_WINDOW), **more)
-    if there:  # as arguments of view these would reach the browser before the labels do
-        viewer.set_label_image_lookup_table(TABLE if local else _OTHER_TABLE)
+    viewer = view(
+        image=_image(block.ct, block),
+        cmap="Grayscale",
+        color_range=list(CT_WINDOW),
+        view_mode="ZPlane",
+        z_slice=float(start[2]),
+        **more,
+    )
+    if there:  # as an argument of view it would reach the browser before the labels do
         viewer.set_label_image_blend(_BLEND)
-    colours = ("blue", "orange", "pale magenta", "magenta") if local else ("red", "violet", "green", "dark red")
-    # The viewer's own table is used in the order of the labels that are there.
-    order = [value - 1 for value in there] if local else range(len(there))
-    legend = [f"{_NAMES[value - 1]} {colours[place]}" for value, place in zip(there, order, strict=True)]
+    legend = [f"{_NAMES[value - 1]} {colour}" for value, colour in zip(there, _COLOURS, strict=False)]
     return viewer, f"In itkwidgets: {', '.join(legend) or 'no labels'}."
 
 
@@ -74,19 +84,18 @@ def _image(voxels: NDArray[Any], block: Block) -> Any:
     )
 
 
-def _from_here() -> bool:
-    """Whether the JavaScript lies on this machine; False when the network has it."""
+def _have_javascript() -> None:
+    """Make sure that the JavaScript lies on this machine, or that the network has it."""
     if not find_spec("itkwidgets"):
         raise DualTaskError("itkwidgets is not installed", "run pip install 'dualtask-lite[viewers]'")
     if status().state == "local":
-        return True
+        return
     try:
         urllib.request.urlopen(CDN, timeout=_PATIENCE).close()
     except urllib.error.HTTPError:
-        return False  # it answers
+        return  # it answers
     except OSError as error:
         raise DualTaskError(
             "itkwidgets would wait for ever: its JavaScript is not on this machine, and there is no network",
             "run dualtask viewers install where there is one, or leave viewer='itk' out",
         ) from error
-    return False

@@ -65,7 +65,7 @@ def volume3d(
         frame = f'<iframe title="{html.escape(text)}" style="{style}" srcdoc="{source}"></iframe>'
         return View(chosen, text, {"text/html": frame})
     if chosen == "itk":
-        widget, legend = itk.draw(block)
+        widget, legend = itk.draw(block, subject.start())
         text = f"{subject.in_words(block)} {legend}"
         return View(chosen, text, {"text/html": f"<p>{html.escape(text)}</p>"}, widget)
     text = subject.in_words(block)

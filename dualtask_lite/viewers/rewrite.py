@@ -12,8 +12,6 @@ from dualtask_lite.errors import DualTaskError
 CDN = "https://cdn.jsdelivr.net/npm/"
 VUE_WINDOW = "@oeway/vue-window@2.4.1-a"
 VIEWER = "itk-vtk-viewer@14.51.0/dist/index.html"
-TABLE = "dualtask"  # the colour table that is added to the viewer
-COLOURS = ("#56B4E9", "#E69F00", "#E8C3D7", "#CC79A7")  # of the labels from 1; the colours of all figures
 _CORE, _RPC, _UI = "imjoy-core@0.14.5", "imjoy-rpc@0.5.9", "itk-viewer-bootstrap-ui@0.30.0"
 _BASE = "dualtaskNpm"  # a global of the page: where the packages lie
 _LOGO = "data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27 viewBox=%270 0 16 16%27%3E"
@@ -29,8 +27,6 @@ _SAME = (  # pattern of what is asked for -> what that is on the CDN; exact vers
 )
 _WINDOW = "async createWindow(_plugin, w, extra_config) {"
 _IMPORT = "import(E.href)"
-_TABLES = re.compile(r'(\w+)\.set\("glasbey",\{IndexedColors:')
-_COLOUR_OF = "const n=3*(e-a)"  # of label t[e], the colour in the order of the labels that are there
 
 
 def script(text: str, packages: str) -> str:
@@ -43,14 +39,8 @@ def script(text: str, packages: str) -> str:
 
 
 def viewer_script(text: str) -> str:
-    """Rewrite the viewer: the kernel tells it where on the CDN its buttons are; and give it our colours."""
-    text = once(script(text, "../../"), _IMPORT, f'import(E.href.replace("{CDN}", {_BASE}))')
-    parts = [int(colour[place : place + 2], 16) / 255 for colour in COLOURS for place in (1, 3, 5)]
-    table = "Object.assign([{}], {{ byLabel: true }})".format(",".join(f"{part:.4f}" for part in parts))
-    text = _TABLES.sub(
-        lambda found: f'{found[1]}.set("{TABLE}",{{IndexedColors:{table},NanColor:[1,0,0]}}),{found[0]}', text
-    )
-    return once(text, _COLOUR_OF, "const n=3*(o.byLabel?t[e]-1:e-a)")
+    """Rewrite the viewer: the kernel tells it where on the CDN its buttons are."""
+    return once(script(text, "../../"), _IMPORT, f'import(E.href.replace("{CDN}", {_BASE}))')
 
 
 def viewer_page(text: str) -> str:

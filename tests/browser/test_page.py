@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from looking import changed, coloured, pixels_of
+from looking import PATIENCE, changed, coloured, pixels_of
 
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.show import palette
@@ -16,16 +16,17 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    scan = make_case("B", 5).load()
-    prediction = np.roll(scan.label, (3, 2, 1), (0, 1, 2))
+    scan = make_case("B", 5, size=(48, 48, 24)).load()
+    prediction = np.roll(scan.label, (2, 1, 1), (0, 1, 2))
     return write_page(scan, prediction, tmp_path_factory.mktemp("page") / "case.html")
 
 
 @pytest.fixture
 def viewer(page: Any, file):
     """The page with its 3D view drawn."""
+    page.set_viewport_size({"width": 640, "height": 560})  # a small view is drawn quickly, also without a card
     page.goto(file.as_uri())
-    page.wait_for_selector("body[data-ready]")
+    page.wait_for_selector("body[data-ready]", timeout=1000 * PATIENCE)
     assert page.evaluate("document.body.dataset.ready") == "3d", page.inner_text("#status")
     return page
 
@@ -126,10 +127,10 @@ def test_keys_leaf_through_axial_slices(viewer):
 
 def test_the_keyboard_alone_reaches_boxes_and_canvas(viewer):
     reached = []
-    for _ in range(3):
+    for _ in range(5):
         viewer.keyboard.press("Tab")
         reached.append(viewer.evaluate("document.activeElement.id"))
-    assert reached == ["truth", "prediction", "canvas"]
+    assert reached == ["truth", "prediction", "difference", "surface", "canvas"]
 
 
 def test_without_webgl2_a_picture_stands_in(page, file):

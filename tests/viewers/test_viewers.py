@@ -11,7 +11,6 @@ from typer.testing import CliRunner
 
 from dualtask_lite.cli import app
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show import palette
 from dualtask_lite.viewers import extension, npm, rewrite
 
 PACKAGES = {  # file of a package: what of it matters here
@@ -21,9 +20,7 @@ PACKAGES = {  # file of a package: what of it matters here
     "imjoy-core@0.14.5/dist/imjoy-loader.js": 'eval("load(`https://cdn.jsdelivr.net/npm/imjoy-core@${version}/`)")',
     "imjoy-rpc@0.5.9/dist/imjoy-rpc.min.js": "rpc",
     "itk-vtk-viewer@14.51.0/dist/index.html": '<script src="https://lib.imjoy.io/imjoy-loader.js"></script>',
-    "itk-vtk-viewer@14.51.0/dist/itkVtkViewer.js": (
-        'A.set("glasbey",{IndexedColors:[1]});B.set("glasbey",{IndexedColors:[1]});const n=3*(e-a);import(E.href)'
-    ),
+    "itk-vtk-viewer@14.51.0/dist/itkVtkViewer.js": "import(E.href)",
     "itk-viewer-bootstrap-ui@0.30.0/dist/bootstrapUIMachineOptions.js.es.js": "ui",
 }
 EXTENSION = {
@@ -196,11 +193,6 @@ def test_every_pin_has_a_licence_and_a_checksum():
         assert package.licence in {"MIT", "BSD-3-Clause", "Apache-2.0"}
         assert any(name.startswith("LICENSE") for name in package.files), "kept beside it"
         assert len(base64.b64decode(package.integrity.removeprefix("sha512-"))) == 64
-
-
-def test_the_colours_are_those_of_all_figures():
-    ours = (palette.PANCREAS, palette.TUMOUR, palette.PREDICTION_PALE, palette.PREDICTION)
-    assert ours == rewrite.COLOURS
 
 
 def test_the_command_line_says_what_it_did(folder, registry):
