@@ -18,6 +18,7 @@ from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.dataset import target_mask, training_box
 from dualtask_lite.engine.evaluate import refuse_seen
+from dualtask_lite.engine.grid import Box
 from dualtask_lite.engine.predict import agreement, in_cascade_order, keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, load_model
 from dualtask_lite.engine.train import train
@@ -26,14 +27,18 @@ from dualtask_lite.errors import DualTaskError
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
 SLICE_AREA = 50.0  # mm2; a slice that shows less of the target is not one of the data
 
-#: A network for single slices, small enough to be trained twice in a lesson. The patch is 8 voxels high because the
-#: network halves it three times; all but one of them are empty. So nothing may move the slice out of its plane.
+SLICE_MARGIN = 20.0  # mm kept around the organ in each slice
+_SIDE = 8  # voxels; the network halves each axis three times, so a slice is piled up as high as this
+
+#: A network for single slices, small enough to be trained twice in a lesson; nothing moves a slice out of its plane.
 SLICE_SETTINGS: dict[str, Any] = {
-    "stage": "pancreas-coarse",
+    "stage": "tumour-coarse",
     "sample.spacing": [4, 4, 2.5],
-    "sample.patch": [48, 48, 8],
+    "sample.patch": [32, 32, _SIDE],
     "augment.rotation": 0,
     "augment.scale": 0,
+    "augment.gamma": 0,
+    "augment.noise": 0,
     "objective.weights": {"seg": 1.0, "dist": 0.0, "conv_mask": 0.0, "conv_distance": 0.0},
     "optimiser.steps": 150,
 }
@@ -198,9 +203,9 @@ def slice_leak(
     """Split slices instead of patients: the neighbours of each test slice are in the training set.
 
     Half of the patients are tested, on every second slice of theirs. The same network learns once from the slices in
-    between, and once from as many of the other patients. So both tests are on the same slices, and all that differs is
-    whether the patient was met before. No check of ids or contents notices, as every slice is another image; only one
-    that knows whose slice it is would.
+    between, and once from as many of the other patients. So both tests are on the same slices, cut to the
+    surroundings of the organ alike, and all that differs is whether the patient was met before. No check of ids or
+    contents notices, as every slice is another image; only one that knows whose slice it is would.
 
     Args:
         cases: labelled cases of one centre, at least two that show the target.
@@ -241,16 +246,23 @@ def slice_leak(
 
 
 def slices_of(case: Case, target: str) -> list[Case]:
-    """Cut a case into axial slices, each a case of its own; those that hardly show the target are dropped."""
+    """Cut a case into axial slices around its organ, each a case of its own: the same slice, piled up to a slab.
+
+    Slices that hardly show the target are dropped.
+    """
     scan = case.load()
     label = _label(scan)
+    box = Box.around(label > 0, SLICE_MARGIN, scan.spacing)
+    if box is None:
+        return []
     areas = target_mask(label, target).sum(axis=(0, 1)) * scan.spacing[0] * scan.spacing[1]  # mm2
     cut = []
     for z in np.flatnonzero(areas >= SLICE_AREA).tolist():
         affine = scan.affine.copy()
-        affine[:3, 3] += z * affine[:3, 2]
-        thin = slice(z, z + 1)
-        cut.append(Case(f"{case.id}_slice{z:03}", case.centre, scan.volume[:, :, thin], label[:, :, thin], affine))
+        affine[:3, 3] = (scan.affine @ [*box.start[:2], z, 1])[:3]
+        affine[:3, 2] *= SLICE_SETTINGS["sample.spacing"][2] / scan.spacing[2]
+        slab = (*box.slices[:2], [z] * _SIDE)
+        cut.append(Case(f"{case.id}_slice{z:03}", case.centre, scan.volume[slab], label[slab], affine))
     return cut
 
 

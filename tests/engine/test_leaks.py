@@ -8,6 +8,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.engine import leaks as engine
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import cut_region
+from dualtask_lite.engine.grid import Box
 from dualtask_lite.engine.leaks import box_leak, slice_leak, slices_of, threshold_leak, validation_cases
 from dualtask_lite.engine.run import Model, Seen, load_model
 from dualtask_lite.errors import DualTaskError
@@ -126,18 +127,27 @@ def test_slices_lie_where_they_were_and_show_the_target():
     whole = case("c", lesion=0.2, seed=1)
     cut = slices_of(whole, "tumour")
     assert [one.id for one in cut] == [f"c_slice{z:03}" for z in range(7, 11)]
-    scan, thin = whole.load(), cut[2].load()
-    assert thin.shape == (24, 20, 1)
-    assert np.array_equal(thin.volume[:, :, 0], scan.volume[:, :, 9])
-    assert np.array_equal(thin.label[:, :, 0], scan.label[:, :, 9])
-    assert np.allclose(thin.affine @ [3, 4, 0, 1], scan.affine @ [3, 4, 9, 1])
-    assert thin.spacing == scan.spacing
+    scan, slab = whole.load(), cut[2].load()
+    around = Box.around(scan.label > 0, engine.SLICE_MARGIN, scan.spacing)
+    x, y, _ = around.slices
+    for z in range(slab.shape[2]):
+        assert np.array_equal(slab.volume[:, :, z], scan.volume[x, y, 9])
+        assert np.array_equal(slab.label[:, :, z], scan.label[x, y, 9])
+    here = np.array([around.start[0] + 3, around.start[1] + 4, 9, 1])
+    assert np.allclose(slab.affine @ [3, 4, 0, 1], scan.affine @ here)
+    assert np.allclose(slab.spacing, (*scan.spacing[:2], engine.SLICE_SETTINGS["sample.spacing"][2]))
     assert slices_of(case("healthy"), "tumour") == []
 
 
 @pytest.fixture
 def quick():
-    changes = {"sample.patch": [24, 24, 8], "optimiser.steps": 2, "optimiser.batch": 1, "machine.device": "cpu"}
+    changes = {
+        "stage": "pancreas-coarse",
+        "sample.patch": [24, 24, 8],
+        "optimiser.steps": 2,
+        "optimiser.batch": 1,
+        "machine.device": "cpu",
+    }
     return Settings.of("laptop", {**engine.SLICE_SETTINGS, **changes})
 
 
