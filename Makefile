@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # itkwidgets without network, where npm can bring its JavaScript; all other viewers go without.
 VIEWERS = if command -v npm >/dev/null; then $(BIN)/dualtask viewers install || true; fi
+# JupyterLab asks whether it may load news and looks for updates as soon as it opens; a course needs neither.
+NO_NEWS = $(BIN)/jupyter labextension disable --level=sys_prefix @jupyterlab/apputils-extension:announcements 2>/dev/null || true
 
 export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
@@ -28,6 +30,7 @@ test: $(STAMP) lint ## format, lint, types, import rule, every test
 
 lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
 	@$(VIEWERS)
+	@$(NO_NEWS)
 	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
 notebooks: $(STAMP) ## write notebooks/*.ipynb and notebooks/solutions/*.ipynb from notebooks/source/*.py
