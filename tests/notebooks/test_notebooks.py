@@ -28,6 +28,19 @@ SMALL = {
         "sample.patch": [32, 32, 16],
         "machine.validate_every": 3,
     },
+    "05": {
+        "optimiser.steps": 3,
+        "optimiser.batch": 2,
+        "sample.spacing": [8, 8, 8],
+        "sample.patch": [32, 32, 8],
+    },
+    "06": {
+        "optimiser.steps": 6,
+        "optimiser.batch": 1,
+        "sample.spacing": [8, 8, 8],
+        "sample.patch": [16, 16, 16],
+    },
+    "07": {"optimiser.steps": 3, "sample.spacing": [8, 8, 8], "sample.patch": [16, 16, 16]},
 }
 
 
@@ -265,7 +278,38 @@ def check_04(results):
     assert 0 <= results["pancreas_dice"] <= 1
 
 
-RESULTS = {"00": check_00, "01": check_01, "02": check_02, "03": check_03, "04": check_04}
+def check_05(results):
+    assert results["rows"] == 24, "two arms, three centres of four cases"
+    low, high = results["interval"]
+    assert low <= results["difference"] <= high
+    assert results["threshold_leak"][0] >= results["threshold_leak"][1], "the best on the test is the best on the test"
+
+
+def check_06(results):
+    assert results["cases"] == 4
+    assert 0 < results["tumours"] <= 4
+    assert 0 <= results["tumour_dice"] <= 1
+    assert set(results["aurc"]) >= {"heads_mask", "views_mask", "unsure"}
+    assert all(0 <= area <= 1 for area in (*results["aurc"].values(), results["aurc_useless"]))
+
+
+def check_07(results):
+    assert results["errors_found"] == 3
+    assert results["steps"] == SMALL["07"]["optimiser.steps"]
+    assert results["same_grid"]
+    assert results["bundle"]
+
+
+RESULTS = {
+    "00": check_00,
+    "01": check_01,
+    "02": check_02,
+    "03": check_03,
+    "04": check_04,
+    "05": check_05,
+    "06": check_06,
+    "07": check_07,
+}
 
 
 def test_index_leads_to_every_page(tmp_path):

@@ -1,0 +1,357 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 Cross-dataset evaluation: does it hold on a hospital that it never saw?
+#
+# A new term in the loss made the score better. Is that the term, the augmentation that came with it, or luck? You run a
+# small leave-one-centre-out matrix, read a large one, and see three ways in which a wrong protocol would have fooled you.
+#
+# **Objectives.** After this lesson you can
+#
+# - test on one hospital after training on the others, for each hospital in turn;
+# - say whether a difference between two methods is more than luck, and for whom;
+# - name a score that misleads, and a protocol that leaks, and say by how much.
+#
+# **Prerequisites.** [Lesson 04](04_the_framework.ipynb).
+#
+# **Time and memory.** {measured} 50 minutes to read and do.
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases; empty: the embedded three-centre data
+overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+
+# %% [markdown]
+# ## Leave one centre out
+#
+# One centre is [held out](glossary.md#held-out): the model learns from the others and is then tested on it, once. Each
+# centre takes its turn, so that the answer does not hang on one easy hospital. Everything that is chosen (settings,
+# threshold, when to stop) is chosen on the centres that train.
+
+# %%
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.cases.splits import leave_one_centre_out
+from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest, show_source
+from dualtask_lite.show.table import Table
+
+every = [case for case in find_cases(data_dir or "phantom") if case.label is not None]
+centres = sorted({case.centre for case in every})
+cases = [c for name in centres for c in [c for c in every if c.centre == name][:8]]  # to be quick
+turns = {name: leave_one_centre_out(cases, name, validation=0.0, seed=seed) for name in centres}
+Table(
+    [
+        {"held out": name, "train": len(split.train), "test": len(split.test)}
+        for name, split in turns.items()
+    ],
+    "Each centre takes its turn",
+)
+
+# %% [markdown]
+# ## A small matrix, live
+#
+# Two **arms** (methods that differ in one thing): the baseline learns the mask only; the other one learns the distance as
+# well, and both conversions between the two. Same data, same number of steps, same seed. To be quick, only the first
+# stage runs, which looks for the whole pancreas, and it runs for a few steps. In a terminal this is `dualtask ablate`.
+
+# %%
+from dualtask_lite.engine.ablate import ablate
+from dualtask_lite.engine.run import read_rows
+
+folder = new_folder("05")
+summary = ablate(
+    profile,
+    {"optimiser.steps": 80, **overrides},
+    cases,
+    folder / "matrix",
+    stages=["pancreas-coarse"],
+    arms=["segmentation", "conversion"],
+    seeds=[seed],
+    protocols=["leave-one-centre-out"],
+)
+rows = read_rows(folder / "matrix" / "cases.csv")
+print(len(rows), "rows: one for each arm and case")
+
+# %%
+from dualtask_lite.show import results
+
+results.paired(rows, "conversion", target="pancreas")
+
+# %% [markdown]
+# Each line is one case, with the baseline on the left and the other arm on the right. A case that is hard is hard for
+# both, so the **difference within the case** says more than the two clouds. This is why cases are compared in pairs.
+
+# %% [markdown]
+# ### Exercise 1
+#
+# Compute the **mean paired difference** of the Dice: for each case, the Dice with `"conversion"` minus the Dice with
+# `"segmentation"`; then the mean over the cases. `rows` is a list of dictionaries with `arm`, `case` and `dice` (text).
+
+# %% tags=["exercise", "blank"]
+mean_difference = ...
+
+# %% tags=["exercise", "solution"]
+dice = {(row["arm"], row["case"]): float(row["dice"]) for row in rows}
+differences = [
+    dice["conversion", c] - dice["segmentation", c] for arm, c in dice if arm == "conversion"
+]
+mean_difference = sum(differences) / len(differences)
+
+# %% tags=["exercise", "wrong"]
+mean_difference = max(float(row["dice"]) for row in rows) + 1
+
+# %% tags=["check"]
+import numpy as np
+
+from dualtask_lite.engine.statistics import bootstrap_interval, holm, paired_differences
+
+by_centre = paired_differences(rows, "conversion", "segmentation", "dice")
+together = np.concatenate(list(by_centre.values()))
+check_answer(
+    mean_difference,
+    lambda answer: abs(answer - together.mean()) < 1e-6,
+    hint="pair by case: the same case with both arms; then conversion minus segmentation",
+)
+
+# %% [markdown]
+# ## Is it luck?
+#
+# Imagine other patients of the same hospitals. How much would the mean difference change? The **bootstrap** draws as many
+# cases again, with replacement, ten thousand times, and looks at how the mean moves. The interval in which 95 of 100 means lie is
+# the answer. If it holds 0, luck explains the difference.
+
+# %%
+show_source(bootstrap_interval)
+
+# %%
+low, high = bootstrap_interval(list(by_centre.values()), seed=seed)
+print(f"mean difference {together.mean():+.3f}, interval {low:+.3f} to {high:+.3f}")
+
+# %% [markdown]
+# The interval speaks of other **cases**. It says nothing of another **seed** (another start of the weights, another order
+# of the samples), nor of another hospital. For that, train again with other seeds and look at the spread, and look at each
+# centre by itself. A matrix with one seed, like this one, cannot tell a good arm from a lucky start.
+#
+# Ask ten questions of the same data, and one will look good by chance. **Holm's correction** makes every
+# p-value pay for how many were asked:
+
+# %%
+show_source(holm)
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Three arms were compared with the baseline; their p-values are 0.02, 0.04 and 0.30. With Holm's correction, **how many are
+# still below 0.05**? You may use `holm`, or do it by hand.
+
+# %% tags=["exercise", "blank"]
+still_significant = ...
+
+# %% tags=["exercise", "solution"]
+still_significant = sum(p < 0.05 for p in holm([0.02, 0.04, 0.30]))
+
+# %% tags=["exercise", "wrong"]
+still_significant = 2
+
+# %% tags=["check"]
+check_answer(
+    still_significant,
+    sum(p < 0.05 for p in holm([0.02, 0.04, 0.30])),
+    hint="the smallest of three is multiplied by 3, the next by 2, the last by 1",
+    tolerance=0,
+)
+
+# %% [markdown]
+# ## The large matrix
+#
+# Nine arms, three held-out centres, and the last stage, which looks for the tumour. It takes hours on a laptop, so
+# its table comes with the kit, made by `dualtask ablate`. This is what it was made with:
+
+# %%
+import json
+
+from dualtask_lite.resources import data_file
+
+kept = json.loads(data_file("results/ablation_laptop/summary.json").read_text(encoding="utf-8"))
+print(kept["command"])
+print(f"seeds {kept['seeds']}, {kept['device']}, torch {kept['versions']['torch']}, {kept['date']}")
+
+# %%
+tumour = kept["results"]["tumour"]
+Table(
+    [
+        {
+            "arm": name,
+            "unseen Dice": values["dice"]["leave-one-centre-out"]["mean"],
+            "NSD 2 mm": values["nsd_2mm"]["leave-one-centre-out"]["mean"],
+            "found": values["detected"]["leave-one-centre-out"]["mean"],
+        }
+        for name, values in tumour.items()
+    ],
+    "Tumours of a hospital that was not seen, by arm (mean over cases and seeds)",
+)
+
+# %%
+results.arms(kept["comparisons"], claimed=0.0951)
+
+# %% [markdown]
+# Each bar is the mean difference from the baseline with its interval; small marks are single seeds. The dashed line is the
+# gain that the paper reports for its own data [1]. Three questions to ask of such a figure: does the bar leave 0? Do the seeds
+# agree? And does the arm beat `views`, the baseline **with the same augmentation** but without the new terms?
+
+# %% [markdown]
+# ## When a score misleads
+#
+# [Dice](glossary.md#dice) counts voxels, so a large organ forgives what a small tumour does not. [HD95](glossary.md#hd95) looks at the worst
+# places, and is not defined when nothing was found, so its mean leaves out the worst cases. NSD asks what share of the surface is within
+# 2 mm. Move, grow and split a prediction, and see which score notices:
+
+# %%
+from dualtask_lite.engine.metrics import case_metrics
+from dualtask_lite.show.controls import metric_explorer
+
+metric_explorer(case_metrics)
+
+# %% [markdown]
+# ### Exercise 3
+#
+# A small and a large ball, both predicted **1 voxel too far to one side**. Which of the two has the **lower Dice**: `"small"` or
+# `"large"`? Compute both with `case_metrics(prediction, truth, (1, 1, 1))["dice"]`.
+
+# %%
+grid = np.moveaxis(np.indices((48, 48, 48)), 0, -1) - 24
+balls = {
+    name: np.linalg.norm(grid, axis=-1) < radius
+    for name, radius in {"small": 4, "large": 16}.items()
+}
+
+# %% tags=["exercise", "blank"]
+lower_dice = ...
+
+# %% tags=["exercise", "solution"]
+scores = {n: case_metrics(np.roll(b, 1, axis=0), b, (1, 1, 1))["dice"] for n, b in balls.items()}
+lower_dice = min(scores, key=scores.get)
+
+# %% tags=["exercise", "wrong"]
+lower_dice = "large"
+
+# %% tags=["check"]
+check_answer(
+    lower_dice,
+    lambda name: name == "small",
+    hint="np.roll(ball, 1, axis=0) moves a ball by one voxel; the error is 1 mm for both",
+)
+
+# %% [markdown]
+# ## Three leaks
+#
+# Each of these protocols has been published with. Each tells the model, or whoever tunes it, something about the
+# test that will not be there at the next hospital.
+#
+# **Cases split by slice.** Neighbouring slices of one patient look alike. When slices are dealt at random, every
+# test slice has its neighbours in the training:
+
+# %%
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.leaks import SLICE_SETTINGS, slice_leak, threshold_leak
+
+of_one = [case for case in every if case.centre == centres[0]]
+by_slice = slice_leak(
+    of_one,
+    folder / "slices",
+    settings=Settings.of("laptop", {**SLICE_SETTINGS, "seed": seed, **overrides}),
+)
+print(f"reported {by_slice.reported:.2f}, honest {by_slice.honest:.2f}")
+
+# %% [markdown]
+# **A threshold tuned on the test.** The best of many thresholds, chosen by looking at the answers. The honest way is to choose it
+# on [validation](glossary.md#validation) cases of the centres that trained:
+
+# %%
+
+from dualtask_lite.engine.run import load_model
+from dualtask_lite.engine.train import train
+
+split = leave_one_centre_out(cases, centres[-1], validation=0.2, seed=seed)
+common = {"stage": "pancreas-coarse", "seed": seed, "optimiser.steps": 80, **overrides}
+run = train(Settings.of(profile, common), folder / "threshold", split=split)
+by_threshold = threshold_leak([load_model(run)], split.validation, split.test)
+
+# %%
+from dualtask_lite.show import trust
+
+trust.thresholds(
+    by_threshold.thresholds, by_threshold.on_test, by_threshold.on_validation, by_threshold.default
+)
+
+# %%
+trust.leaks([by_slice.row, by_threshold.row])
+
+# %% [markdown]
+# **A box from the label.** A tumour model is shown the box around the true organ. At the next hospital nobody has it:
+# there the box comes from the model before, which may miss. Lesson 06 measures that one.
+#
+# A leak need not be large in every case: how large it is depends on how much there was to choose from, and on how
+# alike the neighbours are. It is the protocol that is wrong, not the number.
+
+# %% [markdown]
+# ### Exercise 4
+#
+# A paper reports a Dice of 0.80 and has split **by slice**. If its leak were as large as the one measured here, what would
+# an honest Dice be? Use `by_slice.reported` and `by_slice.honest`; subtract the difference.
+
+# %% tags=["exercise", "blank"]
+honest_guess = ...
+
+# %% tags=["exercise", "solution"]
+honest_guess = 0.80 - (by_slice.reported - by_slice.honest)
+
+# %% tags=["exercise", "wrong"]
+honest_guess = 0.80 + 1
+
+# %% tags=["check"]
+check_answer(
+    honest_guess,
+    0.80 - by_slice.row["too high by"],
+    hint="too high by reported - honest; take that off 0.80",
+)
+
+# %% [markdown]
+# ## Summary
+#
+# - Hold out whole hospitals, each in turn, and touch the test once.
+# - Compare in pairs; give an interval over cases and the spread over seeds, and make every p-value pay for the others.
+# - Compare a new term with a baseline that has the same augmentation and the same work.
+# - A leak costs nothing to build in and flatters by more than most methods gain.
+# - If the interval holds 0, the honest conclusion is "not shown".
+
+# %% [markdown]
+# ## References
+#
+# 1. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+#    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
+# 2. Maier-Hein and others, *Metrics reloaded*, Nature Methods 21, 2024,
+#    [doi:10.1038/s41592-023-02151-z](https://doi.org/10.1038/s41592-023-02151-z).
+# 3. Holm, *A simple sequentially rejective multiple test procedure*, Scandinavian Journal of Statistics 6, 1979,
+#    [jstor.org/stable/4615733](https://www.jstor.org/stable/4615733).
+# 4. Kapoor and Narayanan, *Leakage and the reproducibility crisis in machine-learning-based science*, Patterns 4, 2023,
+#    [doi:10.1016/j.patter.2023.100804](https://doi.org/10.1016/j.patter.2023.100804).
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    rows=len(rows),
+    difference=round(float(together.mean()), 3),
+    interval=[round(low, 3), round(high, 3)],
+    slice_leak=[round(by_slice.reported, 3), round(by_slice.honest, 3)],
+    threshold_leak=[round(by_threshold.reported, 3), round(by_threshold.honest, 3)],
+)

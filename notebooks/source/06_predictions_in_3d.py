@@ -1,0 +1,350 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 Predictions in 3D: where is it wrong, and does it know?
+#
+# A score says how wrong a model is. A surgeon asks where, and by how many mm. You follow one case through the
+# cascade, look at good and bad predictions in 3D, and ask whether the model could have warned you.
+#
+# **Objectives.** After this lesson you can
+#
+# - follow a prediction through the stages of a cascade, and say which stage lost it;
+# - measure the error of a surface in mm, and find it in 3D;
+# - judge a warning that needs no label: does it rise with the error?
+#
+# **Prerequisites.** [Lesson 04](04_the_framework.ipynb).
+#
+# **Time and memory.** {measured} 40 minutes to read and do.
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases; empty: the embedded three-centre data
+overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+
+# %% [markdown]
+# ## A cascade for one hospital that it never saw
+#
+# As in lesson 04, two stages learn from two centres: one finds the pancreas, the other the tumour in it. The third
+# centre is [held out](glossary.md#held-out). The runs are short, so that there is enough to go wrong.
+
+# %%
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.run import load_model
+from dualtask_lite.engine.train import split_for, train
+from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest
+from dualtask_lite.show.table import Table
+
+source = data_dir or "phantom"
+held_out = sorted({case.centre for case in find_cases(source)})[-1]
+common = {"seed": seed, "data.source": source, "data.held_out": held_out}
+steps = {"pancreas-coarse": 200, "tumour-coarse": 300}
+folder = new_folder("06")
+models = []
+for stage, count in steps.items():
+    chosen = {"stage": stage, "optimiser.steps": count, **common, **overrides}
+    settings = Settings.of(profile, chosen)
+    split = split_for(settings)
+    models.append(load_model(train(settings, folder / stage, split=split)))
+print(f"{len(split.train)} cases trained, {len(split.test)} of centre {held_out} test")
+
+# %% [markdown]
+# ## Every case of the held-out centre
+#
+# Each is predicted from its whole volume, and kept. The rows are sorted by the [Dice](glossary.md#dice) of the
+# tumour, so that one good, one middling and one failed case can be picked without looking for nice ones.
+
+# %%
+from dualtask_lite.engine.evaluate import score
+from dualtask_lite.engine.predict import predict_scan
+
+scans = {case.id: case.load() for case in split.test}
+predictions = {name: predict_scan(models, scan) for name, scan in scans.items()}
+rows = [row for name in scans for row in score(scans[name], predictions[name], ["tumour"])]
+judged = sorted((r for r in rows if scans[r["case"]].has_tumour), key=lambda r: -r["dice"])
+columns = ("case", "dice", "hd95_mm", "nsd_2mm", "volume_ml_truth", "volume_ml_prediction")
+Table(judged, f"Tumours of centre {held_out}, the best first", columns=columns)
+
+# %% [markdown]
+# [HD95](glossary.md#hd95) has a dash where nothing was found: there is no surface to measure. **NSD** is the share of both
+# surfaces that lies within 2 mm of the other one.
+
+# %%
+picked = {
+    "good": judged[0]["case"],
+    "middling": judged[len(judged) // 2]["case"],
+    "failed": judged[-1]["case"],
+}
+Table([{"which": which, "case": name} for which, name in picked.items()], "Picked by rank")
+
+# %% [markdown]
+# ## Stage by stage
+#
+# The report of a prediction says what each stage of the [cascade](glossary.md#cascade) did: the region it was
+# given, the box in voxels, how often it went round, and what it found.
+
+# %%
+Table(predictions[picked["middling"]].report, f"What each stage did with {picked['middling']}")
+
+# %%
+from dualtask_lite.show import plots
+
+first_stage = predict_scan(models[:1], scans[picked["middling"]])
+plots.orthogonal(scans[picked["middling"]], prediction=first_stage.mask)
+
+# %%
+plots.orthogonal(
+    scans[picked["middling"]],
+    prediction=predictions[picked["middling"]].mask,
+    distance=predictions[picked["middling"]].distance_mm,
+)
+
+# %% [markdown]
+# Above is what the first stage says: all of it is pancreas. Below is what came out at the end, with the regressed
+# distance to the tumour. If the first stage misses the part of the organ that holds the tumour, the second one
+# never looks there, however good it is.
+
+# %% [markdown]
+# ### Exercise 1
+#
+# For each tumour of the test, how much of it lies **inside the box that the last stage looked at**? The box is
+# `report[-1]`, from `box_start` up to (not including) `box_stop`. In how many cases was a part of the tumour
+# **outside**, and so lost before the last stage began?
+
+# %% tags=["exercise", "blank"]
+lost_before = ...
+
+# %% tags=["exercise", "solution"]
+lost_before = 0
+for row in judged:
+    last = predictions[row["case"]].report[-1]
+    (x0, y0, z0), (x1, y1, z1) = last["box_start"], last["box_stop"]
+    tumour = scans[row["case"]].label == 2
+    lost_before += tumour[x0:x1, y0:y1, z0:z1].sum() < tumour.sum()
+
+# %% tags=["exercise", "wrong"]
+lost_before = len(judged) + 1
+
+# %% tags=["check"]
+from dualtask_lite.engine.grid import Box
+
+boxes = {
+    name: Box(p.report[-1]["box_start"], p.report[-1]["box_stop"])
+    for name, p in predictions.items()
+}
+inside = {name: (scans[name].label[box.slices] == 2).sum() for name, box in boxes.items()}
+check_answer(
+    int(lost_before) if lost_before is not ... else ...,
+    sum(int(inside[row["case"]] < (scans[row["case"]].label == 2).sum()) for row in judged),
+    hint="cut the box out of label == 2 and compare its sum with the sum over the whole volume",
+    tolerance=0,
+)
+
+# %% [markdown]
+# What if the last stage were given the box around the **true** pancreas? Many papers test like that. It is a leak: at
+# the next hospital nobody knows the true box.
+
+# %%
+from dualtask_lite.engine.leaks import box_leak
+from dualtask_lite.show import trust
+
+by_box = box_leak(models, split.test)
+trust.leaks([by_box.row])
+
+# %% [markdown]
+# ## The error of a surface, in mm
+#
+# Every voxel on the surface of the prediction lies some mm from the true surface. This is the error that a
+# radiotherapist cares for: 2 mm are within what two readers differ by, 15 mm are another organ.
+
+# %%
+from dualtask_lite.engine.disagreement import disagreement, surface_error_mm
+
+opinions = {
+    which: disagreement(models, scans[name], predictions[name], seed=seed)
+    for which, name in picked.items()
+}
+errors = {
+    which: surface_error_mm(
+        predictions[name].mask == 2, scans[name].label == 2, scans[name].spacing
+    )
+    for which, name in picked.items()
+}
+
+# %%
+name = picked["good"]
+trust.where_wrong(
+    scans[name], predictions[name].mask, 2, error=errors["good"], doubt=opinions["good"].heads_mm
+)
+
+# %%
+name = picked["failed"]
+trust.where_wrong(
+    scans[name],
+    predictions[name].mask,
+    2,
+    error=errors["failed"],
+    doubt=opinions["failed"].heads_mm,
+)
+
+# %% [markdown]
+# ## In 3D
+#
+# Turn it with the mouse or the arrow keys. The middling case, with the true labels, the prediction, and where
+# it says too much or too little. In a page without a kernel, open the file below instead: it holds everything it
+# shows and needs no network.
+
+# %%
+from dualtask_lite import show
+
+name = picked["middling"]
+show.volume3d(scans[name], predictions[name].mask, predictions[name].distance_mm)
+
+# %%
+for which, name in picked.items():
+    print(which, show.page(scans[name], predictions[name].mask, folder / f"{which}.html"))
+
+# %% [markdown]
+# ### Exercise 2
+#
+# Take a prediction whose error you know: the true tumour of the good case, moved by one voxel. `error` holds mm on its
+# surface, and NaN everywhere else. What **share of that surface** lies within 2 mm of the true one?
+
+# %%
+import numpy as np
+
+truth = scans[picked["good"]].label == 2
+error = surface_error_mm(np.roll(truth, 1, axis=0), truth, scans[picked["good"]].spacing)
+
+# %% tags=["exercise", "blank"]
+share_within_2mm = ...
+
+# %% tags=["exercise", "solution"]
+on_surface = error[np.isfinite(error)]
+share_within_2mm = (on_surface <= 2).mean()
+
+# %% tags=["exercise", "wrong"]
+share_within_2mm = (error <= 2).mean()
+
+# %% tags=["check"]
+check_answer(
+    share_within_2mm,
+    float(np.mean(error[~np.isnan(error)] <= 2)),
+    hint="most voxels are NaN, as they are no surface: leave them out before you take the mean",
+)
+
+# %% [markdown]
+# ## Could it have warned you?
+#
+# At a new hospital there are no labels. But this network answers twice, once with each head, and it can be asked
+# again with another [imaging view](glossary.md#imaging-view) of the same CT. Where the answers **disagree**, at
+# least one of them is wrong. Here are the warnings of all cases beside their true error (1 - Dice).
+
+# %%
+from dualtask_lite.engine.disagreement import WARNINGS, judge, summarise_warnings
+
+second_opinions = [
+    judge(
+        scans[name],
+        predictions[name],
+        disagreement(models, scans[name], predictions[name], seed=seed),
+    )
+    for name in scans
+]
+assessment = summarise_warnings(second_opinions)
+Table(
+    [{"warning": WARNINGS[name], **found} for name, found in assessment.summary.items()],
+    "Does it rise with the error? (spearman: 1 always, 0 never; gain: 1 perfect, 0 useless)",
+)
+
+# %%
+best = max(
+    assessment.summary, key=lambda name: np.nan_to_num(assessment.summary[name]["gain"], nan=-9)
+)
+trust.warning_against_error(
+    second_opinions, best, WARNINGS[best], assessment.summary[best]["spearman"]
+)
+
+# %% [markdown]
+# The warning that did best was picked **after** seeing the errors: with so few cases one of six is bound to look
+# good. A hospital would have to choose it beforehand, on validation cases.
+#
+# What would it buy? Hand the cases with the loudest warnings to a human, and look at the error of those that are kept:
+
+# %%
+from dualtask_lite.engine.disagreement import risk_coverage
+
+risk = [row["risk"] for row in second_opinions]
+curves = {
+    name: risk_coverage(risk, [row[name] for row in second_opinions]).risk
+    for name in (best, "unsure")
+}
+trust.risk_coverage(curves, risk_coverage(risk, risk).risk)
+
+# %% [markdown]
+# ### Exercise 3
+#
+# A radiologist has time for **a quarter** of the cases: those with the highest `"unsure"` warning. What is the
+# mean risk of the cases that are **left to the model**? `second_opinions` holds a row a case with `risk` and
+# `unsure`. (The number of cases to hand over is `len(second_opinions) // 4`.)
+
+# %% tags=["exercise", "blank"]
+risk_left = ...
+
+# %% tags=["exercise", "solution"]
+by_warning = sorted(second_opinions, key=lambda row: row["unsure"])
+left = by_warning[: len(by_warning) - len(by_warning) // 4]
+risk_left = sum(row["risk"] for row in left) / len(left)
+
+# %% tags=["exercise", "wrong"]
+by_warning = sorted(second_opinions, key=lambda row: row["unsure"])
+risk_left = 2 + by_warning[0]["risk"]
+
+# %% tags=["check"]
+warned = np.argsort([row["unsure"] for row in second_opinions], kind="stable")
+kept = warned[: len(warned) - len(warned) // 4]
+check_answer(
+    risk_left,
+    float(np.mean([second_opinions[i]["risk"] for i in kept])),
+    hint="sort by the warning, drop the last quarter, and take the mean risk of the others",
+)
+
+# %% [markdown]
+# ## Summary
+#
+# - A cascade can only lose: what the first stage misses, no later stage finds.
+# - Errors in mm say what overlap does not: a surface that is 2 mm off everywhere, or right but for one lump that is
+#   another organ.
+# - Two heads and several views are second opinions that cost nothing. They share most of the network, so they can be
+#   wrong together: a missed tumour on which all agree gives no warning.
+
+# %% [markdown]
+# ## References
+#
+# 1. Nikolov and others, *Clinically applicable segmentation of head and neck anatomy for radiotherapy*, Journal of
+#    Medical Internet Research 23, 2021, [doi:10.2196/26151](https://doi.org/10.2196/26151): the surface Dice (NSD).
+# 2. Geifman and El-Yaniv, *Selective classification for deep neural networks*, 2017,
+#    [arXiv:1705.08500](https://arxiv.org/abs/1705.08500): risk and coverage.
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    held_out=held_out,
+    cases=len(scans),
+    tumours=len(judged),
+    tumour_dice=round(float(np.mean([row["dice"] for row in judged])), 3),
+    best_warning=best,
+    aurc={name: round(found["aurc"], 3) for name, found in assessment.summary.items()},
+    aurc_useless=round(assessment.useless, 3),
+    box_leak=[round(by_box.reported, 3), round(by_box.honest, 3)],
+)

@@ -1,0 +1,370 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 07 Real data, real GPUs: the same commands on patients' CT
+#
+# So far everything ran on made-up hospitals and a laptop. Here you take the steps to public CT, or to your own: check it,
+# estimate what training costs, train, predict, and hand the result over.
+#
+# **Objectives.** After this lesson you can
+#
+# - bring CT into a layout that the kit reads, and find what is wrong with it before training;
+# - estimate memory, time and money of a training from its settings;
+# - train on one or many GPUs, resume, predict a scan, and hand it over as NIfTI or as a MONAI bundle.
+#
+# **Prerequisites.** [Lesson 04](04_the_framework.ipynb), and a terminal.
+#
+# **Time and memory.** {measured} 30 minutes to read and do.
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases, such as Task07_Pancreas; empty: a stand-in is made
+overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+
+# %% [markdown]
+# ## Where real CT comes from
+#
+# `dualtask data get NAME` fetches a known source, resumes when the line was cut, and uses nothing whose checksum is wrong.
+# Without a network, fetch the files by hand and give the folder. Mind the licences: some forbid commercial use.
+
+# %%
+from dualtask_lite.cases.sources import find_cases, sources
+from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest
+from dualtask_lite.show.table import Table
+
+Table(
+    [
+        {
+            "name": name,
+            "cases": s.cases,
+            "GB": s.size_gb,
+            "licence": s.licence,
+            "hospitals": s.hospitals,
+        }
+        for name, s in sources().items()
+    ],
+    "Known sources",
+    digits=1,
+)
+
+# %% [markdown]
+# PANORAMA **includes** cases of the other two sets. Train on it and test on those, and you test on patients that were
+# seen. The kit leaves shared cases out when the sets are paired, and refuses a test case whose voxels were in the
+# training, whatever its name.
+
+# %% [markdown]
+# ## A folder that the kit reads
+#
+# The layout of the Medical Segmentation Decathlon (and of nnU-Net): `imagesTr/NAME.nii.gz` beside `labelsTr/NAME.nii.gz`;
+# one such folder a hospital. A folder of [NIfTI](glossary.md#nifti) files or of [DICOM](glossary.md#dicom) series
+# without labels can be predicted. Without `data_dir`, two made-up hospitals stand in for the real ones.
+
+# %%
+from pathlib import Path
+
+from dualtask_lite.cases.phantom import make_phantom
+
+work = new_folder("07")
+given = Path(data_dir) if data_dir else make_phantom(work / "hospitals", cases=3, seed=seed)
+for case in find_cases(given)[:4]:
+    print(case.centre, case.id, Path(case.image).name, "labelled" if case.label else "no label")
+
+# %% [markdown]
+# ## Look before you train
+#
+# What follows runs the command line, as a terminal would. In a terminal write `dualtask data check FOLDER`.
+
+# %%
+import json
+import subprocess
+import sys
+
+
+def dualtask(*words):
+    """Run a command of the kit; returns its exit code and what it printed."""
+    command = [sys.executable, "-m", "dualtask_lite", *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+# %% [markdown]
+# Real folders are never clean. So three files of a small folder are spoiled here, as it happens: a download was cut, an
+# export wrote metres for millimetres, and a label lies on another grid.
+
+# %%
+import nibabel as nib
+import numpy as np
+
+spoiled = make_phantom(work / "spoiled", cases=2, seed=seed + 1, size=(48, 48, 24))
+first, second, third = find_cases(spoiled)[:3]
+cut = first.image.read_bytes()
+first.image.write_bytes(cut[: len(cut) // 2])
+image = nib.load(second.image)
+in_metres = np.diag([0.001, 0.001, 0.001, 1]) @ image.affine
+nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), in_metres), second.image)
+label = nib.load(third.label)
+nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), third.label)
+
+code, told, complaint = dualtask("data", "check", spoiled, "--json")
+findings = json.loads(told)["findings"]
+Table(
+    [{"case": f["case"], "level": f["level"], "remedy": f["remedy"]} for f in findings],
+    f"What the check found (exit code {code})",
+)
+
+# %% [markdown]
+# ### Exercise 1
+#
+# Which cases must not be used? Make a **sorted list of the ids** of all cases with a finding whose `level` is
+# `"error"`; `findings` is a list of dictionaries.
+
+# %% tags=["exercise", "blank"]
+unusable = ...
+
+# %% tags=["exercise", "solution"]
+unusable = sorted({finding["case"] for finding in findings if finding["level"] == "error"})
+
+# %% tags=["exercise", "wrong"]
+unusable = sorted(finding["case"] for finding in findings)[:1]
+
+# %% tags=["check"]
+check_answer(
+    unusable,
+    lambda names: list(names) == sorted(case.id for case in (first, second, third)),
+    hint="take finding['case'] where finding['level'] == 'error'; a set drops doubles",
+)
+
+# %% [markdown]
+# ## What will it cost?
+#
+# **Memory** first, as too little of it ends a run before it begins. The kit rehearses a step with tensors that have
+# shapes and no values, and counts the bytes that are alive. With `recompute` it keeps fewer features and computes
+# them twice, which changes no result.
+
+# %%
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.memory import step_bytes
+
+memory = []
+for name in ("laptop", "colab", "gpu", "paper"):
+    for recompute in (False, True):
+        half = {"machine.precision": "bf16-mixed", "machine.recompute": recompute}
+        plan = Settings.of(name, {"stage": "tumour-coarse", **half})
+        shape = " x ".join(map(str, plan.sample.patch))
+        memory.append(
+            {
+                "profile": name,
+                "recompute": recompute,
+                "patch": shape,
+                "samples x views": plan.optimiser.batch * plan.views.count,
+                "GB on a card": step_bytes(plan, "cuda") / 1e9,
+            }
+        )
+Table(memory, "Estimated memory of a training step, tumour-coarse", digits=1)
+
+# %% [markdown]
+# ### Exercise 2
+#
+# A free card on Colab (a T4) has about 15 GB. Which profiles of the table need **at most 15 GB without** recompute? Give
+# a set of names.
+
+# %% tags=["exercise", "blank"]
+fit_a_t4 = ...
+
+# %% tags=["exercise", "solution"]
+fit_a_t4 = {row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}
+
+# %% tags=["exercise", "wrong"]
+fit_a_t4 = {"paper"}
+
+# %% tags=["check"]
+check_answer(
+    fit_a_t4,
+    lambda names: (
+        set(names) == {row["profile"] for row in memory[::2] if row["GB on a card"] <= 15}
+    ),
+    hint="rows with recompute False, and at most 15 in the last column",
+)
+
+# %% [markdown]
+# **Time** is arithmetic. At width 32 a training step takes about 1.5 million floating-point operations (FLOP) a voxel, forward and
+# backward; other widths go with the square. A card does not reach the peak of its data sheet, and a small kernel
+# reaches less of it than a large one. Assume a tenth; measure your own with `dualtask bench step`.
+
+# %%
+FLOP_A_VOXEL = 1.51e6  # at width 32, forward and backward
+PEAKS = {"T4 (fp16)": 65e12, "A100 (bf16)": 312e12, "H100 (bf16)": 989e12}  # data sheets [1, 2, 3]
+REACHED = 0.1  # an assumption: share of the peak
+
+
+def hours(plan, peak):
+    """Estimated hours of one stage on one card."""
+    voxels = np.prod(plan.sample.patch) * plan.optimiser.batch * plan.views.count
+    flop = voxels * plan.optimiser.steps * FLOP_A_VOXEL * (plan.network.width / 32) ** 2
+    return float(flop / (REACHED * peak) / 3600)
+
+
+plans = {name: Settings.of(name, {"stage": "tumour-coarse"}) for name in ("colab", "gpu", "paper")}
+Table(
+    [
+        {"profile": name, **{card: hours(plan, peak) for card, peak in PEAKS.items()}}
+        for name, plan in plans.items()
+    ],
+    "Estimated hours of the stage tumour-coarse on one card, not measured",
+    digits=1,
+)
+
+# %% [markdown]
+# ### Exercise 3
+#
+# A card that can be rented for 2 (euro, say) an hour is an A100. What do all **four** stages of the `gpu` profile cost,
+# if each takes as long as tumour-coarse? Use `hours` and `PEAKS["A100 (bf16)"]`.
+
+# %% tags=["exercise", "blank"]
+price = ...
+
+# %% tags=["exercise", "solution"]
+price = 4 * 2 * hours(plans["gpu"], PEAKS["A100 (bf16)"])
+
+# %% tags=["exercise", "wrong"]
+price = 2 * hours(plans["gpu"], PEAKS["H100 (bf16)"])
+
+# %% tags=["check"]
+check_answer(
+    price,
+    8 * hours(plans["gpu"], PEAKS["A100 (bf16)"]),
+    hint="four stages, 2 an hour, and hours(plans['gpu'], ...) for one stage",
+)
+
+# %% [markdown]
+# ## Train
+#
+# On this machine, with few steps, so that the way is the same and the model is not worth having:
+
+# %%
+centres = sorted({case.centre for case in find_cases(given)})
+few = {"seed": seed, "optimiser.steps": 40, "sample.spacing": [5, 5, 5], **overrides}
+words = [word for key, value in few.items() for word in ("--set", f"{key}={json.dumps(value)}")]
+held_out = ["--held-out", centres[-1]] if len(centres) > 1 else []
+code, told, complaint = dualtask(
+    "train", "--profile", profile, "--stage", "pancreas-coarse", "--source", given, *held_out,
+    "--out", work / "run", *words,
+)  # fmt: skip
+print(told, complaint)
+manifest = json.loads((work / "run" / "manifest.json").read_text())
+
+# %% [markdown]
+# On a machine with a GPU, in a terminal, the whole [cascade](glossary.md#cascade):
+#
+# ```bash
+# dualtask data get msd
+# dualtask train --profile gpu --source msd \
+#     --stage pancreas-coarse --stage pancreas-fine --stage tumour-coarse --stage tumour-fine
+# dualtask train --resume runs/gpu-cascade     # after a cut
+# ```
+#
+# On several, the samples of a step are shared among them, so that the result does not depend on how many there are:
+#
+# ```bash
+# torchrun --nproc-per-node=4 -m dualtask_lite train --profile gpu --source msd --set optimiser.batch=4
+# ```
+#
+# On Colab choose a GPU runtime and set `profile = "colab"` above. A course on a JupyterHub keeps the data once, in a folder
+# that all can read, and sets `DUALTASK_DATA` to it.
+
+# %% [markdown]
+# ## Predict, and hand it over
+#
+# A file, a folder, or a DICOM series goes in. Out come the labels and the distance in mm **on the grid of the input**, a
+# report and a picture. Any viewer lays them over the CT.
+
+# %%
+scan = next(case for case in find_cases(given) if case.centre == centres[-1])
+code, told, complaint = dualtask("predict", work / "run", scan.image, "-o", work / "out")
+for file in sorted((work / "out").iterdir()):
+    print(file.name, f"{file.stat().st_size / 1000:.0f} kB")
+
+# %%
+from dualtask_lite.show import plots
+
+name = next((work / "out").glob("*_seg.nii.gz")).name.removesuffix("_seg.nii.gz")
+ct, found = nib.load(scan.image), nib.load(work / "out" / f"{name}_seg.nii.gz")
+same_grid = ct.shape[:3] == found.shape and np.array_equal(ct.affine, found.affine)
+print("same grid as the CT:", same_grid)
+loaded = scan.load()
+plots.orthogonal(loaded, prediction=nib.as_closest_canonical(found).get_fdata().astype(np.uint8))
+
+# %% [markdown]
+# ### Exercise 4
+#
+# How many ml of pancreas did the model find? Read it from `found`: label 1, and the size of a voxel is
+# `found.header.get_zooms()` in mm.
+
+# %% tags=["exercise", "blank"]
+pancreas_ml = ...
+
+# %% tags=["exercise", "solution"]
+labels = np.asarray(found.dataobj)
+pancreas_ml = (labels == 1).sum() * np.prod(found.header.get_zooms()) / 1000
+
+# %% tags=["exercise", "wrong"]
+pancreas_ml = -1.0
+
+# %% tags=["check"]
+report = json.loads((work / "out" / f"{name}.json").read_text())
+check_answer(
+    float(pancreas_ml) if pancreas_ml is not ... else ...,
+    lambda ml: abs(ml - report["volume_ml"]["pancreas-coarse"]) < 0.01,
+    hint="count voxels with label 1, times the product of the three zooms, divided by 1000",
+)
+
+# %% [markdown]
+# Another group may use MONAI and not this kit's command line. `dualtask export` writes a **bundle**, which `python -m
+# monai.bundle run` executes with the same result:
+
+# %%
+code, told, complaint = dualtask("export", work / "run", "-o", work / "bundle")
+for file in sorted(path for path in (work / "bundle").rglob("*") if path.is_file()):
+    print(file.relative_to(work / "bundle"))
+
+# %% [markdown]
+# **For teaching and research, not for diagnosis.** A model of this kit has no approval as a medical device, and the
+# lessons before this one show why a good score in one hospital is no promise for the next.
+
+# %% [markdown]
+# ## Summary
+#
+# - Check a folder before anything is trained; a bad case is named with what to do, and the good ones stay usable.
+# - Memory is estimated before a run starts, and time is arithmetic. Assumptions stay assumptions until measured.
+# - The same command trains on a laptop, on a card, and on many; a cut run goes on to the same weights.
+# - What leaves the kit lies on the grid of the input, as NIfTI or as a MONAI bundle.
+
+# %% [markdown]
+# ## References
+#
+# 1. NVIDIA, *T4 tensor core GPU*, data sheet, [nvidia.com](https://www.nvidia.com/en-us/data-center/tesla-t4/).
+# 2. NVIDIA, *A100 tensor core GPU*, data sheet, [nvidia.com](https://www.nvidia.com/en-us/data-center/a100/).
+# 3. NVIDIA, *H100 tensor core GPU*, data sheet (dense, without sparsity),
+#    [nvidia.com](https://www.nvidia.com/en-us/data-center/h100/).
+# 4. Antonelli and others, *The Medical Segmentation Decathlon*, Nature Communications 13, 2022,
+#    [doi:10.1038/s41467-022-30695-9](https://doi.org/10.1038/s41467-022-30695-9).
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    errors_found=sum(finding["level"] == "error" for finding in findings),
+    cases=len(find_cases(given)),
+    steps=manifest["steps"],
+    same_grid=bool(same_grid),
+    bundle=(work / "bundle" / "configs" / "metadata.json").exists(),
+)
