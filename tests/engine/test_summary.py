@@ -1,7 +1,12 @@
 """The summary of a matrix is plain arithmetic."""
 
+import json
+from pathlib import Path
+
 import pytest
 
+from dualtask_lite.engine.evaluate import plain
+from dualtask_lite.engine.run import read_rows
 from dualtask_lite.engine.summary import summarise_cells
 
 
@@ -32,3 +37,23 @@ def test_each_protocol_is_compared_by_itself_and_about_the_target_alone():
     assert {c["target"] for c in found.values()} == {"tumour"}
     assert found["unseen", "dice"]["difference"] == pytest.approx(0.15)
     assert found["in-domain", "dice"]["difference"] == 0
+
+
+def test_the_table_that_comes_with_the_kit_follows_from_its_rows():
+    """Nothing in it was typed: the summary is computed again, and the log beside it quotes the summary."""
+    folder = Path(__file__).resolve().parents[2] / "data" / "results" / "ablation_laptop"
+    kept = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    again = plain(summarise_cells(read_rows(folder / "cases.csv"), "tumour", "segmentation"))
+    assert again["results"] == kept["results"]
+    assert len(again["comparisons"]) == len(kept["comparisons"]) > 0
+    for ours, theirs in zip(again["comparisons"], kept["comparisons"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            assert ours[key] == (pytest.approx(value, abs=1e-6) if isinstance(value, float) else value)
+    log = (folder / "README.md").read_text(encoding="utf-8")
+    for arm, metrics in kept["results"]["tumour"].items():
+        assert f"| {arm} | {metrics['dice']['leave-one-centre-out']['mean']:.3f}" in log
+    for one in kept["comparisons"]:
+        if one["metric"] == "dice":
+            assert f"{one['difference']:+.3f} ({one['low']:+.3f} to {one['high']:+.3f})" in log
+    assert kept["command"] in log
