@@ -42,9 +42,13 @@ def test_every_pin_is_exact():
     assert "torch==2.13.0" in pins
 
 
-@pytest.mark.parametrize("name", ["centres.yaml", "sources.yaml"])
-def test_what_the_package_reads_is_there(name):
-    assert yaml.safe_load(data_file(name).read_text(encoding="utf-8"))
+READ = ["centres.yaml", "sources.yaml", "results/ablation_laptop/summary.json"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_the_package_and_the_lessons_read_is_there_and_in_the_wheel(name):
+    assert yaml.safe_load(data_file(name).read_text(encoding="utf-8"))  # JSON is YAML
+    assert f'"data/{name}" = "dualtask_lite/_data/{name}"' in (ROOT / "pyproject.toml").read_text()
 
 
 def test_volumes_go_where_the_user_says(monkeypatch, tmp_path):

@@ -173,7 +173,7 @@ check_answer(
 # %% [markdown]
 # ## The large matrix
 #
-# Nine arms, three held-out centres, and the last stage, which looks for the tumour. It takes hours on a laptop, so
+# More arms, three held-out centres, and the last stage, which looks for the tumour. It takes hours on a laptop, so
 # its table comes with the kit, made by `dualtask ablate`. This is what it was made with:
 
 # %%
@@ -204,7 +204,8 @@ Table(
 results.arms(kept["comparisons"], claimed=0.0951)
 
 # %% [markdown]
-# Each bar is the mean difference from the baseline with its interval; small marks are single seeds. The dashed line is the
+# What the arms add to the baseline: `conversion` the distance and both conversions; `views` nothing but the
+# [imaging views](glossary.md#imaging-view), as augmentation; `full` all terms of the paper. Each bar is the mean difference from the baseline with its interval; small marks are single seeds. The dashed line is the
 # gain that the paper reports for its own data [1]. Three questions to ask of such a figure: does the bar leave 0? Do the seeds
 # agree? And does the arm beat `views`, the baseline **with the same augmentation** but without the new terms?
 
