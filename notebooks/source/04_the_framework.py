@@ -50,11 +50,13 @@ from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
 held_out = sorted({case.centre for case in find_cases(source)})[-1]
-stages = ("pancreas-coarse", "tumour-coarse")
+steps = {"pancreas-coarse": 140, "tumour-coarse": 220}  # about a minute of training
 common = {"seed": seed, "data.source": source, "data.held_out": held_out}
 settings = {
-    stage: Settings.of(profile, {"stage": stage, **common, **overrides}) for stage in stages
+    stage: Settings.of(profile, {"stage": stage, "optimiser.steps": count, **common, **overrides})
+    for stage, count in steps.items()
 }
+stages = tuple(settings)
 split = split_for(settings["tumour-coarse"])
 Table(
     [
@@ -106,30 +108,87 @@ Table(
 )
 
 # %% [markdown]
-# ## Training
+# ## The network
 #
-# Each run has its own folder: settings, a row of numbers for each step, the weights, and a manifest.
+# One encoder and one decoder; what differs is the last layer. So whatever one head learns passes through features that the
+# other one uses, too. Each box is a stage of the network with its channels and its grid:
 
 # %%
-from dualtask_lite.engine.run import load_model, read_rows
-from dualtask_lite.engine.train import train
-
-folder = new_folder("04")
-for stage, chosen in settings.items():
-    train(chosen, folder / stage, split=split)
-curves = {stage: read_rows(folder / stage / "metrics.csv") for stage in stages}
-for stage, rows in curves.items():
-    print(f"{stage}: {len(rows)} steps in {float(rows[-1]['seconds']):.0f} s")
-
-# %%
+from dualtask_lite.engine.run import build_network, load_model, read_rows
 from dualtask_lite.show import plots
 
-plots.curves(curves["tumour-coarse"])
+plots.network_diagram(
+    build_network(settings["tumour-coarse"]), settings["tumour-coarse"].sample.patch
+)
+
+# %% [markdown]
+# ## Training
+#
+# Each run has its own folder: settings, a row of numbers for each step, the weights, and a manifest. In a live notebook the
+# curves move while the second stage learns, and the button stops it early. In a terminal the same run is `dualtask train`.
+
+# %%
+from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.train import train
+from dualtask_lite.show.controls import training_monitor
+
+folder = new_folder("04")
+train(settings["pancreas-coarse"], folder / "pancreas-coarse", split=split)
+
+# %%
+monitor = training_monitor(predict_region)
+every = max(1, settings["tumour-coarse"].optimiser.steps // 25)
+watched = settings["tumour-coarse"].changed({"machine.gradients_every": every})
+train(
+    watched,
+    folder / "tumour-coarse",
+    split=split,
+    callback=monitor.callback,
+    on_validation=monitor.on_validation,
+)
+monitor
 
 # %% [markdown]
 # Thin lines are single steps, which see only a few patches each; thick lines are running means. The
 # conversion terms join in slowly (they are *ramped*), because at the start neither head has anything to
 # teach the other.
+#
+# A term can be small and still rule the training, or large and do nothing. What moves the weights is its
+# [gradient](glossary.md#gradient). Here is each term's share of it, in the layers that both heads use:
+
+# %%
+curves = {stage: read_rows(folder / stage / "metrics.csv") for stage in stages}
+plots.gradients(curves["tumour-coarse"])
+
+# %% [markdown]
+# Does each term learn? Its mean over the first and over the last tenth of the steps:
+
+# %%
+rows = curves["tumour-coarse"]
+tenth = max(1, len(rows) // 10)
+
+
+def mean(part, term):
+    """Mean of a term over some steps."""
+    return sum(float(row[term]) for row in part) / len(part)
+
+
+Table(
+    [
+        {
+            "term": term,
+            "first tenth": mean(rows[:tenth], term),
+            "last tenth": mean(rows[-tenth:], term),
+        }
+        for term in settings["tumour-coarse"].objective.weights
+        if settings["tumour-coarse"].objective.on(term)
+    ],
+    "Does this loss learn?",
+)
+
+# %% [markdown]
+# A training that is cut (a power cut, a kernel that dies) goes on from its last checkpoint with `train(..., resume=True)`, in a terminal
+# `dualtask train --resume FOLDER`, and ends with the same weights as one that was not cut.
 
 # %% [markdown]
 # ## The test
