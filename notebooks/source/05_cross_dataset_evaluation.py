@@ -46,7 +46,7 @@ from dualtask_lite.show.table import Table
 
 every = [case for case in find_cases(data_dir or "phantom") if case.label is not None]
 centres = sorted({case.centre for case in every})
-cases = [c for name in centres for c in [c for c in every if c.centre == name][:8]]  # to be quick
+cases = [c for name in centres for c in [c for c in every if c.centre == name][:5]]  # to be quick
 turns = {name: leave_one_centre_out(cases, name, validation=0.0, seed=seed) for name in centres}
 Table(
     [
@@ -70,13 +70,14 @@ from dualtask_lite.engine.run import read_rows
 folder = new_folder("05")
 summary = ablate(
     profile,
-    {"optimiser.steps": 80, **overrides},
+    {"optimiser.steps": 40, **overrides},
     cases,
     folder / "matrix",
     stages=["pancreas-coarse"],
     arms=["segmentation", "conversion"],
     seeds=[seed],
     protocols=["leave-one-centre-out"],
+    jobs=2,
 )
 rows = read_rows(folder / "matrix" / "cases.csv")
 print(len(rows), "rows: one for each arm and case")
@@ -283,7 +284,7 @@ from dualtask_lite.engine.run import load_model
 from dualtask_lite.engine.train import train
 
 split = leave_one_centre_out(cases, centres[-1], validation=0.2, seed=seed)
-common = {"stage": "pancreas-coarse", "seed": seed, "optimiser.steps": 80, **overrides}
+common = {"stage": "pancreas-coarse", "seed": seed, "optimiser.steps": 60, **overrides}
 run = train(Settings.of(profile, common), folder / "threshold", split=split)
 by_threshold = threshold_leak([load_model(run)], split.validation, split.test)
 
