@@ -88,8 +88,9 @@ from dualtask_lite.show import results
 results.paired(rows, "conversion", target="pancreas")
 
 # %% [markdown]
-# Each line is one case, with the baseline on the left and the other arm on the right. A case that is hard is hard for
-# both, so the **difference within the case** says more than the two clouds. This is why cases are compared in pairs.
+# Each dot is one case: its Dice with the baseline across, with the other arm up. A case that is hard is hard for
+# both, so the **difference within the case** says more than the two means. This is why cases are compared in pairs. Look at
+# the centres, too: an arm may be better in one hospital and worse in the next.
 
 # %% [markdown]
 # ### Exercise 1
@@ -206,7 +207,7 @@ results.arms(kept["comparisons"], claimed=0.0951)
 
 # %% [markdown]
 # What the arms add to the baseline: `conversion` the distance and both conversions; `views` nothing but the
-# [imaging views](glossary.md#imaging-view), as augmentation; `full` all terms of the paper. Each bar is the mean difference from the baseline with its interval; small marks are single seeds. The dashed line is the
+# [imaging views](glossary.md#imaging-view), as augmentation; `full` all terms of the paper. Each bar is the mean difference from the baseline with its interval; small marks are single seeds. The dotted line is the
 # gain that the paper reports for its own data [1]. Three questions to ask of such a figure: does the bar leave 0? Do the seeds
 # agree? And does the arm beat `views`, the baseline **with the same augmentation** but without the new terms?
 
@@ -286,13 +287,17 @@ from dualtask_lite.engine.train import train
 split = leave_one_centre_out(cases, centres[-1], validation=0.2, seed=seed)
 common = {"stage": "pancreas-coarse", "seed": seed, "optimiser.steps": 60, **overrides}
 run = train(Settings.of(profile, common), folder / "threshold", split=split)
-by_threshold = threshold_leak([load_model(run)], split.validation, split.test)
+model = load_model(run)
+by_threshold = threshold_leak([model], split.validation, split.test)
 
 # %%
 from dualtask_lite.show import trust
 
 trust.thresholds(
-    by_threshold.thresholds, by_threshold.on_test, by_threshold.on_validation, by_threshold.default
+    by_threshold.thresholds,
+    by_threshold.on_test,
+    by_threshold.on_validation,
+    model.settings.prediction.threshold,
 )
 
 # %%
