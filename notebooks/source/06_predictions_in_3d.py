@@ -48,7 +48,7 @@ from dualtask_lite.show.table import Table
 source = data_dir or "phantom"
 held_out = sorted({case.centre for case in find_cases(source)})[-1]
 common = {"seed": seed, "data.source": source, "data.held_out": held_out}
-steps = {"pancreas-coarse": 200, "tumour-coarse": 300}
+steps = {"pancreas-coarse": 130, "tumour-coarse": 200}
 folder = new_folder("06")
 models = []
 for stage, count in steps.items():
