@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -77,7 +78,7 @@ def data_get(
         typer.echo(f"{source.title}\nlicence {source.licence}; cite {source.citation}", err=True)
         console = Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(name, total=None)
             cases = get(
                 source,

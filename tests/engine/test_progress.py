@@ -1,0 +1,46 @@
+"""Bars are drawn on a terminal, and on nothing else."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+pty = pytest.importorskip("pty", reason="Windows has no pseudo-terminals")
+
+BARS = """
+from dualtask_lite.engine.progress import progress_bar
+with progress_bar() as bar:
+    for _ in bar.track(range(3), description="counting"):
+        pass
+    task = bar.add_task("training", total=2, note="loss 0.5")
+    bar.update(task, advance=1, note="loss 0.4")
+print("done")
+"""
+
+
+def on_a_terminal(code):
+    """Run code with a pseudo-terminal for all three streams; gives its exit code and what was drawn."""
+    drawn = bytearray()
+
+    def read(descriptor):
+        data = os.read(descriptor, 1024)
+        drawn.extend(data)
+        return data
+
+    status = pty.spawn([sys.executable, "-c", code], read)
+    return os.waitstatus_to_exitcode(status), drawn.decode()
+
+
+def test_a_terminal_gets_a_bar_for_tasks_with_and_without_a_note(capfd):
+    code, drawn = on_a_terminal(BARS)
+    assert code == 0, drawn
+    for words in ("counting", "3/3", "training", "1/2", "loss 0.4", "done"):
+        assert words in drawn
+
+
+def test_a_pipe_gets_none_also_when_colours_are_asked_for(monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    done = subprocess.run([sys.executable, "-c", BARS], capture_output=True, text=True, check=True)
+    assert done.stdout == "done\n"
+    assert done.stderr == ""
