@@ -234,7 +234,9 @@ def page(notebook: NotebookNode, title: str) -> str:
     usual = HTMLExporter().default_config.NbConvertBase.display_data_priority
     config = Config(NbConvertBase={"display_data_priority": [kind for kind in usual if "widget" not in kind]})
     exporter = HTMLExporter(config=config, extra_loaders=[loader], template_file="page.html.j2", embed_images=True)
-    text, _ = exporter.from_notebook_node(notebook, {"metadata": {"name": title}})
+    kept = {name: value for name, value in notebook.metadata.items() if name != "widgets"}  # their state is large
+    bare = NotebookNode({**notebook, "metadata": NotebookNode(kept)})
+    text, _ = exporter.from_notebook_node(bare, {"metadata": {"name": title}})
     text = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
     return text.replace('href="glossary.md', 'href="glossary.html')
 

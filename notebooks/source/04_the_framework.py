@@ -57,6 +57,8 @@ settings = {
     for stage, count in steps.items()
 }
 stages = tuple(settings)
+
+# %%
 split = split_for(settings["tumour-coarse"])
 Table(
     [

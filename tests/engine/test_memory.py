@@ -13,12 +13,13 @@ from dualtask_lite.method import losses
 
 SMALL = {"network.width": 8, "sample.patch": [32, 32, 32], "machine.precision": "32-true"}
 STEP = """
-import resource, sys, torch
+import sys, torch
+from dualtask_lite.machine import peak_memory_mb
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import build_network
 settings = Settings.model_validate_json(sys.argv[1])
 net = build_network(settings)
-peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+peak = lambda: int(peak_memory_mb() * 2**20)
 def step(sides):
     outputs = net(torch.rand(2, 1, *sides))
     torch.stack([out.mean() for out in outputs if out is not None]).sum().backward()

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import html
 import re
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -274,5 +275,12 @@ def test_the_widget_gets_the_block_and_a_picture_stands_beside_it():
     assert re.search(r"The browser gets [\d.]+ MB of voxels", view.text)
 
 
-def test_itkwidgets_is_never_imported():
-    assert "itkwidgets" not in sys.modules
+def test_itkwidgets_is_not_imported_unless_it_is_asked_for():
+    code = (
+        "import sys, numpy\nfrom dualtask_lite import show\n"
+        "volume = numpy.random.default_rng(0).normal(0, 300, (24, 24, 12))\n"
+        "print(show.volume3d(volume, spacing=(1, 1, 1)), show.slices(volume, spacing=(1, 1, 1)))\n"
+        "assert 'itkwidgets' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
