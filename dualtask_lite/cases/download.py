@@ -135,6 +135,7 @@ def unpack(
         files = [path for path in beside.rglob("*") if path.is_file()]
         sizes = {str(path.relative_to(beside).as_posix()): path.stat().st_size for path in files}
         _move_into(beside, folder)
+    # zipfile says RuntimeError of an encrypted member, and NotImplementedError of a way to pack that it does not know.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DualTaskError(
             f"{archive}: is damaged, or no archive that can be read ({error})", "remove it, then fetch it again"

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import io
+import os
 import time
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
+import pytest
 from matplotlib.colors import to_rgb
 from PIL import Image
 
 PATIENCE = 120  # s; no test depends on speed, but none may hang either
 HUE_NEAR = 0.04  # the labels are laid over grey, which leaves their hue
+
+
+def insist_on(module: str) -> None:
+    """Skip these tests, by name, where a package of an optional extra is absent; where all must run, fail."""
+    if find_spec(module):
+        return
+    missing = f"{module} is not installed: pip install 'dualtask-lite[notebooks,viewers]'"
+    if os.environ.get("DUALTASK_REQUIRE_BROWSER"):
+        raise ImportError(missing)
+    pytest.skip(missing, allow_module_level=True)
 
 
 def pixels_of(locator: Any) -> np.ndarray:
