@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dualtask_lite.engine.profiles import COARSE, PROFILES, TUMOUR, TUMOUR_TERMS
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS, TERMS
 
@@ -242,79 +243,17 @@ class Settings(Section):
         path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
-# Short schedules decide whether a lesson shows anything: a gentle temperature, the error weighted towards the surface,
-# ramps, no weight standardisation at width 8 (METHOD, "A first trial"), small patches and so more steps a minute, and
-# no mirrored anatomy, which takes longer to learn than a lesson lasts.
-_LAPTOP: dict[str, Any] = {
-    "sample": {"patch": [32, 32, 24], "foreground": 0.9},
-    "augment": {"flip": 0.0, "elastic": 0.0},
-    "network": {"width": 8, "standardise": False},
-    "views": {"count": 1},
-    "objective": {
-        "weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
-        "tau": 3.0,
-        "surface_weight": 5.0,
-        "ramp": 0.3,
-    },
-    "optimiser": {
-        "name": "adamw",
-        "lr": 4e-3,
-        "weight_decay": 1e-4,
-        "schedule": "onecycle",
-        "steps": 400,
-        "batch": 4,
-    },
-    "prediction": {"flips": 1, "overlap": 0.25},
-}
-PROFILES: dict[str, dict[str, Any]] = {
-    "laptop": _LAPTOP,
-    "colab": {
-        "network": {"width": 16},
-        "sample": {"spacing": [2.0, 2.0, 2.5], "patch": [96, 96, 64]},
-        "objective": {"tau": 2.0, "surface_weight": 5.0, "ramp": 0.3},
-        "optimiser": {"name": "adamw", "lr": 1e-3, "schedule": "onecycle", "steps": 2_000, "batch": 2},
-        "machine": {"workers": 2},
-    },
-    "gpu": {
-        "sample": {"spacing": [1.0, 1.0, 2.0], "patch": [160, 160, 96]},
-        "objective": {"tau": 1.0, "surface_weight": 5.0, "ramp": 0.3},
-        "optimiser": {"name": "adamw", "lr": 5e-4, "schedule": "onecycle", "steps": 10_000, "batch": 2},
-        "machine": {"workers": 8, "validate_every": 500, "checkpoint_every": 500},
-    },
-    # The published recipe as far as it is no trap: two views, all terms, Adam with polynomial decay.
-    "paper": {
-        "sample": {"spacing": [0.8, 0.8, 2.5], "patch": [192, 160, 64]},
-        "objective": {"tau": 1.0},
-        "machine": {"workers": 8, "validate_every": 1_000, "checkpoint_every": 500},
-    },
-}
-# The whole abdomen is seen on a coarser grid than the pancreas.
-_COARSE: dict[str, dict[str, Any]] = {
-    "laptop": {"sample": {"spacing": [5.0, 5.0, 5.0], "patch": [32, 32, 24]}, "optimiser": {"steps": 250}},
-    "colab": {"sample": {"spacing": [3.0, 3.0, 3.0], "patch": [96, 96, 64]}},
-    "gpu": {"sample": {"spacing": [2.0, 2.0, 2.5], "patch": [160, 128, 96]}},
-    "paper": {"sample": {"spacing": [1.6, 1.6, 2.5], "patch": [192, 160, 96]}},
-}
-# A tumour's surroundings are seen in one piece, at most 6 million voxels of it; the tumour itself up close.
-_TUMOUR: dict[str, dict[str, Any]] = {
-    "tumour-coarse": {"sample": {"patch": [256, 224, 104]}},
-    "tumour-fine": {"sample": {"patch": [160, 160, 64], "foreground": 1.0}},
-}
-# The slice head and the contrast ask where the tumour is: METHOD gives them to the tumour stages alone.
-_TUMOUR_TERMS = ("feat", "slice")
-
-
 def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:
     """Fill what a user left out from the profile and the stage, and validate all of it."""
     start = _validated({key: values[key] for key in ("profile", "stage") if key in values}, origin=origin)
     merged = _merged({"profile": start.profile, "stage": start.stage}, PROFILES[start.profile])
     if start.stage == "pancreas-coarse":
-        merged = _merged(merged, _COARSE[start.profile])
+        merged = _merged(merged, COARSE[start.profile])
     if start.profile == "paper":
-        merged = _merged(merged, _TUMOUR.get(start.stage, {}))
+        merged = _merged(merged, TUMOUR.get(start.stage, {}))
     weights = merged["objective"].get("weights", PAPER_WEIGHTS)
     if STAGES[start.stage].target == "pancreas":
-        weights = {term: weight for term, weight in weights.items() if term not in _TUMOUR_TERMS}
+        weights = {term: weight for term, weight in weights.items() if term not in TUMOUR_TERMS}
     merged = _merged(merged, {"objective": {"weights": weights}})
     return _validated(_merged(merged, values), origin=origin)
 

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dualtask_lite.engine.config import PROFILES, STAGES, Settings, parse_assignments
+from dualtask_lite.engine.config import STAGES, Settings, parse_assignments
+from dualtask_lite.engine.profiles import PROFILES
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
 

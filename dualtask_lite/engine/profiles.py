@@ -1,0 +1,66 @@
+"""What the named profiles and the stages set; all that is not here has the default of ``engine.config``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Short schedules decide whether a lesson shows anything: a gentle temperature, the error weighted towards the surface,
+# ramps, no weight standardisation at width 8 (METHOD, "A first trial"), small patches and so more steps a minute, and
+# no mirrored anatomy, which takes longer to learn than a lesson lasts.
+_LAPTOP: dict[str, Any] = {
+    "sample": {"patch": [32, 32, 24], "foreground": 0.9},
+    "augment": {"flip": 0.0, "elastic": 0.0},
+    "network": {"width": 8, "standardise": False},
+    "views": {"count": 1},
+    "objective": {
+        "weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
+        "tau": 3.0,
+        "surface_weight": 5.0,
+        "ramp": 0.3,
+    },
+    "optimiser": {
+        "name": "adamw",
+        "lr": 4e-3,
+        "weight_decay": 1e-4,
+        "schedule": "onecycle",
+        "steps": 400,
+        "batch": 4,
+    },
+    "prediction": {"flips": 1, "overlap": 0.25},
+}
+PROFILES: dict[str, dict[str, Any]] = {
+    "laptop": _LAPTOP,
+    "colab": {
+        "network": {"width": 16},
+        "sample": {"spacing": [2.0, 2.0, 2.5], "patch": [96, 96, 64]},
+        "objective": {"tau": 2.0, "surface_weight": 5.0, "ramp": 0.3},
+        "optimiser": {"name": "adamw", "lr": 1e-3, "schedule": "onecycle", "steps": 2_000, "batch": 2},
+        "machine": {"workers": 2},
+    },
+    "gpu": {
+        "sample": {"spacing": [1.0, 1.0, 2.0], "patch": [160, 160, 96]},
+        "objective": {"tau": 1.0, "surface_weight": 5.0, "ramp": 0.3},
+        "optimiser": {"name": "adamw", "lr": 5e-4, "schedule": "onecycle", "steps": 10_000, "batch": 2},
+        "machine": {"workers": 8, "validate_every": 500, "checkpoint_every": 500},
+    },
+    # The published recipe as far as it is no trap: two views, all terms, Adam with polynomial decay.
+    "paper": {
+        "sample": {"spacing": [0.8, 0.8, 2.5], "patch": [192, 160, 64]},
+        "objective": {"tau": 1.0},
+        "machine": {"workers": 8, "validate_every": 1_000, "checkpoint_every": 500},
+    },
+}
+# The whole abdomen is seen on a coarser grid than the pancreas.
+COARSE: dict[str, dict[str, Any]] = {
+    "laptop": {"sample": {"spacing": [5.0, 5.0, 5.0], "patch": [32, 32, 24]}, "optimiser": {"steps": 250}},
+    "colab": {"sample": {"spacing": [3.0, 3.0, 3.0], "patch": [96, 96, 64]}},
+    "gpu": {"sample": {"spacing": [2.0, 2.0, 2.5], "patch": [160, 128, 96]}},
+    "paper": {"sample": {"spacing": [1.6, 1.6, 2.5], "patch": [192, 160, 96]}},
+}
+# A tumour's surroundings are seen in one piece, at most 6 million voxels of it; the tumour itself up close.
+TUMOUR: dict[str, dict[str, Any]] = {
+    "tumour-coarse": {"sample": {"patch": [256, 224, 104]}},
+    "tumour-fine": {"sample": {"patch": [160, 160, 64], "foreground": 1.0}},
+}
+# The slice head and the contrast ask where the tumour is: METHOD gives them to the tumour stages alone.
+TUMOUR_TERMS = ("feat", "slice")
