@@ -114,11 +114,15 @@ def test_help_and_list_need_no_torch():
         assert done.returncode == 0, done.stderr
 
 
-def test_progress_is_told_where_somebody_watches(task07, monkeypatch, tmp_path):
-    from rich.console import Console
+class Terminal(io.StringIO):
+    """A standard error stream that somebody watches."""
 
-    screen = io.StringIO()
-    console = Console(file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr("rich.console.Console", lambda **_: console)
-    call("get", "msd", "--out", tmp_path / "set", "--json")
-    assert "unpacking Task07_Pancreas.tar" in screen.getvalue()
+    def isatty(self):
+        return True
+
+
+def test_progress_is_told_where_somebody_watches(task07, monkeypatch, tmp_path):
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    app(["data", "get", "msd", "--out", str(tmp_path / "set"), "--json"], standalone_mode=False)
+    assert "unpacking Task07_Pancreas.tar" in sys.stderr.getvalue()
