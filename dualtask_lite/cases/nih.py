@@ -23,8 +23,9 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from dualtask_lite.cases.case import UNREADABLE, Case, Scan
+from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.dicom import series_below
+from dualtask_lite.cases.nifti import UNREADABLE
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 

@@ -17,7 +17,8 @@ import yaml
 from scipy.ndimage import gaussian_filter
 
 from dualtask_lite.cases.anatomy import Canvas, Tissue, Tumour, TumourKind, paint_patient
-from dualtask_lite.cases.case import LABELS, Case
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import data_file
 

@@ -15,7 +15,8 @@ from matplotlib.colors import to_hex
 from numpy.typing import NDArray
 from scipy.ndimage import binary_erosion
 
-from dualtask_lite.cases.case import LABELS, Scan
+from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.show import palette, planes
 
 MOST_ERROR = 10  # mm; a surface farther off is coloured as if it were this far

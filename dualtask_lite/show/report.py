@@ -16,7 +16,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from dualtask_lite.cases.case import LABELS, Scan
+from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.show import plots, trust
 from dualtask_lite.show.plots import Row
 from dualtask_lite.show.slices import slices

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import block_reduce, find_contours
 
-from dualtask_lite.cases.case import CT_WINDOW, LABELS, Scan
+from dualtask_lite.cases.case import CT_WINDOW, Scan
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.show import planes
 from dualtask_lite.show.overlays import Overlay, overlays
 from dualtask_lite.show.picture import Picture

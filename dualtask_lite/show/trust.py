@@ -11,7 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from dualtask_lite.cases.case import LABELS, Scan
+from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.show import palette, planes
 from dualtask_lite.show.picture import Picture, new_figure
 from dualtask_lite.show.plots import FIELD, Row

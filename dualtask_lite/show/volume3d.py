@@ -15,7 +15,8 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from dualtask_lite.cases.case import CT_WINDOW, LABELS, Scan
+from dualtask_lite.cases.case import CT_WINDOW, Scan
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.show import itk, niivue, planes, plots

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dualtask_lite.cases import sources as module
-from dualtask_lite.cases.case import LABELS
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.cases.sources import find_cases, sources, sources_table
 from dualtask_lite.errors import DualTaskError
 

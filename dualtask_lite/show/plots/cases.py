@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
-from dualtask_lite.cases.case import CT_WINDOW, LABELS, Scan
+from dualtask_lite.cases.case import CT_WINDOW, Scan
+from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.show import palette, planes
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 from dualtask_lite.show.plots.parts import tidy

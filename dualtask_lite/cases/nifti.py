@@ -1,0 +1,102 @@
+"""A NIfTI file, an array or a DICOM series as an image, and its voxels on the RAS+ grid."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
+
+from dualtask_lite.cases import dicom
+from dualtask_lite.errors import DualTaskError
+
+RAS = axcodes2ornt(("R", "A", "S"))
+UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)  # what nibabel raises
+_DEFLATED = 1032  # bytes that gzip can hold in one of its own, at the most
+
+
+def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> nib.Nifti1Image:
+    """Open a file or the folder of a DICOM series, or wrap an array, as an image of three axes.
+
+    The voxels of a NIfTI file are not read yet. ``affine`` is that of an array.
+
+    Raises:
+        DualTaskError: when it is no image of a CT or a label; it calls the image ``name``.
+    """
+    if isinstance(source, np.ndarray):
+        image: Any = nib.Nifti1Image(source.astype(np.float32), np.eye(4) if affine is None else affine)
+    elif source.is_dir():
+        image = dicom.read_series(source)
+    else:
+        try:
+            image = nib.load(source)
+        except UNREADABLE as error:
+            raise DualTaskError(
+                f"{name}: is not a readable NIfTI file ({_first_line(error)})", "give .nii or .nii.gz"
+            ) from error
+        if not isinstance(image, nib.Nifti1Pair):
+            raise DualTaskError(f"{name}: is {type(image).__name__}, not NIfTI", "convert it to .nii.gz")
+        _insist_on_size(image, name)
+    if image.get_data_dtype().fields or np.issubdtype(image.get_data_dtype(), np.complexfloating):
+        raise DualTaskError(
+            f"{name}: holds colours or complex numbers, not HU", "export the CT itself, not a picture of it"
+        )
+    if len(image.shape) < 3 or any(side != 1 for side in image.shape[3:]) or 0 in image.shape:
+        raise DualTaskError(f"{name}: has the dimensions {image.shape}, not three", "give one volume (X, Y, Z) a file")
+    return image if len(image.shape) == 3 else image.slicer[(..., *(0,) * (len(image.shape) - 3))]
+
+
+def _insist_on_size(image: nib.Nifti1Pair, name: str) -> None:
+    """Refuse a header that promises more voxels than its file can hold, before memory is set aside for them."""
+    file = Path(str(image.file_map["image"].filename))
+    holds = file.stat().st_size * (_DEFLATED if file.suffix.lower() == ".gz" else 1)
+    promised = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if min(image.shape, default=0) < 0 or promised > holds:
+        raise DualTaskError(
+            f"{name}: is damaged or cut off (its header promises {image.shape} voxels, more than the file can hold)",
+            "fetch or export it again",
+        )
+
+
+def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Voxels (float32) of an image on the RAS+ grid, and that grid's affine.
+
+    Raises:
+        DualTaskError: when the file is damaged, or its affine or size cannot be.
+    """
+    affine = image.affine
+    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+        raise DualTaskError(
+            f"{name}: its affine is singular, so its voxels have no size", "export it again with its geometry"
+        )
+    try:
+        voxels = np.asarray(image.dataobj, dtype=np.float32)
+    except UNREADABLE as error:
+        raise DualTaskError(
+            f"{name}: is damaged or cut off ({_first_line(error)})", "fetch or export it again"
+        ) from error
+    except MemoryError as error:
+        raise DualTaskError(
+            f"{name}: its {image.shape} voxels do not fit into memory", "crop it, or use a machine with more memory"
+        ) from error
+    turn = ornt_transform(io_orientation(affine), RAS)
+    turned = np.ascontiguousarray(apply_orientation(voxels, turn))
+    return turned, affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
+
+
+def digest_of(image: nib.Nifti1Image, name: str) -> str:
+    """SHA-256 of the voxels on the RAS+ grid, rounded to whole HU."""
+    voxels, _ = on_ras_grid(image, name)
+    whole = np.rint(np.nan_to_num(voxels)).astype(np.int32)
+    return hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest()
+
+
+def _first_line(error: BaseException) -> Any:
+    return (str(error).splitlines() or [type(error).__name__])[0]
