@@ -72,7 +72,8 @@ def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarr
         DualTaskError: when the file is damaged, or its affine or size cannot be.
     """
     affine = image.affine
-    if affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12:
+    singular = affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
+    if singular or np.isnan(io_orientation(affine)).any():  # or so nearly that two axes run the same way
         raise DualTaskError(
             f"{name}: its affine is singular, so its voxels have no size", "export it again with its geometry"
         )

@@ -8,12 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import settings
 from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, generate_uid
-
-settings.register_profile("any machine", deadline=None)  # no test may fail because a machine is busy
-settings.load_profile("any machine")
 
 PATIENT = {
     "PatientName": "Doe^Jane",

@@ -146,6 +146,13 @@ def broken_images():
         raw[280:296] = raw[296:312]  # srow_x becomes srow_y
         (folder / "ct.nii").write_bytes(raw)
 
+    def nearly_singular(folder):  # found by the fuzz: it has a determinant, but one axis is lost beside another
+        affine = np.diag([1.0, 1.0, 2.5, 1.0])
+        affine[0, 1] = 1e20
+        image = nib.Nifti1Image(hu(), np.eye(4))
+        image.set_sform(affine, 1)
+        (folder / "ct.nii").write_bytes(image.to_bytes())
+
     return {
         "text": (lambda f: (f / "ct.nii.gz").write_text("<html>not found</html>"), "not a readable NIfTI"),
         "empty": (lambda f: (f / "ct.nii").write_bytes(b""), "not a readable NIfTI"),
@@ -167,6 +174,7 @@ def broken_images():
         ),
         "huge voxels": (lambda f: write(f / "ct.nii.gz", hu(), np.diag([50, 50, 50, 1])), "cannot be a CT's"),
         "singular": (singular, "singular"),
+        "nearly singular": (nearly_singular, "singular"),
         "colours": (
             lambda f: write(f / "ct.nii.gz", np.zeros(SHAPE, [("R", "u1"), ("G", "u1"), ("B", "u1")])),
             "colours",
