@@ -9,7 +9,10 @@ import torch
 
 from dualtask_lite import machine
 from dualtask_lite.engine import bench as engine
-from dualtask_lite.engine.bench import bench, made_region, matrix_rate, repeat, rows, step_flop
+from dualtask_lite.engine.bench import bench, rows, timing
+from dualtask_lite.engine.bench.samples import CALLS, made_region
+from dualtask_lite.engine.bench.step import LAYERS, matrix_rate, step_flop
+from dualtask_lite.engine.bench.timing import repeat
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
 
@@ -19,8 +22,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr(engine, "SECONDS", 0.05)
-    monkeypatch.setattr(engine, "CASE", (40, 30, 20))
+    monkeypatch.setattr(timing, "SECONDS", 0.05)
+    monkeypatch.setattr("dualtask_lite.engine.bench.whole_case.CASE", (40, 30, 20))
 
 
 def test_all_parts_of_a_profile_with_every_term(tmp_path):
@@ -35,12 +38,12 @@ def test_all_parts_of_a_profile_with_every_term(tmp_path):
         assert sum(results[name]["share"].values()) == pytest.approx(1, abs=1e-3)
     assert results["pipeline"]["distance_bit_equal_to_scipy"] is True
     assert results["pipeline"]["loader_samples_per_second"] > 0
-    assert set(results["pipeline"]["share"]) == {*engine._PIPELINE, "rest"}
+    assert set(results["pipeline"]["share"]) == {*CALLS, "rest"}
     assert all(share > 0 for share in results["pipeline"]["share"].values())
     tuned = results["step, tuned"]
     assert tuned["voxels"] == 2 * 16 * 24 * 8
     assert tuned["voxels_per_second"] == pytest.approx(tuned["voxels"] / tuned["seconds"], rel=0.01)
-    assert set(results["layers"]["share"]) == set(engine._LAYERS)
+    assert set(results["layers"]["share"]) == set(LAYERS)
     assert results["predict"]["voxels"] == 40 * 30 * 20
     assert results["predict"]["flips"] == 8
     assert {row["measure"] for row in rows(told)} == set(results)

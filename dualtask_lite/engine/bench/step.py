@@ -1,0 +1,156 @@
+"""How fast a training step is, as it comes and as it is tuned, and where its time goes."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from dualtask_lite.engine.bench.samples import made_region
+from dualtask_lite.engine.bench.timing import repeat, short, wait
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.dataset import Samples
+from dualtask_lite.engine.devices import make_fabric, set_up
+from dualtask_lite.engine.run import build_network, peak_memory_mb
+from dualtask_lite.engine.train import draw_views, make_objective, make_optimiser
+from dualtask_lite.method.losses import Target
+from dualtask_lite.method.network import Outputs
+
+LAYERS = (
+    *("stem", "encoder1", "encoder2", "encoder3", "encoder4", "context", "fuse"),
+    *("decoder3", "decoder2", "decoder1", "seg_head", "distance_head", "projector", "slice_head"),
+)
+_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+
+
+def eager_step(settings: Settings) -> dict[str, Any]:
+    """A training step as PyTorch does it when nothing is tuned: fp32, channels first."""
+    return _step(settings.changed({"machine.precision": "32-true", "machine.compile": False}), torch.contiguous_format)
+
+
+def tuned_step(settings: Settings) -> dict[str, Any]:
+    """A training step as ``dualtask train`` does it with these settings."""
+    return _step(settings, torch.channels_last_3d)
+
+
+def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, Any]:
+    fabric = make_fabric(settings)
+    device = fabric.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    net: Any = build_network(settings).to(memory_format=memory_format)  # type: ignore[call-overload]
+    model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
+    image, target = _batch(settings, device)
+    objective, views = make_objective(settings), settings.views.count
+    generator, numbers = torch.Generator().manual_seed(0), torch.arange(len(image))
+    laps: dict[str, list[float]] = {}
+
+    def one() -> None:
+        clock = _Laps(laps, device)
+        shown = draw_views(image, settings, numbers)
+        clock.lap("views")
+        outputs = model(shown)
+        clock.lap("forward")
+        parts: list[Any] = [[None] * views if part is None else part.chunk(views) for part in outputs]
+        said = [Outputs(*fields) for fields in zip(*parts, strict=True)]
+        total = objective.total(objective(said, target, generator=generator))
+        clock.lap("objective")
+        optimiser.zero_grad()
+        fabric.backward(total)
+        clock.lap("backward")
+        fabric.clip_gradients(model, optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False)
+        optimiser.step()
+        clock.lap("optimiser")
+
+    try:
+        found = repeat(one, device)
+    except torch.cuda.OutOfMemoryError:
+        return {"failed": "out of memory"}
+    voxels = views * image.numel()
+    work = step_flop(settings) * voxels
+    rate = matrix_rate(device, _DTYPES.get(fabric._precision.precision, torch.float32))
+    medians = {name: statistics.median(times[1:]) for name, times in laps.items()}
+    return {
+        **found,
+        "precision": fabric._precision.precision,
+        "voxels": voxels,
+        "voxels_per_second": short(voxels / found["seconds"]),
+        "tflop_per_second": short(work / found["seconds"] / 1e12),
+        "matrix_tflop_per_second": short(rate / 1e12),
+        "share_of_matrix_rate": short(work / found["seconds"] / rate),
+        "peak_memory_mb": peak_memory_mb(device),
+        "share": {name: short(seconds / sum(medians.values())) for name, seconds in medians.items()},
+    }
+
+
+class _Laps:
+    """A stop-watch that notes how long each part of a step took."""
+
+    def __init__(self, laps: dict[str, list[float]], device: torch.device) -> None:
+        self.laps, self.device, self.last = laps, device, time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        wait(self.device)
+        now = time.perf_counter()
+        self.laps.setdefault(name, []).append(now - self.last)
+        self.last = now
+
+
+def _batch(settings: Settings, device: torch.device) -> tuple[torch.Tensor, Target]:
+    samples = Samples([made_region(settings)], settings, range(settings.optimiser.batch))
+    keys = ("image", "mask", "distance_mm")
+    image, mask, distance = (torch.stack([samples[n][key] for n in range(len(samples))]).to(device) for key in keys)
+    return image, Target(mask, distance)
+
+
+def step_flop(settings: Settings) -> float:
+    """FLOP of the network a voxel, forward and backward (2 for a multiply-add); counted on shapes alone."""
+    with torch.device("meta"):
+        net, image = build_network(settings), torch.empty(1, 1, *settings.sample.patch)
+    with FlopCounterMode(display=False) as counter:
+        sum(output.sum() for output in net(image) if output is not None).backward()
+    return counter.get_total_flops() / image.numel()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP a second of the best of several large matrix products: what the device can do at most."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    return 2 * side**3 / repeat(lambda: a @ b, device)["seconds_min"]
+
+
+def layers(settings: Settings) -> dict[str, Any]:
+    """Forward and backward of each group of layers alone, in the tuned setting: where a step's time goes."""
+    fabric = make_fabric(settings)
+    net = build_network(settings).to(fabric.device)
+    image, _ = _batch(settings, fabric.device)
+    seen: dict[str, torch.Tensor] = {}
+    groups = [(name, module) for name in LAYERS if (module := getattr(net, name)) is not None]
+    for name, module in groups:
+        module.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0].detach()}))
+    with torch.no_grad(), fabric.autocast():
+        net(image.repeat(settings.views.count, 1, 1, 1, 1))
+    found = {}
+    for name, module in groups:
+        x = seen[name].requires_grad_(name != "stem")
+
+        def one(module: Any = module, x: torch.Tensor = x) -> None:
+            with fabric.autocast():
+                output = module(x)
+            output.backward(torch.ones_like(output))
+            x.grad = None
+
+        with FlopCounterMode(display=False) as counter:
+            one()
+        times = repeat(one, fabric.device)
+        rate = counter.get_total_flops() / times["seconds"]
+        found[name] = {key: times[key] for key in ("seconds", "cpu_seconds")} | {"tflop_per_second": short(rate / 1e12)}
+    total = sum(times["seconds"] for times in found.values())
+    return {
+        "seconds": short(total),
+        "share": {name: short(times["seconds"] / total) for name, times in found.items()},
+        "layers": found,
+    }
