@@ -57,8 +57,8 @@ def precision_of(wanted: str, device: str) -> str:
 
 
 def has_bf16() -> bool:
-    """Whether the card computes in bf16: from Ampere on; a T4 (7.5) only emulates it."""
-    return torch.cuda.get_device_capability()[0] >= 8
+    """Whether the card computes in bf16: from Ampere on; a T4 (7.5) only emulates it. A card to come is taken to."""
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] >= 8
 
 
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:

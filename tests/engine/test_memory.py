@@ -62,6 +62,12 @@ def test_recomputing_and_small_batches_need_less_and_half_precision_too():
     assert needed(**{"optimiser.batch": 1}) < 0.6 * needed()
 
 
+def test_a_card_that_is_not_here_is_planned_for_as_a_new_one(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    bf16 = Settings.of("colab", {"machine.precision": "bf16-mixed"})
+    assert step_bytes(Settings.of("colab"), "cuda") == step_bytes(bf16, "cuda")
+
+
 def test_the_advice_is_the_least_change_that_fits():
     settings = Settings.of("colab", {"machine.precision": "bf16-mixed"})
     needed = MARGIN * step_bytes(settings, "cuda")

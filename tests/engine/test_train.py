@@ -249,6 +249,7 @@ def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path):
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed")])
 def test_an_old_card_gets_fp16_and_a_new_one_bf16(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
     assert devices.precision_of("auto", "cuda") == precision
     assert devices.precision_of("auto", "cpu") == "32-true"
