@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 
 import pytest
@@ -33,6 +34,38 @@ def phantom_folder(tmp_path_factory):
 def tiny_run():
     """Settings by dotted name for a training of seconds."""
     return dict(TINY_RUN)
+
+
+@pytest.fixture(scope="session")
+def cascade(phantom_folder, tmp_path_factory, tiny_run):
+    """A trained cascade of two stages; it knows nothing, but it is whole."""
+    from typer.testing import CliRunner
+
+    from dualtask_lite.cli import app
+
+    folder = tmp_path_factory.mktemp("runs") / "cascade"
+    words = ["train", "--stage", "pancreas-coarse", "--stage", "tumour-coarse", "--held-out", "C"]
+    words += [word for key, value in tiny_run.items() for word in ("--set", f"{key}={value}")]
+    done = CliRunner().invoke(app, [*words, "--source", str(phantom_folder), "--out", str(folder)])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.fixture
+def small_files():
+    """A context in which no file grows beyond some bytes: a disk that fills up, without the rights to make one."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit on the size of a file")
+
+    @contextlib.contextmanager
+    def limited(size):
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limited
 
 
 @pytest.fixture(scope="session")

@@ -50,16 +50,6 @@ def call_main(monkeypatch, capsys, *words):
     return end.value.code or 0, captured.out, captured.err
 
 
-@pytest.fixture(scope="module")
-def cascade(phantom_folder, tmp_path_factory, tiny_run):
-    """A trained cascade of two stages; it knows nothing, but it is whole."""
-    folder = tmp_path_factory.mktemp("runs") / "cascade"
-    stages = ["--stage", "pancreas-coarse", "--stage", "tumour-coarse"]
-    changes = [word for key, value in tiny_run.items() for word in ("--set", f"{key}={value}")]
-    call("train", *stages, "--source", phantom_folder, "--held-out", "C", "--out", folder, *changes)
-    return folder
-
-
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_teaches_without_loading_torch(command):
     code = "import sys; from dualtask_lite.cli import app\n"

@@ -134,14 +134,8 @@ class Scan:
         header.extensions.clear()
         image = nib.Nifti1Image(apply_orientation(volume, back), self.source.affine, header)
         path = Path(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(path) as temporary:
-                nib.save(image, temporary)
-        except OSError as error:
-            raise DualTaskError(
-                f"{path}: cannot be written ({error})", "choose another folder, or free some space"
-            ) from error
+        with whole_file(path) as temporary:
+            nib.save(image, temporary)
         return path
 
 

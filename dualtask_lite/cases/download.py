@@ -7,7 +7,6 @@ straight into place.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import http.client
 import os
@@ -27,6 +26,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import move_into, unwritable
 
 #: Called with what is fetched or unpacked, the bytes done and, where known, the bytes of all.
 Progress = Callable[[str, int, "int | None"], None]
@@ -81,7 +81,7 @@ def fetch(
             os.fsync(written.fileno())
         part.replace(path)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise unwritable(path, error) from error
     return path
 
 
@@ -134,14 +134,14 @@ def unpack(
             verify(beside)
         files = [path for path in beside.rglob("*") if path.is_file()]
         sizes = {str(path.relative_to(beside).as_posix()): path.stat().st_size for path in files}
-        _move_into(beside, folder)
+        move_into(beside, folder)
     # zipfile says RuntimeError of an encrypted member, and NotImplementedError of a way to pack that it does not know.
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
         raise DualTaskError(
             f"{archive}: is damaged, or no archive that can be read ({error})", "remove it, then fetch it again"
         ) from error
     except OSError as error:
-        raise _unwritable(folder, error) from error
+        raise unwritable(folder, error) from error
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return sizes
@@ -258,16 +258,6 @@ def _plain(tar: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     return opened
 
 
-def _move_into(source: Path, target: Path) -> None:
-    """Move what a folder holds into another, whole folders where the other has none of the name."""
-    for path in sorted(source.iterdir()):
-        place = target / path.name
-        if path.is_dir() and place.is_dir():
-            _move_into(path, place)
-        else:
-            path.replace(place)
-
-
 def _insist_on_safe(archive: Path, name: str, plain: bool) -> None:
     """Refuse what could land outside of the folder: absolute and climbing names, links, devices."""
     path = PurePosixPath(name)
@@ -285,9 +275,3 @@ def _insist_on_room(folder: Path, needed: int) -> None:
             f"{folder}: {needed / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB are free",
             "make room, or choose another folder with --out",
         )
-
-
-def _unwritable(path: Path, error: OSError) -> DualTaskError:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DualTaskError(f"{path}: the disk is full", "make room, then run it again: a download goes on")
-    return DualTaskError(f"{path}: cannot be written ({error})", "choose another folder, or check your rights to it")

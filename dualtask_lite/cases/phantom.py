@@ -7,6 +7,7 @@ labels are those of the Medical Segmentation Decathlon's Task07.
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from dualtask_lite.cases.anatomy import Canvas, Tissue, Tumour, TumourKind, pain
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import move_into, unwritable_is_told
 from dualtask_lite.resources import data_file
 
 VERSION = 1  # of the generator: the same version and seed make the same voxels
@@ -138,7 +140,7 @@ def make_phantom(
     size: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the data of all centres, a folder in Task07 layout for each.
+    """Write the data of all centres, a folder in Task07 layout for each; none is there before all are whole.
 
     Args:
         folder: where; it is made.
@@ -149,8 +151,22 @@ def make_phantom(
 
     Returns:
         The folder.
+
+    Raises:
+        DualTaskError: when it cannot be written.
     """
     folder = Path(folder)
+    with unwritable_is_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as growing:
+            _write_centres(Path(growing), cases, seed, size, progress)
+            move_into(Path(growing), folder)
+    return folder
+
+
+def _write_centres(
+    folder: Path, cases: int, seed: int, size: Sequence[int] | None, progress: Callable[[int, int], None] | None
+) -> None:
     known = centres()
     for place, centre in enumerate(known.values()):
         names = []
@@ -176,7 +192,6 @@ def make_phantom(
             "test": [],
         }
         (folder / centre.name / "dataset.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    return folder
 
 
 def _grid(

@@ -29,9 +29,17 @@ def main() -> None:
     except DualTaskError as error:
         if os.environ.get("DUALTASK_DEBUG"):
             raise
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(1)
+        _end(str(error))
+    except OSError as error:  # what no part of the package has words for, say standard output on a full disk
+        if os.environ.get("DUALTASK_DEBUG"):
+            raise
+        _end(f"{error}; make room, or check your rights")
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, as typer passes it on
             typer.echo("interrupted; a training goes on with --resume", err=True)
         raise
+
+
+def _end(told: str) -> None:
+    typer.echo(f"error: {told}", err=True)
+    sys.exit(1)

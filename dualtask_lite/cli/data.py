@@ -77,7 +77,12 @@ def data_get(
         where = folder or folder_of(source)
         typer.echo(f"{source.title}\nlicence {source.licence}; cite {source.citation}", err=True)
         console = Console(stderr=True)
-        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
             task = bar.add_task(name, total=None)
             cases = get(

@@ -10,6 +10,7 @@ import typer
 
 from dualtask_lite.cli.shared import AsJson, app, models_of, out, print_json, print_table
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import unwritable_is_told
 
 if TYPE_CHECKING:
     from dualtask_lite.cases.case import Case
@@ -35,7 +36,8 @@ def predict(
     join_processes()
     models = models_of(model, device)
     cases = [case for source in inputs for case in find_cases(source)]
-    folder.mkdir(parents=True, exist_ok=True)
+    with unwritable_is_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     mine: list[tuple[str, dict[str, Any] | str]] = []  # the report, or why there is none
     with progress_bar(rank() == 0) as bar:
         for case in bar.track(cases[rank() :: world_size()], description="predicting"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,12 +38,8 @@ def report(
     page = collect(run, source, device)
     path = file or run / "report.html"
     written = page.to_html()
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            temporary.write_text(written, encoding="utf-8")
-    except OSError as error:
-        raise DualTaskError(f"{path}: cannot be written ({error})", "choose another file with --out") from error
+    with whole_file(path) as temporary:
+        temporary.write_text(written, encoding="utf-8")
     if as_json:
         print_json({"report": str(path), "bytes": len(written.encode()), "missing": dict(page.missing)})
         return
@@ -130,13 +125,9 @@ def _stages(run: Path) -> list[Stage]:
 
 def _json(path: Path) -> dict[str, Any]:
     """Content of a JSON file; empty when it is not there."""
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise DualTaskError(f"{path}: cannot be read ({error})", "remove it, or make it again") from error
-    return content
+    from dualtask_lite.engine.run import read_json
+
+    return read_json(path) if path.exists() else {}
 
 
 def _evaluated(rows: Sequence[dict[str, Any]], source: str) -> list[Case]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command imports what it needs
     from dualtask_lite.engine.run import Model
@@ -67,5 +68,5 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     for name in rows[0]:
         table.add_column(name, overflow="fold")
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(str(value)) for value in row.values()))  # brackets in a file's name are no markup
     out.print(table, soft_wrap=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -33,7 +32,7 @@ def train(
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite train ...; optimiser.batch is shared by all of them.
     """
     from dualtask_lite.engine.devices import rank
-    from dualtask_lite.engine.run import CONFIG, MANIFEST, MODEL
+    from dualtask_lite.engine.run import CONFIG, MANIFEST, MODEL, read_json
     from dualtask_lite.engine.train import train as train_stage
 
     if resume:
@@ -50,7 +49,6 @@ def train(
                     f"{run_folder}: holds a run already", f"choose another --out, or --resume {run_folder}"
                 )
         for run_folder, settings in plan if rank() == 0 else ():
-            run_folder.mkdir(parents=True, exist_ok=True)
             settings.write(run_folder / CONFIG)
     done = []
     for number, (run_folder, settings) in enumerate(plan, start=1):
@@ -58,7 +56,7 @@ def train(
             typer.echo(f"stage {number} of {len(plan)}: {settings.stage}", err=True)
         if not (run_folder / MODEL).exists():
             train_stage(settings, run_folder, resume=True)
-        done.append({"run": str(run_folder), **json.loads((run_folder / MANIFEST).read_text(encoding="utf-8"))})
+        done.append({"run": str(run_folder), **read_json(run_folder / MANIFEST)})
     if rank() > 0:
         return
     if as_json:

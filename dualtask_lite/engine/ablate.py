@@ -21,10 +21,12 @@ of what they must earn. The arm ``views`` pays for them too: compare with it to 
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from dualtask_lite.engine.config import STAGES, Settings, parse_assignments
 from dualtask_lite.engine.devices import pick_device
 from dualtask_lite.engine.evaluate import evaluate, plain
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.run import MODEL, load_model, provenance, read_rows, write_json, write_rows
+from dualtask_lite.engine.run import MODEL, load_model, provenance, read_json, read_rows, write_json, write_rows
 from dualtask_lite.engine.summary import summarise_cells
 from dualtask_lite.engine.train import train
 from dualtask_lite.errors import DualTaskError
@@ -131,7 +133,8 @@ def ablate(
         See ``summary.summarise_cells``.
 
     Raises:
-        DualTaskError: when an arm, protocol or setting is unknown, or ``out`` holds a table of another plan.
+        DualTaskError: when an arm, protocol or setting is unknown, ``out`` holds a table of another plan, or a cell's
+            process was killed.
     """
     if not cases:
         raise DualTaskError("there is no labelled case", "see dualtask data check for what is in the folder")
@@ -145,7 +148,8 @@ def ablate(
     context = multiprocessing.get_context("spawn")
     done: list[Cell] = []
     summary: dict[str, Any] = {}
-    with progress_bar(progress) as bar, ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_the_parent)
+    with progress_bar(progress) as bar, pool:
         task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
 
         def work(run: Callable[..., None], some: Sequence[Cell], advance: int) -> None:
@@ -154,6 +158,11 @@ def ablate(
                 for future in as_completed(futures):
                     future.result()
                     bar.update(task, advance=advance)
+            except BrokenProcessPool as error:
+                raise DualTaskError(
+                    "the process of a cell was killed, perhaps because the memory ran out",
+                    "run it again: what is done is kept; fewer --jobs need less memory",
+                ) from error
             except BaseException:
                 pool.shutdown(cancel_futures=True)
                 raise
@@ -199,6 +208,18 @@ def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: 
     if result.failed:  # a case fewer would make the cells differ in what they were tested on
         raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
     write_rows(folder / "cases.csv", result.rows)
+
+
+def _end_with_the_parent() -> None:
+    """Let a process of the pool end when the one that started it was killed: else it would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _train(cell: Cell, plan: Plan, cases: Sequence[Case], stage: str, folder: Path, threads: int) -> None:
@@ -248,9 +269,8 @@ def _insist_on_same(plan: Plan, cases: Sequence[Case], out: Path) -> None:
     file = out / "plan.json"
     now = plain({**vars(plan), "cases": {case.id: case.digest() for case in cases}})
     if not file.exists():
-        out.mkdir(parents=True, exist_ok=True)
         write_json(file, now)
-    elif (before := json.loads(file.read_text(encoding="utf-8"))) != now:
+    elif (before := read_json(file)) != now:
         other = next(key for key in now if now[key] != before.get(key))
         raise DualTaskError(f"{out}: holds a table of other {other}", "choose another --out, or repeat its own command")
 

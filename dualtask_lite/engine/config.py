@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from dualtask_lite.engine.profiles import COARSE, PROFILES, TUMOUR, TUMOUR_TERMS
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS, TERMS
 
 Triple = tuple[float, float, float]
@@ -240,7 +241,8 @@ class Settings(Section):
 
     def write(self, path: Path) -> None:
         """Write the settings as YAML."""
-        path.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        with whole_file(path) as temporary:  # half a file is settings too, but others
+            temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
 def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,16 +59,22 @@ def evaluate(models: Sequence[Model], cases: Sequence[Case], *, progress: bool =
 
 
 def refuse_seen(models: Sequence[Model], cases: Sequence[Case]) -> None:
-    """Refuse test cases that trained or chose a model, by id or by content."""
+    """Refuse test cases that trained or chose a model, by id or by content; one that cannot be read has none."""
     seen = {key for model in models for case in model.seen for key in (case.id, case.digest)}
     if not seen:
         return
     for case in cases:
-        if case.id in seen or case.digest() in seen:
+        if case.id in seen or _content(case) in seen:
             raise DualTaskError(
                 f"case {case.id} was seen in training, so a score on it would say nothing",
                 "evaluate on a held-out centre (--centre) or on another source",
             )
+
+
+def _content(case: Case) -> str | None:
+    with suppress(DualTaskError):
+        return case.digest()
+    return None
 
 
 def unseen_cases(models: Sequence[Model], cases: Sequence[Case], centre: str | None = None) -> list[Case]:
@@ -115,7 +122,6 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
     """Write ``cases.csv`` (a row a case and target) and ``summary.json``."""
-    folder.mkdir(parents=True, exist_ok=True)
     write_rows(folder / "cases.csv", evaluation.rows)
     write_json(folder / "summary.json", plain({"summary": evaluation.summary, "failed": evaluation.failed}))
 

@@ -20,6 +20,7 @@ from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.predict import Prediction, in_cascade_order
 from dualtask_lite.engine.run import MODEL, Model, save_model, write_json
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import unwritable_is_told
 
 NOT_FOR_DIAGNOSIS = "For teaching and research only, not for diagnosis."
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
@@ -87,26 +88,23 @@ def export_bundle(models: Sequence[Model], folder: Path) -> Path:
         The folder.
 
     Raises:
-        DualTaskError: when no model is given, two are of the same stage, or the folder exists.
+        DualTaskError: when no model is given, two are of the same stage, or the folder exists or cannot be written.
     """
     models = in_cascade_order(models)
     if folder.exists():
         raise DualTaskError(f"{folder}: exists already", "choose a new folder with --out")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     growing = folder.with_name(f".{folder.name}.part")  # takes the name when it is whole
     shutil.rmtree(growing, ignore_errors=True)
     try:
         for model in models:
-            where = growing / "models" / (model.settings.stage if len(models) > 1 else "")
-            where.mkdir(parents=True)
-            _save_unnamed(model, where / MODEL)
-        for name in ("configs", "docs"):
-            (growing / name).mkdir()
+            _save_unnamed(model, growing / "models" / (model.settings.stage if len(models) > 1 else "") / MODEL)
         write_json(growing / "configs" / "metadata.json", describe(models))
         write_json(growing / "configs" / "inference.json", INFERENCE)
-        (growing / "docs" / "README.md").write_text(_readme(models), encoding="utf-8")
-        (growing / "docs" / "license.txt").write_text(_LICENCE, encoding="utf-8")
-        growing.rename(folder)
+        with unwritable_is_told(folder):
+            (growing / "docs").mkdir()
+            (growing / "docs" / "README.md").write_text(_readme(models), encoding="utf-8")
+            (growing / "docs" / "license.txt").write_text(_LICENCE, encoding="utf-8")
+            growing.rename(folder)
     finally:
         shutil.rmtree(growing, ignore_errors=True)
     return folder

@@ -111,16 +111,30 @@ def advice(settings: Settings, device: str, free: float) -> str:
     return "lower sample.patch and network.width, or choose a smaller profile"
 
 
+def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error says that memory ran out: on a card, in torch's own CPU memory, or in NumPy."""
+    words = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(said in str(error) for said in words)
+
+
 @contextmanager
-def out_of_memory_is_told(settings: Settings) -> Iterator[None]:
-    """Turn a device that runs out of memory into a message with the setting that helps."""
+def out_of_memory_is_told(what: str, remedy: str) -> Iterator[None]:
+    """Turn a device or a machine that runs out of memory into a message.
+
+    Raises:
+        DualTaskError: with ``what`` and ``remedy``, in place of what torch and NumPy raise.
+    """
     try:
         yield
-    except RuntimeError as error:
-        if "memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
             raise
-        words = next((words for words, _ in _smaller(settings)), "a smaller --profile")
-        raise DualTaskError("the device ran out of memory in training", f"start again with {words}") from error
+        raise DualTaskError(what, remedy) from error
+
+
+def next_smaller(settings: Settings) -> str:
+    """The first change of the settings to try when a step did not fit, as words of the command line."""
+    return next((words for words, _ in _smaller(settings)), "a smaller --profile")
 
 
 def _smaller(settings: Settings) -> Iterator[tuple[str, Settings]]:

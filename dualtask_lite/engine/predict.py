@@ -22,6 +22,7 @@ from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.dataset import cut_region
 from dualtask_lite.engine.devices import autocast
 from dualtask_lite.engine.grid import Box, resample
+from dualtask_lite.engine.memory import is_out_of_memory, out_of_memory_is_told
 from dualtask_lite.engine.run import Model
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.convert import distance_to_probability, logit_to_distance
@@ -75,15 +76,17 @@ def predict_scan(models: Sequence[Model], scan: Scan) -> Prediction:
         scan: the CT; its label is not used.
 
     Raises:
-        DualTaskError: when no model is given, or two of the same stage.
+        DualTaskError: when no model is given, two are of the same stage, or the memory does not suffice.
     """
     models = in_cascade_order(models)
     found: dict[str, np.ndarray] = {}  # target -> mask on the scan's grid
     report = []
-    for model in models:
-        probability, distance, mask, stage_report = _run_stage(model, scan, found)
-        found[STAGES[model.settings.stage].target] = mask
-        report.append(asdict(stage_report))
+    too_large = f"{scan.id}: predicting its {' x '.join(map(str, scan.shape))} voxels takes more memory than there is"
+    with out_of_memory_is_told(too_large, "end what else runs here, choose --device cpu, or crop the CT"):
+        for model in models:
+            probability, distance, mask, stage_report = _run_stage(model, scan, found)
+            found[STAGES[model.settings.stage].target] = mask
+            report.append(asdict(stage_report))
     merged = np.zeros(scan.shape, np.uint8)
     for target, value in (("pancreas", 1), ("tumour", 2)):
         if target in found:
@@ -174,7 +177,7 @@ def predict_region(net: DualTaskNet, image: torch.Tensor, settings: Settings) ->
                     total += _windows(net, batch, window, axes, settings)
                 return total / settings.prediction.flips
             except RuntimeError as error:
-                if "memory" not in str(error) or max(window) <= 8:
+                if not is_out_of_memory(error) or max(window) <= 8:
                     raise
                 window = [max(8, side // 16 * 8) for side in window]
     finally:

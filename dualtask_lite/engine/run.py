@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -23,7 +25,7 @@ from safetensors.torch import save_file
 from dualtask_lite import machine
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import whole_file
+from dualtask_lite.files import unwritable_is_told, whole_file
 from dualtask_lite.method.network import DualTaskNet
 
 MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
@@ -72,12 +74,7 @@ def build_network(settings: Settings) -> DualTaskNet:
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, seen: Sequence[Seen]) -> None:
     """Write the weights, with the settings and the cases seen as metadata."""
     described = {"settings": settings.model_dump_json(), "seen": json.dumps([vars(case) for case in seen])}
-    with whole_file(path) as temporary:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()},
-            temporary,
-            described,
-        )
+    _write(path, net.state_dict(), described)
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -119,12 +116,7 @@ def save_checkpoint(
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-    with whole_file(path) as temporary:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-            temporary,
-            {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})},
-        )
+    _write(path, tensors, {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})})
 
 
 def load_checkpoint(
@@ -156,6 +148,17 @@ def load_checkpoint(
         raise DualTaskError(f"{path}: does not fit the settings of its run", remedy) from error
 
 
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], described: dict[str, str]) -> None:
+    with whole_file(path) as temporary:
+        try:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, described)
+        except SafetensorError as error:  # it wraps what the system said, in words such as (os error 28)
+            number = re.search(r"\(os error (\d+)\)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
 def _read(path: Path, what: str, remedy: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
     if not path.is_file():
         raise DualTaskError(f"{path}: there is no such file, so no {what.split()[-1]}", remedy)
@@ -175,25 +178,48 @@ class MetricsLog:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(kept)
-        self._file = path.open("a", newline="", encoding="utf-8")
+        self._path = path
+        with unwritable_is_told(path):
+            self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append one row; it is on disk when this returns, so that a live plot can follow."""
-        self._writer.writerow(row)
-        self._file.flush()
+        """Append one row; a live plot can read it when this returns."""
+        with unwritable_is_told(self._path):
+            self._writer.writerow(row)
+            self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        with unwritable_is_told(self._path):
+            self._file.close()
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, as text."""
+    """Rows of a CSV file, as text; without the last one where a full disk cut it off.
+
+    Raises:
+        DualTaskError: when it is no CSV file.
+    """
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [row for row in csv.DictReader(file) if None not in row.values()]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DualTaskError(f"{path}: cannot be read as a table ({error})", "remove it, or make it again") from error
+
+
+def read_json(path: Path) -> Any:
+    """Content of a JSON file.
+
+    Raises:
+        DualTaskError: when it is not there or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:  # of the text's encoding as well as of JSON
+        raise DualTaskError(f"{path}: cannot be read ({error})", "remove it, or make it again") from error
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -26,10 +26,11 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import Region, Samples, training_region
 from dualtask_lite.engine.devices import make_fabric, scaler_of, set_up
 from dualtask_lite.engine.gradients import columns, gradient_norms
-from dualtask_lite.engine.memory import check_memory, out_of_memory_is_told
+from dualtask_lite.engine.memory import check_memory, next_smaller, out_of_memory_is_told
 from dualtask_lite.engine.predict import agreement, predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import remove_leftovers, unwritable_is_told
 from dualtask_lite.method import losses
 from dualtask_lite.method.network import DualTaskNet, Outputs
 from dualtask_lite.method.views import random_view
@@ -101,8 +102,13 @@ def train(
         )
     fabric = make_fabric(settings)
     needs = check_memory(settings, fabric.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    with progress_bar(progress and fabric.is_global_zero) as bar, out_of_memory_is_told(settings):
+    with unwritable_is_told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    remedy = f"start again with {next_smaller(settings)}"
+    with (
+        progress_bar(progress and fabric.is_global_zero) as bar,
+        out_of_memory_is_told("the device ran out of memory in training", remedy),
+    ):
         if not bar.disable:
             bar.console.print(needs)
         regions = _regions(split.train, settings, bar)
@@ -118,6 +124,7 @@ def train(
         log = None
         if fabric.is_global_zero:
             settings.write(folder / files.CONFIG)
+            remove_leftovers(folder)
             log = files.MetricsLog(folder / files.METRICS, steps.columns(), finished=first)
         task = bar.add_task("training", total=settings.optimiser.steps, completed=first, note="")
         machine = settings.machine
@@ -143,9 +150,10 @@ def train(
             if log:
                 log.close()
     mine = regions[:_LOOKED_AT][fabric.global_rank :: fabric.world_size]
-    dice = {"train": validate(net, mine, settings, fabric), "validation": row.get("val_dice")}
+    # A run that was killed after its last step has no row.
+    validated = row.get("val_dice") if row else validate(net, validation, settings, fabric)
+    dice = {"train": validate(net, mine, settings, fabric), "validation": validated}
     if fabric.is_global_zero:
-        files.save_model(folder / files.MODEL, net, settings, seen)
         files.write_json(
             folder / files.MANIFEST,
             {
@@ -161,6 +169,7 @@ def train(
                 "cases": [vars(case) for case in seen],
             },
         )
+        files.save_model(folder / files.MODEL, net, settings, seen)  # last: where it is, the run is finished
     fabric.barrier()
     return folder
 

@@ -41,7 +41,6 @@ class Picture:
     def save(self, path: str | Path) -> Path:
         """Write the PNG (its ``Description`` field holds the alt text) and return its path."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as temporary:
             temporary.write_bytes(self.png)
         return path

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
-from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.show import itk, niivue, planes, plots
 from dualtask_lite.show.block import Block, cut_block
@@ -107,14 +106,8 @@ def page(
     source = niivue.make_page(
         block, subject.layers, subject.start(), subject.picture(), title or subject.title, subject.in_words(block)
     )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as temporary:
-            temporary.write_text(source, encoding="utf-8")
-    except OSError as error:
-        raise DualTaskError(
-            f"{path}: cannot be written ({error})", "choose another folder, or free some space"
-        ) from error
+    with whole_file(path) as temporary:
+        temporary.write_text(source, encoding="utf-8")
     return path
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import json
 from pathlib import Path
 
 import nibabel as nib
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case, check
+from dualtask_lite.cli import app
 from dualtask_lite.errors import DualTaskError
 
 SHAPE = (12, 10, 8)
@@ -193,6 +196,27 @@ def test_a_broken_image_is_refused_with_file_finding_and_remedy(tmp_path, name):
     assert str(file) in caught.value.what
     assert caught.value.remedy
     assert [f.what for f in check(case) if f.level == "error"] == [caught.value.what]
+
+
+def test_the_command_line_lists_each_broken_image_and_checks_the_others(tmp_path):
+    """The same findings as in Python, each in its own line; one good CT is between them."""
+    told = {}
+    for number, (name, (make, finding)) in enumerate(broken_images().items()):
+        place = tmp_path / name
+        place.mkdir()
+        make(place)
+        if found := [path for path in place.iterdir() if path.is_file() and path.name.startswith("ct")]:
+            found[0].rename(tmp_path / f"{number}{''.join(found[0].suffixes)}")
+            told[str(number)] = finding
+    write(tmp_path / "good.nii.gz", hu())
+    assert len(told) == len(broken_images()) - 2  # without the missing file and the empty folder
+    done = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--json"])
+    assert isinstance(done.exception, DualTaskError)
+    assert done.exception.what == f"{len(told)} of {len(told) + 1} cases have errors"
+    findings = json.loads(done.stdout)["findings"]
+    errors = {one["case"]: one for one in findings if one["level"] == "error"}
+    assert errors.keys() == told.keys()
+    assert all(told[name] in one["finding"] and one["remedy"] for name, one in errors.items())
 
 
 def broken_labels():

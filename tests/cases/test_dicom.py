@@ -1,5 +1,6 @@
 """A DICOM series: geometry as in NIfTI, HU, and a clear word where slices do not make one volume."""
 
+import gzip
 import json
 import re
 
@@ -10,9 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.uid import JPEG2000Lossless, RLELossless
+from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case, check
 from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.cli import app
 from dualtask_lite.errors import DualTaskError
 
 SHAPE = (14, 11, 6)
@@ -207,6 +210,28 @@ def test_nothing_about_the_patient_leaves_the_reader(tmp_path, write_series, cap
     for secret in secrets:
         assert secret not in content
         assert secret not in said
+
+
+def test_nothing_about_the_patient_is_in_what_predict_writes_and_says(tmp_path, write_series, cascade):
+    def spoil(data, index):
+        data.BitsAllocated = 7
+
+    for name, how in {"whole": {}, "broken": {"change": spoil}}.items():
+        write_series(tmp_path / "in" / name, hu(), turned(), **how)
+    done = CliRunner().invoke(app, ["predict", str(cascade), str(tmp_path / "in"), "-o", str(tmp_path / "out")])
+    assert done.exception.what == "1 of 2 inputs could not be predicted"
+    said = done.output + str(done.exception)
+    assert "broken" in said
+    files = sorted((tmp_path / "out").iterdir())
+    assert [file.name for file in files] == [
+        f"whole{end}" for end in (".json", ".png", "_distance.nii.gz", "_seg.nii.gz")
+    ]
+    for file in files:
+        content = file.read_bytes()
+        said += (gzip.decompress(content) if file.suffix == ".gz" else content).decode("latin-1")
+    secrets = [str(value) for value in write_series.patient.values() if len(str(value)) > 4]
+    assert len(secrets) == 5
+    assert not [secret for secret in secrets if secret in said]
 
 
 def test_the_digest_follows_a_slice_that_changes(tmp_path, write_series):

@@ -95,7 +95,8 @@ def test_a_case_that_cannot_be_read_is_listed_and_in_no_average(oracle, tmp_path
     (tmp_path / "bad.nii.gz").write_text("html")
     bad = Case("bad", "C", tmp_path / "bad.nii.gz", np.zeros((2, 2, 2), np.uint8))
     # Content that cannot be hashed is no reason to stop: the case fails by itself.
-    result = engine.evaluate([model()], [case("good"), bad], progress=False)
+    trained = model(seen=[Seen("a", "A", "0" * 64, "train")])
+    result = engine.evaluate([trained], [case("good"), bad], progress=False)
     assert list(result.failed) == ["bad"]
     assert "not a readable NIfTI" in result.failed["bad"]
     assert result.summary["tumour"]["all"]["n_cases"] == 1

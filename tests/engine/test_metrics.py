@@ -204,6 +204,18 @@ def test_overlap_is_consistent(masks, spacing):
     assert all(0 <= found[name] <= 1 for name in METRICS[:4])
 
 
+@given(pairs(), SPACINGS, st.sampled_from([0.5, 2.0, 4.0]))
+@settings(max_examples=60, deadline=None)
+def test_distances_scale_with_the_spacing_and_overlap_does_not(masks, spacing, scale):
+    found = case_metrics(*masks, spacing)
+    scaled = case_metrics(*masks, [scale * side for side in spacing])
+    for name in ("dice", "jaccard", "precision", "recall", "detected"):
+        assert scaled[name] == found[name], name
+    for name in ("hd95_mm", "assd_mm"):
+        assert scaled[name] == pytest.approx(scale * found[name], abs=scale * ROUNDING), name
+    assert scaled["volume_error_ml"] == pytest.approx(scale**3 * found["volume_error_ml"], abs=1e-6)
+
+
 @given(pairs().map(lambda masks: masks[0]), SPACINGS)
 @settings(max_examples=30, deadline=None)
 def test_a_mask_agrees_with_itself(mask, spacing):

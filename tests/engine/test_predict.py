@@ -1,6 +1,7 @@
 """The cascade: what each stage is shown, rounds, fall-backs, components, flips, and the way back to the file's grid."""
 
 import itertools
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -154,6 +155,27 @@ def test_out_of_memory_is_answered_with_smaller_windows():
     assert min(seen) == 16
 
 
+@pytest.mark.parametrize(
+    "raised", [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("can't allocate memory")]
+)
+def test_memory_that_does_not_even_suffice_for_small_windows_is_told(raised):
+    class Full(Threshold):
+        def forward(self, x):
+            raise raised
+
+    with pytest.raises(DualTaskError, match=r"box: predicting its 30 x 28 x 26 voxels takes more memory than there is"):
+        predict_scan([replace(model("pancreas-coarse"), net=Full())], bright_box())
+
+
+def test_another_error_of_the_device_is_not_taken_for_full_memory():
+    class Broken(Threshold):
+        def forward(self, x):
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        predict_scan([replace(model("pancreas-coarse"), net=Broken())], bright_box())
+
+
 @pytest.mark.parametrize("heads", ["mean", "segmentation", "distance"])
 def test_the_chosen_head_makes_the_mask(heads):
     class Opposed(Threshold):
@@ -190,9 +212,8 @@ def test_doubles_and_no_model_are_refused():
         predict_scan([model("pancreas-fine"), model("pancreas-fine")], bright_box())
 
 
-@pytest.mark.parametrize("flipped", [(0,), (1, 2), (0, 1, 2)])
-def test_how_the_file_orders_its_voxels_changes_nothing(tmp_path, flipped):
-    """The same CT stored in another order gets the same answer at the same place in the patient."""
+def test_how_the_file_orders_its_voxels_changes_nothing(tmp_path):
+    """The same CT stored in any of the 48 orders of axes gets the same answer at the same place in the patient."""
     torch.manual_seed(0)
     settings = Settings.of("laptop", {"stage": "pancreas-coarse", **SMALL})
     net = build_network(settings).eval()
@@ -200,14 +221,24 @@ def test_how_the_file_orders_its_voxels_changes_nothing(tmp_path, flipped):
     trained = Model(net, settings, (), "run")
     volume = np.random.default_rng(1).normal(50, 80, (20, 18, 17)).astype(np.float32)
     affine = np.diag([2.0, 2.2, 3.0, 1.0])
-    turned = affine.copy()
-    for axis in flipped:
-        turned[:3, 3] += turned[:3, axis] * (volume.shape[axis] - 1)
-        turned[:3, axis] *= -1
-    answers = []
-    for name, array, grid in (("plain", volume, affine), ("turned", np.flip(volume, flipped), turned)):
-        scan = Case(name, "A", array, None, grid).load()
-        saved = scan.save(predict_scan([trained], scan).mask, tmp_path / f"{name}.nii.gz")
-        answers.append(np.asarray(nib.load(saved).dataobj))
-    assert answers[0].any()
-    assert np.array_equal(answers[0], np.flip(answers[1], flipped))
+    affine[:3, 3] = (-20, 11, 40)
+
+    def answer(array, grid):
+        """What is saved, looked at in the order of RAS+."""
+        nib.save(nib.Nifti1Image(array, grid), tmp_path / "ct.nii")
+        scan = Case("ct", "A", tmp_path / "ct.nii").load()
+        saved = nib.load(scan.save(predict_scan([trained], scan).mask, tmp_path / "seg.nii"))
+        assert saved.shape == array.shape
+        assert np.array_equal(saved.affine, nib.load(tmp_path / "ct.nii").affine)
+        there = nib.as_closest_canonical(saved)
+        np.testing.assert_allclose(there.affine, affine, atol=1e-4)
+        return np.asarray(there.dataobj)
+
+    straight = answer(volume, affine)
+    assert 0 < straight.sum() < straight.size
+    orders = list(itertools.product(itertools.permutations(range(3)), itertools.product((1, -1), repeat=3)))
+    assert len(orders) == 48
+    for axes, signs in orders:
+        turn = nib.orientations.inv_ornt_aff(np.column_stack([axes, signs]), volume.shape)
+        turned = nib.orientations.apply_orientation(volume, np.column_stack([axes, signs]))
+        assert np.array_equal(answer(turned, affine @ turn), straight), (axes, signs)

@@ -1,6 +1,7 @@
 """Training: it learns, it resumes to the bit, it stops well, it leaves a whole run folder."""
 
 import csv
+import errno
 import json
 
 import numpy as np
@@ -285,6 +286,32 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monk
     train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False, resume=True)
 
 
+LESIONS = {
+    "one voxel": (slice(7, 8), slice(9, 10), slice(4, 5)),
+    "one voxel thin": (slice(7, 8), slice(4, 16), slice(4, 16)),
+    "at the border": (slice(0, 4), slice(0, 4), slice(0, 4)),
+    "everywhere": (slice(None),) * 3,
+    "nowhere": (slice(0, 0),) * 3,
+}
+
+
+def test_a_lesion_of_any_shape_trains_every_term(tmp_path):
+    """A finite loss in each step, of each case by itself and of all of them."""
+    grey = ball("grey").image
+    labels = {name: np.zeros(grey.shape, np.uint8) for name in LESIONS}
+    for name, where in LESIONS.items():
+        labels[name][where] = 2
+    cases = [
+        Case(name, "A", grey + i, label, np.diag([3.0, 3.0, 3.0, 1.0]))
+        for i, (name, label) in enumerate(labels.items())
+    ]
+    changes = {"views.count": 2, "objective.weights": PAPER_WEIGHTS, "objective.ramp": 0, "optimiser.steps": 5}
+    for stage in ("pancreas-coarse", "tumour-coarse", "tumour-fine"):
+        chosen = Settings.of("laptop", {**TINY, **changes, "stage": stage})
+        run = train(chosen, tmp_path / stage, split=Split(tuple(cases), (), ()), progress=False)
+        assert all(np.isfinite(float(row["total"])) for row in files.read_rows(run / "metrics.csv"))
+
+
 def test_a_taken_folder_is_not_overwritten(tmp_path):
     train(Settings.of("laptop", {**TINY, "optimiser.steps": 1}), tmp_path, split=split(), progress=False)
     with pytest.raises(DualTaskError, match="holds a run already"):
@@ -324,9 +351,9 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     def half_a_write():
         with whole_file(file) as temporary:
             temporary.write_text("ne")
-            raise OSError("disk full")
+            raise OSError(errno.ENOSPC, "No space left on device")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(DualTaskError, match=r"x: the disk is full; make room, then run it again"):
         half_a_write()
     assert file.read_text() == "old"
     assert [f.name for f in tmp_path.iterdir()] == ["x"]

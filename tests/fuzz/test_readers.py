@@ -8,18 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import json
 import os
 import resource
+import shutil
 import signal
+import tarfile
+import zipfile
 
 import nibabel as nib
 import numpy as np
+import pydicom
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
+from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.download import unpack
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import build_network, load_checkpoint, load_model, save_checkpoint, save_model
@@ -75,6 +83,59 @@ def read_as_label(path):
     assert scan.label is None or set(np.unique(scan.label)) <= {0, 1, 2}
 
 
+def dicom_slice(index):
+    """One slice of a small series as the bytes of a DICOM file."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = CTImageStorage, f"1.2.{index}"
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
+    data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, f"1.2.{index}"
+    data.Modality, data.SeriesInstanceUID, data.PatientName = "CT", "1.2.3", "Doe^Jane"
+    data.ImageOrientationPatient, data.ImagePositionPatient = [1, 0, 0, 0, 1, 0], [0, 0, 2.5 * index]
+    data.PixelSpacing, data.SliceThickness = [1, 1], 2.5
+    data.Columns, data.Rows = 9, 8
+    data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    data.RescaleSlope, data.RescaleIntercept = 1, -1024
+    data.PixelData = np.random.default_rng(index).integers(0, 2000, (8, 9), np.uint16).tobytes()
+    written = io.BytesIO()
+    pydicom.dcmwrite(written, data, enforce_file_format=True)
+    return written.getvalue()
+
+
+def read_dicom(path):
+    """The damaged slice lies between two whole ones."""
+    for index in (0, 2):
+        path.with_name(f"slice{index}.dcm").write_bytes(dicom_slice(index))
+    read_case(path.parent)
+
+
+def packed(kind):
+    """A small archive: ``zip``, or a mode of ``tarfile``."""
+    members = {"Task07/dataset.json": b"{}", "Task07/imagesTr/a.nii": nifti(), "Task07/empty": b""}
+    written = io.BytesIO()
+    if kind == "zip":
+        with zipfile.ZipFile(written, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, content in members.items():
+                archive.writestr(name, content)
+        return written.getvalue()
+    with tarfile.open(fileobj=written, mode=kind, format=tarfile.PAX_FORMAT) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size, info.pax_headers = len(content), {"comment": "a header that may be damaged too"}
+            archive.addfile(info, io.BytesIO(content))
+    return written.getvalue()
+
+
+def read_archive(path):
+    out = path.with_name("out")
+    try:
+        sizes = unpack(path, out)
+        assert all((out / name).stat().st_size == size for name, size in sizes.items())
+    finally:
+        shutil.rmtree(out, ignore_errors=True)
+
+
 def read_dataset(path):
     for case in find_cases(path.parent):
         assert case.image.is_file()
@@ -119,12 +180,17 @@ def whole(tmp_path_factory):
         "settings": ("config.yaml", (folder / "config.yaml").read_bytes(), read_settings, bytes),
         "model": ("model.safetensors", (folder / "model.safetensors").read_bytes(), read_model, bytes),
         "checkpoint": ("last.ckpt", (folder / "last.ckpt").read_bytes(), read_checkpoint, bytes),
+        "dicom": ("slice1.dcm", dicom_slice(1), read_dicom, bytes),
+        "zip": ("set.zip", packed("zip"), read_archive, bytes),
+        "tar": ("set.tar", packed("w"), read_archive, bytes),
+        "tar-packed": ("set.tar.gz", packed("w"), read_archive, gzip.compress),  # damaged before it is packed
     }
     assert yaml.safe_load(files["settings"][1])
     return files
 
 
 READERS = ["nifti", "nifti-packed", "gzip", "label", "dataset", "settings", "model", "checkpoint"]
+READERS += ["dicom", "zip", "tar", "tar-packed"]
 
 
 @pytest.mark.parametrize("reader", READERS)

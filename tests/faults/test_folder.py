@@ -1,0 +1,87 @@
+"""A folder of many cases with some that are broken: the good ones are done, the broken ones listed, the memory flat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.run import read_rows
+from dualtask_lite.show import plots
+
+CASES = 12
+BROKEN = ("C_03", "C_05", "C_08")
+FINE = 3  # voxels for each of the phantom, so that what is kept of a case by mistake weighs something: 3.5 MB a volume
+GROWTH_MB = 20  # from the fourth case on; a volume kept of each case would be 21
+
+
+@pytest.fixture(scope="module")
+def folder(phantom_folder, tmp_path_factory):
+    """One centre of many cases, three of which are cut off, a web page, and not finite."""
+    folder = tmp_path_factory.mktemp("many") / "C"
+    given = find_cases(phantom_folder / "C")
+    for number in range(CASES):
+        scan = given[number % len(given)].load()
+        affine = scan.affine @ np.diag([1 / FINE] * 3 + [1])
+        for part, voxels in (("imagesTr", scan.volume.astype(np.int16)), ("labelsTr", scan.label)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            fine = voxels.repeat(FINE, 0).repeat(FINE, 1).repeat(FINE, 2)
+            nib.save(nib.Nifti1Image(fine, affine), folder / part / f"C_{number:02d}.nii.gz")
+    cut, page, odd = (folder / "imagesTr" / f"{name}.nii.gz" for name in BROKEN)
+    cut.write_bytes(cut.read_bytes()[:3000])
+    page.write_text("<html>not found</html>")
+    image = nib.load(odd)
+    voxels = image.get_fdata(dtype=np.float32)
+    voxels[5, 5, 5] = np.inf
+    nib.save(nib.Nifti1Image(voxels, image.affine), odd)
+    return folder
+
+
+TOLD = dict(zip(BROKEN, ("damaged or cut off", "not a readable NIfTI", "not finite"), strict=True))
+
+
+def test_check_lists_the_broken_cases(typed, folder):
+    code, out, err = typed("data", "check", folder, "--json")
+    assert code == 1
+    assert err == f"error: 3 of {CASES} cases have errors; mend or remove them, as told above\n"
+    told = json.loads(out)
+    assert told["cases"] == CASES
+    found = {one["case"]: one["finding"] for one in told["findings"] if one["level"] == "error"}
+    assert found.keys() == TOLD.keys()
+    assert all(words in found[name] for name, words in TOLD.items())
+
+
+def test_evaluate_scores_the_good_cases_and_lists_the_broken_ones(typed, cascade, folder, tmp_path):
+    code, out, err = typed("evaluate", cascade, "--source", folder, "--centre", "C", "-o", tmp_path, "--json")
+    assert code == 1
+    assert all(name in err and words in err for name, words in TOLD.items())
+    told = json.loads(out)
+    assert told["failed"].keys() == TOLD.keys()
+    assert told["summary"]["pancreas"]["all"]["n_cases"] == CASES - 3
+    assert len({row["case"] for row in read_rows(tmp_path / "cases.csv")}) == CASES - 3
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says here what a process holds")
+def test_predict_does_the_good_cases_in_memory_that_does_not_grow(typed, cascade, folder, tmp_path, monkeypatch):
+    held, real = [], plots.preview
+
+    def looked_at(*args):
+        held.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
+        return real(*args)
+
+    monkeypatch.setattr(plots, "preview", looked_at)
+    code, out, err = typed("predict", cascade, folder, "-o", tmp_path / "out", "--json")
+    assert code == 1
+    assert err == f"error: 3 of {CASES} inputs could not be predicted; see the list above\n"
+    told = json.loads(out)
+    assert told["failed"].keys() == TOLD.keys()
+    assert all(words in told["failed"][name] for name, words in TOLD.items())
+    names = {one["case"] for one in told["predicted"]}
+    assert len(names) == CASES - 3
+    kinds = ("_seg.nii.gz", "_distance.nii.gz", ".json", ".png")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {name + kind for name in names for kind in kinds}
+    assert max(held[4:]) - held[3] < GROWTH_MB

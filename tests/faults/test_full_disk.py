@@ -1,0 +1,123 @@
+"""Disks that fill up and folders that cannot be made, at every place where the kit writes.
+
+The disk is a limit on the size of files, which everybody may set; the writes fail for real. What a user then meets is
+one line, and no half file. See ``cases/test_download.py`` for downloads.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import torch
+
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine import run as files
+from dualtask_lite.engine.ablate import ablate
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.train import train
+from dualtask_lite.errors import DualTaskError
+
+
+def settings_of(tiny_run, source, **changes):
+    steps = {"optimiser.steps": 4, "machine.checkpoint_every": 1}
+    return Settings.of("laptop", {**tiny_run, "data.source": str(source), **steps, **changes})
+
+
+@pytest.fixture
+def unbroken(tiny_run, phantom_folder, tmp_path):
+    return train(settings_of(tiny_run, phantom_folder / "A"), tmp_path / "unbroken", progress=False)
+
+
+@pytest.mark.parametrize("file", ["last.ckpt", "metrics.csv"])
+def test_a_training_keeps_its_last_checkpoint_and_goes_on(
+    tiny_run, phantom_folder, tmp_path, unbroken, small_files, file
+):
+    settings, run = settings_of(tiny_run, phantom_folder / "A"), tmp_path / "run"
+    with ExitStack() as stack:
+
+        def fill(row):
+            if row["step"] == 2:  # before its checkpoint; of the next row there is room for a few bytes
+                size = 100_000 if file == "last.ckpt" else (run / "metrics.csv").stat().st_size + 9
+                stack.enter_context(small_files(size))
+            if row["step"] == 1 and file == "metrics.csv":
+                assert len(files.read_rows(run / "metrics.csv")) == 1
+
+        changes = {"machine.checkpoint_every": 1 if file == "last.ckpt" else 3}
+        with pytest.raises(DualTaskError, match=rf"{file}: cannot be written \(File too large\); choose another"):
+            train(settings.changed(changes), run, progress=False, callback=fill)
+    assert {path.name for path in run.iterdir()} <= {"config.yaml", "metrics.csv", "last.ckpt"}
+    net = files.build_network(settings)
+    if file == "last.ckpt":
+        assert files.load_checkpoint(run / "last.ckpt", net, torch.optim.AdamW(net.parameters())) == 1
+    assert len(files.read_rows(run / "metrics.csv")) == 2  # without the half row
+    train(settings, run, resume=True, progress=False)
+    told = [files.load_model(folder).net.state_dict() for folder in (unbroken, run)]
+    assert all(torch.equal(tensor, told[1][name]) for name, tensor in told[0].items())
+    assert len(files.read_rows(run / "metrics.csv")) == 4
+
+
+def test_an_ablation_tells_what_its_processes_met(tiny_run, phantom_folder, tmp_path, small_files):
+    how = {"stages": ["tumour-coarse"], "arms": ["segmentation"], "seeds": [0], "protocols": ["cross-validation"]}
+    cases = find_cases(phantom_folder / "A")
+    with small_files(100_000), pytest.raises(DualTaskError, match=r"last\.ckpt: cannot be written"):
+        ablate("laptop", tiny_run, cases, tmp_path, **how, folds=2, progress=False)
+
+
+COMMANDS = {
+    "train": ("train --source {data} --set optimiser.steps=1 --set sample.patch=[16,16,16] --out {out}", 100_000),
+    "predict": ("predict {model} {ct} -o {out}", 1000),
+    "evaluate": ("evaluate {model} --source {data} -o {out}", 200),
+    "report": ("report {model} -o {out}/page.html", 1000),
+    "export": ("export {model} -o {out}", 100_000),
+    "data make": ("data make phantom --cases 1 --size 24 24 12 --out {out}", 1000),
+}
+
+
+@pytest.fixture
+def words_of(cascade, phantom_folder, tmp_path):
+    def of(command, out):
+        named = {"data": phantom_folder, "ct": phantom_folder / "C" / "imagesTr" / "C_000.nii.gz", "model": cascade}
+        return [word.format(**named, out=out) for word in COMMANDS[command][0].split()]
+
+    return of
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk_is_one_line_and_leaves_no_half_file(
+    typed, words_of, tmp_path, small_files, insist_on_whole_files, command
+):
+    out = tmp_path / "out"
+    with small_files(COMMANDS[command][1]):
+        code, said, err = typed(*words_of(command, out))
+    assert code == 1
+    assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
+    assert err.splitlines()[-1].startswith("error: ")
+    assert "cannot be written (File too large)" in err + said
+    insist_on_whole_files(out)
+    left = [path for path in out.rglob("*") if path.is_file()] if out.exists() else []
+    assert {path.name for path in left} <= {"config.yaml", "metrics.csv", "C_000_seg.nii.gz"}
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_in_the_way_is_one_line(typed, words_of, tmp_path, command):
+    (tmp_path / "taken").touch()
+    code, _, err = typed(*words_of(command, tmp_path / "taken" / "out"))
+    assert code == 1
+    assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
+    assert "taken" in err
+    assert "cannot be written (Not a directory); choose another folder, or check your rights to it" in err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_full_standard_output_is_one_line(form):
+    command = [sys.executable, "-m", "dualtask_lite", "data", "list", *form]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "error: [Errno 28] No space left on device; make room, or check your rights\n"
