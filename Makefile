@@ -22,7 +22,7 @@ demo: $(STAMP) ## run every lesson on the embedded data into build/demo/ (open b
 	@$(VIEWERS)
 	$(BIN)/python notebooks/build.py demo build/demo
 
-times: $(STAMP) ## keep the times that the last demo measured, in data/results, the notebooks and the README
+times: $(STAMP) ## keep the times and pictures of the last demo, in data/results, the notebooks and the README
 	$(BIN)/python notebooks/build.py times build/demo
 
 test: $(STAMP) lint ## format, lint, types, import rule, every test

@@ -2,7 +2,7 @@
 
     python notebooks/build.py notebooks           write notebooks/*.ipynb and notebooks/solutions/*.ipynb
     python notebooks/build.py demo build/demo     run every solution notebook, make pages and an index
-    python notebooks/build.py times build/demo    keep what that run measured, for the notebooks and the README
+    python notebooks/build.py times build/demo    keep what that run measured and its pictures, for notebooks and README
 
 A cell with one of the tags of ``VARIANTS`` is kept in that build only. So an exercise is three cells (its
 blank, its solution, a wrong answer that the tests try) and the cell that checks it. What a source need not
@@ -29,11 +29,13 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+import pictures
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from dualtask_lite.show.ladder import VARIABLE
 from dualtask_lite.show.lesson import MANIFEST_TYPE
 from dualtask_lite.show.table import Table
 
@@ -251,6 +253,7 @@ def demo(folder: Path) -> None:
     """Run every lesson with its solutions and leave executed notebooks, pages and an index in ``folder``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    os.environ.setdefault(VARIABLE, "html")  # what a page keeps: 3D in the page itself, without a kernel
     done = []
     for source in lessons():
         print(f"{source.stem} ...", file=sys.stderr, flush=True)
@@ -266,6 +269,7 @@ def demo(folder: Path) -> None:
     (folder / "glossary.html").write_text(glossary_page(), encoding="utf-8")
     (folder / MEASURED.name).write_text(json.dumps(measurement(done), indent=1) + "\n", encoding="utf-8")
     (folder / "index.html").write_text(index(done, folder), encoding="utf-8")
+    pictures.take(folder)
     print(f"open {folder / 'index.html'}")
 
 
@@ -308,18 +312,30 @@ def readme_table() -> str:
     )
 
 
-MARKS = ("<!-- measured times: made by `make times` -->", "<!-- end of measured times -->")
+def marks(what: str) -> tuple[str, str]:
+    """The lines of the README between which something that was made stands."""
+    return f"<!-- {what}: made by `make times` -->", f"<!-- end of {what} -->"
 
 
 def keep_times(folder: Path) -> None:
-    """Keep what the demo in ``folder`` measured: beside the other results, in the README and in the notebooks."""
+    """Keep what the demo in ``folder`` measured, and its pictures, among the results, in README and notebooks."""
     shutil.copyfile(folder / MEASURED.name, MEASURED)
-    before, start, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not (start and end):
-        sys.exit(f"{README.name} has no place for the times; put these lines into it:\n{MARKS[0]}\n{MARKS[1]}")
-    README.write_text(f"{before}{start}\n{readme_table()}\n{end}{after}", encoding="utf-8")
+    write_readme("measured times", readme_table())
+    if (folder / pictures.LINES).exists():
+        for file in folder.glob("*.jpg"):
+            shutil.copyfile(file, MEASURED.parent / file.name)
+        write_readme("pictures", (folder / pictures.LINES).read_text(encoding="utf-8").strip())
     write_notebooks()
+
+
+def write_readme(what: str, lines: str) -> None:
+    """Put lines into the README where they stand."""
+    first, last = marks(what)
+    before, start, rest = README.read_text(encoding="utf-8").partition(first)
+    _, end, after = rest.partition(last)
+    if not (start and end):
+        sys.exit(f"{README.name} has no place for the {what}; put these lines into it:\n{first}\n{last}")
+    README.write_text(f"{before}{start}\n{lines}\n{end}{after}", encoding="utf-8")
 
 
 def index(done: list[Executed], folder: Path) -> str:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dualtask_lite.show import palette
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
+from dualtask_lite.show.plots.parts import tidy
 
 _COLOURS = (palette.BLUE, palette.ORANGE, palette.GREEN, palette.MAGENTA, palette.SKY, palette.VERMILLION)
 _STYLES = ("-", "--", "-.", ":")
@@ -66,9 +67,9 @@ def panels(
 def _write_numbers(axes: Axes, image: NDArray[Any], spacing: Sequence[float], drawn: AxesImage) -> None:
     for (row, column), value in np.ndenumerate(image):
         place = ((column + 0.5) * spacing[0], (row + 0.5) * spacing[1])
-        light = np.dot(drawn.to_rgba(value)[:3], (0.3, 0.6, 0.1)) > 0.5
+        colour = palette.ink_on(drawn.to_rgba(value)[:3])
         text = f"{value:.1f}" if image.dtype.kind == "f" else f"{value:d}"
-        axes.text(*place, text, ha="center", va="center", fontsize=8, color="black" if light else "white")
+        axes.text(*place, text, ha="center", va="center", fontsize=8, color=colour)
 
 
 def lines(
@@ -111,8 +112,7 @@ def lines(
     axes.set(xlabel=across, ylabel=up)
     if log:
         axes.set_yscale("log")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    tidy(axes)
     axes.legend(frameon=False, fontsize=9)
     first, last = float(x[0]), float(x[-1])
     said = "; ".join(

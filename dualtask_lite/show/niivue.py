@@ -81,7 +81,7 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
     looks = {"ct": {"colormap": "gray", "cal_min": CT_WINDOW[0], "cal_max": CT_WINDOW[1]}}
     for layer in layers:
         table = make_label_lut(ColorMap(**_colour_map(layer)))
-        looks[layer.name] = {"opacity": OPACITY if layer.shown else 0.0, "colormap_label": table}
+        looks[layer.name] = {"opacity": float(layer.shown), "colormap_label": table}
     volumes = [
         Volume(data=data, name=f"{name}.nii.gz", id=f"{name}_py", **looks[name])
         for name, data in block.niftis().items()
@@ -95,13 +95,13 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
 
 
 def _switches(volumes: Sequence[Any], layers: Sequence[Overlay]) -> Any:
-    """Make a check box with its legend for each layer."""
-    from ipywidgets import HTML, Checkbox, HBox, Layout
+    """Make a check box with its legend for each layer; the browser itself links them, at once and without a kernel."""
+    from ipywidgets import HTML, Checkbox, HBox, Layout, jsdlink
 
     rows = []
     for volume, layer in zip(volumes, layers, strict=True):
         box = Checkbox(value=layer.shown, description=layer.words, indent=False, layout=Layout(width="auto"))
-        box.observe(lambda change, shown=volume: setattr(shown, "opacity", OPACITY * change["new"]), names="value")
+        jsdlink((box, "value"), (volume, "opacity"))
         rows.append(HBox([box, HTML(_legend(layer))], layout=Layout(margin="0 16px 0 0")))
     return HBox(rows, layout=Layout(flex_flow="row wrap"))
 
@@ -125,7 +125,7 @@ def make_page(
     looks = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
     volumes = [{"name": name, "data": _base64(data), **looks.get(name, {})} for name, data in block.niftis().items()]
     view = {"azimuth": AZIMUTH, "elevation": ELEVATION, "zoom": 1}
-    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY}
+    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view}
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     viewer, licence = _niivue()
     return template.substitute(
@@ -160,7 +160,8 @@ def _colour_map(layer: Overlay) -> dict[str, Any]:
     """Write NiiVue's colour map of a layer."""
     channels = np.rint(255 * np.array([(0.0, 0.0, 0.0), *map(to_rgb, layer.colours)])).astype(int).T.tolist()
     labels = ["", *(f"{layer.name}: {meaning}" for meaning in layer.meanings)]
-    return {**dict(zip("RGB", channels, strict=True)), "A": [0] + [255] * len(layer.colours), "labels": labels}
+    alphas = [0] + [round(255 * OPACITY)] * len(layer.colours)
+    return {**dict(zip("RGB", channels, strict=True)), "A": alphas, "labels": labels}
 
 
 def _niivue() -> tuple[str, str]:

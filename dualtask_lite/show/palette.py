@@ -2,16 +2,21 @@
 
 They are Okabe and Ito's (*Color Universal Design*, 2008), which readers with any kind of colour blindness can
 tell apart; figures also tell their lines apart by style or position, never by colour alone.
+
+Paper and ink are matplotlib's: black on white, or, after ``matplotlib.style.use("dark_background")``, white on black.
+The colours here are told from both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import cycle
+
+import matplotlib
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, MAGENTA = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
-GREY = "#777777"
+GREY = "#767676"  # is read as well on white as on black
 
 PANCREAS = SKY
 TUMOUR = ORANGE
@@ -33,6 +38,17 @@ TERMS: dict[str, tuple[str, str]] = {
     "feat": (SKY, ":"),
     "slice": (GREY, "-."),
 }
+
+
+def ink() -> str:
+    """The colour of text and axes."""
+    return str(matplotlib.rcParams["text.color"])
+
+
+def ink_on(colour: Sequence[float]) -> str:
+    """Black or white, whichever is read better on a colour (red, green, blue from 0 to 1), by WCAG's luminance."""
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else "white"
 
 
 def centre_colours(names: Iterable[str]) -> dict[str, str]:

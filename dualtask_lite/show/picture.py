@@ -48,7 +48,7 @@ class Picture:
     def to_html(self) -> str:
         """Write an ``img`` element that holds the picture itself."""
         source = base64.b64encode(self.png).decode("ascii")
-        style = f"width: {WIDTH}px; max-width: 100%; height: auto; background: white"
+        style = f"width: {WIDTH}px; max-width: 100%; height: auto"
         return f'<img alt="{html.escape(self.alt)}" style="{style}" src="data:image/png;base64,{source}">'
 
     def bundle(self) -> dict[str, str]:
@@ -66,6 +66,7 @@ class Picture:
 def new_figure(height: float) -> Figure:
     """Make an empty figure as wide as a notebook and ``height`` px high, with constrained layout.
 
-    It belongs to no window and to no global state: nothing has to be closed.
+    It belongs to no window and to no global state: nothing has to be closed. It is black on white, which can be read
+    on any page; for dark ones, ``matplotlib.style.use("dark_background")`` turns all that follow.
     """
-    return Figure(figsize=(WIDTH / _DPI, height / _DPI), dpi=_DPI * _SHARPNESS, layout="constrained", facecolor="white")
+    return Figure(figsize=(WIDTH / _DPI, height / _DPI), dpi=_DPI * _SHARPNESS, layout="constrained")

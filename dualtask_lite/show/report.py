@@ -18,12 +18,14 @@ from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.findings import LABELS
+from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import plots, trust
 from dualtask_lite.show.plots import Row
 from dualtask_lite.show.slices import slices
 from dualtask_lite.show.table import Table
+from dualtask_lite.show.volume3d import volume3d
 
-LIMIT = 12_000_000  # bytes of the page; beyond it slice browsers are left out, the last one first
+LIMIT = 12_000_000  # bytes of the page; beyond it slice browsers are left out, the last one first, then the 3D view
 _SUMMARY = {  # column of the evaluation: its head
     "dice": "Dice",
     "nsd_2mm": "NSD at 2 mm",
@@ -129,20 +131,24 @@ class Report:
     def to_html(self) -> str:
         """Write the page.
 
-        It holds all it needs. When it would be larger than ``LIMIT``, slice browsers are left out.
+        It holds all it needs. When it would be larger than ``LIMIT``, slice browsers and then the 3D view are left out.
         """
         browsers = [slices(e.scan, prediction=e.mask, distance=e.distance_mm).to_html() for e in self.examples]
         parts = {key: "".join(write(self)) for key, (_, write) in _SECTIONS.items() if key != "examples"}
         looked_at = [
             ("".join(_example(example)), browser) for example, browser in zip(self.examples, browsers, strict=True)
         ]
+        solid = _in_3d(self.examples)
         while True:
-            parts["examples"] = "".join(_examples(self, looked_at))
+            parts["examples"] = "".join(_examples(self, looked_at)) + solid
             page = self._page(parts)
             kept = [number for number, (_, browser) in enumerate(looked_at) if browser]
-            if len(page.encode()) <= LIMIT or not kept:
+            if len(page.encode()) <= LIMIT or not (kept or solid):
                 return page
-            looked_at[kept[-1]] = (looked_at[kept[-1]][0], "")
+            if kept:
+                looked_at[kept[-1]] = (looked_at[kept[-1]][0], "")
+            else:
+                solid = ""
 
     def _page(self, parts: Mapping[str, str]) -> str:
         contents, sections = [], []
@@ -228,6 +234,18 @@ def _example(example: Example) -> Iterator[str]:
     yield trust.where_wrong(
         scan, example.mask, _LEAST[target], error=example.error_mm, doubt=example.doubt_mm
     ).to_html()
+
+
+def _in_3d(examples: Sequence[Example]) -> str:
+    """Write the last example, the worst, so that it can be turned; nothing without examples."""
+    if not examples:
+        return ""
+    role, scan, mask, distance = (getattr(examples[-1], name) for name in ("role", "scan", "mask", "distance_mm"))
+    head = f"<h3>{role.capitalize()} in 3D</h3>"
+    try:
+        return head + volume3d(scan, mask, distance, viewer="html")._repr_mimebundle_()["text/html"]
+    except DualTaskError as error:  # ipyniivue, which holds the viewer, is an extra
+        return f'{head}<p class="missing">{html.escape(str(error))}</p>'
 
 
 def _doubts(report: Report) -> Iterator[str]:

@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from dualtask_lite.show import palette
 from dualtask_lite.show.picture import Picture, new_figure
-
-Row = Mapping[str, Any]
+from dualtask_lite.show.plots.parts import Row, number, tidy
 
 _NAMES = {"dice": "Dice", "nsd_2mm": "NSD at 2 mm"}
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -58,7 +56,7 @@ def paired(
     axes.set(xlabel=f"{name}, {baseline}", ylabel=f"{name}, {arm}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
     axes.set(aspect="equal", title=f"{target}, {protocol}: above the line the arm {arm} is better")
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _tidy(axes, "both")
+    tidy(axes, "both")
     what = f"{name} of the {target} in each case ({protocol}), arm {arm} against {baseline}. "
     return Picture.of(figure, what + " ".join(notes))
 
@@ -83,7 +81,7 @@ def arms(
         raise ValueError(f"there is no comparison of {metric} under {protocol}")
     figure = new_figure(height=130 + 42 * len(shown))
     axes = figure.subplots()
-    axes.axvline(0, color="black", lw=1)
+    axes.axvline(0, color=palette.ink(), lw=1)
     if claimed is not None:
         axes.axvline(claimed, color=palette.VERMILLION, lw=1.5, ls=":", label=f"{claimed:+.3f}, as claimed")
         figure.legend(loc="outside lower right", frameon=False, fontsize=9)
@@ -98,18 +96,18 @@ def arms(
         "dot and line: mean and 95 % interval over cases; grey: each seed; p: signed ranks, after Holm",
         fontsize=10,
     )
-    _tidy(axes, "x")
+    tidy(axes, "x")
     what = f"Difference in {name} of the {about['target']} from {about['baseline']}, {protocol}, {counted}. "
     return Picture.of(figure, what + "; ".join(notes) + ".")
 
 
 def _draw_arm(axes: Axes, place: int, one: Row) -> str:
-    low, middle, high = (_number(one[key]) for key in ("low", "difference", "high"))
+    low, middle, high = (number(one[key]) for key in ("low", "difference", "high"))
     axes.plot([low, high], [place, place], color=palette.BLUE, lw=2.5)
-    seeds = [_number(value) for value in one["by_seed"].values()]
+    seeds = [number(value) for value in one["by_seed"].values()]
     axes.plot(seeds, [place + 0.25] * len(seeds), "|", color=palette.GREY, ms=8, mew=1.5)
     axes.plot(middle, place, "o", color=palette.BLUE, mec="black", ms=8)
-    text = f"{middle:+.3f} ({low:+.3f} to {high:+.3f}), p {_number(one['p_holm']):.2g}"
+    text = f"{middle:+.3f} ({low:+.3f} to {high:+.3f}), p {number(one['p_holm']):.2g}"
     axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
     return f"{one['arm']} {text}"
 
@@ -150,7 +148,7 @@ def sensitivity(
             axes.plot([value] * len(seeds), seeds, "o", color=palette.BLUE, mec="black", mew=0.5, alpha=0.8)
         axes.axvline(own, color=palette.GREY, ls=":", lw=1)
         axes.set_xlabel(f"{setting} (dotted: {own:g})", fontsize=9)
-        _tidy(axes, "y")
+        tidy(axes, "y")
         told = ", ".join(f"{value:g}: {mean:.3f}" for (value, _), mean in zip(points, means, strict=True))
         notes.append(f"{setting} {told}.")
     panels[0].set_ylabel(f"{name} of the {target}")
@@ -159,7 +157,7 @@ def sensitivity(
 
 def _pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> dict[tuple[str, str], tuple[float, float]]:
     """Mean over seeds of each case with either arm, (centre, case) -> (baseline, arm), where both have a value."""
-    values = {(row["arm"], row["seed"], row["centre"], row["case"]): _number(row[metric]) for row in rows}
+    values = {(row["arm"], row["seed"], row["centre"], row["case"]): number(row[metric]) for row in rows}
     pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for (name, seed, centre, case), value in values.items():
         other = values.get((baseline, seed, centre, case), math.nan)
@@ -172,16 +170,6 @@ def _pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> dict[tu
 def _seed_means(rows: Sequence[Row], arm: str, metric: str) -> list[float]:
     values: dict[str, list[float]] = {}
     for row in rows:
-        if row["arm"] == arm and math.isfinite(value := _number(row[metric])):
+        if row["arm"] == arm and math.isfinite(value := number(row[metric])):
             values.setdefault(str(row["seed"]), []).append(value)
     return [float(np.mean(of_seed)) for of_seed in values.values()]
-
-
-def _number(value: Any) -> float:
-    return math.nan if value is None or value == "" else float(value)
-
-
-def _tidy(axes: Axes, grid: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis=grid, color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)

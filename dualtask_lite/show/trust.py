@@ -8,7 +8,6 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import Scan
@@ -16,6 +15,7 @@ from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.show import palette, planes
 from dualtask_lite.show.picture import Picture, new_figure
 from dualtask_lite.show.plots import FIELD, Row
+from dualtask_lite.show.plots.parts import tidy
 
 ERRORS = "cividis"  # of errors and doubts in mm, from 0; even in lightness, and the same to all eyes
 FAR = 20.0  # mm; larger errors look the same
@@ -41,7 +41,7 @@ def leaks(rows: Sequence[Row]) -> Picture:
     axes.set_yticks(range(len(rows)), [str(row["leak"]) for row in rows])
     axes.set(xlabel="mean Dice", xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
     axes.legend(frameon=False, fontsize=9, loc="lower right")
-    _tidy(axes)
+    tidy(axes, "both")
     return Picture.of(figure, "Mean Dice as a leak reports it, and the honest one. " + "; ".join(notes) + ".")
 
 
@@ -69,7 +69,7 @@ def thresholds(
     axes.axvline(default, color=palette.GREY, ls=":", label=f"setting, {default:g}")
     axes.set(xlabel="threshold of the probability", ylabel="mean Dice", xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, fontsize=9)
-    _tidy(axes)
+    tidy(axes, "both")
     return Picture.of(figure, f"Mean Dice by threshold; the setting is {default:g}. " + "; ".join(notes) + ".")
 
 
@@ -94,7 +94,7 @@ def warning_against_error(rows: Sequence[Row], warning: str, label: str, correla
     related = f"Spearman {correlation:.2f}" if math.isfinite(correlation) else "Spearman not defined"
     axes.set_title(f"{related} over {len(rows)} cases", fontsize=10)
     axes.legend(frameon=False, fontsize=9)
-    _tidy(axes)
+    tidy(axes, "both")
     told = [
         f"{name} is case {row['case']} ({warning} {float(row[warning]):.2g}, error {float(row['risk']):.2f})"
         for name, row in (("the loudest warning", loudest), ("the largest error", worst))
@@ -117,12 +117,12 @@ def risk_coverage(curves: Mapping[str, Sequence[float]], perfect: Sequence[float
     kept = np.arange(1, len(perfect) + 1) / len(perfect)
     for (name, risk), (colour, style) in zip(curves.items(), cycle(_STYLES), strict=False):
         axes.plot(kept, risk, color=colour, ls=style, lw=1.8, label=f"{name}: area {np.mean(risk):.2f}")
-    axes.plot(kept, perfect, color=palette.BLACK, lw=1.2, label=f"perfect: area {np.mean(perfect):.2f}")
+    axes.plot(kept, perfect, color=palette.ink(), lw=1.2, label=f"perfect: area {np.mean(perfect):.2f}")
     axes.axhline(perfect[-1], color=palette.GREY, ls=":", label=f"useless: area {perfect[-1]:.2f}")
     axes.set(xlabel="share of the cases kept", ylabel="mean error (1 - Dice) of the cases kept")
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.legend(frameon=False, fontsize=9, loc="lower right")
-    _tidy(axes)
+    tidy(axes, "both")
     areas = [f"{name} {np.mean(risk):.2f}" for name, risk in curves.items()]
     return Picture.of(
         figure,
@@ -191,10 +191,3 @@ def _spread_in_words(values: NDArray[Any]) -> str:
         return "nothing to measure"
     middle, high = np.percentile(values, (50, 95))
     return f"median {middle:.1f}, 95 of 100 below {high:.1f}"
-
-
-def _tidy(axes: Axes) -> None:
-    """Both axes hold numbers: a light grid for both."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#dddddd", lw=0.6)
-    axes.set_axisbelow(True)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import socket
 import subprocess
 import sys
@@ -21,10 +20,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import nbformat
+import pictures
 import pytest
 from looking import PATIENCE, insist_on
 
-CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = [
     "--headless",
     "--no-sandbox",
@@ -33,9 +32,7 @@ FLAGS = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    "--use-gl=angle",
-    "--use-angle=swiftshader",
-    "--enable-unsafe-swiftshader",
+    *pictures.FLAGS,
 ]
 VIEWPORT = {"width": 1024, "height": 768}
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
@@ -58,15 +55,21 @@ def stays_here(url: str) -> bool:
     return parts.scheme in {"file", "data", "blob", "about"} or parts.hostname in {"127.0.0.1", "localhost", "::1"}
 
 
-@pytest.fixture(scope="module")  # not longer: while Playwright is open, nothing else can run an event loop
-def chromium() -> Iterator[Any]:
-    """One browser for all tests of a module."""
-    program = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if program is None:
+@pytest.fixture(scope="session")
+def program() -> str:
+    """Where Chromium is."""
+    found = pictures.chromium()
+    if found is None:
         missing = "no Chromium: apt install chromium"
         if os.environ.get("DUALTASK_REQUIRE_BROWSER"):
             pytest.fail(missing)
         pytest.skip(missing)
+    return found
+
+
+@pytest.fixture(scope="module")  # not longer: while Playwright is open, nothing else can run an event loop
+def chromium(program: str) -> Iterator[Any]:
+    """One browser for all tests of a module."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

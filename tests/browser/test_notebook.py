@@ -66,14 +66,28 @@ def test_two_niivue_widgets_in_one_notebook(lab: Any, page: Any):
     assert changed(second, pixels_of(other)) == 0
 
 
-def test_a_widget_that_loads_slowly_still_gets_its_volumes(lab: Any, page: Any):
+def test_what_loads_slowly_still_draws_and_answers(lab: Any, page: Any):
     page.set_viewport_size({"width": 760, "height": 760})
     # anywidget gives a viewer 2 s to load; here none.
     page.add_init_script(
         "const timeout = AbortSignal.timeout.bind(AbortSignal);"
         "AbortSignal.timeout = (ms) => timeout(ms === 2000 ? 0 : ms);"
     )
-    lab.run(page, [CASE, "show.volume3d(scan, prediction)"])
-    shown = drawn(page.locator(".jp-OutputArea-output canvas"), palette.TUMOUR)
+    control = (
+        "from dualtask_lite.show.controls import metric_explorer\nmetric_explorer(lambda p, t, s: {'dice': p.mean()})"
+    )
+    lab.run(page, [CASE, "show.volume3d(scan, prediction)", control])
+    canvas = page.locator(".jp-OutputArea-output canvas")
+    shown = drawn(canvas, palette.TUMOUR)
     assert coloured(shown, palette.TUMOUR) > 50
     assert coloured(shown, palette.PREDICTION) > 50
+    page.locator(".jp-OutputArea-output").get_by_label("prediction", exact=True).uncheck()
+    assert coloured(drawn(canvas, palette.TUMOUR), palette.PREDICTION) == 0
+    figure = page.locator(".dualtask-explorer")
+    for key in ("End", "Home"):
+        before = figure.locator(".words").inner_text()
+        figure.get_by_role("slider", name="Grow").press(key)
+        page.wait_for_function(
+            "([words, before]) => words.textContent !== before",
+            arg=[figure.locator(".words").element_handle(), before],
+        )

@@ -349,8 +349,8 @@ def test_the_times_in_the_readme_are_the_measured_ones():
     measured = set(build.measured()["lessons"])
     if measured:
         assert measured == {source.stem for source in build.lessons()}, "make demo, then make times"
-    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(build.MARKS[0])
-    assert rest.partition(build.MARKS[1])[0].strip() == (build.readme_table() if measured else "")
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(build.marks("measured times")[0])
+    assert rest.partition(build.marks("measured times")[1])[0].strip() == (build.readme_table() if measured else "")
 
 
 def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
@@ -364,13 +364,30 @@ def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
     build.README.write_text("before\n")
     with pytest.raises(SystemExit, match="no place"):
         build.keep_times(tmp_path / "demo")
-    build.README.write_text(f"before\n{build.MARKS[0]}\nold\n{build.MARKS[1]}\nafter\n")
+    places = [build.marks(what) for what in ("pictures", "measured times")]
+    build.README.write_text("before\n" + "between\n".join(f"{first}\nold\n{last}\n" for first, last in places))
+    build.keep_times(tmp_path / "demo")
+    (_, end), (start, last) = places
+    assert build.README.read_text().endswith(f"old\n{end}\nbetween\n{start}\n{build.readme_table()}\n{last}\n")
+    (tmp_path / "demo" / "slices.jpg").write_bytes(b"jpeg")
+    (tmp_path / "demo" / "pictures.md").write_text("![words](data/results/slices.jpg)\n")
     build.keep_times(tmp_path / "demo")
     text = build.README.read_text()
-    assert text == f"before\n{build.MARKS[0]}\n{build.readme_table()}\n{build.MARKS[1]}\nafter\n"
+    assert text.startswith(f"before\n{places[0][0]}\n![words](data/results/slices.jpg)\n{end}\nbetween\n")
+    assert (tmp_path / "slices.jpg").read_bytes() == b"jpeg"
     assert "| [99 A title](notebooks/99_title.ipynb) | 12 s | 0.5 GB |" in text
     assert "2026-01-02" in text
     assert build.measured() == known
+
+
+def test_the_pictures_in_the_readme_are_kept_small_and_have_their_words():
+    first, last = build.marks("pictures")
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").partition(first)[2].partition(last)[0]
+    shown = re.findall(r"!\[([^]]*)]\(([^)]*)\)", lines)
+    assert [file for _, file in shown] == ["data/results/volume3d.jpg", "data/results/slices.jpg"]
+    for words, file in shown:
+        assert re.search(r"tumour [^.]*\d", words)
+        assert (ROOT / file).stat().st_size < 150_000
 
 
 def test_a_page_shows_the_picture_that_stands_beside_a_widget():

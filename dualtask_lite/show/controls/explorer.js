@@ -89,12 +89,15 @@ const mount = (root, setup, ask) => {
   else turned();
   return answered;
 };
-const renderLive = ({ model, el }) => {
+const renderLive = async ({ model, el }) => {
   const root = document.createElement("figure");
   root.className = "dualtask-explorer";
   root.innerHTML = model.get("inside");
   el.append(root);
-  const answered = mount(root, model.get("setup"), at => model.send({ at }));
-  model.on("msg:custom", answered);
-  return () => model.off("msg:custom", answered);
+  const setup = model.get("setup"), answers = await model.widget_manager.get_model(setup.answers);
+  let asked = 0;  // numbered, for the answer to a setting asked twice would be no change
+  const answered = mount(root, setup, at => model.send({ at, number: ++asked }));
+  const heard = () => answered(JSON.parse(answers.get("value")));
+  answers.on("change:value", heard);
+  return () => answers.off("change:value", heard);
 };

@@ -13,7 +13,6 @@ import io
 import itertools
 import json
 import os
-import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import find_contours
 
+from dualtask_lite.show.ladder import STATIC, VARIABLE, in_kernel
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
 _OWN_KEYS = "data-lm-suppress-shortcuts"  # JupyterLab moves between cells by arrow keys, except in such elements
@@ -147,6 +147,7 @@ class Explorer:
     def widget(self) -> Any:
         """The live widget, which asks this kernel for each frame."""
         import anywidget
+        import ipywidgets
         import traitlets
 
         class Live(anywidget.AnyWidget):
@@ -155,8 +156,15 @@ class Explorer:
             inside = traitlets.Unicode().tag(sync=True)
             setup = traitlets.Dict().tag(sync=True)
 
-        widget = Live(inside=self._inside(""), setup={"looks": self._pens(), **self._answer(self._starts())})
-        widget.on_msg(lambda _, asked, __: widget.send(self._answer(asked["at"])))
+        # A widget of ipywidgets takes the answers: anywidget lets nothing through to one that took over 2 s to load.
+        answers = ipywidgets.Text()
+        setup = {"looks": self._pens(), "answers": answers.model_id, **self._answer(self._starts())}
+        widget = Live(inside=self._inside(""), setup=setup)
+
+        def answer(_: Any, asked: Mapping[str, Any], __: Any) -> None:
+            answers.value = json.dumps({**self._answer(asked["at"]), "number": asked["number"]})
+
+        widget.on_msg(answer)
         return widget
 
     def _answer(self, at: Sequence[int]) -> dict[str, Any]:
@@ -207,17 +215,9 @@ class Explorer:
         )
 
 
-def in_kernel() -> bool:
-    """Whether this is a Jupyter kernel, without importing IPython where nobody did."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None) is not None
-
-
 def is_live(library: str = "anywidget") -> bool:
     """Whether a library's widgets can be shown: in a kernel, unless ``DUALTASK_VIEWER`` asks for what pages keep."""
-    asked = os.environ.get("DUALTASK_VIEWER", "auto")
-    return in_kernel() and asked not in ("page", "html", "picture") and find_spec(library) is not None
+    return in_kernel() and os.environ.get(VARIABLE) not in STATIC and find_spec(library) is not None
 
 
 def colours_of(name: str) -> NDArray[np.uint8]:

@@ -46,7 +46,7 @@ def distance_profile(mask: NDArray[np.bool_], spacing: Sequence[float], *, band:
     for axes, axis in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
         line = tuple(slice(None) if i == axis else at for i, at in enumerate(deepest))
         mm = (np.arange(mask.shape[axis]) - deepest[axis]) * spacing[axis]
-        axes.axhline(0, color="black", lw=0.8)
+        axes.axhline(0, color=palette.ink(), lw=0.8)
         for name, (values, colour, style, marker) in ways.items():
             axes.plot(mm, values[line], color=colour, ls=style, marker=marker, ms=3, label=name)
             worst = np.abs(np.clip(values[line], -band, band) - np.clip(true[line], -band, band)).max()

@@ -47,7 +47,7 @@ def network_diagram(net: DualTaskNet, sides: Sequence[int] = (64, 64, 32)) -> Pi
         _draw_stage(axes, name, shape)
     for start, end in _ARROWS:
         if start in shapes and end in shapes:
-            _draw_arrow(axes, start, end, "black", "-")
+            _draw_arrow(axes, start, end, palette.ink(), "-")
     for start, end in _SKIPS:
         _draw_arrow(axes, start, end, palette.GREY, "--")
     axes.set(xlim=(-0.5, 4.5), ylim=(4.5, -0.6))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
+
+from dualtask_lite.show import palette
 
 Row = Mapping[str, Any]
 
@@ -40,8 +42,8 @@ def running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]
     return means
 
 
-def tidy(axes: Axes) -> None:
-    """Take away what holds no data."""
+def tidy(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
+    """Take away what holds no data, and lay a faint grid behind it, for the axes that hold numbers."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#dddddd", lw=0.6)
+    axes.grid(axis=grid, color=palette.ink(), alpha=0.15, lw=0.6)
     axes.set_axisbelow(True)

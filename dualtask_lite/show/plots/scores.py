@@ -52,6 +52,6 @@ def _draw_mean(axes: Axes, place: int, values: NDArray[np.float64]) -> str:
     if not values.size:
         return "no value"
     mean = values.mean()
-    axes.plot([place - 0.25, place + 0.25], [mean, mean], color="black", lw=2)
+    axes.plot([place - 0.25, place + 0.25], [mean, mean], color=palette.ink(), lw=2)
     axes.annotate(f"mean {mean:.2f}", (place + 0.28, mean), va="center", fontsize=9)
     return f"{values.size} cases, mean {mean:.2f}, from {values.min():.2f} to {values.max():.2f}"
