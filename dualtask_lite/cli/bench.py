@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -19,7 +19,7 @@ def bench(
     profile: Profile = "laptop",
     assignments: Assignments = None,
     file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", "-o", help="JSON file; default runs/bench-PROFILE.json. What was cut goes on."),
     ] = None,
     as_json: AsJson = False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -45,11 +45,11 @@ def data_list(as_json: AsJson = False) -> None:
 def data_get(
     name: Annotated[str, typer.Argument(help="phantom, msd, nih or panorama; see dualtask data list.")],
     folder: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--out", help="Where to; default: the cache, where NAME alone finds it."),
     ] = None,
     part: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help="Only archives whose names begin so, say batch_1 of panorama; may be repeated."),
     ] = None,
     offline: Annotated[
@@ -141,7 +141,7 @@ def data_make(
     folder: Annotated[Path, typer.Option("--out", help="Folder to make; one sub-folder a centre.")] = Path("phantom"),
     cases: Annotated[int, typer.Option(min=1, help="Cases a centre.")] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
-    size: Annotated[Optional[tuple[int, int, int]], typer.Option(help="Voxels X Y Z.")] = None,  # noqa: UP045
+    size: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels X Y Z.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Make the embedded three-centre data in Task07 layout."""

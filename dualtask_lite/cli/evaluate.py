@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -22,7 +22,7 @@ def evaluate(
         ),
     ],
     source: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Known source or folder with labels; default: what the model was trained on."),
     ] = None,
     centre: Annotated[

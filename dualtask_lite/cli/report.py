@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,7 +26,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Run folder, or the folder of a cascade.")],
     file: Annotated[Path | None, typer.Option("--out", "-o", help="The page; default RUN/report.html.")] = None,
     source: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Where the evaluated cases are; default: what the model was trained on."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",

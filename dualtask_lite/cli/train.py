@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Argument(help="Settings as YAML; see a run's config.yaml.")] = None,
-    profile: Annotated[Optional[str], typer.Option(help="laptop, colab, gpu or paper.")] = None,  # noqa: UP045
+    profile: Annotated[str | None, typer.Option(help="laptop, colab, gpu or paper.")] = None,
     stage: Stages = None,
-    source: Annotated[Optional[str], typer.Option(help="Known source or folder (data.source).")] = None,  # noqa: UP045
+    source: Annotated[str | None, typer.Option(help="Known source or folder (data.source).")] = None,
     held_out: Annotated[str | None, typer.Option(help="Centre that is never seen (data.held_out).")] = None,
     assignments: Assignments = None,
     folder: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/PROFILE-STAGE.")] = None,
-    resume: Annotated[Optional[Path], typer.Option(help="Go on with this run folder.")] = None,  # noqa: UP045
+    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one stage, or a cascade of them (--stage more than once).

@@ -9,7 +9,7 @@ The colours here are told from both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import cycle
 
 import matplotlib
@@ -45,7 +45,7 @@ def ink() -> str:
     return str(matplotlib.rcParams["text.color"])
 
 
-def ink_on(colour: Sequence[float]) -> str:
+def ink_on(colour: Iterable[float]) -> str:
     """Black or white, whichever is read better on a colour (red, green, blue from 0 to 1), by WCAG's luminance."""
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
     return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else "white"
