@@ -36,8 +36,8 @@ lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
 notebooks: $(STAMP) ## write notebooks/*.ipynb and notebooks/solutions/*.ipynb from notebooks/source/*.py
 	$(BIN)/python notebooks/build.py notebooks
 
-fuzz: $(STAMP) ## more than 20,000 damaged files through every reader (some minutes; not part of make test)
-	DUALTASK_FUZZ=3000 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz
+fuzz: $(STAMP) ## 36,000 damaged files through every reader, 100 kills of running commands (not part of make test)
+	DUALTASK_FUZZ=3000 DUALTASK_KILLS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/faults/test_kill.py
 
 lint: $(STAMP) ## format, lint, types and import rule only
 	$(BIN)/ruff check .

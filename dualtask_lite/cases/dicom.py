@@ -26,6 +26,9 @@ _PIXELS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelData"),
 ]
+# How many numbers each must hold, where it is there.
+_NUMBERS = {"Rows": 1, "Columns": 1, "NumberOfFrames": 1, "SliceThickness": 1}
+_NUMBERS |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
 _UNEVEN = 0.05  # of the distance between slices; more than that is no even stack
 _CONVERT = "convert the series, say with dcm2niix, and give the NIfTI file"
 
@@ -80,9 +83,10 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     affine[:3, 2] = _step(folder, slices, normal)
     affine[:3, 3] = _position(first)
     affine[:2] *= -1  # DICOM counts towards the left and the back, NIfTI towards the right and the front
-    volume: np.ndarray = np.empty((first.Columns, first.Rows, len(slices)), np.float32)
+    pixels = _hu(slices[0][0])  # before memory is set aside for what the headers promise
+    volume: np.ndarray = np.empty((*pixels.T.shape, len(slices)), np.float32)
     for index, (path, _) in enumerate(slices):
-        volume[..., index] = _hu(path).T
+        volume[..., index] = pixels.T if index == 0 else _hu(path).T
     image = nib.Nifti1Image(volume, affine)
     image.header.set_xyzt_units("mm")
     return image
@@ -115,6 +119,7 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
     for path, header in slices:
         if header.get("Modality") != "CT":
             raise DualTaskError(f"{path}: is {header.get('Modality')}, not CT", "give a CT series")
+        _insist_on_numbers(path, header)
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise DualTaskError(f"{path}: holds many slices in one file", _CONVERT)
         if missing := [tag for tag in _HEADER[3:6] if not header.get(tag)]:
@@ -129,6 +134,18 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
                 "leave only the slices of one volume in the folder; a localiser is none",
             )
     return slices
+
+
+def _insist_on_numbers(path: Path, header: Dataset) -> None:
+    for tag, count in _NUMBERS.items():
+        if not (value := header.get(tag)):
+            continue  # what must be there is asked for elsewhere
+        try:
+            numbers = np.atleast_1d(np.array(value, float))
+        except (TypeError, ValueError):
+            numbers = np.empty(0)
+        if len(numbers) != count or not np.isfinite(numbers).all():
+            raise DualTaskError(f"{path}: its {tag} is damaged", "fetch or export the series again")
 
 
 def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) -> np.ndarray:
@@ -166,7 +183,9 @@ def _position(header: Dataset) -> np.ndarray:
 def _hu(path: Path) -> np.ndarray:
     """Pixels (rows, columns) of one slice in HU."""
     content = _read(path, _PIXELS, pixels=True)
+    slope, intercept = content.get("RescaleSlope"), content.get("RescaleIntercept")
     try:
+        slope, intercept = float(1 if slope is None else slope), float(intercept or 0)
         stored = content.pixel_array
     except Exception as error:  # every decoder has its own exceptions
         how = content.file_meta.get("TransferSyntaxUID")
@@ -176,14 +195,15 @@ def _hu(path: Path) -> np.ndarray:
         ) from error
     if stored.ndim != 2:
         raise DualTaskError(f"{path}: holds colours, not HU", "export the CT itself, not a picture of it")
-    slope, intercept = content.get("RescaleSlope"), content.get("RescaleIntercept")
-    return stored.astype(np.float32) * float(1 if slope is None else slope) + float(intercept or 0)
+    return stored.astype(np.float32) * slope + intercept
 
 
 def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # they quote what the file holds
-            return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags))
+        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+            warnings.simplefilter("ignore")  # they quote what the file holds, as the log of the validation does
+            content = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags))
+            list(content)  # decodes each element here and not at its first use
+            return content
     except Exception as error:  # pydicom has no base class for what a damaged file sets off
         raise DualTaskError(f"{path}: is not a readable DICOM file", "fetch or export it again") from error

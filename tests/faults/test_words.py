@@ -1,0 +1,58 @@
+"""What goes wrong is said in one line, with the traceback only where it is asked for."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+
+from dualtask_lite.cli import main
+from dualtask_lite.errors import DualTaskError
+
+MISTAKES = [
+    "data check nowhere",
+    "data get msdd",
+    "data make msd",
+    "train --set optimiser.stpes=3",
+    "train --resume nowhere",
+    "predict nowhere ct.nii.gz -o out",
+    "evaluate nowhere",
+    "ablate --arm everything",
+    "report nowhere",
+    "export nowhere -o out",
+    "bench everything",
+]
+
+
+@pytest.mark.parametrize("words", MISTAKES)
+def test_a_traceback_is_shown_only_with_debug(typed, monkeypatch, tmp_path, words):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = typed(*words.split())
+    assert (code, out) == (1, "")
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    what, semicolon, remedy = err.partition("; ")
+    assert len(what) > 20
+    assert semicolon
+    assert remedy.strip()
+    monkeypatch.setattr(sys, "argv", ["dualtask", "--debug", *words.split()])
+    monkeypatch.setenv("DUALTASK_DEBUG", "")  # so that what --debug sets is taken back
+    with pytest.raises(DualTaskError):
+        main()  # Python prints the traceback of what comes out of here
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_training_that_breaks_names_step_term_and_case_and_keeps_its_checkpoint(
+    typed, phantom_folder, tiny_run, tmp_path
+):
+    """A learning rate of a slip of the finger: the weights are no numbers after the first steps."""
+    changes = {**tiny_run, "optimiser.lr": 1e30, "optimiser.steps": 9, "machine.checkpoint_every": 1}
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    code, _, err = typed("train", "--source", phantom_folder / "A", "--out", tmp_path / "run", *words)
+    assert code == 1
+    assert err.count("\n") == 1
+    told = r"error: step \d: term seg is not finite on case A_00\d; the last checkpoint is kept; lower optimiser\.lr"
+    assert re.match(told, err)
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+    assert not (tmp_path / "run" / "model.safetensors").exists()
