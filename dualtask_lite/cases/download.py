@@ -197,6 +197,10 @@ def _append(url: str, part: Path, size: int | None, progress: Progress) -> None:
     if start:
         request.add_header("Range", f"bytes={start}-")
     with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as answer:
+        if urlsplit(url).scheme == "https" != urlsplit(answer.geturl()).scheme:
+            raise FetchError(
+                f"{url}: leads to {answer.geturl()}, which is not encrypted", "see what its publisher says"
+            )
         if answer.status != 206 or not str(answer.headers.get("Content-Range", "")).startswith(f"bytes {start}-"):
             start = 0
         length = answer.headers.get("Content-Length")

@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections import namedtuple
 from contextlib import suppress
+from email.message import Message
 from pathlib import Path
 
 import pytest
@@ -169,6 +170,19 @@ def test_nobody_there(served, tmp_path):
 def test_only_the_web_is_fetched_from(url, tmp_path):
     with pytest.raises(DualTaskError, match="is no web address"):
         fetch(url, tmp_path / "x", checksum=None)
+
+
+def test_an_encrypted_address_may_not_lead_to_one_that_is_not(tmp_path, monkeypatch):
+    class Answer(io.BytesIO):
+        status, headers = 200, Message()
+
+        def geturl(self):
+            return "http://elsewhere/set.tar"
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: Answer(CONTENT))
+    with pytest.raises(FetchError, match=r"leads to http://elsewhere/set\.tar, not encrypted"):
+        fetch("https://publisher/set.tar", tmp_path / "set.tar", checksum=MD5)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_room_is_told_before_and_on_the_way(served, tmp_path, monkeypatch):

@@ -71,6 +71,16 @@ def test_the_registry_is_complete():
     assert known["panorama"].label_map == {1: 2, 2: 0, 3: 0, 4: 1, 5: 1, 6: 0}
 
 
+def test_everything_is_fetched_over_tls():
+    from monai.apps import DecathlonDataset
+
+    addresses = [DecathlonDataset.resource["Task07_Pancreas"]]
+    for source in sources().values():
+        addresses += [value for value in source.fetch.values() if "://" in str(value)]
+    assert len(addresses) > 4
+    assert all(address.startswith("https://") for address in addresses)
+
+
 @pytest.mark.parametrize(
     ("name", "case"),
     [("phantom", "B_015"), ("msd", "pancreas_001"), ("nih", "PANCREAS_0082"), ("panorama", "100047_00002")],
