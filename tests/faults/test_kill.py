@@ -5,6 +5,7 @@ The kills are real (SIGKILL). A few run in the suite; ``DUALTASK_KILLS`` asks fo
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -102,6 +103,30 @@ def end(process):
     return process.exitcode
 
 
+def kill(processes, victim, reached, pause=0.0):
+    """Kill one of some processes when a condition holds, and the others a little later, as torchrun would.
+
+    Returns:
+        Whether they still ran. What the condition counts is work and not time: no machine is too fast or too slow.
+    """
+    until = time.perf_counter() + PATIENCE
+    while processes[0].exitcode is None and not reached():
+        assert time.perf_counter() < until, "it hangs"
+        time.sleep(0.002)
+    ran = processes[0].exitcode is None
+    victim.kill()
+    time.sleep(pause)
+    for one in processes:
+        one.kill()
+        end(one)
+    return ran
+
+
+def files_in(folder):
+    """How many files lie in a folder and below; it may be written to meanwhile."""
+    return sum(len(names) for _, _, names in os.walk(folder))
+
+
 def insist_on_the_same_run(run, whole):
     told = [files.load_model(folder).net.state_dict() for folder in (whole, run)]
     assert all(torch.equal(tensor, told[1][name]) for name, tensor in told[0].items())
@@ -158,30 +183,30 @@ def test_a_training_that_was_killed_at_random(begin, where, tmp_path, insist_on_
         given = {"settings": str(where / "settings.yaml"), "folder": str(run)}
         return [begin("train", environment, **given) for environment in ranks(processes)]
 
-    started = time.perf_counter()
     assert [end(one) for one in go_on(tmp_path / "whole")] == [0] * processes, (tmp_path / "log").read_text()
-    took = time.perf_counter() - started
     if processes == 1:
         insist_on_the_same_run(tmp_path / "whole", where / "whole")  # the same seed in a fresh process
-    for number in range(wanted):
+    steps = len(files.read_rows(tmp_path / "whole" / "metrics.csv"))
+    for number in itertools.count():
         run = tmp_path / str(number)
-        while not (run / "model.safetensors").exists():
-            group = go_on(run)
-            group[0].join(draw.uniform(0, took) if kills < wanted else PATIENCE)
-            if group[0].exitcode is None and kills < wanted:
-                kills += 1
-                draw.choice(group).kill()
-                time.sleep(draw.choice([0, 0.1]))  # torchrun ends the others, at once or a little later
-                for one in group:
-                    one.kill()
-                [end(one) for one in group]
-                insist_on_whole_files(run)
-            else:
-                assert [end(one) for one in group] == [0] * processes, (tmp_path / "log").read_text()
+        while kills < wanted and not (run / "model.safetensors").exists():
+            done = len(files.read_rows(run / "metrics.csv"))
+            step = draw.randint(done and done - 1, steps)  # a resumed run begins with the rows of its checkpoint
+            group, log = go_on(run), run / "metrics.csv"
+            moment = draw.uniform(0, 0.05)
+            kills += kill(
+                group,
+                draw.choice(group),
+                lambda log=log, step=step, moment=moment: (
+                    log.exists() and log.read_text().count("\n") > step and not time.sleep(moment)
+                ),
+                draw.choice([0, 0.1]),
+            )
+            insist_on_whole_files(run)
+        assert [end(one) for one in go_on(run)] == [0] * processes, (tmp_path / "log").read_text()
         insist_on_the_same_run(run, tmp_path / "whole")
         if kills == wanted:
             break
-    assert kills == wanted
 
 
 def test_a_prediction_that_was_killed_at_random(begin, cascade, phantom_folder, tmp_path, insist_on_whole_files):
@@ -195,26 +220,24 @@ def test_a_prediction_that_was_killed_at_random(begin, cascade, phantom_folder, 
         return begin("predict", words=[str(cascade), str(cts), "-o", str(folder)])
 
     whole = tmp_path / "whole"
-    started = time.perf_counter()
     assert end(go_on(whole)) == 0, (tmp_path / "log").read_text()
-    took = time.perf_counter() - started
-    for number in range(wanted):
-        out = tmp_path / str(number)
-        process = go_on(out)
-        until = time.perf_counter() + draw.uniform(0, took)
-        while process.exitcode is None and time.perf_counter() < until:
+    for number in itertools.count():
+        out, written = tmp_path / str(number), draw.randrange(files_in(whole))
+
+        def reached(out=out, written=written):
             insist_on_whole_files(out)  # at any moment, not only when it is over
-            process.join(0.005)
-        kills += process.exitcode is None
-        process.kill()
-        end(process)
+            return files_in(out) >= written
+
+        process = go_on(out)
+        kills += kill([process], process, reached)
         insist_on_whole_files(out)
         assert end(go_on(out)) == 0, (tmp_path / "log").read_text()
         seen = [path for path in out.iterdir() if not path.name.startswith(".")]
         assert sorted(path.name for path in seen) == sorted(path.name for path in whole.iterdir())
         for path in seen:
             insist_on_the_same_result(path, whole / path.name)
-    assert kills > 0
+        if kills == wanted:
+            break
 
 
 def insist_on_the_same_result(path: Path, whole: Path) -> None:
@@ -250,17 +273,17 @@ def test_an_ablation_that_was_killed_at_random(begin, phantom_folder, tiny_run, 
         return begin("ablate", overrides=overrides, source=source, folder=folder, how=how)
 
     whole = tmp_path / "whole"
-    started = time.perf_counter()
     ablate("laptop", overrides, find_cases(source), whole, **how, progress=False)
-    took = time.perf_counter() - started
-    while kills < wanted:
-        out = tmp_path / str(kills)
+    for number in itertools.count():
+        out, written = tmp_path / str(number), draw.randrange(files_in(whole))
         process = go_on(out)
-        process.join(draw.uniform(0, took))
-        workers = children_of(process.pid)
-        kills += process.exitcode is None
-        process.kill()
-        end(process)
+        workers: set[int] = set()
+
+        def reached(out=out, written=written, process=process, workers=workers):
+            workers.update(children_of(process.pid))
+            return files_in(out) >= written
+
+        kills += kill([process], process, reached)
         until = time.perf_counter() + PATIENCE
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             assert time.perf_counter() < until, "a cell outlives the ablation"
@@ -270,3 +293,5 @@ def test_an_ablation_that_was_killed_at_random(begin, phantom_folder, tiny_run, 
         assert files.read_rows(out / "cases.csv") == files.read_rows(whole / "cases.csv")
         told = [json.loads((folder / "summary.json").read_text()) for folder in (out, whole)]
         assert told[0]["results"] == told[1]["results"]
+        if kills == wanted:
+            break
