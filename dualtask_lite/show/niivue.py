@@ -28,11 +28,34 @@ from dualtask_lite.show.block import Block
 from dualtask_lite.show.overlays import Overlay
 from dualtask_lite.show.picture import Picture
 
-HEIGHT = 620  # px of a viewer in a notebook
+HEIGHT = 620  # px of a page in a notebook
+_WIDGET_HEIGHT = 500  # px; with its switches all of it fits a projector
 OPACITY = 0.6  # of what is laid over the CT
 AZIMUTH, ELEVATION = 160.0, 15.0  # degrees: the patient from the front
 _CLASS = re.compile(r'"Creating new Niivue instance".{0,200}?=new ([\w$]+)\(')
 _INSTALL = "run pip install 'dualtask-lite[viewers]', or ask for viewer='picture'"
+_SWITCHES = """
+export default {
+  async render({ model, el }) {
+    el.innerHTML = model.get("inside");
+    // Out of sight JupyterLab takes a cell off the page; on its return NiiVue must be told to draw again.
+    let away = false;
+    new ResizeObserver(() => {
+      if (away && el.offsetWidth) window.dispatchEvent(new Event("resize"));
+      away = !el.offsetWidth;
+    }).observe(el);
+    for (const [name, id] of Object.entries(model.get("volumes"))) {
+      const volume = await model.widget_manager.get_model(id);
+      const box = el.querySelector(`input[name=${name}]`);
+      box.checked = volume.get("opacity") > 0;
+      box.addEventListener("change", () => {
+        volume.set("opacity", box.checked ? model.get("opacity") : 0);
+        volume.save_changes();
+      });
+    }
+  },
+};
+"""
 _FEW = 3  # a legend names each value of an overlay that has no more
 
 
@@ -55,7 +78,7 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
         raise DualTaskError("the 3D widget needs ipyniivue, which is not installed", _INSTALL)
     from ipyniivue import ColorMap, NiiVue, ShowRender, SliceType, Volume
     from ipyniivue.utils import make_label_lut
-    from ipywidgets import HTML, VBox  # a dependency of ipyniivue
+    from ipywidgets import HTML, VBox  # as anywidget, a dependency of ipyniivue
 
     class Whole(NiiVue):
         """It reaches the browser with its volumes: what follows is lost where NiiVue takes longer than 2 s to load.
@@ -69,7 +92,7 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
                 super().open()
 
     widget = Whole(
-        height=HEIGHT,
+        height=_WIDGET_HEIGHT,
         is_radiological_convention=True,
         sagittal_nose_left=True,
         crosshair_color=(1.0, 1.0, 1.0, 0.5),
@@ -81,7 +104,7 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
     looks = {"ct": {"colormap": "gray", "cal_min": CT_WINDOW[0], "cal_max": CT_WINDOW[1]}}
     for layer in layers:
         table = make_label_lut(ColorMap(**_colour_map(layer)))
-        looks[layer.name] = {"opacity": float(layer.shown), "colormap_label": table}
+        looks[layer.name] = {"opacity": OPACITY if layer.shown else 0.0, "colormap_label": table}
     volumes = [
         Volume(data=data, name=f"{name}.nii.gz", id=f"{name}_py", **looks[name])
         for name, data in block.niftis().items()
@@ -95,15 +118,23 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
 
 
 def _switches(volumes: Sequence[Any], layers: Sequence[Overlay]) -> Any:
-    """Make a check box with its legend for each layer; the browser itself links them, at once and without a kernel."""
-    from ipywidgets import HTML, Checkbox, HBox, Layout, jsdlink
+    """Make the check boxes of the page for a notebook, where the browser itself joins them with the volumes.
 
-    rows = []
-    for volume, layer in zip(volumes, layers, strict=True):
-        box = Checkbox(value=layer.shown, description=layer.words, indent=False, layout=Layout(width="auto"))
-        jsdlink((box, "value"), (volume, "opacity"))
-        rows.append(HBox([box, HTML(_legend(layer))], layout=Layout(margin="0 16px 0 0")))
-    return HBox(rows, layout=Layout(flex_flow="row wrap"))
+    It asks no kernel: anywidget would let nothing through to a viewer that took over 2 s to load.
+    """
+    import anywidget
+    import traitlets
+
+    class Switches(anywidget.AnyWidget):
+        _esm = _SWITCHES
+        inside = traitlets.Unicode().tag(sync=True)
+        volumes = traitlets.Dict().tag(sync=True)
+        opacity = traitlets.Float().tag(sync=True)
+
+    ids = {layer.name: volume.model_id for volume, layer in zip(volumes, layers, strict=True)}
+    style = "display: flex; flex-wrap: wrap; gap: 2px 24px; font: 14px system-ui, sans-serif; color: "
+    inside = f'<div style="{style}var(--jp-content-font-color1)">{"".join(map(_switch, layers))}</div>'
+    return Switches(inside=inside, volumes=ids, opacity=OPACITY)
 
 
 def make_page(
@@ -125,7 +156,7 @@ def make_page(
     looks = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
     volumes = [{"name": name, "data": _base64(data), **looks.get(name, {})} for name, data in block.niftis().items()]
     view = {"azimuth": AZIMUTH, "elevation": ELEVATION, "zoom": 1}
-    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view}
+    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY}
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     viewer, licence = _niivue()
     return template.substitute(
@@ -142,7 +173,7 @@ def make_page(
 def _switch(layer: Overlay) -> str:
     """Write the check box of a layer, which is the legend of its colours too."""
     checked = " checked" if layer.shown else ""
-    return f'<label><input type="checkbox" id="{layer.name}"{checked}> {layer.words}: {_legend(layer)}</label>'
+    return f'<label><input type="checkbox" name="{layer.name}"{checked}> {layer.words}: {_legend(layer)}</label>'
 
 
 def _legend(layer: Overlay) -> str:
@@ -160,8 +191,7 @@ def _colour_map(layer: Overlay) -> dict[str, Any]:
     """Write NiiVue's colour map of a layer."""
     channels = np.rint(255 * np.array([(0.0, 0.0, 0.0), *map(to_rgb, layer.colours)])).astype(int).T.tolist()
     labels = ["", *(f"{layer.name}: {meaning}" for meaning in layer.meanings)]
-    alphas = [0] + [round(255 * OPACITY)] * len(layer.colours)
-    return {**dict(zip("RGB", channels, strict=True)), "A": alphas, "labels": labels}
+    return {**dict(zip("RGB", channels, strict=True)), "A": [0] + [255] * len(layer.colours), "labels": labels}
 
 
 def _niivue() -> tuple[str, str]:

@@ -56,23 +56,23 @@ def test_the_canvas_shows_ct_and_the_colours_of_all_labels(viewer):
         assert part.std() > 0.05
     assert coloured(shown, palette.TUMOUR) > 100
     assert coloured(shown, palette.PANCREAS) > 50
-    viewer.uncheck("#truth")
+    viewer.uncheck("[name=truth]")
     assert coloured(pixels(viewer), palette.PREDICTION) > 100
 
 
 @pytest.mark.parametrize("name", ["truth", "prediction"])
 def test_a_box_takes_its_label_away_and_back(viewer, name):
     before = pixels(viewer)
-    viewer.uncheck(f"#{name}")
+    viewer.uncheck(f"[name={name}]")
     without = pixels(viewer)
     assert changed(before, without) > 0.005
-    viewer.check(f"#{name}")
+    viewer.check(f"[name={name}]")
     assert changed(before, pixels(viewer)) == 0
 
 
 def test_without_both_labels_no_colour_is_left(viewer):
-    viewer.uncheck("#truth")
-    viewer.uncheck("#prediction")
+    viewer.uncheck("[name=truth]")
+    viewer.uncheck("[name=prediction]")
     assert all(coloured(pixels(viewer), colour) == 0 for colour in (palette.TUMOUR, palette.PREDICTION))
 
 
@@ -129,7 +129,7 @@ def test_the_keyboard_alone_reaches_boxes_and_canvas(viewer):
     reached = []
     for _ in range(5):
         viewer.keyboard.press("Tab")
-        reached.append(viewer.evaluate("document.activeElement.id"))
+        reached.append(viewer.evaluate("document.activeElement.name || document.activeElement.id"))
     assert reached == ["truth", "prediction", "difference", "surface", "canvas"]
 
 

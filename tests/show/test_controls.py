@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from IPython.core.events import EventManager
 from ipywidgets.widgets import widget as widget_module
 from PIL import Image
 from scipy import ndimage
@@ -318,6 +320,9 @@ def notebook(monkeypatch):
     monkeypatch.setattr(training, "in_kernel", lambda: True)
     monkeypatch.setattr(training, "is_live", lambda library: True)
     monkeypatch.setattr("IPython.display.display", display)
+    shell = SimpleNamespace()
+    shell.events = EventManager(shell, {"post_run_cell": lambda result: None})
+    monkeypatch.setattr("IPython.get_ipython", lambda: shell)
     before = signal.getsignal(signal.SIGINT)
     yield shown
     signal.signal(signal.SIGINT, before)
@@ -333,6 +338,20 @@ def test_in_a_notebook_the_picture_is_replaced_and_the_button_stops(notebook):
     assert button.disabled
     assert monitor.callback(row(2)) is True
     assert notebook[-1][0] == "update"
+    assert "best 0.50" in notebook[-1][1].alt
+
+
+def test_the_last_steps_are_drawn_when_the_cell_ends(notebook):
+    import IPython
+
+    monitor = training_monitor()
+    for step in (1, 2):
+        monitor.callback(row(step))
+        monitor._next = math.inf  # it has no time to draw
+    assert notebook[-1][0] == "display"
+    for _ in range(2):  # only the cell that trained
+        IPython.get_ipython().events.trigger("post_run_cell", None)
+    assert [kind for kind, _ in notebook] == ["display", "display", "update"]
     assert "best 0.50" in notebook[-1][1].alt
 
 

@@ -117,9 +117,8 @@ def _frame(
     level = levels_of(np.log10(np.maximum(size, 1e-300)), _LEAST, _MOST)
     level = np.where(size > 10**_LEAST, np.maximum(level, 1), 0).astype(np.uint8)
     colours = np.concatenate([_DEAD, colours_of("viridis")[1:]])
-    surface = {"surface": (truth.numpy(), 0.0)}
     # No outline here: its yellow would pass for the largest gradient.
-    gradient = Panel("gradient back", level, colours, ("dead (black)", f"10 (log scale from 1e{_LEAST:.0f})"))
+    gradient = Panel("gradient back (log scale)", level, colours, (f"dead: 1e{_LEAST:.0f}", f"{10**_MOST:g}"))
     surface = {"surface": (truth.numpy(), 0.0)}
     return Frame(
         (

@@ -85,6 +85,7 @@ class TrainingMonitor:
         )
 
     def _draw(self) -> None:
+        from IPython import get_ipython
         from IPython.display import display
 
         if self._shown is None:
@@ -92,8 +93,17 @@ class TrainingMonitor:
             if is_live("ipywidgets"):
                 display(self._button())
             self._shown = display(self.picture, display_id=True)
+            get_ipython().events.register("post_run_cell", self._finish)
         else:
             self._shown.update(self.picture)
+
+    def _finish(self, *_: Any) -> None:
+        """Draw the last steps when the cell has ended; another one gets a picture of its own."""
+        from IPython import get_ipython
+
+        get_ipython().events.unregister("post_run_cell", self._finish)
+        self._shown.update(self.picture)
+        self._shown = None
 
     def _listen(self) -> None:
         """Take the next interrupt of this cell as a wish to stop; ipykernel sets the handler anew for each cell."""

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dualtask_lite.show import palette
@@ -95,7 +96,8 @@ def _draw_terms(axes: Axes, rows: Sequence[Row]) -> str:
             axes.plot(steps, values, color=colour, alpha=0.2, lw=0.8)
             axes.plot(steps, smooth, color=colour, ls=style, lw=1.8, label=name)
             notes.append(f"{name} from {smooth[0]:.3g} to {smooth[-1]:.3g}")
-    axes.set(title="terms, before weighting", xlabel="step", ylabel="loss", ylim=(0, None))
+    axes.set(title="terms, before weighting", xlabel="step", ylabel="loss", xlim=(0, None), ylim=(0, None))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     tidy(axes)
     return "; ".join(notes)
 
