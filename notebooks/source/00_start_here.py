@@ -33,13 +33,14 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # ## The task
 #
 # Pancreatic cancer is mostly found late: in the United States 13 of 100 patients are alive five years
-# after the diagnosis [1]. Whether a tumour can be removed depends on where it lies, so radiologists look
-# for it, and measure it, in CT. It is small, its border is faint, and its grey value is often close to
-# that of the organ around it.
+# after the diagnosis [1]. The best chance is an operation, and whether that is possible depends on how
+# far the tumour reaches and on which vessels it touches. So a radiologist measures it in CT and reports
+# its size in three directions and its contact with each vessel [2]. A tumour is small, its border is faint,
+# and its grey value is often close to that of the organ around it.
 #
 # A model that **[segments](glossary.md#segmentation)** says for every [voxel](glossary.md#voxel) (a small box of the volume) whether it belongs to the
 # tumour. Such models do well on the hospital that they learned from, and often worse on the next one.
-# This course follows a method that was made for that [2]: besides the mask, the network predicts for
+# This course follows a method that was made for that [3]: besides the mask, the network predicts for
 # every voxel its **[signed distance](glossary.md#signed-distance)** to the tumour's surface in mm, and the two answers teach each
 # other.
 
@@ -162,6 +163,15 @@ from dualtask_lite import show
 show.slices(scan, distance=distance)
 
 # %% [markdown]
+# ## The same case in 3D
+#
+# Turn it with the mouse, zoom with the wheel. The boxes switch the structures on and off. Where no kernel
+# runs, as on a saved page, you see three planes instead.
+
+# %%
+show.volume3d(scan)
+
+# %% [markdown]
 # ## Attenuation by organ and centre
 #
 # CT measures attenuation in **[Hounsfield units](glossary.md#hounsfield-unit)** (HU): air is -1000, water 0, soft tissue with contrast
@@ -173,8 +183,40 @@ some = [case.load() for name in centres for case in [c for c in cases if c.centr
 plots.histogram(some)
 
 # %% [markdown]
-# A threshold that separates tumour from pancreas in one centre fails in the next. That [shift](glossary.md#domain-shift) is the
-# subject of the course.
+# Suppose that a centre calls every voxel of the organ *tumour* that is darker than a **threshold**, and
+# puts it halfway between the mean HU of its own tumours and of its own pancreas. How well does that do at
+# home, and how well elsewhere? Count which share of the tumour's voxels, and of the pancreas's, is called
+# right; 50 % is what a coin reaches.
+
+# %%
+import numpy as np
+
+
+def hu(centre, value):
+    """HU of all voxels with one label in the cases of one centre."""
+    return np.concatenate([s.volume[s.label == value] for s in some if s.centre == centre])
+
+
+middle = {name: float(hu(name, 1).mean() + hu(name, 2).mean()) / 2 for name in centres}
+right = {  # home, elsewhere -> share called right (%)
+    (home, at): 50 * ((hu(at, 2) < threshold).mean() + (hu(at, 1) >= threshold).mean())
+    for home, threshold in middle.items()
+    for at in centres
+}
+Table(
+    [
+        {"threshold of": home, "HU": threshold}
+        | {f"right in {at} (%)": right[home, at] for at in centres}
+        for home, threshold in middle.items()
+    ],
+    "One threshold for tumour against pancreas, at home and elsewhere",
+    digits=0,
+)
+
+# %% [markdown]
+# Read the table down a column: the centre's own threshold (on the diagonal) is never beaten, and a foreign one can
+# lose much. Where tumour and pancreas have nearly the same grey values, even the own one helps little. That
+# [shift](glossary.md#domain-shift) between centres is the subject of the course.
 
 # %% [markdown]
 # ### Exercise 3
@@ -216,18 +258,27 @@ print(diagnose().as_text())
 # - Centres differ in spacing, noise and contrast; a model must hold where it did not learn.
 # - All lengths are in mm and all volumes in ml, because voxels are not the same size everywhere.
 #
-# Next: lesson 04 trains a model on two of these centres and tests it on the third.
+# Next: [lesson 01](01_distance_regression.ipynb) measures distances, and teaches a network to say them.
 
 # %% [markdown]
 # ## References
 #
 # 1. Siegel and others, *Cancer statistics, 2025*, CA: A Cancer Journal for Clinicians 75, 2025,
 #    [doi:10.3322/caac.21871](https://doi.org/10.3322/caac.21871).
-# 2. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+# 2. Al-Hawary and others, *Pancreatic ductal adenocarcinoma radiology reporting template: consensus
+#    statement of the Society of Abdominal Radiology and the American Pancreatic Association*, Radiology 270,
+#    2014, [doi:10.1148/radiol.13131184](https://doi.org/10.1148/radiol.13131184): what a report must say.
+# 3. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
 #    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
-# 3. Antonelli and others, *The Medical Segmentation Decathlon*, Nature Communications 13, 2022,
+# 4. Antonelli and others, *The Medical Segmentation Decathlon*, Nature Communications 13, 2022,
 #    [doi:10.1038/s41467-022-30695-9](https://doi.org/10.1038/s41467-022-30695-9): the layout of the
 #    labels.
 
 # %% tags=["manifest"]
-run_manifest({"profile": profile, "seed": seed}, cases=len(cases), centres=centres)
+run_manifest(
+    {"profile": profile, "seed": seed},
+    cases=len(cases),
+    centres=centres,
+    right_at_home=round(float(np.mean([right[name, name] for name in centres]))),
+    right_elsewhere=round(float(np.mean([share for (a, b), share in right.items() if a != b]))),
+)

@@ -61,10 +61,11 @@ panels(
     "A small mask and its signed distance, written into each square.",
     colours="signed",
     numbers=True,
+    outline=small,
 )
 
 # %% [markdown]
-# No square holds 0: the **surface** lies between two squares, where the sign changes. So the mask can
+# (The mask is outlined; blue is below 0, red above.) No square holds 0: the **surface** lies between two squares, where the sign changes. So the mask can
 # be read off the distance again, exactly: inside is where the distance is negative.
 #
 # ## The same in three dimensions
@@ -234,7 +235,8 @@ check_answer(
 # ## Try it
 #
 # Choose the way in which the distance is scaled and the thickness of the slices, and look where the
-# target and the truth part. (In a page without a running kernel the picture stands still.)
+# target and the truth part. The last two numbers say how many mm a step of 0.1 in the target is worth, inside and
+# outside the lesion: in a fixed band the same, else not.
 
 # %%
 from dualtask_lite.show.controls import distance_explorer
@@ -370,13 +372,13 @@ from dualtask_lite.engine.run import build_network
 from dualtask_lite.method.losses import distance_term
 
 tiny = {
-    "stage": "pancreas-fine",
+    "stage": "pancreas-fine",  # it looks around the pancreas
     "seed": seed,
-    "objective.weights": {"dist": 1.0},
-    "sample.spacing": [5, 5, 5],
-    "sample.patch": [24, 24, 16],
-    "sample.foreground": 1.0,
-    "optimiser.steps": 120,
+    "objective.weights": {"dist": 1.0},  # the distance, and nothing else
+    "sample.spacing": [5, 5, 5],  # mm, after resampling: coarse, so quick
+    "sample.patch": [24, 24, 16],  # voxels that the network sees at a time
+    "sample.foreground": 1.0,  # every patch holds some pancreas
+    "optimiser.steps": 300,
 }
 settings = Settings.of(profile, tiny | overrides)
 cases = find_cases(data_dir or "phantom")
@@ -459,9 +461,10 @@ panels(
 )
 
 # %% [markdown]
-# After this short training the network says roughly where the pancreas is and how far each voxel lies
-# from it. Its answers are too smooth: the error near the surface is about as large as a voxel of this
-# coarse grid (5 mm). Lesson 04 trains longer, with a mask beside the distance.
+# The network began with "0 mm" everywhere, and now says roughly where the pancreas is and how far each voxel lies
+# from it. Compare its error with the 5 mm that a voxel of this coarse grid measures. Its answers are too
+# smooth: deep inside it does not dare to say as much as it should. [Lesson 04](04_the_framework.ipynb) puts a mask beside
+# the distance.
 
 # %% [markdown]
 # ## Summary

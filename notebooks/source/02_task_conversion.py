@@ -29,7 +29,7 @@
 profile = "laptop"  # how much the machine can do: laptop, colab or gpu
 seed = 0
 data_dir = ""  # a folder with cases; empty: the embedded three-centre data
-overrides: dict = {}  # other values; here only {"steps": 60}, of the trial in exercise 3
+overrides: dict = {}  # other values; here only {"steps": 60}, of the trial before exercise 3
 
 # %% [markdown]
 # ## Two answers, one surface
@@ -47,7 +47,7 @@ overrides: dict = {}  # other values; here only {"steps": 60}, of the trial in e
 
 # %%
 from dualtask_lite.method.convert import distance_to_probability, gradient_alive, logit_to_distance
-from dualtask_lite.method.convert import soft_distance, threshold_conversion
+from dualtask_lite.method.convert import soft_distance
 from dualtask_lite.show.diagrams import lines, panels
 from dualtask_lite.show.lesson import check_answer, run_manifest, show_source
 from dualtask_lite.show.table import Table
@@ -121,7 +121,7 @@ print(
 print(f"distance there and back, largest error: {(again - distance)[near].abs().max():.1e} mm")
 
 # %% [markdown]
-# Nothing is lost, whatever tau is. So why not take any tau? Because the loss does not cut at a half. It compares
+# No voxel changes, whatever tau is. So why not take any tau? Because the loss does not cut at a half. It compares
 # the **probabilities** with the mask, and these are blurred by tau. How well do they fit in the best case, when the
 # distance is perfect? The soft [Dice](glossary.md#dice) tells, for balls of three sizes:
 
@@ -172,22 +172,92 @@ check_answer(
 )
 
 # %% [markdown]
-# ## Does a gradient come back?
+# ## A conversion that trains nothing
 #
-# To teach the distance head, the loss on the converted mask must say how it changes when a distance changes:
-# the **[gradient](glossary.md#gradient)**. Here are three ways to turn a distance into a mask that code of this kind has used. The first
-# is a hard threshold. The second and third are steep: `sigmoid(-k d)` with k = 1500 and k = 100, where d was
-# divided by its maximum and so runs from -1 to 1.
+# To teach the distance head, a loss judges the mask that its distance turns into. Here is a conversion as it was
+# published, in one line: inside is where the distance is at most 0.
+
 
 # %%
-show_source(threshold_conversion)
+def published(distance_mm):
+    """1 inside, 0 outside."""
+    return (distance_mm <= 0).to(distance_mm.dtype) + 0 * distance_mm
+
+
+# %% [markdown]
+# Let it teach. A distance map shows a ball 6 mm beside the lesion. Every voxel of the map may change, as in the answer of
+# a network. The map is turned into a mask, judged by Dice, and moved against the gradient.
+
+# %%
+lesion = (ball(torch.zeros(3), 9.0) < 0).float()
+beside = ball(torch.tensor([6.0, 0.0, 0.0]), 9.0).float()
+steps = overrides.get("steps", 60)
+
+
+def teach(convert):
+    """Let the Dice of its converted mask teach a distance map; Dice after each step."""
+    learned = beside.clone().requires_grad_()
+    optimiser = torch.optim.Adam([learned], lr=0.5)
+    dice = []
+    for _ in range(steps + 1):
+        dice.append(1 - dice_loss((learned.detach() < 0).float(), lesion).item())
+        loss = dice_loss(convert(learned), lesion)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return dice
+
+
+stuck = teach(published)
+print(f"as published: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
+
+# %% [markdown]
+# The code runs, reports no error, and has a loss that one could plot. But nothing was learned.
+
+# %% [markdown]
+# ### Exercise 3
+#
+# **Find out why.** What is the **largest size of the gradient** that any voxel of the map `beside` gets, when the loss
+# `dice_loss(published(...), lesion)` runs backward? Make a copy with `beside.clone().requires_grad_()`, compute the
+# loss, call its `backward()`, and look at `.grad`.
+
+# %% tags=["exercise", "blank"]
+largest_gradient = ...
+
+# %% tags=["exercise", "solution"]
+leaf = beside.clone().requires_grad_()
+dice_loss(published(leaf), lesion).backward()
+largest_gradient = leaf.grad.abs().max().item()
+
+# %% tags=["exercise", "wrong"]
+largest_gradient = dice_loss(published(beside), lesion).item()
+
+# %% tags=["check"]
+through = torch.autograd.functional.vjp(published, beside, torch.ones_like(beside))[1]
+check_answer(
+    largest_gradient,
+    lambda size: abs(float(size) - float(through.abs().max())) < 1e-12,
+    hint="leaf.grad.abs().max() after backward(), not the loss itself",
+)
+
+# %% [markdown]
+# `distance <= 0` jumps from 0 to 1 and is flat on both sides, so its slope is 0 at every voxel. Adding `0 * distance`
+# only puts the distance into the graph: the backward pass runs, and multiplies by 0.
+#
+# ## Does a gradient come back?
+#
+# So before training count the voxels to which the **[gradient](glossary.md#gradient)** comes back:
 
 # %%
 show_source(gradient_alive)
 
+# %% [markdown]
+# Here are more ways that code of this kind has used. `sigmoid(-k d)` with k = 1500 and k = 100 is steep: there d was divided
+# by its maximum and so runs from -1 to 1. The last three have a temperature in mm.
+
 # %%
 ways = {
-    "hard threshold": threshold_conversion,
+    "as published": published,
     "k = 1500": lambda mm: torch.sigmoid(-1500 * mm / BAND),
     "k = 100": lambda mm: torch.sigmoid(-100 * mm / BAND),
     "tau 0.5 mm": lambda mm: distance_to_probability(mm, 0.5),
@@ -238,37 +308,9 @@ from dualtask_lite.show.controls import conversion_explorer
 conversion_explorer()
 
 # %% [markdown]
-# ### Exercise 3
+# ### Exercise 4
 #
-# **This published conversion trains nothing: find out why, and mend it.** Below, a distance map shows a
-# ball 6 mm beside the lesion. Every voxel of the map may change, as in the answer of a network. The map
-# is turned into a mask by `threshold_conversion`, judged by Dice, and moved against the gradient. The
-# code runs and reports no error.
-
-# %%
-lesion = (ball(torch.zeros(3), 9.0) < 0).float()
-steps = overrides.get("steps", 60)
-
-
-def teach(convert):
-    """Let the Dice of its converted mask teach a distance map; Dice after each step."""
-    learned = ball(torch.tensor([6.0, 0.0, 0.0]), 9.0).float().requires_grad_()
-    optimiser = torch.optim.Adam([learned], lr=0.5)
-    dice = []
-    for _ in range(steps + 1):
-        dice.append(1 - dice_loss((learned.detach() < 0).float(), lesion).item())
-        loss = dice_loss(convert(learned), lesion)
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-    return dice
-
-
-stuck = teach(threshold_conversion)
-print(f"hard threshold: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
-
-# %% [markdown]
-# Write a function `mended` that takes a distance in mm and gives a probability: a half on the surface, more inside,
+# **Mend it.** Write a function `mended` that takes a distance in mm and gives a probability: a half on the surface, more inside,
 # and a gradient in at least one voxel of twenty.
 
 # %% tags=["exercise", "blank"]
@@ -300,9 +342,7 @@ check_answer(
 )
 
 # %% [markdown]
-# Why did the first one train nothing? `distance <= 0` jumps from 0 to 1 and is flat on both sides, so its slope is 0.
-# Adding `0 * distance` only puts the distance into the graph: the backward pass runs, and multiplies by 0.
-# Here are all six ways on the same map:
+# Here are all six ways, teaching the same map:
 
 # %%
 paths = {name: teach(convert) for name, convert in ways.items()}
@@ -355,7 +395,7 @@ lines(
 )
 
 # %% [markdown]
-# ### Exercise 4
+# ### Exercise 5
 #
 # By how many mm is the **soft distance** off, on average over the voxels within 6 mm of the true surface? Use `by_look` and `true`,
 # and the mean of the absolute difference.

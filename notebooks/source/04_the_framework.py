@@ -116,7 +116,7 @@ Table(
 # other one uses, too. Each box is a stage of the network with its channels and its grid:
 
 # %%
-from dualtask_lite.engine.run import build_network, load_model, read_rows
+from dualtask_lite.engine.run import build_network, read_rows
 from dualtask_lite.show import plots
 
 plots.network_diagram(
@@ -156,7 +156,8 @@ monitor
 # teach the other.
 #
 # A term can be small and still rule the training, or large and do nothing. What moves the weights is its
-# [gradient](glossary.md#gradient). Here is each term's share of it, in the layers that both heads use:
+# [gradient](glossary.md#gradient). Here is each term's share of it: in the layers that both heads use, and in the last
+# layer of each head. A head learns from its own term and from the conversion that starts at it:
 
 # %%
 curves = {stage: read_rows(folder / stage / "metrics.csv") for stage in stages}
@@ -189,8 +190,70 @@ Table(
 )
 
 # %% [markdown]
-# A training that is cut (a power cut, a kernel that dies) goes on from its last checkpoint with `train(..., resume=True)`, in a terminal
-# `dualtask train --resume FOLDER`, and ends with the same weights as one that was not cut.
+# ## A cut, and a terminal
+#
+# A long training will be cut some day: the power fails, a kernel dies. It goes on from its last
+# **[checkpoint](glossary.md#checkpoint)** and must end with the same weights as one that was not cut. Try it, with a few steps
+# on a few cases. A checkpoint is kept half-way, and the cut comes some steps later:
+
+# %%
+count = min(12, settings["pancreas-coarse"].optimiser.steps)
+some = [case.id for case in split.train[:4]]
+short = settings["pancreas-coarse"].changed(
+    {
+        "optimiser.steps": count,
+        "data.cases": some,
+        "data.held_out": None,
+        "machine.checkpoint_every": count // 2,
+    }
+)
+
+
+def power_cut(row):
+    """Break the training off, as a dying kernel would."""
+    if row["step"] == count * 3 // 4:
+        raise KeyboardInterrupt
+
+
+train(short, folder / "whole")
+try:
+    train(short, folder / "cut", callback=power_cut)
+except KeyboardInterrupt:
+    print("cut; there are weights:", (folder / "cut" / "model.safetensors").exists())
+train(short, folder / "cut", resume=True)  # goes on after the checkpoint
+
+# %% [markdown]
+# And the same run in a terminal. Its settings were kept in `config.yaml`, so the command is short; this cell gives it
+# to the system as a terminal would. (`dualtask train --resume FOLDER` goes on with a run that was cut.)
+
+# %%
+import subprocess
+import sys
+
+words = ["train", folder / "whole" / "config.yaml", "--out", folder / "terminal"]
+command = [sys.executable, "-m", "dualtask_lite", *map(str, words)]
+print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+# %%
+from dualtask_lite.engine.run import load_model
+
+
+def weights(run):
+    """All weights of a run, as lists of numbers."""
+    return [part.detach().cpu() for part in load_model(folder / run).net.parameters()]
+
+
+differences = {
+    run: max(
+        float((a - b).abs().max()) for a, b in zip(weights("whole"), weights(run), strict=True)
+    )
+    for run in ("cut", "terminal")
+}
+print("largest difference of any weight from the whole run:", differences)
+
+# %% [markdown]
+# On one and the same CPU it is exactly 0, since whatever is random in a step follows from the seed and the number of the
+# step. A GPU adds numbers in another order each time, and may differ in the last digits.
 
 # %% [markdown]
 # ## The test
@@ -302,7 +365,8 @@ check_answer(
 # - Two heads, one network: a mask, and a distance in mm; each is also judged in the other's terms.
 # - The test centre stayed unseen. Its Dice is what a new hospital may expect of this small model, not
 #   more.
-# - One run with one seed proves little: lesson 05 repeats it over seeds and centres.
+# - A run that was cut goes on to the same weights, and a terminal gives the same run as a notebook.
+# - One run with one seed proves little: [lesson 05](05_cross_dataset_evaluation.ipynb) compares arms over centres and seeds.
 
 # %% [markdown]
 # ## References
@@ -322,4 +386,5 @@ run_manifest(
     pancreas_dice=round(float(np.nanmean([row["dice"] for row in pancreas])), 3),
     tumour_dice=round(float(np.nanmean([row["dice"] for row in tumour])), 3),
     cases=len(split.test),
+    differences=differences,
 )

@@ -64,7 +64,7 @@ Table(
 # stage runs, which looks for the whole pancreas, and it runs for a few steps. In a terminal this is `dualtask ablate`.
 
 # %%
-from dualtask_lite.engine.ablate import ablate
+from dualtask_lite.engine.ablate import ARMS, ablate
 from dualtask_lite.engine.run import read_rows
 
 folder = new_folder("05")
@@ -143,8 +143,9 @@ print(f"mean difference {together.mean():+.3f}, interval {low:+.3f} to {high:+.3
 # of the samples), nor of another hospital. For that, train again with other seeds and look at the spread, and look at each
 # centre by itself. A matrix with one seed, like this one, cannot tell a good arm from a lucky start.
 #
-# Ask ten questions of the same data, and one will look good by chance. **Holm's correction** makes every
-# p-value pay for how many were asked:
+# A **[p-value](glossary.md#p-value)** asks the same in another way: if there were no difference, how often would
+# chance alone give one as large as this? Ask twenty questions of the same data, and on average one p-value
+# falls below 0.05 by chance. **Holm's correction** makes every p-value pay for how many were asked:
 
 # %%
 show_source(holm)
@@ -189,10 +190,20 @@ print(f"seeds {kept['seeds']}, {kept['device']}, torch {kept['versions']['torch'
 
 # %%
 tumour = kept["results"]["tumour"]
+
+
+def terms(arm):
+    """The terms of the objective that an arm learns from."""
+    weights = ARMS[arm.partition("+")[0]]["objective.weights"]
+    return ", ".join(term for term, weight in weights.items() if weight)
+
+
 Table(
     [
         {
             "arm": name,
+            "terms": terms(name),
+            "views": ARMS[name.partition("+")[0]]["views.count"],
             "unseen Dice": values["dice"]["leave-one-centre-out"]["mean"],
             "NSD 2 mm": values["nsd_2mm"]["leave-one-centre-out"]["mean"],
             "found": values["detected"]["leave-one-centre-out"]["mean"],
@@ -202,21 +213,64 @@ Table(
     "Tumours of a hospital that was not seen, by arm (mean over cases and seeds)",
 )
 
+# %% [markdown]
+# The terms are those of [lesson 04](04_the_framework.ipynb); two views mean that each sample is shown as two
+# [imaging views](glossary.md#imaging-view). So the arm `views` has nothing but the views, as augmentation, and `full`
+# has all terms of the paper. *Found* is the share of the tumours that the prediction touches. Each bar of the next
+# figure is the mean difference from the baseline with its interval; small marks are single seeds. The dotted line is the
+# gain that the paper reports for its own data [1]. Three questions to ask of such a figure: does the bar leave 0? Do the seeds
+# agree? And does the arm beat `views`, the baseline **with the same augmentation** but without the new terms?
+
 # %%
 results.arms(kept["comparisons"], claimed=0.0951)
 
 # %% [markdown]
-# What the arms add to the baseline: `conversion` the distance and both conversions; `views` nothing but the
-# [imaging views](glossary.md#imaging-view), as augmentation; `full` all terms of the paper. Each bar is the mean difference from the baseline with its interval; small marks are single seeds. The dotted line is the
-# gain that the paper reports for its own data [1]. Three questions to ask of such a figure: does the bar leave 0? Do the seeds
-# agree? And does the arm beat `views`, the baseline **with the same augmentation** but without the new terms?
+# What may one honestly conclude? *Better* or *worse* only where the interval leaves 0 **and** the corrected p-value is
+# below 0.05; else the data do not show it.
+
+
+# %%
+def conclusion(one):
+    """What a comparison shows, in words."""
+    if one["p_holm"] < 0.05 and one["low"] > 0:
+        return "better"
+    if one["p_holm"] < 0.05 and one["high"] < 0:
+        return "worse"
+    return "not shown"
+
+
+# %%
+of_dice = [one for one in kept["comparisons"] if one["metric"] == "dice"]
+of_dice = [one for one in of_dice if one["protocol"] == "leave-one-centre-out"]
+conclusions = {one["arm"]: conclusion(one) for one in of_dice}
+Table(
+    [
+        {
+            "arm": one["arm"],
+            "difference": one["difference"],
+            "interval": f"{one['low']:+.3f} to {one['high']:+.3f}",
+            "p (Holm)": one["p_holm"],
+            "better in": ", ".join(c for c, mean in one["by_centre"].items() if mean > 0),
+            "conclusion": conclusions[one["arm"]],
+        }
+        for one in of_dice
+    ],
+    f"Against {of_dice[0]['baseline']}, Dice of the tumour, {len(kept['seeds'])} seed(s)",
+    digits=3,
+)
+
+# %% [markdown]
+# *Not shown* is a result, and not the same as *no effect*: a gain that is smaller than the width of the interval cannot
+# be seen with so few tumours. And where an arm is better in one centre and worse in another, whoever looks at the first
+# alone publishes a gain.
 
 # %% [markdown]
 # ## When a score misleads
 #
 # [Dice](glossary.md#dice) counts voxels, so a large organ forgives what a small tumour does not. [HD95](glossary.md#hd95) looks at the worst
-# places, and is not defined when nothing was found, so its mean leaves out the worst cases. NSD asks what share of the surface is within
-# 2 mm. Move, grow and split a prediction, and see which score notices:
+# places, and is not defined when nothing was found, so its mean leaves out the worst cases.
+# [NSD](glossary.md#nsd) asks what share of the surface is within 2 mm. Move, grow, pierce and split a prediction, and
+# see which score notices:
 
 # %%
 from dualtask_lite.engine.metrics import case_metrics
@@ -253,6 +307,37 @@ check_answer(
     lambda name: name == "small",
     hint="np.roll(ball, 1, axis=0) moves a ball by one voxel; the error is 1 mm for both",
 )
+
+# %% [markdown]
+# Size is one way in which a score misleads. Here are more, all on a ball of 16 mm radius, with the score of
+# each prediction:
+
+# %%
+truth = balls["large"]
+from_middle = np.linalg.norm(grid, axis=-1)
+speck = np.linalg.norm(grid - np.array([18, 18, 18]), axis=-1) < 4
+predictions = {
+    "1 mm too large all round": from_middle < 17,
+    "a hole of 8 mm radius": truth & (from_middle >= 8),
+    "right, and a speck 11 mm beside it": truth | speck,
+    "a third is missing": truth & (grid[..., 0] < 4),
+    "nothing found": np.zeros_like(truth),
+}
+spoiled = {name: case_metrics(found, truth, (1, 1, 1)) for name, found in predictions.items()}
+Table(
+    [
+        {"prediction": name, **{key: found[key] for key in ("dice", "nsd_2mm", "hd95_mm")}}
+        for name, found in spoiled.items()
+    ],
+    "One true ball, five predictions",
+    digits=2,
+)
+
+# %% [markdown]
+# No score sees everything. Dice hardly notices a hole or a speck, and a rim of 1 mm costs it more, although no surgeon
+# would mind the rim. NSD forgives the rim, and sees the hole and the missing third. HD95 tells these in mm, but looks past up to
+# 5 of 100 points, and so past the speck; and it has nothing to say of the worst prediction of all. So report several
+# scores, say how empty predictions are counted, and look at the pictures.
 
 # %% [markdown]
 # ## Three leaks
@@ -340,6 +425,8 @@ check_answer(
 # - Compare a new term with a baseline that has the same augmentation and the same work.
 # - A leak costs nothing to build in and flatters by more than most methods gain.
 # - If the interval holds 0, the honest conclusion is "not shown".
+#
+# Next: [lesson 06](06_predictions_in_3d.ipynb) looks at single predictions, and at whether the model could have warned.
 
 # %% [markdown]
 # ## References
@@ -361,4 +448,6 @@ run_manifest(
     interval=[round(low, 3), round(high, 3)],
     slice_leak=[round(by_slice.reported, 3), round(by_slice.honest, 3)],
     threshold_leak=[round(by_threshold.reported, 3), round(by_threshold.honest, 3)],
+    conclusions=conclusions,
+    spoiled_dice={name: round(found["dice"], 2) for name, found in spoiled.items()},
 )

@@ -76,8 +76,8 @@ columns = ("case", "dice", "hd95_mm", "nsd_2mm", "volume_ml_truth", "volume_ml_p
 Table(judged, f"Tumours of centre {held_out}, the best first", columns=columns)
 
 # %% [markdown]
-# [HD95](glossary.md#hd95) has a dash where nothing was found: there is no surface to measure. **NSD** is the share of both
-# surfaces that lies within 2 mm of the other one.
+# [HD95](glossary.md#hd95) has a dash where nothing was found: there is no surface to measure. **[NSD](glossary.md#nsd)** is the
+# share of both surfaces that lies within 2 mm of the other one.
 
 # %%
 picked = {
@@ -96,11 +96,17 @@ Table([{"which": which, "case": name} for which, name in picked.items()], "Picke
 # %%
 Table(predictions[picked["middling"]].report, f"What each stage did with {picked['middling']}")
 
+# %% [markdown]
+# This is what the first stage says of it: all of it is pancreas.
+
 # %%
 from dualtask_lite.show import plots
 
 first_stage = predict_scan(models[:1], scans[picked["middling"]])
 plots.orthogonal(scans[picked["middling"]], prediction=first_stage.mask)
+
+# %% [markdown]
+# And this is what came out at the end, with the regressed distance to the tumour below:
 
 # %%
 plots.orthogonal(
@@ -110,9 +116,8 @@ plots.orthogonal(
 )
 
 # %% [markdown]
-# Above is what the first stage says: all of it is pancreas. Below is what came out at the end, with the regressed
-# distance to the tumour. If the first stage misses the part of the organ that holds the tumour, the second one
-# never looks there, however good it is.
+# If the first stage misses the part of the organ that holds the tumour, the second one never looks there, however good
+# it is.
 
 # %% [markdown]
 # ### Exercise 1
@@ -144,7 +149,7 @@ boxes = {
 }
 inside = {name: (scans[name].label[box.slices] == 2).sum() for name, box in boxes.items()}
 check_answer(
-    int(lost_before) if lost_before is not ... else ...,
+    lost_before,
     sum(int(inside[row["case"]] < (scans[row["case"]].label == 2).sum()) for row in judged),
     hint="cut the box out of label == 2 and compare its sum with the sum over the whole volume",
     tolerance=0,
@@ -181,11 +186,18 @@ errors = {
     for which, name in picked.items()
 }
 
+# %% [markdown]
+# The good case. On the left the predicted surface, coloured by how far it lies from the true one (orange); on the right
+# where, and by how much, the two heads differ:
+
 # %%
 name = picked["good"]
 trust.where_wrong(
     scans[name], predictions[name].mask, 2, error=errors["good"], doubt=opinions["good"].heads_mm
 )
+
+# %% [markdown]
+# And the failed one:
 
 # %%
 name = picked["failed"]
@@ -327,6 +339,8 @@ check_answer(
 #   another organ.
 # - Two heads and several views are second opinions that cost nothing. They share most of the network, so they can be
 #   wrong together: a missed tumour on which all agree gives no warning.
+#
+# Next: [lesson 07](07_real_data_real_gpus.ipynb) takes the same steps to real CT and to a GPU.
 
 # %% [markdown]
 # ## References

@@ -28,7 +28,9 @@
 # %% tags=["parameters"]
 profile = "laptop"  # how much the machine can do: laptop, colab or gpu
 seed = 0
-data_dir = ""  # a folder with cases, such as Task07_Pancreas; empty: a stand-in is made
+data_dir = (
+    ""  # a folder with cases, such as Task07_Pancreas; empty: see "A folder that the kit reads"
+)
 overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
 
 # %% [markdown]
@@ -38,7 +40,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # Without a network, fetch the files by hand and give the folder. Mind the licences: some forbid commercial use.
 
 # %%
-from dualtask_lite.cases.sources import find_cases, sources
+from dualtask_lite.cases.sources import find_cases, folder_of, sources
 from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest
 from dualtask_lite.show.table import Table
 
@@ -67,17 +69,47 @@ Table(
 #
 # The layout of the Medical Segmentation Decathlon (and of nnU-Net): `imagesTr/NAME.nii.gz` beside `labelsTr/NAME.nii.gz`;
 # one such folder a hospital. A folder of [NIfTI](glossary.md#nifti) files or of [DICOM](glossary.md#dicom) series
-# without labels can be predicted. Without `data_dir`, two made-up hospitals stand in for the real ones.
+# without labels can be predicted.
+#
+# This lesson runs on `data_dir` when it is set; else on real data in the folder that `DUALTASK_DATA` names: a source
+# that was fetched there, or a folder in this layout. Else made-up hospitals stand in for the real ones.
 
 # %%
 from pathlib import Path
 
+import numpy as np
+
 from dualtask_lite.cases.phantom import make_phantom
+from dualtask_lite.resources import cache_folder
 
 work = new_folder("07")
-given = Path(data_dir) if data_dir else make_phantom(work / "hospitals", cases=3, seed=seed)
-for case in find_cases(given)[:4]:
-    print(case.centre, case.id, Path(case.image).name, "labelled" if case.label else "no label")
+fetched = [s.name for s in sources().values() if s.how == "fetched" and folder_of(s).is_dir()]
+if data_dir or (cache_folder() / "imagesTr").is_dir():
+    given = Path(data_dir or cache_folder())
+else:
+    given = ",".join(fetched) or make_phantom(work / "hospitals", cases=3, seed=seed)
+print("cases from:", given)
+
+# %%
+every = [case for case in find_cases(given) if case.label is not None]
+centres = sorted({case.centre for case in every})
+few_of = {name: [case for case in every if case.centre == name][:8] for name in centres}
+cases = [case for of_centre in few_of.values() for case in of_centre]  # to be quick
+Table(
+    [
+        {
+            "hospital": case.centre,
+            "case": case.id,
+            "voxels": " x ".join(map(str, scan.shape)),
+            "mm": " x ".join(f"{mm:.2g}" for mm in scan.spacing),
+            "tumour (ml)": (scan.label == 2).sum() * np.prod(scan.spacing) / 1000,
+        }
+        for case in cases[:4]
+        for scan in [case.load()]
+    ],
+    f"The first of {len(every)} labelled cases",
+    digits=1,
+)
 
 # %% [markdown]
 # ## Look before you train
@@ -103,7 +135,6 @@ def dualtask(*words):
 
 # %%
 import nibabel as nib
-import numpy as np
 
 spoiled = make_phantom(work / "spoiled", cases=2, seed=seed + 1, size=(48, 48, 24))
 first, second, third = find_cases(spoiled)[:3]
@@ -225,25 +256,44 @@ Table(
 )
 
 # %% [markdown]
+# **Money** is time by the price of an hour. The prices here are **invented round numbers**, to show the sum; put in what your
+# provider asks today (the last figure of the table moves with them, and so may your choice of a card).
+
+# %%
+PRICES = {"T4 (fp16)": 0.5, "A100 (bf16)": 2.0, "H100 (bf16)": 4.0}  # an hour; invented
+Table(
+    [
+        {
+            "card": card,
+            "an hour": PRICES[card],
+            **{n: PRICES[card] * hours(p, peak) for n, p in plans.items()},
+        }
+        for card, peak in PEAKS.items()
+    ],
+    "What the stage tumour-coarse would cost by profile, at invented prices and estimated hours",
+    digits=1,
+)
+
+# %% [markdown]
 # ### Exercise 3
 #
-# A card that can be rented for 2 (euro, say) an hour is an A100. What do all **four** stages of the `gpu` profile cost,
-# if each takes as long as tumour-coarse? Use `hours` and `PEAKS["A100 (bf16)"]`.
+# What do all **four** stages of the `gpu` profile cost on an A100, if each takes as long as tumour-coarse? Use `hours`,
+# `PEAKS["A100 (bf16)"]` and `PRICES["A100 (bf16)"]`.
 
 # %% tags=["exercise", "blank"]
 price = ...
 
 # %% tags=["exercise", "solution"]
-price = 4 * 2 * hours(plans["gpu"], PEAKS["A100 (bf16)"])
+price = 4 * PRICES["A100 (bf16)"] * hours(plans["gpu"], PEAKS["A100 (bf16)"])
 
 # %% tags=["exercise", "wrong"]
-price = 2 * hours(plans["gpu"], PEAKS["H100 (bf16)"])
+price = PRICES["A100 (bf16)"] * hours(plans["gpu"], PEAKS["A100 (bf16)"])
 
 # %% tags=["check"]
 check_answer(
     price,
-    8 * hours(plans["gpu"], PEAKS["A100 (bf16)"]),
-    hint="four stages, 2 an hour, and hours(plans['gpu'], ...) for one stage",
+    sum(hours(plans["gpu"], PEAKS["A100 (bf16)"]) for _ in range(4)) * PRICES["A100 (bf16)"],
+    hint="four stages, the price of an hour, and hours(plans['gpu'], ...) for one stage",
 )
 
 # %% [markdown]
@@ -252,8 +302,8 @@ check_answer(
 # On this machine, with few steps, so that the way is the same and the model is not worth having:
 
 # %%
-centres = sorted({case.centre for case in find_cases(given)})
 few = {"seed": seed, "optimiser.steps": 40, "sample.spacing": [5, 5, 5], **overrides}
+few["data.cases"] = [case.id for case in cases]
 words = [word for key, value in few.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 held_out = ["--held-out", centres[-1]] if len(centres) > 1 else []
 code, told, complaint = dualtask(
@@ -289,7 +339,7 @@ manifest = json.loads((work / "run" / "manifest.json").read_text())
 # report and a picture. Any viewer lays them over the CT.
 
 # %%
-scan = next(case for case in find_cases(given) if case.centre == centres[-1])
+scan = few_of[centres[-1]][0]
 code, told, complaint = dualtask("predict", work / "run", scan.image, "-o", work / "out")
 for file in sorted((work / "out").iterdir()):
     print(file.name, f"{file.stat().st_size / 1000:.0f} kB")
@@ -323,8 +373,8 @@ pancreas_ml = -1.0
 # %% tags=["check"]
 report = json.loads((work / "out" / f"{name}.json").read_text())
 check_answer(
-    float(pancreas_ml) if pancreas_ml is not ... else ...,
-    lambda ml: abs(ml - report["volume_ml"]["pancreas-coarse"]) < 0.01,
+    pancreas_ml,
+    lambda ml: abs(float(ml) - report["volume_ml"]["pancreas-coarse"]) < 0.01,
     hint="count voxels with label 1, times the product of the three zooms, divided by 1000",
 )
 
@@ -363,7 +413,8 @@ for file in sorted(path for path in (work / "bundle").rglob("*") if path.is_file
 run_manifest(
     {"profile": profile, "seed": seed, "overrides": overrides},
     errors_found=sum(finding["level"] == "error" for finding in findings),
-    cases=len(find_cases(given)),
+    source=Path(given).name,
+    cases=len(cases),
     steps=manifest["steps"],
     same_grid=bool(same_grid),
     bundle=(work / "bundle" / "configs" / "metadata.json").exists(),

@@ -219,6 +219,16 @@ def test_shares_of_the_gradient_add_up():
     assert "not measured" in plots.gradients([]).alt
 
 
+def test_each_head_has_its_own_shares_of_the_gradient():
+    heads = {"grad_seg_seg_head": 2.0, "grad_dist_seg_head": 0.0}
+    heads |= {"grad_seg_distance_head": 1.0, "grad_dist_distance_head": 3.0}
+    alt = plots.gradients([row | heads for row in GRADIENTS]).alt
+    shared, segmentation, distance = alt.split("In the ")[1:]
+    assert shared.startswith("shared weights: Share of the gradient: seg from 75% to 50%")
+    assert "seg from 100% to 100%; dist from 0% to 0%" in segmentation
+    assert "seg from 25% to 25%; dist from 75% to 75%" in distance
+
+
 def test_a_term_without_any_gradient_has_a_share_of_0():
     shares = gradient_shares([{"step": 1, "grad_seg": 0.0, "grad_dist": "0"}])
     assert [values.tolist() for _, values in shares.values()] == [[0.0], [0.0]]

@@ -15,6 +15,8 @@ from dualtask_lite.show import palette
 from dualtask_lite.show.picture import Picture, new_figure
 from dualtask_lite.show.plots.parts import METRICS, Row, running_mean, series, tidy
 
+_PARTS = {"": "shared weights", "seg_head": "segmentation head", "distance_head": "distance head"}
+
 
 class Example(NamedTuple):
     """One axial slice of a validation case, (X, Y) each."""
@@ -50,25 +52,35 @@ def curves(rows: Sequence[Row], example: Example | None = None) -> Picture:
 
 
 def gradients(rows: Sequence[Row]) -> Picture:
-    """Show which share of the gradient of the shared weights each term has over training.
+    """Show which share of the gradient each term has over training, in the shared weights and in each voxel head.
 
     Args:
         rows: the rows of ``metrics.csv`` of a run with ``machine.gradients_every``.
     """
-    shares = gradient_shares(rows)
-    figure = new_figure(height=360)
-    axes = figure.subplots()
-    words = _draw_shares(axes, shares)
-    _name_terms(figure, axes)
-    return Picture.of(figure, words)
+    measured = {name: shares for part, name in _PARTS.items() if (shares := gradient_shares(rows, part))}
+    figure = new_figure(height=330)
+    panels = figure.subplots(1, max(1, len(measured)), squeeze=False, sharey=True)[0]
+    notes = []
+    for axes, (name, shares) in zip(panels, (measured or {"gradient": {}}).items(), strict=True):
+        notes.append(f"In the {name}: {_draw_shares(axes, shares)}")
+        axes.set_title(name, fontsize=10)
+    for axes in panels[1:]:
+        axes.set_ylabel("")
+    _name_terms(figure, panels[0])
+    return Picture.of(figure, " ".join(notes))
 
 
-def gradient_shares(rows: Sequence[Row]) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+def gradient_shares(rows: Sequence[Row], part: str = "") -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Compute for each term its steps and its gradient's norm over the sum of all terms' norms.
 
     Norms say how hard a term pulls, not where to: terms that pull against each other still add up.
+
+    Args:
+        rows: the rows of ``metrics.csv``.
+        part: of the network, ``seg_head`` or ``distance_head``; empty for the weights that both heads share.
     """
-    norms = {name: series(rows, f"grad_{name}") for name in palette.TERMS}
+    end = f"_{part}" if part else ""
+    norms = {name: series(rows, f"grad_{name}{end}") for name in palette.TERMS}
     sums: dict[float, float] = {}
     for steps, values in norms.values():
         for step, value in zip(steps, values, strict=True):
