@@ -130,12 +130,14 @@ plots.network_diagram(
 # curves move while the second stage learns, and the button stops it early. In a terminal the same run is `dualtask train`.
 
 # %%
+from IPython.display import clear_output
+
 from dualtask_lite.engine.predict import predict_region
 from dualtask_lite.engine.train import train
 from dualtask_lite.show.controls import training_monitor
 
 folder = new_folder("04")
-train(settings["pancreas-coarse"], folder / "pancreas-coarse", split=split)
+print("kept in", train(settings["pancreas-coarse"], folder / "pancreas-coarse", split=split))
 
 # %%
 monitor = training_monitor(predict_region)
@@ -148,6 +150,7 @@ train(
     callback=monitor.callback,
     on_validation=monitor.on_validation,
 )
+clear_output(wait=True)  # the moving picture makes room for the last one
 monitor
 
 # %% [markdown]
@@ -220,7 +223,7 @@ try:
     train(short, folder / "cut", callback=power_cut)
 except KeyboardInterrupt:
     print("cut; there are weights:", (folder / "cut" / "model.safetensors").exists())
-train(short, folder / "cut", resume=True)  # goes on after the checkpoint
+print("gone on:", train(short, folder / "cut", resume=True))  # after the checkpoint
 
 # %% [markdown]
 # And the same run in a terminal. Its settings were kept in `config.yaml`, so the command is short; this cell gives it

@@ -61,16 +61,18 @@ Table(
 #
 # Two **arms** (methods that differ in one thing): the baseline learns the mask only; the other one learns the distance as
 # well, and both conversions between the two. Same data, same number of steps, same seed. To be quick, only the first
-# stage runs, which looks for the whole pancreas, and it runs for a few steps. In a terminal this is `dualtask ablate`.
+# stage runs, which looks for the whole pancreas, on a coarse grid and for a few steps. In a terminal this is
+# `dualtask ablate`.
 
 # %%
 from dualtask_lite.engine.ablate import ARMS, ablate
 from dualtask_lite.engine.run import read_rows
 
 folder = new_folder("05")
+coarse = {"sample.spacing": [7, 7, 7], "sample.patch": [24, 24, 16]}
 summary = ablate(
     profile,
-    {"optimiser.steps": 40, **overrides},
+    {**coarse, "optimiser.steps": 100, **overrides},
     cases,
     folder / "matrix",
     stages=["pancreas-coarse"],
