@@ -180,7 +180,7 @@ def test_an_encrypted_address_may_not_lead_to_one_that_is_not(tmp_path, monkeypa
             return "http://elsewhere/set.tar"
 
     monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: Answer(CONTENT))
-    with pytest.raises(FetchError, match=r"leads to http://elsewhere/set\.tar, not encrypted"):
+    with pytest.raises(FetchError, match=r"leads to http://elsewhere/set\.tar, which is not encrypted"):
         fetch("https://publisher/set.tar", tmp_path / "set.tar", checksum=MD5)
     assert not list(tmp_path.iterdir())
 
