@@ -26,7 +26,7 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.train import train
 
 KILLS = int(os.environ.get("DUALTASK_KILLS", 0))
-PATIENCE = 120  # s for what takes one, so that a hang is a failure
+PATIENCE = 900  # s for what takes a few, so that a hang is a failure, and a busy machine none
 
 BEGIN = """
 import os, sys
