@@ -66,7 +66,7 @@ def volume3d(
         return View(chosen, text, {"text/html": frame})
     if chosen == "itk":
         widget, legend = itk.draw(block, subject.start())
-        text = f"{subject.in_words(block)} {legend}"
+        text = f"{subject.in_words(block, hues=False)} {legend}"
         return View(chosen, text, {"text/html": f"<p>{html.escape(text)}</p>"}, widget)
     text = subject.in_words(block)
     widget, box = niivue.make_widget(block, subject.layers, subject.start(), text)
@@ -151,16 +151,24 @@ class _Subject:
         at, _ = planes.middle(shown, self.scan.shape, _STRUCTURES)
         return tuple(float(mm) for mm in nib.affines.apply_affine(self.scan.affine, at))
 
-    def in_words(self, block: Block) -> str:
-        """Say what is shown, with the volumes that the scan's own voxels give, and how much the browser gets."""
+    def in_words(self, block: Block, *, hues: bool = True) -> str:
+        """Say what is shown, with the volumes that the scan's own voxels give, and how much the browser gets.
+
+        Args:
+            block: what the browser gets.
+            hues: name the colours; itkwidgets has its own.
+        """
         scan = self.scan
+        blue, orange, magenta, pale, full = (
+            f" ({hue})" if hues else "" for hue in ("blue", "orange", "magenta", "pale", "full")
+        )
         words = [f"CT of centre {scan.centre}, case {scan.id}, shown from {CT_WINDOW[0]:g} to {CT_WINDOW[1]:g} HU."]
         if scan.label is not None:
             pancreas, tumour = _ml(scan, scan.label)
-            words.append(f"True labels: pancreas (blue) {pancreas}, tumour (orange) {tumour}.")
+            words.append(f"True labels: pancreas{blue} {pancreas}, tumour{orange} {tumour}.")
         if self.prediction is not None:
             pancreas, tumour = _ml(scan, self.prediction)
-            words.append(f"Prediction (magenta): pancreas (pale) {pancreas}, tumour (full) {tumour}.")
+            words.append(f"Prediction{magenta}: pancreas{pale} {pancreas}, tumour{full} {tumour}.")
         sides, steps = " × ".join(map(str, block.ct.shape)), " × ".join(f"{mm:.2g}" for mm in block.spacing)
         words.append(f"The browser gets {block.nbytes / 1e6:.1f} MB of voxels: {sides} of {steps} mm.")
         return " ".join(words)

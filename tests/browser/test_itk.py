@@ -56,7 +56,9 @@ def test_it_draws_without_network_and_lets_the_next_cell_run(itk_lab: Any, page:
     page.set_viewport_size({"width": 760, "height": 760})
     itk_lab.run(page, [CASE, "view = show.volume3d(scan, viewer='itk')\nview", "print('after', view.viewer)"])
     assert "after itk" in page.locator(".jp-OutputArea-output").last.inner_text()
-    assert "true pancreas red, true tumour violet" in page.locator(".jp-Notebook").inner_text()
+    words = page.locator(".jp-Notebook").inner_text()
+    assert "true pancreas red, true tumour violet" in words
+    assert "orange" not in words, "that is NiiVue's"
     page.locator(".jp-OutputArea iframe").scroll_into_view_if_needed()
     view = page.frame_locator(".jp-OutputArea iframe").locator("canvas").first
     view.wait_for()
