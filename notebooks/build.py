@@ -45,6 +45,7 @@ GLOSSARY = HERE / "glossary.md"
 MEASURED = HERE.parent / "data" / "results" / "lessons.json"
 README = HERE.parent / "README.md"
 VARIANTS = ("blank", "solution", "wrong")
+HONEST = "**For teaching and research, not for diagnosis.**"
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
 # The page as nbconvert makes it, less what it would load from the network.
@@ -186,7 +187,7 @@ def make_notebook(
         cells.append(cell)
     address = colab(f"{folder.relative_to(HERE.parent).as_posix()}/{source.stem}.ipynb")
     cells[0].source = cells[0].source.replace("{measured}", in_words(measurement or measured(), source.stem))
-    cells[0].source += f"\n\n[Open in Colab]({address})"
+    cells[0].source += f"\n\n{HONEST} [Open in Colab]({address})"
     notebook.cells = cells
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     nbformat.validate(notebook)

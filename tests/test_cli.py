@@ -175,6 +175,7 @@ def test_predict_writes_on_the_grid_of_the_input(cascade, tmp_path, degrees):
         assert written.get_data_dtype() == dtype
     report = json.loads((tmp_path / "out" / "ct.json").read_text())
     assert [stage["stage"] for stage in report["stages"]] == ["pancreas-coarse", "tumour-coarse"]
+    assert "not for diagnosis" in report["not_for_diagnosis"]
     assert (tmp_path / "out" / "ct.png").read_bytes()[:4] == b"\x89PNG"
 
 

@@ -102,6 +102,7 @@ def test_opening(source):
     assert [opening.index(section) for section in SECTIONS] == sorted(opening.index(section) for section in SECTIONS)
     assert len(re.findall("^- ", opening, re.M)) >= 3, "objectives are a list"
     assert build.in_words(build.measured(), source.stem) in opening, "the source says {measured}"
+    assert "For teaching and research, not for diagnosis." in opening
     assert not re.search(r"\d+ (s|seconds|MB|GB)\b", source.read_text(encoding="utf-8").split("# %%")[1]), "typed"
 
 
