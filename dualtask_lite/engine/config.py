@@ -300,8 +300,8 @@ def _setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     names: list[str] = []
     for field, info in model.model_fields.items():
         names.append(prefix + field)
-        if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
-            names += _setting_names(info.annotation, f"{prefix}{field}.")
+        if isinstance(info.default, Section):
+            names += _setting_names(type(info.default), f"{prefix}{field}.")
     return names
 
 
