@@ -42,7 +42,12 @@ def test_every_pin_is_exact():
     assert "torch==2.13.0" in pins
 
 
-READ = ["centres.yaml", "sources.yaml", "results/ablation_laptop/summary.json"]
+READ = [
+    "centres.yaml",
+    "sources.yaml",
+    "results/ablation_laptop/summary.json",
+    "results/ablation_pancreas/summary.json",
+]
 
 
 @pytest.mark.parametrize("name", READ)

@@ -265,6 +265,44 @@ Table(
 # *Not shown* is a result, and not the same as *no effect*: a gain that is smaller than the width of the interval cannot
 # be seen with so few tumours. And where an arm is better in one centre and worse in another, whoever looks at the first
 # alone publishes a gain.
+#
+# ## Luck of the cases, luck of the training
+#
+# The same question about the whole pancreas, which a short training finds well enough to show differences; and with
+# three seeds, so each arm was trained three times for each hospital:
+
+# %%
+organ = json.loads(data_file("results/ablation_pancreas/summary.json").read_text(encoding="utf-8"))
+print(organ["command"])
+print(f"seeds {organ['seeds']}, {organ['device']}, torch {organ['versions']['torch']}")
+results.arms(organ["comparisons"])
+
+# %%
+of_organ = [one for one in organ["comparisons"] if one["metric"] == "dice"]
+Table(
+    [
+        {
+            "arm": one["arm"],
+            "interval": f"{one['low']:+.3f} to {one['high']:+.3f}",
+            "by interval and p": conclusion(one),
+        }
+        | {f"seed {seed}": mean for seed, mean in one["by_seed"].items()}
+        | {"seeds agree": len({mean > 0 for mean in one["by_seed"].values()}) == 1}
+        for one in of_organ
+    ],
+    f"Against {of_organ[0]['baseline']}, Dice of the pancreas",
+    digits=3,
+)
+
+# %% [markdown]
+# Look at the arms whose seeds do not agree. Interval and p-value call them worse, and yet one seed says the opposite of
+# another. The bootstrap draws **cases** again, so it knows how lucky the cases were. It does not know how lucky a
+# **training** was: a single one that went badly moves its 16 cases together. Where seeds disagree, train more often
+# before you conclude anything.
+#
+# The arms with views agree: in trainings this short the views cost far more than the terms give back. But `full` is
+# ahead of `views`. Which of the two is the fair baseline depends on the question: whether to use the whole method, or
+# what its terms add once the views are there.
 
 # %% [markdown]
 # ## When a score misleads
