@@ -81,13 +81,15 @@ def show_box(region: Region, jitter: float, rng: np.random.Generator) -> torch.T
     target. Else a network learns that a lesion lies in the middle of what it is shown, which is not so when the box
     comes from a prediction.
     """
-    if jitter == 0 or region.mask is None or not region.mask.any():
+    if jitter == 0 or region.mask is None:
+        return region.image
+    target = Box.around(region.mask[0].numpy(), 0, region.spacing)
+    if target is None:
         return region.image
     shown: list[slice] = []
-    for axis, step in enumerate(region.spacing):
-        used = region.mask[0].sum(tuple(other for other in range(3) if other != axis)).nonzero()[:, 0]
+    for step, side, first, last in zip(region.spacing, region.mask.shape[1:], target.start, target.stop, strict=True):
         low, high = (rng.uniform(0, 2 * jitter, 2) / step).astype(int)
-        shown.append(slice(min(low, int(used[0])), max(region.mask.shape[axis + 1] - high, int(used[-1]) + 1)))
+        shown.append(slice(min(low, first), max(side - high, last)))
     image = torch.zeros_like(region.image)
     x, y, z = shown
     image[:, x, y, z] = region.image[:, x, y, z]

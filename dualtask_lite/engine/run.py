@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import platform
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -20,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from dualtask_lite import machine
 from dualtask_lite.engine.config import Settings
@@ -149,14 +147,10 @@ def load_checkpoint(
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], described: dict[str, str]) -> None:
+    """Write safetensors by way of memory: the library's own writer leaves a file of its own when it is killed."""
+    data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, described)
     with whole_file(path) as temporary:
-        try:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, temporary, described)
-        except SafetensorError as error:  # it wraps what the system said, in words such as (os error 28)
-            number = re.search(r"\(os error (\d+)\)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        temporary.write_bytes(data)
 
 
 def _read(path: Path, what: str, remedy: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
