@@ -118,6 +118,10 @@ plots.orthogonal(
 )
 
 # %% [markdown]
+# Compare the Dice under the two figures. A later stage sees more detail and less of the surroundings, so it is not
+# better by itself: after a training this short the first answer may be the better one. That is worth measuring before
+# a stage is added.
+#
 # If the first stage misses a part of the organ by more than the margin of the box, the second one never looks there,
 # however good it is.
 
