@@ -39,11 +39,14 @@ export default {
   async render({ model, el }) {
     el.innerHTML = model.get("inside");
     // Out of sight JupyterLab takes a cell off the page; on its return NiiVue must be told to draw again.
+    // A theme may change within a frame, which no observer of sizes sees; and a page needs a while to settle.
+    const redraw = () => [0, 300, 2000].forEach(ms => setTimeout(() => window.dispatchEvent(new Event("resize")), ms));
     let away = false;
     new ResizeObserver(() => {
-      if (away && el.offsetWidth) window.dispatchEvent(new Event("resize"));
+      if (away && el.offsetWidth) redraw();
       away = !el.offsetWidth;
     }).observe(el);
+    new MutationObserver(redraw).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });
     for (const [name, id] of Object.entries(model.get("volumes"))) {
       const volume = await model.widget_manager.get_model(id);
       const box = el.querySelector(`input[name=${name}]`);
