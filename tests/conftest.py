@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 
 import pytest
 from hypothesis import settings
 
 from dualtask_lite.cases.phantom import make_phantom
+from dualtask_lite.cli import main
 
 # No test may fail because a machine is busy, or because of the draw of the day; `make fuzz` is where new inputs are.
 settings.register_profile("the same everywhere", deadline=None, derandomize="DUALTASK_FUZZ" not in os.environ)
@@ -49,6 +51,21 @@ def cascade(phantom_folder, tmp_path_factory, tiny_run):
     done = CliRunner().invoke(app, [*words, "--source", str(phantom_folder), "--out", str(folder)])
     assert done.exit_code == 0, done.output
     return folder
+
+
+@pytest.fixture
+def typed(monkeypatch, capsys):
+    """Run a command as the installed script does: exit code, standard output, standard error."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["dualtask", *map(str, words)])
+        monkeypatch.delenv("DUALTASK_DEBUG", raising=False)
+        with pytest.raises(SystemExit) as end:
+            main()
+        captured = capsys.readouterr()
+        return end.value.code or 0, captured.out, captured.err
+
+    return run
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dualtask_lite.cases.phantom import make_case
-from dualtask_lite.cli import app, main
+from dualtask_lite.cli import app
 from dualtask_lite.engine.run import read_rows
 
 COMMANDS = [
@@ -40,16 +40,6 @@ def call(*words, ok=True):
     return result
 
 
-def call_main(monkeypatch, capsys, *words):
-    """As the installed script runs it: exit code, standard output, standard error."""
-    monkeypatch.setattr(sys, "argv", ["dualtask", *map(str, words)])
-    monkeypatch.delenv("DUALTASK_DEBUG", raising=False)
-    with pytest.raises(SystemExit) as end:
-        main()
-    captured = capsys.readouterr()
-    return end.value.code or 0, captured.out, captured.err
-
-
 @pytest.mark.parametrize("command", ["", *COMMANDS])
 def test_help_teaches_without_loading_torch(command):
     code = "import sys; from dualtask_lite.cli import app\n"
@@ -60,10 +50,10 @@ def test_help_teaches_without_loading_torch(command):
     assert "Usage" in done.stdout
 
 
-def test_wrong_usage_is_exit_code_2(monkeypatch, capsys, tmp_path):
-    assert call_main(monkeypatch, capsys, "trian")[0] == 2
-    assert call_main(monkeypatch, capsys, "predict", tmp_path)[0] == 2
-    assert call_main(monkeypatch, capsys, "train", "--resume", tmp_path, "--profile", "gpu")[0] == 2
+def test_wrong_usage_is_exit_code_2(typed, tmp_path):
+    assert typed("trian")[0] == 2
+    assert typed("predict", tmp_path)[0] == 2
+    assert typed("train", "--resume", tmp_path, "--profile", "gpu")[0] == 2
 
 
 @pytest.mark.parametrize(
@@ -81,11 +71,11 @@ def test_wrong_usage_is_exit_code_2(monkeypatch, capsys, tmp_path):
         (["ablate", "--protocol", "seen"], "choose from: in-domain"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_1(monkeypatch, capsys, tmp_path, phantom_folder, words, told):
+def test_what_the_user_can_mend_is_one_line_and_exit_code_1(typed, monkeypatch, tmp_path, phantom_folder, words, told):
     monkeypatch.chdir(tmp_path)
     if words[:2] == ["train", "--held-out"]:
         words = [*words, "--source", phantom_folder]
-    code, _, err = call_main(monkeypatch, capsys, *words)
+    code, _, err = typed(*words)
     assert code == 1
     assert err.startswith("error: ")
     assert err.count("\n") == 1
@@ -115,12 +105,12 @@ def test_make_then_check(tmp_path):
     assert "is not empty" in str(again.exception)
 
 
-def test_check_lists_a_bad_case_among_good_ones(tmp_path, monkeypatch, capsys):
+def test_check_lists_a_bad_case_among_good_ones(typed, tmp_path):
     for name in ("a", "b"):
         case = make_case("A", 1, size=(24, 24, 12))
         nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / f"{name}.nii.gz")
     (tmp_path / "b.nii.gz").write_bytes((tmp_path / "b.nii.gz").read_bytes()[:500])
-    code, out, err = call_main(monkeypatch, capsys, "data", "check", tmp_path)
+    code, out, err = typed("data", "check", tmp_path)
     assert code == 1
     assert "1 of 2 cases have errors" in err
     assert "2 cases, 0 with a label, 1 with errors" in out
@@ -179,12 +169,12 @@ def test_predict_writes_on_the_grid_of_the_input(cascade, tmp_path, degrees):
     assert (tmp_path / "out" / "ct.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_predict_skips_a_bad_input_and_says_so(cascade, tmp_path, monkeypatch, capsys):
+def test_predict_skips_a_bad_input_and_says_so(typed, cascade, tmp_path):
     case = make_case("C", 1, size=(24, 24, 12))
     (tmp_path / "in").mkdir()
     nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / "in" / "good.nii.gz")
     (tmp_path / "in" / "bad.nii.gz").write_text("<html>")
-    code, out, err = call_main(monkeypatch, capsys, "predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
+    code, out, err = typed("predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
     assert code == 1
     assert "skipped bad" in out
     assert "1 of 2 inputs" in err

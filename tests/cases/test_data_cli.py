@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from dualtask_lite.cases import download
 from dualtask_lite.cases.sources import sources
-from dualtask_lite.cli import app, main
+from dualtask_lite.cli import app
 
 
 def call(*words):
@@ -20,12 +20,15 @@ def call(*words):
     return result.stdout
 
 
-def refused(monkeypatch, capsys, *words):
-    """Exit code and the one line on standard error that ends it."""
-    monkeypatch.setattr(sys, "argv", ["dualtask", "data", *map(str, words)])
-    with pytest.raises(SystemExit) as end:
-        main()
-    return end.value.code, capsys.readouterr().err.splitlines()[-1]
+@pytest.fixture
+def refused(typed):
+    """Exit code and the one line on standard error that ends a ``dualtask data`` command."""
+
+    def run(*words):
+        code, _, told = typed("data", *words)
+        return code, told.splitlines()[-1]
+
+    return run
 
 
 @pytest.fixture(autouse=True)
@@ -89,17 +92,17 @@ def test_the_phantom_is_made(tmp_path, monkeypatch, phantom_folder):
         (["get", "nih", "--offline", "--out", "nowhere"], "nowhere: is not there; make it, then open"),
     ],
 )
-def test_one_line_says_what_and_what_to_do(words, told, monkeypatch, capsys, tmp_path):
+def test_one_line_says_what_and_what_to_do(refused, words, told, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    code, line = refused(monkeypatch, capsys, *words)
+    code, line = refused(*words)
     assert code == 1
     assert line.startswith("error: ")
     assert told in line
 
 
-def test_a_page_in_place_of_the_data_names_the_way_by_hand(task07, monkeypatch, capsys):
+def test_a_page_in_place_of_the_data_names_the_way_by_hand(refused, task07):
     task07.html.add("/Task07_Pancreas.tar")
-    code, line = refused(monkeypatch, capsys, "get", "msd")
+    code, line = refused("get", "msd")
     assert code == 1
     assert "web page" in line
     assert sources()["msd"].by_hand in line

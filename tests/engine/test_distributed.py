@@ -129,7 +129,7 @@ def test_processes_share_the_inputs_of_a_prediction_and_one_tells(runs, phantom_
 def test_an_error_in_one_process_ends_all(runs, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
-        "import os\nfrom dualtask_lite.engine import train as engine\nreal = engine.draw_views\n"
+        "import os\nfrom dualtask_lite.engine import step as engine\nreal = engine.draw_views\n"
         "def views(image, settings, numbers):\n"
         "    if os.environ['RANK'] == '1' and 5 in numbers:\n        raise OSError('process 1 is broken')\n"
         "    return real(image, settings, numbers)\nengine.draw_views = views\n" + TRAIN

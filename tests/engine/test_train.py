@@ -12,10 +12,12 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine import devices, memory
 from dualtask_lite.engine import run as files
-from dualtask_lite.engine import train as engine
+from dualtask_lite.engine import step as engine
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.devices import pick_device
-from dualtask_lite.engine.train import learning_rate, ramp, train
+from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.step import learning_rate, ramp
+from dualtask_lite.engine.train import train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS
@@ -178,7 +180,7 @@ def test_a_monitor_can_predict_at_each_validation_without_changing_the_run(tmp_p
     shown = []
 
     def show(net, regions, settings):
-        shown.append(engine.predict_region(net, regions[0].image, settings).shape)
+        shown.append(predict_region(net, regions[0].image, settings).shape)
 
     chosen = Settings.of("laptop", TINY)
     plain = train(chosen, tmp_path / "plain", split=split(), progress=False)

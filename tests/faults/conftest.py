@@ -5,29 +5,11 @@ from __future__ import annotations
 import json
 import multiprocessing
 import runpy
-import sys
 
 import nibabel as nib
 import pytest
 from PIL import Image
 from safetensors import safe_open
-
-from dualtask_lite.cli import main
-
-
-@pytest.fixture
-def typed(monkeypatch, capsys):
-    """Run a command as the installed script does: exit code, standard output, standard error."""
-
-    def run(*words):
-        monkeypatch.setattr(sys, "argv", ["dualtask", *map(str, words)])
-        monkeypatch.delenv("DUALTASK_DEBUG", raising=False)
-        with pytest.raises(SystemExit) as end:
-            main()
-        captured = capsys.readouterr()
-        return end.value.code or 0, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture(scope="session")

@@ -15,9 +15,8 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.dataset import Samples
 from dualtask_lite.engine.devices import make_fabric, set_up
 from dualtask_lite.engine.run import build_network, peak_memory_mb
-from dualtask_lite.engine.train import draw_views, make_objective, make_optimiser
+from dualtask_lite.engine.step import draw_views, make_objective, make_optimiser, per_view
 from dualtask_lite.method.losses import Target
-from dualtask_lite.method.network import Outputs
 
 LAYERS = (
     *("stem", "encoder1", "encoder2", "encoder3", "encoder4", "context", "fuse"),
@@ -54,9 +53,7 @@ def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, A
         clock.lap("views")
         outputs = model(shown)
         clock.lap("forward")
-        parts: list[Any] = [[None] * views if part is None else part.chunk(views) for part in outputs]
-        said = [Outputs(*fields) for fields in zip(*parts, strict=True)]
-        total = objective.total(objective(said, target, generator=generator))
+        total = objective.total(objective(per_view(outputs, views), target, generator=generator))
         clock.lap("objective")
         optimiser.zero_grad()
         fabric.backward(total)
