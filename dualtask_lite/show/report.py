@@ -7,8 +7,7 @@ and what was not at hand is named where it would stand.
 from __future__ import annotations
 
 import html
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from string import Template
@@ -17,30 +16,11 @@ from typing import Any
 from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import Scan
-from dualtask_lite.cases.findings import LABELS
-from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show import plots, trust
 from dualtask_lite.show.plots import Row
+from dualtask_lite.show.report_sections import SECTIONS, examples, in_3d, one_example, paragraph
 from dualtask_lite.show.slices import slices
-from dualtask_lite.show.table import Table
-from dualtask_lite.show.volume3d import volume3d
 
 LIMIT = 12_000_000  # bytes of the page; beyond it slice browsers are left out, the last one first, then the 3D view
-_SUMMARY = {  # column of the evaluation: its head
-    "dice": "Dice",
-    "nsd_2mm": "NSD at 2 mm",
-    "hd95_mm": "HD95 (mm)",
-    "assd_mm": "ASSD (mm)",
-    "volume_error_ml": "volume error (ml)",
-    "detected": "detected",
-}
-_CASES = {
-    **{name: name for name in ("case", "centre", "target")},
-    **_SUMMARY,
-    "volume_ml_truth": "true volume (ml)",
-    "volume_ml_prediction": "found (ml)",
-}
-_LEAST = {name: value for value, name in LABELS.items()}  # pancreas means label 1 and up
 
 
 @dataclass(frozen=True)
@@ -134,13 +114,11 @@ class Report:
         It holds all it needs. When it would be larger than ``LIMIT``, slice browsers and then the 3D view are left out.
         """
         browsers = [slices(e.scan, prediction=e.mask, distance=e.distance_mm).to_html() for e in self.examples]
-        parts = {key: "".join(write(self)) for key, (_, write) in _SECTIONS.items() if key != "examples"}
-        looked_at = [
-            ("".join(_example(example)), browser) for example, browser in zip(self.examples, browsers, strict=True)
-        ]
-        solid = _in_3d(self.examples)
+        parts = {key: "".join(write(self)) for key, (_, write) in SECTIONS.items() if key != "examples"}
+        looked_at = [("".join(one_example(e)), browser) for e, browser in zip(self.examples, browsers, strict=True)]
+        solid = in_3d(self.examples)
         while True:
-            parts["examples"] = "".join(_examples(self, looked_at)) + solid
+            parts["examples"] = "".join(examples(self, looked_at)) + solid
             page = self._page(parts)
             kept = [number for number, (_, browser) in enumerate(looked_at) if browser]
             if len(page.encode()) <= LIMIT or not (kept or solid):
@@ -152,14 +130,14 @@ class Report:
 
     def _page(self, parts: Mapping[str, str]) -> str:
         contents, sections = [], []
-        for key, (heading, _) in _SECTIONS.items():
+        for key, (heading, _) in SECTIONS.items():
             contents.append(f'<li><a href="#{key}">{heading}</a></li>')
             note = f'<p class="missing">{html.escape(self.missing[key])}</p>' if key in self.missing else ""
             sections.append(f'<section id="{key}"><h2>{heading}</h2>{note}{parts[key]}</section>')
         template = Template((Path(__file__).parent / "report.html").read_text(encoding="utf-8"))
         return template.substitute(
             title=html.escape(self.title),
-            summary=_paragraph(self._in_words()),
+            summary=paragraph(self._in_words()),
             contents="".join(contents),
             sections="\n".join(sections),
             made=html.escape(self.made),
@@ -177,178 +155,3 @@ class Report:
             if dice["mean"] is not None:
                 words.append(f"Mean {target} Dice {dice['mean']:.2f} over {dice['n']} cases.")
         return " ".join(words)
-
-
-def _training(report: Report) -> Iterator[str]:
-    yield _paragraph(
-        "Thin lines are single steps, thick lines running means. The Dice of validation cases watches a run; it is "
-        "measured on boxes from their labels, and is no result."
-    )
-    for stage in report.stages:
-        yield f"<h3>{html.escape(stage.name)}</h3>"
-        if stage.curves:
-            yield plots.curves(stage.curves).to_html()
-
-
-def _evaluation(report: Report) -> Iterator[str]:
-    if not report.rows:
-        return
-    yield _paragraph(
-        "Each case was predicted from its whole volume and compared with its label. Mean over the cases where the "
-        "metric is defined, ± standard deviation (number of cases). Dice and NSD: 1 is perfect; HD95 and ASSD: mm "
-        "between the surfaces; detected: share of the structures that were met in at least one voxel."
-    )
-    lines = [
-        {"target": target, "centre": centre, **{head: _mean(of.get(name)) for name, head in _SUMMARY.items()}}
-        for target, centres in report.summary.items()
-        for centre, of in centres.items()
-    ]
-    yield _table(lines, "Evaluation")
-    if report.failed:
-        yield _table(
-            [{"case": case, "why": why} for case, why in report.failed.items()], "Not evaluated, in no average"
-        )
-    yield plots.scores(report.rows, by="target").to_html()
-    lines = [{head: _value(row.get(name)) for name, head in _CASES.items()} for row in report.rows]
-    yield _table(lines, "Case by case")
-
-
-def _examples(report: Report, looked_at: Sequence[tuple[str, str]]) -> Iterator[str]:
-    if looked_at:
-        yield _paragraph(
-            "Chosen by the Dice of the last target among the cases that have it. An average hides the worst case; a "
-            "picture of the best one hides all others."
-        )
-    for text, browser in looked_at:
-        left_out = _paragraph("The slice browser of this case would make the page too large and was left out.")
-        yield text + (browser or left_out)
-
-
-def _example(example: Example) -> Iterator[str]:
-    row, scan = example.row, example.scan
-    target = str(row["target"])
-    yield f"<h3>{example.role.capitalize()}: {html.escape(f'case {scan.id}, centre {scan.centre}')}</h3>"
-    values = ", ".join(f"{head} {_value(row.get(name))}" for name, head in _SUMMARY.items() if name != "detected")
-    yield _paragraph(f"{target.capitalize()}: {values}.")
-    yield plots.orthogonal(scan, prediction=example.mask, distance=example.distance_mm).to_html()
-    yield trust.where_wrong(
-        scan, example.mask, _LEAST[target], error=example.error_mm, doubt=example.doubt_mm
-    ).to_html()
-
-
-def _in_3d(examples: Sequence[Example]) -> str:
-    """Write the last example, the worst, so that it can be turned; nothing without examples."""
-    if not examples:
-        return ""
-    role, scan, mask, distance = (getattr(examples[-1], name) for name in ("role", "scan", "mask", "distance_mm"))
-    head = f"<h3>{role.capitalize()} in 3D</h3>"
-    try:
-        return head + volume3d(scan, mask, distance, viewer="html")._repr_mimebundle_()["text/html"]
-    except DualTaskError as error:  # ipyniivue, which holds the viewer, is an extra
-        return f'{head}<p class="missing">{html.escape(str(error))}</p>'
-
-
-def _doubts(report: Report) -> Iterator[str]:
-    doubts = report.doubts
-    if doubts is None:
-        return
-    yield _paragraph(
-        f"Where two opinions on the {doubts.target} differ, at least one is wrong; no label is needed to see it. How "
-        "well do such warnings go with the true error (1 - Dice)? Spearman: 1 when the order is the same, 0 when there "
-        "is no relation. Gain: when cases are handed to a human in the order of the warning, how much is saved of what "
-        "a perfect warning would save; 0 is no better than chance. A tumour that all miss gives no warning."
-    )
-    yield _table(doubts.summary, f"Warnings against the true error, {len(doubts.rows)} cases")
-    warning, label = doubts.shown
-    yield trust.warning_against_error(doubts.rows, warning, label, doubts.correlation).to_html()
-    yield trust.risk_coverage(doubts.curves, doubts.perfect).to_html()
-    if math.isfinite(doubts.voxels):
-        yield _paragraph(
-            "Voxel by voxel on the predicted surface: Spearman of the difference of the heads' distances (mm) with the "
-            f"distance to the true surface (mm), median over the cases: {doubts.voxels:.2f}."
-        )
-
-
-def _settings(report: Report) -> Iterator[str]:
-    flat = {stage.name: dict(_flat(stage.settings)) for stage in report.stages}
-    names = dict.fromkeys(name for values in flat.values() for name in values)
-    yield _table(
-        [{"setting": name, **{s: _plain(values.get(name)) for s, values in flat.items()}} for name in names],
-        "Every setting of the run",
-    )
-
-
-def _manifest(report: Report) -> Iterator[str]:
-    known = {s.name: {k: v for k, v in s.manifest.items() if k != "cases"} for s in report.stages if s.manifest}
-    names = dict.fromkeys(name for values in known.values() for name in values)
-    if known:
-        yield _table(
-            [{"what": name, **{s: _plain(values.get(name)) for s, values in known.items()}} for name in names],
-            "With what it was trained",
-        )
-    seen: dict[tuple[str, ...], list[str]] = {}
-    for stage in report.stages:
-        for case in stage.manifest.get("cases", ()):
-            key = (case["id"], case["centre"], case["role"], case["digest"][:16])
-            seen.setdefault(key, []).append(stage.name)
-    if seen:
-        yield _table(
-            [
-                dict(
-                    zip(("case", "centre", "role", "SHA-256 of its voxels"), key, strict=True), stages=", ".join(stages)
-                )
-                for key, stages in seen.items()
-            ],
-            "Cases that the model has seen: a test on one of them would say nothing",
-        )
-
-
-#: Section: (heading, what writes it); the examples are written by the page, which may have to leave some out.
-_SECTIONS: dict[str, tuple[str, Callable[[Report], Iterator[str]]]] = {
-    "evaluation": ("Evaluation", _evaluation),
-    "examples": ("Best, median and worst case", lambda report: _examples(report, ())),
-    "doubts": ("Does it know when it is wrong?", _doubts),
-    "curves": ("Training", _training),
-    "settings": ("Settings", _settings),
-    "manifest": ("Manifest", _manifest),
-}
-
-
-def _paragraph(text: str) -> str:
-    return f"<p>{html.escape(text)}</p>"
-
-
-def _table(rows: Sequence[Row], caption: str) -> str:
-    """A table that scrolls by itself where the page is narrow, also by keyboard."""
-    label = html.escape(caption)
-    return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{Table(rows, caption).to_html()}</div>'
-
-
-def _mean(of: Mapping[str, Any] | None) -> str:
-    if not of or of["mean"] is None or not of["n"]:
-        return "-"
-    spread = "" if of["sd"] is None else f" ± {of['sd']:.2f}"
-    return f"{of['mean']:.2f}{spread} ({of['n']})"
-
-
-def _value(value: Any) -> str:
-    """A field of ``cases.csv``: numbers with two decimals, words as they are."""
-    if value is None or str(value) in ("", "nan"):
-        return "-"
-    try:
-        return f"{float(value):.2f}" if not isinstance(value, bool) else str(value)
-    except ValueError:
-        return str(value)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value
-
-
-def _plain(value: Any) -> Any:
-    """Keep small numbers readable: a table would round 0.0001 to 0.00."""
-    return f"{value:g}" if isinstance(value, float) else value
