@@ -42,11 +42,13 @@ export default {
     // A theme may change within a frame, which no observer of sizes sees; and a page needs a while to settle.
     const redraw = () => [0, 300, 2000].forEach(ms => setTimeout(() => window.dispatchEvent(new Event("resize")), ms));
     let away = false;
-    new ResizeObserver(() => {
+    const sizes = new ResizeObserver(() => {
       if (away && el.offsetWidth) redraw();
       away = !el.offsetWidth;
-    }).observe(el);
-    new MutationObserver(redraw).observe(document.body, { attributeFilter: ["data-jp-theme-name"] });
+    });
+    const themes = new MutationObserver(redraw);
+    sizes.observe(el);
+    themes.observe(document.body, { attributeFilter: ["data-jp-theme-name"] });
     for (const [name, id] of Object.entries(model.get("volumes"))) {
       const volume = await model.widget_manager.get_model(id);
       const box = el.querySelector(`input[name=${name}]`);
@@ -56,6 +58,7 @@ export default {
         volume.save_changes();
       });
     }
+    return () => [sizes, themes].forEach(observer => observer.disconnect());
   },
 };
 """
