@@ -169,6 +169,20 @@ def test_predict_writes_on_the_grid_of_the_input(cascade, tmp_path, degrees):
     assert (tmp_path / "out" / "ct.png").read_bytes()[:4] == b"\x89PNG"
 
 
+@pytest.mark.parametrize(
+    "command", ["predict {run} {ct} -o {out}", "evaluate {run} --source {ct}", "export {run} -o {out}"]
+)
+def test_a_stage_that_is_there_twice_is_one_error_before_any_case(typed, cascade, phantom_folder, tmp_path, command):
+    run = shutil.copytree(cascade, tmp_path / "run")
+    shutil.copytree(run / "tumour-coarse", run / "again")
+    given = {"run": run, "ct": phantom_folder / "C", "out": tmp_path / "out"}
+    code, _, err = typed(*(word.format(**given) for word in command.split()))
+    assert code == 1
+    assert len(err.splitlines()) == 1
+    assert "two models are of the same stage" in err
+    assert not (tmp_path / "out").exists()
+
+
 def test_predict_skips_a_bad_input_and_says_so(typed, cascade, tmp_path):
     case = make_case("C", 1, size=(24, 24, 12))
     (tmp_path / "in").mkdir()

@@ -36,7 +36,7 @@ def evaluate(
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine import evaluate as engine
 
-    models = [stage for path in model for stage in models_of(path, device)]
+    models = models_of(device, *model)
     if engine.targets(models) == ["tumour"]:
         typer.echo(
             "note: no pancreas stage says where to look, so the tumour is looked for in the whole volume", err=True

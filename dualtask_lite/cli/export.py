@@ -19,7 +19,7 @@ def export(
     """Write a MONAI bundle that ``python -m monai.bundle run`` executes, with the same mask as predict."""
     from dualtask_lite.engine.export import export_bundle
 
-    models = models_of(model, "cpu")
+    models = models_of("cpu", model)
     export_bundle(models, folder)
     if as_json:
         print_json({"bundle": str(folder), "stages": [one.settings.stage for one in models]})

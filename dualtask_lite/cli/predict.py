@@ -34,7 +34,7 @@ def predict(
     from dualtask_lite.engine.progress import progress_bar
 
     join_processes()
-    models = models_of(model, device)
+    models = models_of(device, model)
     cases = [case for source in inputs for case in find_cases(source)]
     with unwritable_is_told(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -77,7 +77,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> Repor
         missing["examples"] = missing["doubts"] = "No case can be shown before the evaluation."
     else:
         try:
-            models = models_of(run, device)
+            models = models_of(device, run)
             cases = _evaluated(rows, source or stages[-1].settings["data"]["source"])
             examined = _examine(models, cases, rows)
         except DualTaskError as error:

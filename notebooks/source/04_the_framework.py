@@ -218,12 +218,13 @@ def power_cut(row):
         raise KeyboardInterrupt
 
 
-train(short, folder / "whole")
+trial = folder / "trial"  # beside the cascade, and no part of it
+train(short, trial / "whole")
 try:
-    train(short, folder / "cut", callback=power_cut)
+    train(short, trial / "cut", callback=power_cut)
 except KeyboardInterrupt:
-    print("cut; there are weights:", (folder / "cut" / "model.safetensors").exists())
-print("gone on:", train(short, folder / "cut", resume=True))  # after the checkpoint
+    print("cut; there are weights:", (trial / "cut" / "model.safetensors").exists())
+print("gone on:", train(short, trial / "cut", resume=True))  # after the checkpoint
 
 # %% [markdown]
 # And the same run in a terminal. Its settings were kept in `config.yaml`, so the command is short; this cell gives it
@@ -233,7 +234,7 @@ print("gone on:", train(short, folder / "cut", resume=True))  # after the checkp
 import subprocess
 import sys
 
-words = ["train", folder / "whole" / "config.yaml", "--out", folder / "terminal"]
+words = ["train", trial / "whole" / "config.yaml", "--out", trial / "terminal"]
 command = [sys.executable, "-m", "dualtask_lite", *map(str, words)]
 print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
@@ -243,7 +244,7 @@ from dualtask_lite.engine.run import load_model
 
 def weights(run):
     """All weights of a run, as lists of numbers."""
-    return [part.detach().cpu() for part in load_model(folder / run).net.parameters()]
+    return [part.detach().cpu() for part in load_model(trial / run).net.parameters()]
 
 
 differences = {
