@@ -18,6 +18,7 @@ from dualtask_lite.engine.profiles import COARSE, PROFILES, TUMOUR, TUMOUR_TERMS
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS, TERMS
+from dualtask_lite.method.views import KERNEL_SIZES
 
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -96,6 +97,14 @@ class Views(Section):
     count: Literal[1, 2] = 2  # 1: the image as it is; 2: two views, which share the labels
     max_blend: Share = 1.0  # 1: as published; less: the view stays nearer to the image
     keep_first: bool = False  # leave the first of two views as the image is
+    kernel_sizes: tuple[int, ...] = KERNEL_SIZES  # voxels; one is drawn for each view
+
+    @field_validator("kernel_sizes")
+    @classmethod
+    def _odd(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
+            raise ValueError("give at least one size, each of them odd, which keeps the image in place")
+        return sizes
 
 
 class Network(Section):

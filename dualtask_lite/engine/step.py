@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -134,11 +135,12 @@ def draw_views(image: torch.Tensor, settings: Settings, numbers: torch.Tensor) -
     views = settings.views
     if views.count == 1:
         return image
+    draw = partial(random_view, kernel_sizes=views.kernel_sizes, max_blend=views.max_blend)
     drawn = []
     for one, number in zip(image.split(1), numbers.tolist(), strict=True):
         generator = torch.Generator().manual_seed(_mixed(settings.seed, number, 2))
-        first = one if views.keep_first else random_view(one, generator, max_blend=views.max_blend)
-        drawn.append((first, random_view(one, generator, max_blend=views.max_blend)))
+        first = one if views.keep_first else draw(one, generator)
+        drawn.append((first, draw(one, generator)))
     return torch.cat([torch.cat(of_all) for of_all in zip(*drawn, strict=True)])
 
 

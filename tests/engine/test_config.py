@@ -71,6 +71,8 @@ def test_one_weight_changes_alone():
         ({"stage": "tumor-coarse"}, "stage"),
         ({"profile": "desktop"}, "profile"),
         ({"views.count": 1, "objective.weights.out": 1}, "views.count"),
+        ({"views.kernel_sizes": [3, 4]}, "views.kernel_sizes"),
+        ({"views.kernel_sizes": []}, "views.kernel_sizes"),
         ({"objective.weights.seg": 0, "objective.weights.dist": 0}, "seg and dist"),
         ({"objective": 3}, "objective"),
     ],

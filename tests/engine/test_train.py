@@ -288,6 +288,16 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monk
     train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False, resume=True)
 
 
+def test_the_kernels_of_the_views_are_those_of_the_settings():
+    """A kernel of one voxel can only map each intensity to another; a larger one mixes neighbours."""
+    image = (torch.arange(16**3) % 5).reshape(1, 1, 16, 16, 16) / 4  # five intensities, no two neighbours alike
+    kinds = {}
+    for size in (1, 3):
+        settings = Settings.of("laptop", {"views.count": 2, "views.kernel_sizes": [size]})
+        kinds[size] = engine.draw_views(image, settings, torch.tensor([7])).unique().numel()
+    assert kinds[1] <= 2 * 5 < kinds[3]
+
+
 LESIONS = {
     "one voxel": (slice(7, 8), slice(9, 10), slice(4, 5)),
     "one voxel thin": (slice(7, 8), slice(4, 16), slice(4, 16)),

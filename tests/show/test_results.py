@@ -69,9 +69,11 @@ def test_sensitivity_orders_the_values_and_moves_one_setting_at_a_time():
         row("full+objective.tau=1.5", "a", 0.2),
         row("full+objective.band=10", "a", 0.6),
         row("full+objective.tau=6+objective.band=10", "a", 0.9),
+        row("full+views.kernel_sizes=[7]", "a", 0.7),
         row("segmentation", "a", 0.8),
     ]
-    picture = results.sensitivity(rows, {"objective.tau": 3.0, "objective.band": 20.0})
+    picture = results.sensitivity(rows, {"objective.tau": 3.0, "objective.band": 20.0, "views.kernel_sizes": [3, 5, 7]})
     assert "objective.tau 1.5: 0.200, 3: 0.400, 12: 0.100." in picture.alt
     assert "objective.band 10: 0.600, 20: 0.400." in picture.alt
+    assert "views.kernel_sizes 3, 5, 7: 0.400; 7: 0.700." in picture.alt
     assert is_readable(picture)
