@@ -12,7 +12,7 @@ export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo times test fuzz lab notebooks lint clean
+.PHONY: help demo times test fuzz load lab notebooks lint clean
 
 help: ## this list
 	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
@@ -38,6 +38,9 @@ notebooks: $(STAMP) ## write notebooks/*.ipynb and notebooks/solutions/*.ipynb f
 
 fuzz: $(STAMP) ## 36,000 damaged files through every reader, 100 kills of running commands (not part of make test)
 	DUALTASK_FUZZ=3000 DUALTASK_KILLS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/faults/test_kill.py
+
+load: $(STAMP) ## a folder of 200 cases through every command, ten kernels at once (not part of make test)
+	DUALTASK_CASES=200 DUALTASK_KERNELS=10 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/test_folder.py tests/notebooks -k 'folder or kernels'
 
 lint: $(STAMP) ## format, lint, types and import rule only
 	$(BIN)/ruff check .

@@ -3,7 +3,9 @@ from __future__ import annotations
 import ast
 import importlib.util
 import json
+import os
 import re
+import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +19,7 @@ from dualtask_lite.show.lesson import MANIFEST_TYPE, VERDICT_TYPE
 
 ROOT = Path(__file__).resolve().parents[2]
 SECTIONS = ("**Objectives.**", "**Prerequisites.**", "**Time and memory.**")
+KERNELS = int(os.environ.get("DUALTASK_KERNELS", 2))  # ``make load`` asks for more
 # Small enough for a test; what a lesson does stays the same.
 SMALL = {
     "01": {"optimiser.steps": 4, "optimiser.batch": 1},
@@ -246,6 +249,30 @@ def test_blank_and_solved_notebooks_run_and_record_results(source, small_data, t
     text = build.page(solved, source.stem)
     check_page(text)
     assert not re.search(r'href="\d\d_\w+\.ipynb"', text), "a link between pages leads to a page"
+
+
+def test_kernels_at_once_do_not_disturb_each_other(tmp_path, monkeypatch):
+    """Learners on one machine begin together, in one folder, and nobody has made the data yet."""
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "data"))
+    (source,) = (path for path in build.lessons() if path.stem.startswith("01"))
+    given, parameters, work = tmp_path / "01.ipynb", tmp_path / "parameters.yaml", tmp_path / "work"
+    nbformat.write(build.make_notebook(source, ("solution",)), given)
+    parameters.write_text(json.dumps({"overrides": SMALL["01"]}))
+    work.mkdir()
+    outs = [tmp_path / f"{number}.ipynb" for number in range(KERNELS)]
+    how = ["--parameters_file", parameters, "--kernel", build.KERNEL["name"], "--cwd", work, "--no-progress-bar"]
+    command = [sys.executable, "-m", "papermill"]
+    running = [subprocess.Popen([*command, given, out, *how], stderr=subprocess.PIPE, text=True) for out in outs]
+    said = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0] * KERNELS, said
+    results = []
+    for out in outs:
+        notebook = nbformat.read(out, 4)
+        assert {verdict["state"] for verdict in bundles(notebook, VERDICT_TYPE)} == {"right"}
+        results.append(bundles(notebook, MANIFEST_TYPE)[0]["results"])
+        check_01(results[-1])
+    assert results == [results[0]] * KERNELS
+    assert len(list((tmp_path / "data").iterdir())) == 1, "one made the data, and the others left nothing"
 
 
 def check_page(text):
