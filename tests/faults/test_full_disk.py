@@ -1,14 +1,14 @@
 """Disks that fill up and folders that cannot be made, at every place where the kit writes.
 
-The disk is a limit on the size of files, which everybody may set; the writes fail for real. What a user then meets is
-one line, and no half file. See ``cases/test_download.py`` for downloads.
+The disk is a limit on the size of files, which everybody may set, and a small one that root mounts; the writes fail
+for real. What a user then meets is one line, and no half file. See ``cases/test_download.py`` for downloads.
 """
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -86,21 +86,55 @@ def words_of(cascade, phantom_folder, tmp_path):
     return of
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_disk_is_one_line_and_leaves_no_half_file(
-    typed, words_of, tmp_path, small_files, insist_on_whole_files, command
-):
-    out = tmp_path / "out"
-    with small_files(COMMANDS[command][1]):
-        code, said, err = typed(*words_of(command, out))
+@pytest.fixture
+def small_disk(tmp_path):
+    """Mount a disk of so many bytes, in whole pages."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    @contextmanager
+    def mounted(size):
+        how = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if not sys.platform.startswith("linux") or subprocess.run(how, capture_output=True, check=False).returncode:
+            pytest.skip("only root may mount a disk, and only Linux in this way")
+        try:
+            yield disk
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+
+    return mounted
+
+
+def insist_on_one_line(code, err):
     assert code == 1
     assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
     assert err.splitlines()[-1].startswith("error: ")
-    assert "cannot be written (File too large)" in err + said
+
+
+def insist_on_no_half_file(out, insist_on_whole_files):
     insist_on_whole_files(out)
     left = [path for path in out.rglob("*") if path.is_file()] if out.exists() else []
-    assert {path.name for path in left} <= {"config.yaml", "metrics.csv", "C_000_seg.nii.gz"}
-    assert not list(tmp_path.glob(".*"))
+    assert {path.name for path in left} <= {"config.yaml", "metrics.csv", "C_000_seg.nii.gz", "cases.csv"}
+    assert not list(out.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_file_that_grows_too_large(typed, words_of, tmp_path, small_files, insist_on_whole_files, command):
+    out = tmp_path / "out"
+    with small_files(COMMANDS[command][1]):
+        code, said, err = typed(*words_of(command, out))
+    insist_on_one_line(code, err)
+    assert "cannot be written (File too large)" in err + said
+    insist_on_no_half_file(out, insist_on_whole_files)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_full_disk(typed, words_of, small_disk, insist_on_whole_files, command):
+    with small_disk(COMMANDS[command][1]) as disk:
+        code, said, err = typed(*words_of(command, disk / "out"))
+        insist_on_one_line(code, err)
+        assert "the disk is full" in err + said
+        insist_on_no_half_file(disk / "out", insist_on_whole_files)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
