@@ -1,6 +1,6 @@
 """Several processes do what one does: the same samples, losses, gradients and predictions, whoever computes them.
 
-Each test starts two CPU processes with torchrun, as a user would.
+Each test starts two CPU processes with torchrun or fabric, as a user would.
 """
 
 import json
@@ -47,14 +47,13 @@ train(Settings.read(sys.argv[1]), sys.argv[2], resume=True, callback=lambda row:
 """
 
 
-def two_processes(*words, ok=True):
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *map(str, words)],
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+FABRIC = (str(Path(sys.executable).with_name("fabric")), "run", "--accelerator=cpu", "--devices=2")
+
+
+def two_processes(*words, ok=True, launcher=TORCHRUN):
+    command = [*launcher, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert (done.returncode == 0) == ok, done.stderr
     return done
 
@@ -73,11 +72,12 @@ def runs(tmp_path_factory, phantom_folder):
             patch.setattr(torch.nn.Dropout3d, "forward", lambda self, x: x)
             train(settings, where / name, resume=True, progress=False, callback=lambda row: row["step"] == stop)
 
-    def two(name, stop=4):
-        two_processes(where / "train.py", where / "settings.yaml", where / name, stop)
+    def two(name, stop=4, launcher=TORCHRUN):
+        two_processes(where / "train.py", where / "settings.yaml", where / name, stop, launcher=launcher)
 
     one("one")
     two("two")
+    two("fabric", launcher=FABRIC)
     one("one-two", stop=2)
     two("one-two")
     two("two-one", stop=2)
@@ -90,7 +90,7 @@ def numbers(folder):
     return {name: [float(row[name] or "nan") for row in rows] for name in rows[0] if name != "seconds"}
 
 
-@pytest.mark.parametrize("name", ["two", "one-two", "two-one"])
+@pytest.mark.parametrize("name", ["two", "fabric", "one-two", "two-one"])
 def test_the_loss_curve_does_not_depend_on_the_processes(runs, name):
     one, other = numbers(runs / "one"), numbers(runs / name)
     assert one.keys() == other.keys()
@@ -106,8 +106,8 @@ def test_one_process_writes_for_all(runs):
     assert sorted(file.name for file in (runs / "two").iterdir()) == sorted(
         file.name for file in (runs / "one").iterdir()
     )
-    manifests = [json.loads((runs / run / "manifest.json").read_text()) for run in ("one", "two")]
-    assert [manifest["processes"] for manifest in manifests] == [1, 2]
+    manifests = [json.loads((runs / run / "manifest.json").read_text()) for run in ("one", "two", "fabric")]
+    assert [manifest["processes"] for manifest in manifests] == [1, 2, 2]
     assert manifests[0]["cases"] == manifests[1]["cases"]
     assert manifests[0]["dice"] == pytest.approx(manifests[1]["dice"], abs=0.01)
 
