@@ -91,7 +91,7 @@ def _have_javascript() -> None:
     if status().state == "local":
         return
     try:
-        urllib.request.urlopen(CDN, timeout=_PATIENCE).close()
+        urllib.request.urlopen(CDN, timeout=_PATIENCE).close()  # noqa: S310  # a constant
     except urllib.error.HTTPError:
         return  # it answers
     except OSError as error:
