@@ -6,6 +6,13 @@ import sys
 from pathlib import Path
 
 
+def in_kernel() -> bool:
+    """Whether this is a Jupyter kernel, without importing IPython where nobody did."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return getattr(shell, "kernel", None) is not None
+
+
 def peak_memory_mb() -> float | None:
     """Tell the largest memory of this process so far, or None where the system does not say (Windows)."""
     if sys.platform == "linux":  # getrusage would start a child at what its parent held

@@ -127,7 +127,7 @@ def ablate(
         folds: parts of ``cross-validation``.
         jobs: cells at a time, each in its own process.
         command: what to type to get the same table; kept in ``summary.json``.
-        progress: show a bar when standard error is a terminal.
+        progress: show a bar on a terminal or in a notebook.
 
     Returns:
         See ``summary.summarise_cells``.

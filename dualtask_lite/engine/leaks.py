@@ -211,7 +211,7 @@ def slice_leak(
         cases: labelled cases of one centre, at least two that show the target.
         folder: for the two runs.
         settings: of a network for slices; by default those of ``SLICE_SETTINGS``.
-        progress: show a bar when standard error is a terminal.
+        progress: show a bar on a terminal or in a notebook.
 
     Raises:
         DualTaskError: when fewer than two cases show the target.

@@ -1,14 +1,21 @@
-"""Progress bars on the standard error stream, so that results can be piped."""
+"""Progress bars that leave the standard output free, so that results can be piped."""
 
 from __future__ import annotations
 
+import html
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from dualtask_lite.machine import in_kernel
+
+_PAUSE = 0.5  # s between two drawings in a notebook
 
 
 class _Note(ProgressColumn):
@@ -18,14 +25,65 @@ class _Note(ProgressColumn):
         return Text(str(task.fields.get("note", "")))
 
 
+class _InNotebook(Progress):
+    """The task at work as an output that is replaced, which every front end of Jupyter can do; rich draws nothing.
+
+    The last state stays, as in a terminal.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(console=Console(stderr=True), auto_refresh=False, disable=True)
+        self._shown: Any = None  # handle of the output
+        self._next = 0.0  # when to draw again
+
+    def update(self, *args: Any, **fields: Any) -> None:
+        super().update(*args, **fields)
+        self.refresh()
+
+    def advance(self, *args: Any, **fields: Any) -> None:
+        super().advance(*args, **fields)
+        self.refresh()
+
+    def stop(self) -> None:
+        super().stop()
+        self._next = 0.0
+        self.refresh()
+
+    def refresh(self) -> None:
+        if not self.tasks or time.monotonic() < self._next:
+            return
+        from IPython.display import display
+
+        bundle = _as_output(self.tasks[-1])
+        if self._shown is None:
+            self._shown = display(bundle, raw=True, display_id=True)
+        else:
+            self._shown.update(bundle, raw=True)
+        self._next = time.monotonic() + _PAUSE
+
+
+def _as_output(task: Task) -> dict[str, str]:
+    count = f"{task.description} {task.completed:.0f}/{task.total:.0f}" if task.total else task.description
+    left = "" if task.finished or task.time_remaining is None else f"about {task.time_remaining:.0f} s left"
+    words = ", ".join(part for part in (count, str(task.fields.get("note", "")), left) if part)
+    bar = f'<progress max="{task.total or 1}" value="{task.completed}"></progress>'
+    return {"text/html": f"<label>{bar} {html.escape(words)}</label>", "text/plain": words}
+
+
 @contextmanager
 def progress_bar(shown: bool = True) -> Iterator[Progress]:
     """A bar with count and time left; a ``note`` field of a task, when it has one, is shown behind it.
 
-    It draws only where somebody watches a terminal: a log or a notebook gets no control characters, also when it asks
-    for colours (Jupyter sets ``FORCE_COLOR``).
+    It draws on standard error where somebody watches a terminal, and as an output of the cell in a notebook. A log gets
+    no control characters, also when it asks for colours.
     """
-    bar = Progress(
+    bar = _InNotebook() if shown and in_kernel() else _on_terminal(shown)
+    with bar:
+        yield bar
+
+
+def _on_terminal(shown: bool) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
@@ -34,5 +92,3 @@ def progress_bar(shown: bool = True) -> Iterator[Progress]:
         console=Console(stderr=True),
         disable=not (shown and sys.stderr.isatty()),
     )
-    with bar:
-        yield bar

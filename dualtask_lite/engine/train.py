@@ -70,7 +70,7 @@ def train(
         folder: the run folder; it may exist only when ``resume`` is set.
         split: the cases to learn from; by default what ``settings.data`` says.
         resume: go on after the last checkpoint in ``folder``, or start when there is none yet.
-        progress: show a bar when standard error is a terminal.
+        progress: show a bar on a terminal or in a notebook.
         callback: called with each row of ``metrics.csv``; returning ``True`` stops the run as if it were finished.
             A row holds ``step``, ``lr``, ``total``, each term that is on, ``seconds``; in a step that validates
             ``val_dice``; and every ``machine.gradients_every`` steps the norm of the gradient of each term times its

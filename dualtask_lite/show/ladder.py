@@ -7,13 +7,13 @@ where neither is possible (GitHub's view of a notebook, PDF).
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any, Literal, cast
 
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.machine import in_kernel
 
 Viewer = Literal["niivue", "itk", "html", "picture"]
 Asked = Literal["auto", "niivue", "itk", "html", "picture"]
@@ -73,10 +73,3 @@ def choose(viewer: str = "auto", offered: Sequence[Viewer] = VIEWERS) -> Viewer:
     if "niivue" in offered:
         return "niivue" if in_kernel() and find_spec("ipyniivue") else "picture"
     return "html"
-
-
-def in_kernel() -> bool:
-    """Whether this is a Jupyter kernel, without importing IPython where nobody did."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return getattr(shell, "kernel", None) is not None

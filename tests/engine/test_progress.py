@@ -1,4 +1,4 @@
-"""Bars are drawn on a terminal, and on nothing else."""
+"""Bars are drawn on a terminal and in a notebook, and on nothing else."""
 
 import os
 import subprocess
@@ -37,6 +37,26 @@ def test_a_terminal_gets_a_bar_for_tasks_with_and_without_a_note(capfd):
     assert code == 0, drawn
     for words in ("counting", "3/3", "training", "1/2", "loss 0.4", "done"):
         assert words in drawn
+
+
+def test_a_notebook_gets_one_output_that_is_replaced(monkeypatch):
+    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    each = "from dualtask_lite.engine import progress; progress._PAUSE = -1"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each + BARS)])
+    client, drawn = nbclient.NotebookClient(notebook, kernel_name="python3"), []
+
+    def listen(message, *where, understand=client.process_message):
+        drawn.append(message["content"].get("data", {}).get("text/plain"))
+        return understand(message, *where)
+
+    monkeypatch.setattr(client, "process_message", listen)
+    client.execute()
+    bar, done = notebook.cells[0].outputs
+    assert bar.data["text/plain"] == "training 1/2, loss 0.4"
+    assert '<progress max="2" value="1">' in bar.data["text/html"]
+    assert done.text == "done\n"
+    told = [words.partition(", about")[0] for words in dict.fromkeys(filter(None, drawn))]
+    assert told == [*(f"counting {n}/3" for n in range(4)), "training 0/2, loss 0.5", "training 1/2, loss 0.4"]
 
 
 def test_a_pipe_gets_none_also_when_colours_are_asked_for(monkeypatch):

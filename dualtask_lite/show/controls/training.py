@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from dualtask_lite.machine import in_kernel
 from dualtask_lite.show import plots
 from dualtask_lite.show.controls.explorer import is_live
-from dualtask_lite.show.ladder import in_kernel
 from dualtask_lite.show.picture import Picture
 
 _SHARE = 10  # drawing may take one part in so many of the time
