@@ -10,10 +10,13 @@ import subprocess
 import sysconfig
 import tempfile
 import venv
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from dualtask_lite.cases import sources
 from dualtask_lite.show import lesson
@@ -103,16 +106,91 @@ def test_the_address_stands_in_one_place():
     assert ast.parse(BOOTSTRAP)
 
 
+def pip_part():
+    """What conda, and repo2docker, hand to pip."""
+    return yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))["dependencies"][-1]["pip"]
+
+
 def test_conda_installs_what_make_installs():
-    """``make`` installs this in a clean environment on every fresh machine, and so tries it."""
-    described = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
-    constraints, package = described["dependencies"][-1]["pip"]
+    constraints, package = pip_part()
     (install,) = re.findall(r"pip install .*", (ROOT / "Makefile").read_text(encoding="utf-8"))
     assert constraints in install
     extras = set(re.findall(r"\w+", package.partition("[")[2]))
     made = re.findall(r"-e '\.\[(.+?)]'", install)[0].split(",")
     assert extras == set(made) - {"dev"}
     assert package.startswith("-e .")
+
+
+def lend(requirement, seen):
+    """Collect, with whatever they need in turn, the installed distributions that a requirement asks for."""
+    name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
+    if (name, extras) in seen:
+        return
+    found = seen[name, extras] = metadata.distribution(name)
+    for inner in map(Requirement, found.requires or ()):
+        if not inner.marker or any(inner.marker.evaluate({"extra": extra}) for extra in ("", *extras)):
+            lend(inner, seen)
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """The Python of a clean venv that sees what the pip part needs, and nothing else that is here.
+
+    So nothing is downloaded, and yet pip must find that all of it goes together, and the package all that it imports.
+    """
+    for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()[1:]:
+        pin = Requirement(line)
+        if pin.name == "torch" and metadata.version("torch") not in pin.specifier:
+            pytest.skip("not the pinned environment that make installs: pip would download another one")
+    _, extras = pip_part()[-1].split(".")
+    needed = {}
+    lend(Requirement(f"dualtask-lite{extras}"), needed)
+    for tool in ("pip", "hatchling", "editables"):
+        lend(Requirement(tool), needed)
+    lent = tmp_path / "lent"
+    lent.mkdir()
+    for one in needed.values():
+        for top in {file.parts[0] for file in one.files or ()} - {"..", "__pycache__"}:
+            if "dualtask" not in top and not (lent / top).is_symlink():
+                (lent / top).symlink_to(one.locate_file(top))
+    venv.create(tmp_path / "venv", with_pip=False, symlinks=True)
+    (packages,) = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "lent.pth").write_text(str(lent))
+    return tmp_path / "venv" / "bin" / "python"
+
+
+def install(python, lines, tmp_path):
+    """Give pip a requirements file, as conda does; there is no index, so what is not there already is a failure."""
+    (tmp_path / "requirements.txt").write_text("\n".join(lines))
+    offline = environment(PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="0", PIP_DISABLE_PIP_VERSION_CHECK="1")
+    command = [python, "-m", "pip", "install", "-r", tmp_path / "requirements.txt"]
+    return subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True, check=False)
+
+
+def test_the_pip_part_of_conda_installs_in_a_clean_venv(clean, tmp_path):
+    (tmp_path / "constraints.txt").symlink_to(ROOT / "constraints.txt")
+    done = install(clean, [*pip_part(), "numpy<2"], tmp_path)
+    assert done.returncode != 0
+    assert "ResolutionImpossible" in done.stderr, "what does not go together is refused"
+    done = install(clean, pip_part(), tmp_path)
+    assert done.returncode == 0, done.stderr
+    imports = {
+        ast.unparse(node)
+        for source in (ROOT / "notebooks" / "source").glob("[0-9]*.py")
+        for node in ast.walk(ast.parse(source.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+    }
+    done = subprocess.run(
+        [clean, "-c", "\n".join([*sorted(imports), "import dualtask_lite", "print(dualtask_lite.__file__)"])],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()) == ROOT / "dualtask_lite" / "__init__.py"
+    assert (clean.parent / "dualtask").exists()
 
 
 def use_the_course():
