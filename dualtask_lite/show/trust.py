@@ -90,10 +90,12 @@ def warning_against_error(rows: Sequence[Row], warning: str, label: str, correla
         x, y = ([float(row[key]) for row in mine] for key in (warning, "risk"))
         axes.plot(x, y, "o", color=colour, mec="black", mew=0.5, ms=8, alpha=0.85, label=f"centre {centre}")
     loudest, worst = (max(rows, key=lambda row: float(row[key])) for key in (warning, "risk"))
-    axes.set(xlabel=label, ylabel="error (1 - Dice)", xlim=(0, None), ylim=(-0.04, 1.04))
+    axes.set(xlabel=label, ylabel="error (1 - Dice)", ylim=(-0.04, 1.04))
     related = f"Spearman {correlation:.2f}" if math.isfinite(correlation) else "Spearman not defined"
-    axes.set_title(f"{related} over {len(rows)} cases", fontsize=10)
-    axes.legend(frameon=False, fontsize=9)
+    of_one = f" of centre {next(iter(colours))}" if len(colours) == 1 else ""
+    axes.set_title(f"{related} over {len(rows)} cases{of_one}", fontsize=10)
+    if not of_one:  # a single entry would look like one more case
+        axes.legend(frameon=False, fontsize=9)
     tidy(axes, "both")
     told = [
         f"{name} is case {row['case']} ({warning} {float(row[warning]):.2g}, error {float(row['risk']):.2f})"

@@ -197,7 +197,8 @@ Table(
 #
 # A long training will be cut some day: the power fails, a kernel dies. It goes on from its last
 # **[checkpoint](glossary.md#checkpoint)** and must end with the same weights as one that was not cut. Try it, with a few steps
-# on a few cases. A checkpoint is kept half-way, and the cut comes some steps later:
+# on a few cases: the model will be worth nothing, but its weights can be compared. A checkpoint is kept half-way, and
+# the cut comes some steps later:
 
 # %%
 count = min(12, settings["pancreas-coarse"].optimiser.steps)
@@ -218,13 +219,15 @@ def power_cut(row):
         raise KeyboardInterrupt
 
 
+# %%
 trial = folder / "trial"  # beside the cascade, and no part of it
 train(short, trial / "whole")
 try:
     train(short, trial / "cut", callback=power_cut)
 except KeyboardInterrupt:
-    print("cut; there are weights:", (trial / "cut" / "model.safetensors").exists())
-print("gone on:", train(short, trial / "cut", resume=True))  # after the checkpoint
+    print("cut; left are", ", ".join(sorted(path.name for path in (trial / "cut").iterdir())))
+train(short, trial / "cut", resume=True)  # goes on after the checkpoint
+print("gone on; there is a model:", (trial / "cut" / "model.safetensors").exists())
 
 # %% [markdown]
 # And the same run in a terminal. Its settings were kept in `config.yaml`, so the command is short; this cell gives it
@@ -265,7 +268,8 @@ print("largest difference of any weight from the whole run:", differences)
 # Every case of the held-out centre is predicted from its whole volume and compared with its label; nobody
 # tells the models where the pancreas is.
 # **[Dice](glossary.md#dice)** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
-# **[HD95](glossary.md#hd95)** is the distance in mm that 95 of 100 surface points stay within.
+# **[HD95](glossary.md#hd95)** is the distance in mm that 95 of 100 surface points stay within. A dash means that there is
+# no number: a patient without a tumour has none to overlap with, and whatever is predicted there is a false alarm.
 
 # %%
 from dualtask_lite.engine.evaluate import evaluate, write_evaluation
@@ -323,7 +327,8 @@ prediction = predict_scan(models, scan)
 plots.orthogonal(scan, prediction=prediction.mask, distance=prediction.distance_mm)
 
 # %% [markdown]
-# Here it is slice by slice, and as a page in 3D that opens in any browser, also without a network.
+# Here it is slice by slice, and as a page in 3D that opens in any browser, also without a network. In JupyterLab, find
+# the file in the list on the left, right-click it and choose *Open in New Browser Tab*.
 
 # %%
 from dualtask_lite import show
@@ -337,9 +342,8 @@ show.slices(scan, prediction=prediction.mask, distance=prediction.distance_mm)
 # %%
 for what, volume in (("seg", prediction.mask), ("distance", prediction.distance_mm)):
     print(scan.save(volume, folder / f"{scan.id}_{what}.nii.gz"))
-picture = plots.preview(scan, prediction.mask, prediction.distance_mm).save(
-    folder / f"{scan.id}.png"
-)
+picture = plots.preview(scan, prediction.mask, prediction.distance_mm)
+print(picture.save(folder / f"{scan.id}.png"))
 
 # %% [markdown]
 # ### Exercise 3

@@ -218,10 +218,10 @@ Table(
 # %% [markdown]
 # The terms are those of [lesson 04](04_the_framework.ipynb); two views mean that each sample is shown as two
 # [imaging views](glossary.md#imaging-view). So the arm `views` has nothing but the views, as augmentation, and `full`
-# has all terms of the paper. *Found* is the share of the tumours that the prediction touches. Each bar of the next
-# figure is the mean difference from the baseline with its interval; small marks are single seeds. The dotted line is the
-# gain that the paper reports for its own data [1]. Three questions to ask of such a figure: does the bar leave 0? Do the seeds
-# agree? And does the arm beat `views`, the baseline **with the same augmentation** but without the new terms?
+# has all terms of the paper. *Found* is the share of the tumours that the prediction touches. Each dot of the next
+# figure is the mean difference from the baseline, and the line through it the interval; small grey marks are single seeds.
+# The dotted line is the gain that the paper reports for its own data [1]. Three questions to ask of such a figure: does the
+# line leave 0? Do the seeds agree? And does the arm beat `views`, the baseline **with the same augmentation** but without the new terms?
 
 # %%
 results.arms(kept["comparisons"], claimed=0.0951)
@@ -405,7 +405,6 @@ print(f"reported {by_slice.reported:.2f}, honest {by_slice.honest:.2f}")
 # on [validation](glossary.md#validation) cases of the centres that trained:
 
 # %%
-
 from dualtask_lite.engine.run import load_model
 from dualtask_lite.engine.train import train
 

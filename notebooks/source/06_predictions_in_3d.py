@@ -71,9 +71,12 @@ print(f"{len(split.train)} cases trained, {len(split.test)} of centre {held_out}
 # %%
 from dualtask_lite.engine.evaluate import score
 from dualtask_lite.engine.predict import predict_scan
+from dualtask_lite.engine.progress import progress_bar
 
 scans = {case.id: case.load() for case in split.test}
-predictions = {name: predict_scan(models, scan) for name, scan in scans.items()}
+with progress_bar() as bar:
+    names = bar.track(list(scans), description="predicting")
+    predictions = {name: predict_scan(models, scans[name]) for name in names}
 rows = [row for name in scans for row in score(scans[name], predictions[name], ["pancreas"])]
 judged = sorted(rows, key=lambda row: -row["dice"])
 columns = ("case", "dice", "hd95_mm", "nsd_2mm", "volume_ml_truth", "volume_ml_prediction")
@@ -117,8 +120,18 @@ plots.orthogonal(
     distance=predictions[picked["middling"]].distance_mm,
 )
 
+# %%
+answers = {"pancreas-coarse": first_stage, "pancreas-fine": predictions[picked["middling"]]}
+Table(
+    [
+        {"after": stage, "dice": score(scans[picked["middling"]], found, ["pancreas"])[0]["dice"]}
+        for stage, found in answers.items()
+    ],
+    f"Dice of {picked['middling']}, stage by stage",
+)
+
 # %% [markdown]
-# Compare the Dice under the two figures. A later stage sees more detail and less of the surroundings, so it is not
+# Compare the two. A later stage sees more detail and less of the surroundings, so it is not
 # better by itself: after a training this short the first answer may be the better one. That is worth measuring before
 # a stage is added.
 #
@@ -214,11 +227,16 @@ trust.where_wrong(
 )
 
 # %% [markdown]
+# Does the failed case look better than you thought? The colours tell how far the *prediction* is from the truth, and
+# not what it lacks: a small prediction may lie near the true surface everywhere and miss most of the organ. So look at
+# the blue and orange lines that have no colour beside them, too. HD95 and NSD, in the table above, measure both ways.
+#
 # ## In 3D
 #
-# Turn it with the mouse or the arrow keys. The middling case, with the true labels, the prediction, and where
-# it says too much or too little. In a page without a kernel, open the file below instead: it holds everything it
-# shows and needs no network.
+# Turn the view on the lower right with the mouse, and switch on the boxes: true labels, prediction, and where it says
+# too much or too little. It is the middling case. In a page without a kernel, open one of the files below instead (in
+# JupyterLab: right-click it in the list on the left, *Open in New Browser Tab*). It holds everything it shows, needs no
+# network, and also turns by the arrow keys.
 
 # %%
 from dualtask_lite import show
@@ -264,7 +282,9 @@ check_answer(
 #
 # At a new hospital there are no labels. But this network answers twice, once with each head, and it can be asked
 # again with another [imaging view](glossary.md#imaging-view) of the same CT. Where the answers **disagree**, at
-# least one of them is wrong. Here are the warnings of all cases beside their true error (1 - Dice).
+# least one of them is wrong. How does each warning go with the true error (1 - Dice)? *Spearman* compares the two orders
+# of the cases. *aurc* is the mean error of the cases that the model keeps when the loudest are handed to a human, over
+# all shares kept: less is better.
 
 # %%
 from dualtask_lite.engine.disagreement import WARNINGS, judge, summarise_warnings
@@ -292,6 +312,9 @@ trust.warning_against_error(
 )
 
 # %% [markdown]
+# Near 0 the loud cases are no worse than the quiet ones, and the warning is worth nothing. Do not be surprised if none is
+# worth much here: after a short training both heads miss the same tumours.
+#
 # The warning that did best was picked **after** seeing the errors: with so few cases one of six is bound to look
 # good. A hospital would have to choose it beforehand, on validation cases.
 #

@@ -201,7 +201,7 @@ for name in ("laptop", "colab", "gpu", "paper"):
                 "GB on a card": step_bytes(plan, "cuda") / 1e9,
             }
         )
-Table(memory, "Estimated memory of a training step, tumour-coarse", digits=1)
+Table(memory, "Estimated memory of a training step, tumour-coarse", digits=2)
 
 # %% [markdown]
 # ### Exercise 2
