@@ -103,9 +103,10 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
     by_series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     for path in files_of(folder):
         header = _read(path, _HEADER, pixels=False)
-        if "Rows" not in header and header.get("Modality", "CT") == "CT":
+        is_image = "Rows" in header and "Columns" in header
+        if not is_image and header.get("Modality", "CT") == "CT":
             raise DualTaskError(f"{path}: is a DICOM file that was cut off", "fetch or export it again")
-        if "Rows" in header:
+        if is_image:
             by_series[str(header.get("SeriesInstanceUID", ""))].append((path, header))
     if not by_series:
         raise DualTaskError(f"{folder}: holds no DICOM image", "give the folder that holds the slices of a CT series")

@@ -148,6 +148,7 @@ BROKEN = {
     "a slice of another spacing": ({"change": a_tag(PixelSpacing=[1, 1])}, "differs in size"),
     "a localiser": ({"change": a_tag(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])}, "direction"),
     "no position": ({"change": a_tag(ImagePositionPatient=None)}, "has no ImagePositionPatient"),
+    "no columns": ({"change": a_tag(Columns=None)}, "is a DICOM file that was cut off"),
     "another modality": ({"Modality": "MR"}, "is MR, not CT"),
     "many frames": ({"change": a_tag(NumberOfFrames=3)}, "many slices in one file"),
     "cannot be decoded": ({"change": compressed}, "cannot be decoded (JPEG 2000"),
