@@ -25,14 +25,24 @@ class _Note(ProgressColumn):
         return Text(str(task.fields.get("note", "")))
 
 
-class _InNotebook(Progress):
-    """The task at work as an output that is replaced, which every front end of Jupyter can do; rich draws nothing.
+class _Hidden(Progress):
+    """A bar that rich counts and does not draw."""
+
+    def __init__(self) -> None:
+        super().__init__(console=Console(stderr=True), auto_refresh=False, disable=True)
+
+    def stop(self) -> None:
+        """Write nothing: rich before 14.3 ends also a hidden bar with an empty line."""
+
+
+class _InNotebook(_Hidden):
+    """The task at work as an output that is replaced, which every front end of Jupyter can do.
 
     The last state stays, as in a terminal.
     """
 
     def __init__(self) -> None:
-        super().__init__(console=Console(stderr=True), auto_refresh=False, disable=True)
+        super().__init__()
         self._shown: Any = None  # handle of the output
         self._next = 0.0  # when to draw again
 
@@ -45,7 +55,6 @@ class _InNotebook(Progress):
         self.refresh()
 
     def stop(self) -> None:
-        super().stop()
         self._next = 0.0
         self.refresh()
 
@@ -77,18 +86,13 @@ def progress_bar(shown: bool = True) -> Iterator[Progress]:
     It draws on standard error where somebody watches a terminal, and as an output of the cell in a notebook. A log gets
     no control characters, also when it asks for colours.
     """
-    bar = _InNotebook() if shown and in_kernel() else _on_terminal(shown)
+    bar = _Hidden() if not shown else _InNotebook() if in_kernel() else _on_terminal()
     with bar:
         yield bar
 
 
-def _on_terminal(shown: bool) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        _Note(),
-        console=Console(stderr=True),
-        disable=not (shown and sys.stderr.isatty()),
-    )
+def _on_terminal() -> Progress:
+    if not sys.stderr.isatty():
+        return _Hidden()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), _Note())
+    return Progress(*columns, console=Console(stderr=True))
