@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ipykernel
 import pytest
 
 from dualtask_lite.show.controls import conversion_explorer, distance_explorer, metric_explorer
@@ -167,15 +168,15 @@ def test_every_explorer_answers_in_jupyterlab(lab, page):
 def test_a_training_stops_while_its_cell_runs(lab, page, way):
     lab.open(page, [_FAKE_TRAINING, "monitor"])
     page.evaluate("void window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    button = page.get_by_role("button", name="Stop training")
-    button.wait_for()
     curves = page.locator(".jp-Cell").first.locator("img[alt^='Training curves']")
     curves.wait_for()
     first = curves.get_attribute("src")
     page.wait_for_function(
         "([e, t]) => document.contains(e) ? e.src !== t : true", arg=[curves.element_handle(), first]
     )
-    if way == "button":
+    button = page.get_by_role("button", name="Stop training")
+    assert button.count() == (int(ipykernel.__version__.partition(".")[0]) >= 7), "an older kernel could not hear it"
+    if way == "button" and button.count():
         button.click()
     else:
         page.evaluate("void window.jupyterapp.commands.execute('kernelmenu:interrupt')")

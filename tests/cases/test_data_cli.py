@@ -66,9 +66,11 @@ def test_list_shows_what_the_registry_says_and_what_is_here(tmp_path):
         assert f"{one.size_gb:g} GB" in shown
 
 
-def test_get_by_name_is_found_by_name(task07):
+def test_get_by_name_is_found_by_name(task07, typed):
     task07.cuts = [10_000]
-    got = json.loads(call("get", "msd", "--json"))
+    code, out, _ = typed("data", "get", "msd", "--json")
+    assert code == 0
+    got = json.loads(out)
     assert (got["cases"], got["labelled"]) == (4, 4)
     assert json.loads(call("check", "msd", "--json"))["cases"] == 4
 

@@ -91,7 +91,7 @@ class TrainingMonitor:
         if self._shown is None:
             self._listen()
             if is_live("ipywidgets"):
-                display(self._button())
+                display(self._button() if _takes_clicks() else _interrupt_label())
             self._shown = display(self.picture, display_id=True)
             get_ipython().events.register("post_run_cell", self._finish)
         else:
@@ -128,13 +128,26 @@ class TrainingMonitor:
         button.on_click(press)
         # ipykernel 7.4 sends what a widget hears to where the widget last spoke: to the thread that is busy training.
         vars(button.comm).pop("_reply_subshell_id", None)
-        return ipywidgets.HBox([button, ipywidgets.Label("or interrupt the kernel (■): it ends after its step")])
+        return ipywidgets.HBox([button, _interrupt_label()])
 
     def __str__(self) -> str:
         return self.picture.alt
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
         return self.picture._repr_mimebundle_()
+
+
+def _interrupt_label() -> Any:
+    import ipywidgets
+
+    return ipywidgets.Label("To stop, interrupt the kernel (■): the training ends after its step")
+
+
+def _takes_clicks() -> bool:
+    """Whether this kernel hears a button while a cell runs: an older one would stop when there is nothing to stop."""
+    import ipykernel
+
+    return int(ipykernel.__version__.partition(".")[0]) >= 7
 
 
 def training_monitor(predict: Predict | None = None) -> TrainingMonitor:
