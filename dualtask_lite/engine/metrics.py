@@ -22,8 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics.utils import get_mask_edges, get_surface_distance
 
 from dualtask_lite.engine.grid import Box
 from dualtask_lite.engine.statistics import number
@@ -122,17 +121,18 @@ def _surface(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
     if not (prediction.any() and truth.any()):
         missed = 0.0 if truth.any() else math.nan
         return {"hd95_mm": math.nan, "assd_mm": math.nan, **dict.fromkeys(names, missed)}
-    a, b = (torch.from_numpy(mask)[None, None] for mask in (prediction, truth))  # (1, 1, X, Y, Z)
-    how: dict[str, Any] = {"include_background": True, "spacing": [float(size) for size in spacing]}
-    limits = [tolerance + _ROUNDING for tolerance in _NSD_TOLERANCES]
-    n = len(limits)  # MONAI takes one tolerance a class: the same masks stand for several classes
     with warnings.catch_warnings():
         # MONAI 1.5 and 1.6 warn of an argument that they pass to themselves
         warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
-        hd95 = compute_hausdorff_distance(a, b, percentile=95, **how)
-        assd = compute_average_surface_distance(a, b, symmetric=True, **how)
-        nsd = compute_surface_dice(a.expand(-1, n, -1, -1, -1), b.expand(-1, n, -1, -1, -1), limits, **how)
-    return {"hd95_mm": hd95.item(), "assd_mm": assd.item(), **dict(zip(names, nsd[0].tolist(), strict=True))}
+        surfaces = get_mask_edges(prediction, truth)
+    sizes = [float(size) for size in spacing]
+    ways = [np.asarray(get_surface_distance(one, other, spacing=sizes)) for one, other in (surfaces, surfaces[::-1])]
+    both = np.concatenate(ways)  # each surface voxel's distance to the other surface, mm
+    return {
+        "hd95_mm": float(max(np.percentile(way, 95) for way in ways)),
+        "assd_mm": float(both.mean()),
+        **{name: float((both <= mm + _ROUNDING).mean()) for name, mm in zip(names, _NSD_TOLERANCES, strict=True)},
+    }
 
 
 def _volumes(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]) -> dict[str, float]:
