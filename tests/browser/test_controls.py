@@ -7,23 +7,30 @@ from pathlib import Path
 from typing import Any
 
 import ipykernel
+import numpy as np
 import pytest
+from looking import changed, pixels_of
+from matplotlib.colors import to_rgb
 
+from dualtask_lite.show import palette
 from dualtask_lite.show.controls import conversion_explorer, distance_explorer, metric_explorer
 
 pytestmark = pytest.mark.browser
 
 SPEED = Path(__file__).parents[2] / "build" / "controls.json"
 
-# Waits until the stage shows another picture than before the step, then for the frame in which it is seen.
+# Waits until the stage changes, then for the frame in which that is seen.
 _STEPS = """async root => {
   const slider = root.querySelector("input[type=range]"), stage = root.querySelector(".stage"), times = [];
   for (let i = 0; i < 20; i++) {
-    const before = stage.firstChild, start = performance.now();
-    slider.value = i % (Number(slider.max) + 1);
-    slider.dispatchEvent(new Event("input", { bubbles: true }));
-    while (stage.firstChild === before) await new Promise(requestAnimationFrame);
-    await new Promise(requestAnimationFrame);
+    const start = performance.now();
+    await new Promise(done => {
+      const seen = new MutationObserver(() => seen.disconnect() || done());
+      seen.observe(stage, { childList: true, subtree: true, attributes: true });
+      slider.value = i % (Number(slider.max) + 1);
+      slider.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+    for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
     times.push(performance.now() - start);
   }
   return times.sort((a, b) => a - b)[10];
@@ -32,7 +39,7 @@ _DRAG = """async root => {
   const slider = root.querySelector("input[type=range]");
   let frames = 0;
   const counted = new MutationObserver(() => frames++);
-  counted.observe(root.querySelector(".stage"), { childList: true });
+  counted.observe(root.querySelector(".stage"), { childList: true, subtree: true, attributes: true });
   for (let i = 0; i < 30; i++) {
     slider.value = i % (Number(slider.max) + 1);
     slider.dispatchEvent(new Event("input", { bubbles: true }));
@@ -98,6 +105,24 @@ def test_one_made_ahead_answers_the_keyboard_on_a_page_without_a_kernel(file, ma
     choice = next(knob for knob in control.knobs if not knob.slides)
     figure.get_by_label(choice.label).select_option(list(choice.options)[-1])
     assert figure.locator(".numbers").inner_text() != numbers
+
+
+def test_of_two_outlines_in_one_place_both_are_seen(file):
+    stage = file(distance_explorer().to_html()).locator(".stage")
+    shown = pixels_of(stage)
+    for colour in (palette.YELLOW, palette.ORANGE, palette.MAGENTA):
+        assert (np.abs(shown - to_rgb(colour)).max(axis=-1) < 0.06).sum() > 100, colour
+
+
+def test_outlines_follow_a_change_of_size(file, page):
+    stage = file(distance_explorer().to_html()).locator(".stage")
+    wide = pixels_of(stage)
+    page.set_viewport_size({"width": 640, "height": 480})
+    assert pixels_of(stage).shape != wide.shape
+    page.set_viewport_size({"width": 1024, "height": 768})
+    assert changed(wide, pixels_of(stage)) == 0
+    narrow = stage.locator("canvas").first.evaluate("c => [c.width, c.clientWidth * devicePixelRatio]")
+    assert narrow[0] == pytest.approx(narrow[1], abs=1)
 
 
 def test_two_on_one_page_do_not_disturb_each_other(file):

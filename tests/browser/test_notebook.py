@@ -77,7 +77,7 @@ def test_what_loads_slowly_still_draws_and_answers(lab: Any, page: Any):
         "from dualtask_lite.show.controls import metric_explorer\nmetric_explorer(lambda p, t, s: {'dice': p.mean()})"
     )
     lab.run(page, [CASE, "show.volume3d(scan, prediction)", control])
-    canvas = page.locator(".jp-OutputArea-output canvas")
+    canvas = page.locator(".jp-OutputArea-output canvas").first  # the control has canvases too
     shown = drawn(canvas, palette.TUMOUR)
     assert coloured(shown, palette.TUMOUR) > 50
     assert coloured(shown, palette.PREDICTION) > 50

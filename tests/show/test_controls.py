@@ -126,6 +126,7 @@ def test_a_live_one_answers_what_the_browser_asks(kernel):
     values = [list(knob.options.values())[i] for knob, i in zip(control.knobs, at, strict=True)]
     expected = control.frame(**dict(zip(("move", "grow", "hole", "split"), values, strict=True)))
     assert answer["number"] == 7
+    assert not set(answer["images"]) & set(control.widget.setup["images"])  # the browser has those
     assert answer["frames"][0]["numbers"] == [list(pair) for pair in expected.numbers.items()]
     assert control.widget.setup["frames"][0]["words"] == control.frame().words
 
@@ -202,12 +203,12 @@ def test_the_masks_own_temperature_gives_the_distance_back():
 
 
 def test_views_are_those_of_the_package():
-    image = torch.rand(1, 30, 24, 8, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(1, 30, 24, 7, generator=torch.Generator().manual_seed(1))
     frame = view_explorer(image).frame(kernel=5, blend=0.7, seed=3)
     generator = torch.Generator().manual_seed(3)
     views = [draw_view(generator, kernel_sizes=(5,))._replace(blend=0.7) for _ in range(2)]
     for panel, view in zip(frame.panels[1:3], views, strict=True):
-        shown = apply_view(image, view)[0, :, :, 4].numpy().T[::-1, ::-1]
+        shown = apply_view(image, view)[0, :, :, 3].numpy().T[::-1, ::-1]
         np.testing.assert_array_equal(panel.levels, levels_of(shown, 0, 1))
     lost = [saturation(image, view) for view in views]
     assert frame.numbers["view 1: saturated"] == f"{lost[0]:.0%}"

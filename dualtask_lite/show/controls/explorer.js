@@ -1,62 +1,70 @@
 // Fills a figure with the frame of the knobs' setting. Frames made ahead are looked up; else `ask` is called for one,
 // and while it is on its way only the newest setting waits, so that a drag never runs behind the hand.
-const SVG = "http://www.w3.org/2000/svg";
 const mount = (root, setup, ask) => {
   const knobs = [...root.querySelectorAll(".knobs input, .knobs select")];
   const stage = root.querySelector(".stage"), numbers = root.querySelector(".numbers");
-  const words = root.querySelector(".words"), pictures = {};
+  const words = root.querySelector(".words");
   const place = knob => knob.tagName === "SELECT" ? knob.selectedIndex : Number(knob.value);
   const many = knob => knob.tagName === "SELECT" ? knob.options.length : Number(knob.max) + 1;
-  const make = (tag, className, text) => {
+  const make = (tag, className = "", text = "") => {
     const element = document.createElement(tag);
     element.className = className;
-    element.textContent = text || "";
+    element.textContent = text;
     return element;
   };
-  const picture = url => {
-    const image = pictures[url] || new Image();
-    image.decoding = "sync";
+  const write = (element, text) => element.textContent === text || (element.textContent = text);
+  // A panel is made once: a step changes what it shows, so that the browser lays out and draws no more than that.
+  const makePanel = () => {
+    const box = make("div", "panel"), title = make("h4"), frame = make("div", "frame"), scale = make("div", "scale");
+    const image = new Image(), canvas = make("canvas"), ends = [make("span"), make("span")], bar = make("i");
+    // Outlines are drawn by the processor: where there is no graphics card, the browser needs several times as long.
+    const pen = canvas.getContext("2d", { willReadFrequently: true });
     image.alt = "";
-    image.src = url;
-    return ask ? image : (pictures[url] = image);
-  };
-  const draw = (panel, images) => {
-    const box = make("div", "panel"), frame = make("div", "frame");
-    const svg = document.createElementNS(SVG, "svg");
-    svg.setAttribute("viewBox", "0 0 " + panel.sides.map(side => 10 * side).join(" "));
-    svg.setAttribute("preserveAspectRatio", "none");
-    for (const [name, line] of Object.entries(panel.lines))
-      for (const rim of [true, false]) {
-        const path = document.createElementNS(SVG, "path");
-        path.setAttribute("d", line);
-        if (rim) path.setAttribute("class", "rim");
-        else {
-          path.setAttribute("stroke", setup.looks[name].colour);
-          path.setAttribute("stroke-dasharray", setup.looks[name].dashes || "none");
+    image.decoding = "sync";
+    frame.append(image, canvas);
+    scale.append(ends[0], bar, ends[1]);
+    box.append(title, frame, scale);
+    const outline = ({ sides, lines }) => {
+      const dense = window.devicePixelRatio;
+      canvas.width = dense * frame.clientWidth;  // which empties it
+      canvas.height = dense * frame.clientHeight;
+      const onScreen = new DOMMatrix().scale(canvas.width / sides[0] / 10, canvas.height / sides[1] / 10);
+      for (const rim of [true, false])  // all rims lie under all lines
+        for (const [name, line] of Object.entries(lines)) {
+          const look = setup.looks[name], path = new Path2D();
+          path.addPath(new Path2D(line), onScreen);
+          pen.setLineDash(look.dashes.split(" ").map(length => dense * length));
+          pen.lineWidth = dense * (rim ? 4 : 2);
+          pen.strokeStyle = rim ? "rgb(0, 0, 0, 0.45)" : look.colour;
+          pen.stroke(path);
         }
-        svg.append(path);
-      }
-    frame.append(picture(images[panel.image]), svg);
-    box.append(make("h4", "", panel.title), frame);
-    if (panel.ends) {
-      const scale = make("div", "scale"), bar = make("i", "");
+    };
+    const draw = (panel, images) => {
+      write(title, panel.title);
+      if (image.src !== images[panel.image]) image.src = images[panel.image];
+      outline(panel);
+      scale.hidden = !panel.ends;
+      ends.forEach((end, i) => write(end, panel.ends ? panel.ends[i] : ""));
       bar.style.background = "linear-gradient(to right, " + panel.colours + ")";
-      scale.append(make("span", "", panel.ends[0]), bar, make("span", "", panel.ends[1]));
-      box.append(scale);
-    }
-    return box;
+    };
+    return { box, draw };
   };
+  const panels = setup.frames[0].panels.map(makePanel);
+  stage.append(...panels.map(panel => panel.box));
+  stage.setAttribute("role", "img");
+  let drawAgain = () => {};
   const show = (frame, images) => {
-    stage.replaceChildren(...frame.panels.map(panel => draw(panel, images)));
-    stage.setAttribute("role", "img");
+    drawAgain = () => panels.forEach((panel, i) => panel.draw(frame.panels[i], images));
+    drawAgain();
     stage.setAttribute("aria-label", frame.words);
     numbers.replaceChildren(...frame.numbers.map(([name, value]) => {
-      const pair = make("p", "");
+      const pair = make("p");
       pair.append(make("span", "", name + " "), make("strong", "", value));
       return pair;
     }));
     words.textContent = frame.words;
   };
+  new ResizeObserver(() => drawAgain()).observe(stage);
   let busy = false, waiting = false;
   const turned = () => {
     for (const knob of knobs)
@@ -75,12 +83,12 @@ const mount = (root, setup, ask) => {
     }
   };
   const answered = answer => {
-    show(answer.frames[0], answer.images);
     busy = false;
     if (waiting) {
       waiting = false;
       turned();
     }
+    show(answer.frames[0], setup.images.concat(answer.images));
   };
   root.querySelector(".still").remove();
   root.querySelector(".live").hidden = false;

@@ -158,20 +158,21 @@ class Explorer:
 
         # A widget of ipywidgets takes the answers: anywidget lets nothing through to one that took over 2 s to load.
         answers = ipywidgets.Text()
-        setup = {"looks": self._pens(), "answers": answers.model_id, **self._answer(self._starts())}
+        start = self._answer(self._starts())
+        setup = {"looks": self._pens(), "answers": answers.model_id, **start}
         widget = Live(inside=self._inside(""), setup=setup)
 
         def answer(_: Any, asked: Mapping[str, Any], __: Any) -> None:
-            answers.value = json.dumps({**self._answer(asked["at"]), "number": asked["number"]})
+            answers.value = json.dumps({**self._answer(asked["at"], start["images"]), "number": asked["number"]})
 
         widget.on_msg(answer)
         return widget
 
-    def _answer(self, at: Sequence[int]) -> dict[str, Any]:
-        """One frame with its images, for options by their places."""
-        images: dict[str, int] = {}
+    def _answer(self, at: Sequence[int], known: Sequence[str] = ()) -> dict[str, Any]:
+        """One frame with its images beyond those that are known, for options by their places."""
+        images = {url: number for number, url in enumerate(known)}
         values = {knob.name: list(knob.options.values())[i] for knob, i in zip(self.knobs, at, strict=True)}
-        return {"frames": [self._packed(self.frame(**values), images)], "images": list(images)}
+        return {"frames": [self._packed(self.frame(**values), images)], "images": list(images)[len(known) :]}
 
     def _frames(self) -> Iterator[Frame]:
         """All frames; the last knob turns fastest."""
@@ -202,8 +203,8 @@ class Explorer:
     def _inside(self, still: str) -> str:
         """Write what the figure holds before the script fills it: the picture, and hidden knobs and stage."""
         keys = "".join(
-            f'<span><svg width="30" height="8" aria-hidden="true"><path d="M0 4H30" class="rim"/>'
-            f'<path d="M0 4H30" stroke="{look.colour}" stroke-dasharray="{look.dashes}"/></svg> '
+            f'<span><svg width="30" height="8" aria-hidden="true" stroke-dasharray="{look.dashes or "none"}">'
+            f'<path d="M0 4H30" class="rim"/><path d="M0 4H30" stroke="{look.colour}"/></svg> '
             f"{html.escape(look.meaning)}</span>"
             for look in self.looks.values()
         )

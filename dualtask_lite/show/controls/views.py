@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from dualtask_lite.method.views import KERNEL_SIZES, MOST_SATURATED, View, apply_view, draw_view, saturation
 from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Panel, colours_of, levels_of
 
-_MOST = (128, 128, 9)  # voxels of the middle that are used, so that a step stays quick
+_MOST = (128, 128, max(KERNEL_SIZES))  # voxels of the middle that are used: all that the plane shown depends on
 _SEEDS = 20
 _BLENDS = tuple(round(0.05 * i, 2) for i in range(21))
 
@@ -22,7 +22,7 @@ def view_explorer(image: torch.Tensor | NDArray[Any]) -> Explorer:
     The first view comes from the seed, the second is drawn next; only kernel size and blend are set by hand.
 
     Args:
-        image: (X, Y, Z) or (1, X, Y, Z) in [0, 1]; at most 128 x 128 x 9 voxels of its middle are used.
+        image: (X, Y, Z) or (1, X, Y, Z) in [0, 1]; at most 128 x 128 x 7 voxels of its middle are used.
     """
     used = _middle(torch.as_tensor(image, dtype=torch.float32))
 
