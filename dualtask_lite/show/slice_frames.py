@@ -101,7 +101,8 @@ class Source:
     def still(self, index: int) -> bytes:
         """Draw one slice as a single PNG, in the same frame as the layers."""
         width, height = self.size
-        figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI)
+        # Matplotlib 3.9 cuts a fraction of a pixel off: what inches make of 460 may be 459.99.
+        figure = Figure(figsize=((width + 0.01) / _DPI, (height + 0.01) / _DPI), dpi=_DPI)
         axes = figure.add_axes((0, 0, 1, 1))
         at = [0, 0, 0]
         at[self.axis] = index
