@@ -47,6 +47,7 @@ READ = [
     "sources.yaml",
     "results/ablation_laptop/summary.json",
     "results/ablation_pancreas/summary.json",
+    "results/ablation_tumour/summary.json",
 ]
 
 

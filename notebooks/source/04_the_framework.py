@@ -127,7 +127,8 @@ plots.network_diagram(
 # ## Training
 #
 # Each run has its own folder: settings, a row of numbers for each step, the weights, and a manifest. In a live notebook the
-# curves move while the second stage learns, and the button (or interrupting the kernel) stops it early. In a terminal the same run is `dualtask train`.
+# curves move while the second stage learns, and the button (or interrupting the kernel) stops it early. In a terminal the
+# same run is `dualtask train`.
 
 # %%
 from IPython.display import clear_output

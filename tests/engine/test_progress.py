@@ -40,7 +40,8 @@ def test_a_terminal_gets_a_bar_for_tasks_with_and_without_a_note(capfd):
 
 
 def test_a_notebook_gets_one_output_that_is_replaced(monkeypatch):
-    nbformat, nbclient = pytest.importorskip("nbformat"), pytest.importorskip("nbclient")
+    nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="the notebooks extra is not installed")
     each = "from dualtask_lite.engine import progress; progress._PAUSE = -1"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each + BARS)])
     client, drawn = nbclient.NotebookClient(notebook, kernel_name="python3"), []
