@@ -227,6 +227,7 @@ def execute(notebook: NotebookNode, out: Path, parameters: Mapping[str, Any], *,
         kernel_name=KERNEL["name"],
         cwd=folder,
         progress_bar=False,
+        extra_arguments=["--log-level=ERROR"],  # a kernel warns of its own connection, which stays on this machine
     )
 
 
