@@ -78,6 +78,8 @@ def make_fabric(settings: Settings) -> Fabric:
     torch.backends.cudnn.benchmark = device == "cuda"  # every patch has the same size, so that the search pays
     strategy = "auto"
     if world > 1:
+        # A kernel of one voxel lies in memory in the same way whatever its strides are said to be.
+        warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
         strategy = "ddp" if settings.trains_every_head else "ddp_find_unused_parameters_true"
     fabric = Fabric(
         accelerator=device,

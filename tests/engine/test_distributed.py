@@ -55,6 +55,7 @@ def two_processes(*words, ok=True, launcher=TORCHRUN):
     command = [*launcher, *map(str, words)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert (done.returncode == 0) == ok, done.stderr
+    assert "Warning" not in done.stderr
     return done
 
 
