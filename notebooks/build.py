@@ -355,12 +355,13 @@ def index(done: list[Executed], folder: Path) -> str:
         {"lesson": run["title"], "seconds": run["seconds"], "peak memory (MB)": run["memory_mb"]}
         for run in runs.values()
     ]
-    left = sorted(path.relative_to(folder).as_posix() for path in (folder / "runs").rglob("*") if path.is_file())
+    left = sorted(path.relative_to(folder).as_posix() for path in (folder / "runs").rglob("*.html"))
     items = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in left)
+    runs_are = 'All their files are in <a href="runs">runs</a>.'
     return INDEX.format(
         lessons="\n".join(articles),
         times=Table(times, digits=0).to_html(),
-        left=f"<h2>What the lessons left</h2><ul>{items}</ul>" if items else "",
+        left=f"<h2>Pages that the lessons made</h2><ul>{items}</ul><p>{runs_are}</p>" if items else "",
     )
 
 

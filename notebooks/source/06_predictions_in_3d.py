@@ -300,7 +300,7 @@ second_opinions = [
 assessment = summarise_warnings(second_opinions)
 Table(
     [{"warning": WARNINGS[name], **found} for name, found in assessment.summary.items()],
-    "Does it rise with the error? (spearman: 1 always, 0 never; gain: 1 perfect, 0 useless)",
+    "Does it rise with the error? (spearman: 1 always, 0 not at all; gain: 1 perfect, 0 useless)",
 )
 
 # %%
@@ -313,7 +313,7 @@ trust.warning_against_error(
 
 # %% [markdown]
 # Near 0 the loud cases are no worse than the quiet ones, and the warning is worth nothing. Do not be surprised if none is
-# worth much here: after a short training both heads miss the same tumours.
+# worth much here: after a short training both heads are wrong in the same places.
 #
 # The warning that did best was picked **after** seeing the errors: with so few cases one of six is bound to look
 # good. A hospital would have to choose it beforehand, on validation cases.

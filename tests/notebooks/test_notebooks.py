@@ -372,7 +372,8 @@ def test_index_leads_to_every_page(tmp_path):
     ]
     notebook = nbformat.v4.new_notebook(cells=cells, metadata={"papermill": {"duration": 12.3}})
     (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "cases.csv").write_text("case,dice\n")
+    for name in ("cases.csv", "case.html"):
+        (tmp_path / "runs" / name).touch()
     lesson = build.Executed("99_title", notebook)
     text = build.index([lesson], tmp_path)
     for part in (
@@ -383,9 +384,11 @@ def test_index_leads_to_every_page(tmp_path):
         html,
         "12 s",
         "500 MB",
-        "runs/cases.csv",
+        'href="runs/case.html"',
+        'href="runs"',
     ):
         assert part in text
+    assert "cases.csv" not in text, "pages are for looking at; a list of every file is not"
     check_page(re.sub(r"<a [^>]*>", "", text))
     assert build.measurement([lesson])["lessons"]["99_title"]["seconds"] == 12
     assert "12 s with 0.5 GB" in build.in_words(build.measurement([lesson]), "99_title")
