@@ -32,7 +32,11 @@ HEIGHT = 620  # px of a page in a notebook
 _WIDGET_HEIGHT = 500  # px; with its switches all of it fits a projector
 OPACITY = 0.6  # of what is laid over the CT
 AZIMUTH, ELEVATION = 160.0, 15.0  # degrees: the patient from the front
-_CLASS = re.compile(r'"Creating new Niivue instance".{0,200}?=new ([\w$]+)\(')
+HERO = 0.42  # share of the width that the 3D view takes
+# Even tissue turns to glass, so that organs, bones and labels show from outside.
+_GLASS = "await nv.setVolumeRenderIllumination(0.3); await nv.setGradientOpacity(0.7);"
+_INSTANCE = re.compile(r'"Creating new Niivue instance".{0,200}?([\w$]+)=new ([\w$]+)\(')
+_DEFAULT = re.compile(r"export\s*\{\s*([\w$]+) as default\s*\};?\s*$")
 _INSTALL = "run pip install 'dualtask-lite[viewers]', or ask for viewer='picture'"
 _SWITCHES = """
 export default {
@@ -80,9 +84,8 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
     Raises:
         DualTaskError: when ipyniivue is not installed.
     """
-    if not find_spec("ipyniivue"):
-        raise DualTaskError("the 3D widget needs ipyniivue, which is not installed", _INSTALL)
-    from ipyniivue import ColorMap, NiiVue, ShowRender, SliceType, Volume
+    module = _with_glass()
+    from ipyniivue import ColorMap, MultiplanarType, NiiVue, ShowRender, SliceType, Volume
     from ipyniivue.utils import make_label_lut
     from ipywidgets import HTML, VBox  # as anywidget, a dependency of ipyniivue
 
@@ -91,6 +94,8 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
 
         (anywidget gives up then, on a slow machine or while another viewer draws.)
         """
+
+        _esm = module
 
         def open(self) -> None:
             self._model_id: str = self._model_id or uuid.uuid4().hex  # it must have one at once
@@ -106,6 +111,9 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
         crosshair_width_unit="percent",
         slice_type=SliceType.MULTIPLANAR,
         multiplanar_show_render=ShowRender.ALWAYS,
+        multiplanar_layout=MultiplanarType.GRID,
+        hero_image_fraction=HERO,
+        show_3d_crosshair=False,
     )
     looks = {"ct": {"colormap": "gray", "cal_min": CT_WINDOW[0], "cal_max": CT_WINDOW[1]}}
     for layer in layers:
@@ -162,7 +170,7 @@ def make_page(
     looks = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
     volumes = [{"name": name, "data": _base64(data), **looks.get(name, {})} for name, data in block.niftis().items()]
     view = {"azimuth": AZIMUTH, "elevation": ELEVATION, "zoom": 1}
-    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY}
+    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY, "hero": HERO}
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     viewer, licence = _niivue()
     return template.substitute(
@@ -171,6 +179,7 @@ def make_page(
         switches="\n".join(map(_switch, layers)),
         picture=picture.to_html(),
         licence=html.escape(licence),
+        glass=_GLASS,
         setup=json.dumps(setup).replace("<", "\\u003c"),
         viewer=_base64(gzip.compress(viewer.encode(), mtime=0)),
     )
@@ -205,18 +214,37 @@ def _niivue() -> tuple[str, str]:
 
     ipyniivue keeps the class to itself, under a name that its bundler chose, so it is exported by one more line.
     """
-    spec = find_spec("ipyniivue")
-    if spec is None or spec.origin is None:
-        raise DualTaskError("the 3D page needs ipyniivue, which is not installed", _INSTALL)
-    source = (Path(spec.origin).parent / "static" / "widget.js").read_text(encoding="utf-8")
-    found = _CLASS.search(source)
+    source, instance, _ = _bundle()
     package = metadata.distribution("ipyniivue")
     licence = next((file for file in package.files or () if file.name == "LICENSE"), None)
-    if found is None or licence is None:
+    if instance is None or licence is None:
         raise DualTaskError(
             f"ipyniivue {package.version} does not hold NiiVue as 2.4.4 does", "run pip install ipyniivue==2.4.4"
         )
-    return f"{source}\nexport {{ {found[1]} as Niivue }};\n", licence.read_text(encoding="utf-8")
+    return f"{source}\nexport {{ {instance[2]} as Niivue }};\n", licence.read_text(encoding="utf-8")
+
+
+def _with_glass() -> str:
+    """Give ipyniivue's module with one thing more: once its volumes are drawn, tissue turns to glass.
+
+    NiiVue does not heed these two as options, and from the kernel a message may come before there are volumes.
+    In another version of ipyniivue, where they cannot be found, tissue stays as it is.
+    """
+    source, instance, default = _bundle()
+    if instance is None or default is None:
+        return source
+    widget, nv = default[1], instance[1]
+    render = f"async render(given) {{ const end = await {widget}.render(given), nv = {nv}; {_GLASS} return end; }}"
+    return f"{source[: default.start()]}export default {{ ...{widget}, {render} }};\n"
+
+
+def _bundle() -> tuple[str, re.Match[str] | None, re.Match[str] | None]:
+    """Read ipyniivue's JavaScript; and where it makes its NiiVue, and exports its widget."""
+    spec = find_spec("ipyniivue")
+    if spec is None or spec.origin is None:
+        raise DualTaskError("the 3D viewer needs ipyniivue, which is not installed", _INSTALL)
+    source = (Path(spec.origin).parent / "static" / "widget.js").read_text(encoding="utf-8")
+    return source, _INSTANCE.search(source), _DEFAULT.search(source)
 
 
 def _base64(data: bytes) -> str:

@@ -205,9 +205,10 @@ def test_without_ipyniivue_the_page_names_the_remedy(tmp_path, monkeypatch):
 
 def test_an_unknown_niivue_is_an_error_with_a_remedy(tmp_path, monkeypatch):
     pytest.importorskip("ipyniivue")
-    monkeypatch.setattr(niivue, "_CLASS", re.compile("never there"))
+    monkeypatch.setattr(niivue, "_INSTANCE", re.compile("never there"))
     with pytest.raises(DualTaskError, match=r"ipyniivue==2\.4\.4"):
         page(make_scan(), None, tmp_path / "a.html")
+    assert volume3d(make_scan(), viewer="niivue").widget is not None  # it draws, without glass
 
 
 @pytest.mark.parametrize(
