@@ -24,6 +24,8 @@ VERDICT_TYPE = "application/vnd.dualtask.verdict+json"
 MANIFEST_TYPE = "application/vnd.dualtask.manifest+json"
 _SIGNS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
 _STARTED = time.monotonic()
+# Classes of Pygments, by their first letters -> the colour that JupyterLab's theme gives to such words.
+_WORDS = {"k": "keyword", "ow": "keyword", "s": "string", "c": "comment", "m": "number", "nb": "builtin", "nf": "def"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,25 @@ class Source:
     def __str__(self) -> str:
         return f"{self.where}\n{self.code}"
 
+    def to_html(self) -> str:
+        """Write it in the colours of the page's theme; a long line goes on below, and is broken between words."""
+        from pygments import highlight  # comes with IPython
+        from pygments.formatters import HtmlFormatter
+        from pygments.lexers import PythonLexer
+
+        rules = (
+            f'.dualtask-source [class^="{start}"] {{ color: var(--jp-mirror-editor-{colour}-color, inherit) }}'
+            for start, colour in _WORDS.items()
+        )
+        code = highlight(self.code, PythonLexer(), HtmlFormatter(nowrap=True))
+        style = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; margin: 1em 1.5em"
+        return (
+            f'<style>{" ".join(rules)}</style><div class="dualtask-source"><code>{html.escape(self.where)}</code>'
+            f'<pre style="{style}">{code}</pre></div>'
+        )
+
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return {"text/markdown": f"`{self.where}`\n\n```python\n{self.code}```", "text/plain": str(self)}
+        return {"text/html": self.to_html(), "text/plain": str(self)}
 
 
 def show_source(thing: Callable[..., Any]) -> Source:

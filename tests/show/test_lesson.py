@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import html
 import inspect
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +64,7 @@ def test_a_source_is_shown_as_its_file_holds_it():
     assert shown.code == inspect.getsource(check_answer)
     assert shown.where.startswith("dualtask_lite.show.lesson, line ")
     bundle = shown._repr_mimebundle_()
-    assert "```python\ndef check_answer(" in bundle["text/markdown"]
+    assert html.unescape(re.sub("<style>.*</style>|<[^>]+>", "", bundle["text/html"])) == shown.where + shown.code
     assert "def check_answer(" in bundle["text/plain"]
 
 
