@@ -180,8 +180,7 @@ def make_notebook(
         if any(tag in VARIANTS and tag not in keep for tag in tags):
             continue
         cell.id = f"{source.stem[:2]}-{number:03d}"
-        if "bootstrap" in tags:
-            cell.source = bootstrap
+        cell.source = bootstrap if "bootstrap" in tags else cell.source.strip()
         if cell.cell_type == "markdown":
             cell.source = with_meanings(cell.source, folder)
         cells.append(cell)
