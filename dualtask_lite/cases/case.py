@@ -7,6 +7,7 @@ them, so what is saved lies on the file's grid exactly.
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -132,10 +133,12 @@ class Scan:
         for free_text in ("descrip", "aux_file", "db_name", "intent_name"):  # here some converters write the patient
             header[free_text] = b""
         header.extensions.clear()
-        image = nib.Nifti1Image(apply_orientation(volume, back), self.source.affine, header)
+        data = nib.Nifti1Image(apply_orientation(volume, back), self.source.affine, header).to_bytes()
         path = Path(path)
+        if path.suffix.lower() == ".gz":  # in one go: from Python 3.12 on, a gzip stream that fails stays open
+            data = gzip.compress(data, 1, mtime=0)
         with whole_file(path) as temporary:
-            nib.save(image, temporary)
+            temporary.write_bytes(data)
         return path
 
 

@@ -128,7 +128,7 @@ def new_folder(lesson: str) -> Path:
     for place in places:
         try:
             place.mkdir(exist_ok=True)
-            return Path(tempfile.mkdtemp(prefix=prefix, dir=place))
+            return place / Path(tempfile.mkdtemp(prefix=prefix, dir=place)).name  # absolute from Python 3.12 on
         except OSError:
             continue
     raise DualTaskError(f"neither {places[0].absolute()} nor {places[1]} can be written", "free some space at home")
