@@ -1,5 +1,6 @@
 """The package as a whole: the core needs no Jupyter, and one description says what is installed."""
 
+import csv
 import json
 import re
 import subprocess
@@ -48,12 +49,14 @@ READ = [
     "results/ablation_laptop/summary.json",
     "results/ablation_pancreas/summary.json",
     "results/ablation_tumour/summary.json",
+    "results/sensitivity/cases.csv",
 ]
 
 
 @pytest.mark.parametrize("name", READ)
 def test_what_the_package_and_the_lessons_read_is_there_and_in_the_wheel(name):
-    assert yaml.safe_load(data_file(name).read_text(encoding="utf-8"))  # JSON is YAML
+    text = data_file(name).read_text(encoding="utf-8")
+    assert list(csv.DictReader(text.splitlines())) if name.endswith(".csv") else yaml.safe_load(text)  # JSON is YAML
     assert f'"data/{name}" = "dualtask_lite/_data/{name}"' in (ROOT / "pyproject.toml").read_text()
 
 
