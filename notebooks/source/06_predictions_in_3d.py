@@ -233,7 +233,7 @@ trust.where_wrong(
 #
 # ## In 3D
 #
-# Turn the view on the lower right with the mouse, and switch on the boxes: true labels, prediction, and where it says
+# Turn the view on the left with the mouse, and switch on the boxes: true labels, prediction, and where it says
 # too much or too little. It is the middling case. In a page without a kernel, open one of the files below instead (in
 # JupyterLab: right-click it in the list on the left, *Open in New Browser Tab*). It holds everything it shows, needs no
 # network, and also turns by the arrow keys.
