@@ -32,7 +32,7 @@ HEIGHT = 620  # px of a page in a notebook
 _WIDGET_HEIGHT = 500  # px; with its switches all of it fits a projector
 OPACITY = 0.6  # of what is laid over the CT
 AZIMUTH, ELEVATION = 160.0, 15.0  # degrees: the patient from the front
-HERO = 0.42  # share of the width that the 3D view takes
+_HERO = 0.42  # share of the width that the 3D view takes
 # Even tissue turns to glass, so that organs, bones and labels show from outside.
 _GLASS = "await nv.setVolumeRenderIllumination(0.3); await nv.setGradientOpacity(0.7);"
 _INSTANCE = re.compile(r'"Creating new Niivue instance".{0,200}?([\w$]+)=new ([\w$]+)\(')
@@ -112,7 +112,7 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
         slice_type=SliceType.MULTIPLANAR,
         multiplanar_show_render=ShowRender.ALWAYS,
         multiplanar_layout=MultiplanarType.GRID,
-        hero_image_fraction=HERO,
+        hero_image_fraction=_HERO,
         show_3d_crosshair=False,
     )
     looks = {"ct": {"colormap": "gray", "cal_min": CT_WINDOW[0], "cal_max": CT_WINDOW[1]}}
@@ -170,7 +170,7 @@ def make_page(
     looks = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
     volumes = [{"name": name, "data": _base64(data), **looks.get(name, {})} for name, data in block.niftis().items()]
     view = {"azimuth": AZIMUTH, "elevation": ELEVATION, "zoom": 1}
-    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY, "hero": HERO}
+    setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY, "hero": _HERO}
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
     viewer, licence = _niivue()
     return template.substitute(

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case, check
+from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app
 from dualtask_lite.errors import DualTaskError
 
@@ -339,3 +340,11 @@ def test_what_is_saved_tells_nothing_of_the_patient_that_the_header_may_hold(tmp
     scan.save(np.zeros(scan.shape, np.uint8), tmp_path / "seg.nii")
     assert b"JANE" in (tmp_path / "ct.nii").read_bytes()
     assert b"JANE" not in (tmp_path / "seg.nii").read_bytes()
+
+
+def test_the_same_volume_is_saved_as_the_same_bytes_at_any_time(tmp_path, monkeypatch):
+    scan = make_case("A", 0, size=(24, 24, 12)).load()
+    first = scan.save(scan.label, tmp_path / "a.nii.gz").read_bytes()
+    monkeypatch.setattr("time.time", lambda: 0.0)
+    assert scan.save(scan.label, tmp_path / "b.nii.gz").read_bytes() == first
+    assert (np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj) == nib.load(tmp_path / "a.nii.gz").get_fdata()).all()

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dualtask_lite.engine.evaluate import plain
@@ -82,3 +83,21 @@ def test_what_is_said_of_all_terms_against_the_views_follows_from_the_rows(name)
     assert told(full) in words
     readme = " ".join((results.parents[1] / "README.md").read_text(encoding="utf-8").split())
     assert f"{full['low']:+.3f} to {full['high']:+.3f}" in readme
+
+
+def test_what_is_said_of_the_settings_follows_from_the_rows():
+    folder = Path(__file__).resolve().parents[2] / "data" / "results" / "sensitivity"
+    rows = read_rows(folder / "cases.csv")
+    kept = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert plain(summarise_cells(rows, "pancreas", "segmentation")["results"]) == kept["results"]
+    log = (folder / "README.md").read_text(encoding="utf-8")
+    assert kept["command"] in log
+    moved = {one["arm"]: one for one in compare(rows, "full", "dice")}
+    assert len(moved) == 8
+    for arm in kept["results"]["pancreas"]:
+        ours = [row for row in rows if row["arm"] == arm]
+        parts = [ours, *([row for row in ours if row["centre"] == centre] for centre in "ABC")]
+        dice, *by_centre = (f"{np.mean([float(row['dice']) for row in part]):.3f}" for part in parts)
+        nsd = f"{np.mean([float(row['nsd_2mm']) for row in ours]):.3f}"
+        said = f"| {' | '.join([dice, nsd, *by_centre])} |"
+        assert (said if arm == "full" else f"{said} {told(moved[arm])})") in log
