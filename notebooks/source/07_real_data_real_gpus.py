@@ -28,9 +28,7 @@
 # %% tags=["parameters"]
 profile = "laptop"  # how much the machine can do: laptop, colab or gpu
 seed = 0
-data_dir = (
-    ""  # a folder with cases, such as Task07_Pancreas; empty: see "A folder that the kit reads"
-)
+data_dir = ""  # a folder with cases, say Task07_Pancreas; empty: see below
 overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
 
 # %% [markdown]
