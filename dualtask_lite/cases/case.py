@@ -133,12 +133,15 @@ class Scan:
         for free_text in ("descrip", "aux_file", "db_name", "intent_name"):  # here some converters write the patient
             header[free_text] = b""
         header.extensions.clear()
-        data = nib.Nifti1Image(apply_orientation(volume, back), self.source.affine, header).to_bytes()
+        image = nib.Nifti1Image(apply_orientation(volume, back), self.source.affine, header)
         path = Path(path)
-        if path.suffix.lower() == ".gz":  # in one go: from Python 3.12 on, a gzip stream that fails stays open
-            data = gzip.compress(data, 1, mtime=0)
-        with whole_file(path) as temporary:
-            temporary.write_bytes(data)
+        # The file is ours to close: from Python 3.12 on, a gzip stream that a full disk cut off keeps it open.
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            if path.suffix.lower() == ".gz":
+                with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:  # without name and time: the same bytes
+                    image.to_stream(packed)
+            else:
+                image.to_stream(file)
         return path
 
 

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import tracemalloc
 from pathlib import Path
 
 import nibabel as nib
@@ -348,3 +349,15 @@ def test_the_same_volume_is_saved_as_the_same_bytes_at_any_time(tmp_path, monkey
     monkeypatch.setattr("time.time", lambda: 0.0)
     assert scan.save(scan.label, tmp_path / "b.nii.gz").read_bytes() == first
     assert (np.asarray(nib.load(tmp_path / "b.nii.gz").dataobj) == nib.load(tmp_path / "a.nii.gz").get_fdata()).all()
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+def test_saving_takes_no_second_copy_in_memory(tmp_path, name):
+    volume = np.random.default_rng(0).normal(0, 300, (96, 96, 64)).astype(np.float32)
+    nib.save(nib.Nifti1Image(volume, np.eye(4)), tmp_path / "ct.nii")
+    scan = Case("a", "A", tmp_path / "ct.nii").load()
+    tracemalloc.start()
+    scan.save(volume, tmp_path / name)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < volume.nbytes / 2
