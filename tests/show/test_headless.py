@@ -5,7 +5,7 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-papermill = pytest.importorskip("papermill")
+papermill = pytest.importorskip("papermill", reason="the notebooks extra is not installed")
 
 CELLS = [
     "import numpy as np; from dualtask_lite import show; from dualtask_lite.cases.phantom import make_case\n"

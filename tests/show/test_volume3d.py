@@ -146,7 +146,7 @@ def test_the_nifti_files_hold_what_the_block_holds():
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     scan = make_case("B", 5).load()
     return page(scan, moved(scan, (3, 2, 1)), tmp_path_factory.mktemp("page") / "new" / "case.html")
 
@@ -168,7 +168,7 @@ def test_the_page_keeps_the_licence_and_says_what_it_is(written):
 
 def test_the_largest_page_stays_under_its_limit(tmp_path):
     """Noise is what compresses least."""
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     rng = np.random.default_rng(0)
     volume = rng.uniform(-1024, 3071, (160, 160, 90)).astype(np.float32)
     label = rng.integers(0, 3, volume.shape).astype(np.uint8)
@@ -177,19 +177,19 @@ def test_the_largest_page_stays_under_its_limit(tmp_path):
 
 
 def test_the_page_writes_the_same_bytes_again(tmp_path):
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     first, second = (page(make_scan(), None, tmp_path / name) for name in ("1.html", "2.html"))
     assert first.read_bytes() == second.read_bytes()
 
 
 def test_names_cannot_break_the_page(tmp_path):
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     source = page(make_scan(), None, tmp_path / "a.html", title="</script><script>$x & 1").read_text(encoding="utf-8")
     assert "<h1>&lt;/script&gt;&lt;script&gt;$x &amp; 1</h1>" in source
 
 
 def test_a_page_that_cannot_be_written_says_so(tmp_path):
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     (tmp_path / "file").write_text("")
     with pytest.raises(DualTaskError, match="cannot be written"):
         page(make_scan(), None, tmp_path / "file" / "a.html")
@@ -204,7 +204,7 @@ def test_without_ipyniivue_the_page_names_the_remedy(tmp_path, monkeypatch):
 
 
 def test_an_unknown_niivue_is_an_error_with_a_remedy(tmp_path, monkeypatch):
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     monkeypatch.setattr(niivue, "_INSTANCE", re.compile("never there"))
     with pytest.raises(DualTaskError, match=r"ipyniivue==2\.4\.4"):
         page(make_scan(), None, tmp_path / "a.html")
@@ -248,7 +248,7 @@ def test_a_picture_has_its_words():
 
 
 def test_a_page_in_a_notebook_is_one_frame_with_a_title():
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     view = volume3d(make_scan(), viewer="html")
     source = view._repr_mimebundle_()["text/html"]
     assert source.startswith("<iframe title=")
@@ -258,7 +258,7 @@ def test_a_page_in_a_notebook_is_one_frame_with_a_title():
 
 
 def test_the_widget_gets_the_block_and_a_picture_stands_beside_it():
-    pytest.importorskip("ipyniivue")
+    pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     scan = make_scan()
     view = volume3d(scan, prediction=moved(scan), viewer="niivue")
     assert [volume.name for volume in view.widget.volumes] == [
