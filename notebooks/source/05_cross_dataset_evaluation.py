@@ -335,9 +335,10 @@ full = organ["results"]["pancreas"]["full"]["dice"]["leave-one-centre-out"]
 print(f"full above, on another machine: {full['mean']:.3f} ± {full['sd_over_seeds']:.3f} (seeds)")
 
 # %% [markdown]
-# Some settings seem to gain three hundredths. But `full` itself moved by as much from one machine to the next: a
-# processor that adds numbers in another order leads the same training elsewhere. So those gains are not shown. The loss
-# with a tau of 9 mm is twice as large, and there in each hospital. As lesson 02 showed, such a temperature blurs.
+# Some settings seem to gain three hundredths. But `full` itself moved by as much when the same seed was trained on
+# another machine, most likely because its processor adds numbers in another order. So those gains are not shown. A tau
+# of 9 mm loses twice as much, and in each hospital: that fits the blur of [lesson 02](02_task_conversion.ipynb), and
+# one training each still does not prove it.
 
 # %% [markdown]
 # ## When a score misleads
