@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,19 @@ def test_every_module_imports_without_jupyter():
     code += f"found = {jupyter} & set(sys.modules); assert not found, found"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spins"),
+    [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
+    ids=["nothing chosen", "a count of one's own", "a policy of one's own"],
+)
+def test_threads_do_not_wait_for_long_unless_told_to(chosen, spins):
+    """The setting has to stand before torch, and with it OpenMP, is loaded."""
+    plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    code = "import os, sys, dualtask_lite; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=plain | chosen, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [spins, "False"]
 
 
 def test_the_environment_is_python_pip_and_this_package():
