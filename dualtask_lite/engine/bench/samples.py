@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from cProfile import Profile
 from pstats import Stats
@@ -54,7 +54,7 @@ def pipeline(settings: Settings) -> dict[str, Any]:
         "loader_processes": workers,
         "loader_samples_per_second": per_second,
         "loader_samples_per_second_and_process": short(per_second / workers),
-        "distance_bit_equal_to_scipy": _equals_scipy(region.mask, region.spacing),
+        "distance_bit_equal_to_scipy": _equals_scipy(region),
         "share": {**share, "rest": short(1 - sum(share.values()))},
     }
 
@@ -82,12 +82,12 @@ def _loader_rate(samples: Samples, workers: int) -> float:
     return short((made - first) / (time.perf_counter() - started))
 
 
-def _equals_scipy(mask: torch.Tensor, spacing: Sequence[float]) -> bool:
+def _equals_scipy(region: Region) -> bool:
     from scipy import ndimage
 
-    inside = mask[0].numpy() > 0
-    outside, depth = (ndimage.distance_transform_edt(side, spacing) for side in (~inside, inside))
-    return bool((signed_distance(inside, spacing) == (outside - depth).astype(np.float32)).all())
+    inside = np.asarray(region.mask)[0] > 0
+    outside, depth = (ndimage.distance_transform_edt(side, region.spacing) for side in (~inside, inside))
+    return bool((signed_distance(inside, region.spacing) == (outside - depth).astype(np.float32)).all())
 
 
 @contextmanager
