@@ -205,7 +205,7 @@ def _doubts(target: str, judged: Sequence[dict[str, Any]]) -> Doubts:
         summary=[{"warning": WARNINGS[name], **numbers} for name, numbers in found.summary.items()],
         shown=(shown[0], WARNINGS[shown[0]]),
         correlation=found.summary[shown[0]]["spearman"],
-        curves={name: risk_coverage(risks, [row[name] for row in judged]).risk.tolist() for name in shown},
+        curves={WARNINGS[name]: risk_coverage(risks, [row[name] for row in judged]).risk.tolist() for name in shown},
         perfect=risk_coverage(risks, risks).risk.tolist(),
         voxels=found.spearman_voxels,
     )

@@ -66,7 +66,7 @@ class Doubts:
         summary: one row a warning, for a table.
         shown: the warning to show case by case, and what it means.
         correlation: of that one with the risk (Spearman).
-        curves: warning -> mean error of the 1, 2, ... n cases that it warns of least.
+        curves: a warning in words -> mean error of the 1, 2, ... n cases that it warns of least.
         perfect: the same for a warning that knows the error.
         voxels: median over the cases of the correlation on the surface.
     """

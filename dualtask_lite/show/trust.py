@@ -98,7 +98,7 @@ def warning_against_error(rows: Sequence[Row], warning: str, label: str, correla
         axes.legend(frameon=False, fontsize=9)
     tidy(axes, "both")
     told = [
-        f"{name} is case {row['case']} ({warning} {float(row[warning]):.2g}, error {float(row['risk']):.2f})"
+        f"{name} is case {row['case']} (warning {float(row[warning]):.2g}, error {float(row['risk']):.2f})"
         for name, row in (("the loudest warning", loudest), ("the largest error", worst))
     ]
     return Picture.of(
@@ -111,10 +111,10 @@ def risk_coverage(curves: Mapping[str, Sequence[float]], perfect: Sequence[float
     """Show how the mean error falls when the cases with the loudest warnings are handed to a human.
 
     Args:
-        curves: name of a warning -> mean error of the 1, 2, ... n cases that it warns of least.
+        curves: a warning in words -> mean error of the 1, 2, ... n cases that it warns of least.
         perfect: the same for a warning that knows the error.
     """
-    figure = new_figure(height=380)
+    figure = new_figure(height=460)
     axes = figure.subplots()
     kept = np.arange(1, len(perfect) + 1) / len(perfect)
     for (name, risk), (colour, style) in zip(curves.items(), cycle(_STYLES), strict=False):
@@ -123,7 +123,7 @@ def risk_coverage(curves: Mapping[str, Sequence[float]], perfect: Sequence[float
     axes.axhline(perfect[-1], color=palette.GREY, ls=":", label=f"useless: area {perfect[-1]:.2f}")
     axes.set(xlabel="share of the cases kept", ylabel="mean error (1 - Dice) of the cases kept")
     axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower left")
     tidy(axes, "both")
     areas = [f"{name} {np.mean(risk):.2f}" for name, risk in curves.items()]
     return Picture.of(

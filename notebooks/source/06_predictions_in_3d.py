@@ -325,7 +325,7 @@ from dualtask_lite.engine.disagreement import risk_coverage
 
 risk = [row["risk"] for row in second_opinions]
 curves = {
-    name: risk_coverage(risk, [row[name] for row in second_opinions]).risk
+    WARNINGS[name]: risk_coverage(risk, [row[name] for row in second_opinions]).risk
     for name in (best, "unsure")
 }
 trust.risk_coverage(curves, risk_coverage(risk, risk).risk)

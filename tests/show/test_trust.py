@@ -39,7 +39,7 @@ def test_the_scatter_names_the_loudest_and_the_worst():
     rows = [{"case": c, "centre": "C", "risk": r, "heads_mm": w} for c, r, w in (("a", 0.2, 3.0), ("b", 0.9, 1.0))]
     alt = trust.warning_against_error(rows, "heads_mm", "apart (mm)", -1.0).alt
     assert "2 cases, Spearman -1.00" in alt
-    assert "the loudest warning is case a (heads_mm 3, error 0.20)" in alt
+    assert "the loudest warning is case a (warning 3, error 0.20)" in alt
     assert "the largest error is case b" in alt
 
 
