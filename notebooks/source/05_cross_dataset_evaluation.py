@@ -273,12 +273,13 @@ Table(
 longer = json.loads(data_file("results/ablation_tumour/summary.json").read_text(encoding="utf-8"))
 print(longer["command"])
 for name, values in longer["results"]["tumour"].items():
-    print(f"{name}: Dice {values['dice']['leave-one-centre-out']['mean']:.2f}")
+    dice = values["dice"]["leave-one-centre-out"]
+    print(f"{name}: Dice {dice['mean']:.2f} ± {dice['sd_over_seeds']:.2f}, {dice['seeds']} seeds")
 results.arms(longer["comparisons"], claimed=0.0951)
 
 # %% [markdown]
 # Most tumours are met now, and the conclusion is clearer: the arms with views are behind, and what the terms add to
-# the views does not make up for that. It is one training for each hospital, though, and how much that says is the next question.
+# the views does not make up for that.
 #
 # ## Luck of the cases, luck of the training
 #
