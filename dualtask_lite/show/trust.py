@@ -155,7 +155,9 @@ def where_wrong(
     shown = [(values, title) for values, title in panels if values is not None]
     figure = new_figure(height=430)
     notes = []
-    every = figure.subplots(1, len(shown), squeeze=False)[0]
+    left, right = figure.subplots(1, len(panels))  # one panel alone has the size and place that it has beside the other
+    every = [left, right][: len(shown)]
+    right.set_visible(right in every)
     for axes, (values, title) in zip(every, shown, strict=True):
         planes.draw_ct(axes, scan, "axial", at, FIELD)
         drawn = _overlay(axes, values if values is error else np.where(values > 0.5, values, np.nan), scan, at)
