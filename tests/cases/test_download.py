@@ -313,6 +313,18 @@ def test_a_flipped_bit_in_a_zip_is_found(tmp_path):
         unpack(archive, tmp_path / "out")
 
 
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "packed in an unknown way"])
+def test_a_zip_that_cannot_be_read_is_told(tmp_path, offset, value):
+    """Flag and method of a member, in its directory entry: a RuntimeError and a NotImplementedError of zipfile."""
+    archive = zipped(tmp_path / "set.zip", [("one", b"A" * 5000)])
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"PK\x01\x02") + offset] = value
+    archive.write_bytes(content)
+    with pytest.raises(DualTaskError, match="is damaged, or no archive that can be read"):
+        unpack(archive, tmp_path / "out")
+    assert list(tree(tmp_path)) == ["set.zip"]
+
+
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\0" * 10240, os.urandom(4000)])
 def test_what_is_no_archive_is_told(tmp_path, content):
     (tmp_path / "x.tar").write_bytes(content)
