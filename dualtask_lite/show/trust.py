@@ -155,9 +155,10 @@ def where_wrong(
     shown = [(values, title) for values, title in panels if values is not None]
     figure = new_figure(height=430)
     notes = []
-    left, right = figure.subplots(1, len(panels))  # one panel alone has the size and place that it has beside the other
-    every = [left, right][: len(shown)]
-    right.set_visible(right in every)
+    places = figure.subplots(1, len(panels))  # a panel alone stands at the left, not in the middle of a wide void
+    every, empty = places[: len(shown)], places[len(shown) :]
+    for axes in empty:
+        axes.set_visible(False)
     for axes, (values, title) in zip(every, shown, strict=True):
         planes.draw_ct(axes, scan, "axial", at, FIELD)
         drawn = _overlay(axes, values if values is error else np.where(values > 0.5, values, np.nan), scan, at)
@@ -168,7 +169,7 @@ def where_wrong(
         axes.set_xlabel(f"mm, axial slice {at[2] + 1} of {scan.shape[2]}", fontsize=9)
         measured = values[np.isfinite(values)] if values is error else values[values > 0]
         notes.append(f"{title}: {_spread_in_words(measured)}")
-    figure.colorbar(drawn, ax=every, label="mm", extend="max", shrink=0.8)
+    figure.colorbar(drawn, ax=list(every), label="mm", extend="max", shrink=0.8)
     return Picture.of(figure, f"Case {scan.id}, {LABELS[least]}, axial slice {at[2] + 1}. {'; '.join(notes)}.")
 
 

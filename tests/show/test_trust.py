@@ -60,6 +60,15 @@ def test_where_it_is_wrong_is_measured_and_cut_where_the_prediction_is_largest(s
     assert "distances (mm): median 7.0" in alt
 
 
+def test_a_single_panel_stands_at_the_left(scan):
+    error = np.full(scan.shape, np.nan)
+    error[15:19, 15:20, 10] = 4.0
+    drawn = np.asarray(Image.open(io.BytesIO(trust.where_wrong(scan, scan.label, 2, error=error).png)).convert("L"))
+    third = drawn.shape[1] // 3
+    assert (drawn[:, :third] < 250).mean() > 0.5
+    assert (drawn[:, -third:] == 255).all()
+
+
 def test_nothing_found_and_nothing_to_measure_still_draws(scan):
     alt = trust.where_wrong(scan, np.zeros(scan.shape, np.uint8), 2, error=np.full(scan.shape, np.nan)).alt
     assert "axial slice 8" in alt  # through the truth
