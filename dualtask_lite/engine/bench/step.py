@@ -114,17 +114,16 @@ def step_flop(settings: Settings) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of the best of several large matrix products: what the device can do at most.
+    """FLOP a second of a large matrix product or a wide convolution, the faster: what the device can do at most.
 
-    On a CPU also of a wide convolution, because MKL's fp32 products reach only half of that on an AMD processor.
+    Both, because each has a library of its own: on an AMD processor MKL's fp32 products reach less than half of the
+    rate of oneDNN's convolutions.
     """
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
     product = 2 * side**3 / repeat(lambda: a @ b, device)["seconds_min"]
-    if device.type == "cuda":
-        return product
-    image = torch.randn(1, 256, 32, 32, 16, dtype=dtype).to(memory_format=torch.channels_last_3d)
-    kernels = torch.randn(256, 256, 3, 3, 3, dtype=dtype)
+    image = torch.randn(1, 256, 32, 32, 16, device=device, dtype=dtype).to(memory_format=torch.channels_last_3d)
+    kernels = torch.randn(256, 256, 3, 3, 3, device=device, dtype=dtype)
     seconds = repeat(lambda: F.conv3d(image, kernels, padding=1), device)["seconds_min"]
     return max(product, 2 * kernels.numel() * image[0, 0].numel() / seconds)
 
