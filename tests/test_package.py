@@ -62,7 +62,7 @@ READ = [
     "sources.yaml",
     "results/ablation_laptop/summary.json",
     "results/ablation_pancreas/summary.json",
-    "results/ablation_pancreas_800/summary.json",
+    "results/ablation_pancreas_800/cases.csv",
     "results/ablation_tumour/summary.json",
     "results/sensitivity/cases.csv",
 ]
