@@ -321,8 +321,9 @@ Table(
 #
 # ## Look at how luck fails
 #
-# A training that went badly went wrong somewhere. Here the baseline learned the pancreas for three times as long, with
-# 90 % of the patches centred on the pancreas, as this profile has it, or with 50 %. Each row is two trainings:
+# A training that went badly went wrong somewhere. Here the baseline learned the pancreas for three times as long, on a
+# grid of 4 mm, with 90 % of the patches centred on the pancreas, as this profile has it, or with 50 %. Each row is two
+# trainings:
 
 # %%
 trainings = read_rows(data_file("results/ablation_pancreas_800/cases.csv"))
@@ -351,7 +352,7 @@ Table(
 
 # %% [markdown]
 # Read precision and recall beside a low Dice. With 90 % three trainings mark too much (low precision) and miss no more
-# than others do. Pictures of those cases show what they mark: liver. A patch around the pancreas shows little of the
+# than others do. In most of the pictures that were drawn of their cases it is liver. A patch around the pancreas shows little of the
 # rest of the abdomen, which a test has to search. With half of the patches from anywhere two of the three are well, but
 # hospital B with seed 0 now fails in the same way: the mistake is milder, not gone. So before you call a bad
 # seed noise, **look at its worst case**; and before you call it mended, look at all the others.
