@@ -196,6 +196,21 @@ def test_predict_skips_a_bad_input_and_says_so(typed, cascade, tmp_path):
     assert not list((tmp_path / "out").glob("bad*"))
 
 
+def test_predict_warns_of_what_does_not_look_like_a_ct(typed, cascade, tmp_path):
+    """Its masks may lie beside a CT; they are predicted, and it is said what they look like."""
+    case = make_case("C", 1, size=(24, 24, 12))
+    (tmp_path / "in").mkdir()
+    nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / "in" / "ct.nii.gz")
+    nib.save(nib.Nifti1Image(np.uint8(case.image > 0), case.affine), tmp_path / "in" / "mask.nii.gz")
+    code, out, _ = typed("predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 0
+    assert out.count("warning: ") == 1
+    assert "warning: mask: values from 0 to 1 do not look like HU" in " ".join(out.split())
+    warned = {name: json.loads((tmp_path / "out" / f"{name}.json").read_text())["warnings"] for name in ("ct", "mask")}
+    assert not warned["ct"]
+    assert "leave it out if it is a mask" in warned["mask"][0]
+
+
 def test_a_report_tells_what_is_missing_and_then_shows_it(cascade, tmp_path, phantom_folder):
     run = tmp_path / "run"
     shutil.copytree(cascade, run, ignore=shutil.ignore_patterns("evaluation"))

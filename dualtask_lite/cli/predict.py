@@ -63,6 +63,8 @@ def predict(
                 for r in reports
             ]
         )
+        for warning in chain.from_iterable(report["warnings"] for report in reports):
+            out.print(f"warning: {warning}", markup=False, highlight=False)
         for name, why in failed.items():
             out.print(f"skipped {name}: {why}", markup=False, highlight=False)
     if failed:
@@ -71,6 +73,7 @@ def predict(
 
 def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any]:
     """Predict one case and write its four files."""
+    from dualtask_lite.cases.findings import of_voxels
     from dualtask_lite.engine.predict import predict_scan
     from dualtask_lite.engine.run import provenance, write_json
     from dualtask_lite.show.plots import preview
@@ -83,6 +86,7 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
         "case": case.id,
         "not_for_diagnosis": "made by Dual-Task Lite for teaching and research; not for diagnosis",
         "labels": {"1": "pancreas", "2": "tumour"},
+        "warnings": [f"{found.what}; {found.remedy}" for found in of_voxels(scan.volume, case.id)],
         "distance": f"mm to the {prediction.target}, negative inside, clipped at the band",
         "volume_ml": {stage["stage"]: stage["volume_ml"] for stage in prediction.report},
         "seconds": round(sum(stage["seconds"] for stage in prediction.report), 2),
