@@ -178,8 +178,8 @@ check_answer(
 # %% [markdown]
 # ## The large matrix
 #
-# More arms, three held-out centres, and the last stage, which looks for the tumour. It takes hours on a laptop, so
-# its table comes with the kit, made by `dualtask ablate`. This is what it was made with:
+# More arms, three held-out centres, and the last stage, which looks for the tumour. It takes an hour and a half of
+# two cores, so its table comes with the kit, made by `dualtask ablate`. This is what it was made with:
 
 # %%
 import json
@@ -266,8 +266,8 @@ Table(
 # be seen with so few tumours. And where an arm is better in one centre and worse in another, whoever looks at the first
 # alone publishes a gain.
 #
-# Nor can there be much difference where every arm misses most tumours. What if the training were longer? Here both stages
-# learned for 800 steps, on a coarser grid:
+# Nor can there be much difference where most arms miss more than half of the tumours. What if the training were
+# longer? Here both stages learned for 800 steps, on a coarser grid:
 
 # %%
 longer = json.loads(data_file("results/ablation_tumour/summary.json").read_text(encoding="utf-8"))
@@ -278,13 +278,13 @@ for name, values in longer["results"]["tumour"].items():
 results.arms(longer["comparisons"], claimed=0.0951)
 
 # %% [markdown]
-# Most tumours are met now, and the conclusion is clearer: the arms with views are behind, and what the terms add to
-# the views does not make up for that.
+# Most tumours are met now, and the conclusion stays: the arms with views are behind, and what the terms add to the
+# views does not make up for that.
 #
 # ## Luck of the cases, luck of the training
 #
-# The same question about the whole pancreas, which a short training finds well enough to show differences; and with
-# three seeds, so each arm was trained three times for each hospital:
+# The same question about the whole pancreas, which a short training finds well enough to show differences. Again each
+# arm was trained three times for each hospital:
 
 # %%
 organ = json.loads(data_file("results/ablation_pancreas/summary.json").read_text(encoding="utf-8"))

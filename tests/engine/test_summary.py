@@ -83,7 +83,7 @@ def test_the_log_beside_a_table_and_the_readme_quote_the_summary(name, target):
     assert kept["command"] in log
 
 
-@pytest.mark.parametrize("name", ["ablation_pancreas", "ablation_tumour"])
+@pytest.mark.parametrize("name", TABLES)
 def test_what_is_said_of_all_terms_against_the_views_follows_from_the_rows(name):
     """The fair baseline of an arm that has the views; the summary compares with segmentation only."""
     rows = [row for row in read_rows(RESULTS / name / "cases.csv") if row["target"] == TABLES[name]]
