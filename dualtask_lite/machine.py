@@ -1,7 +1,8 @@
-"""What the machine says of this process."""
+"""What the machine says of itself and of this process."""
 
 from __future__ import annotations
 
+import platform
 import sys
 from pathlib import Path
 
@@ -11,6 +12,16 @@ def in_kernel() -> bool:
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None
+
+
+def processor() -> str:
+    """Name the processor: a training on another kind differs, because sums are formed in another order."""
+    if sys.platform == "linux":  # platform.processor() is empty there
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        if names:  # ARM does not tell
+            return names[0]
+    return platform.processor() or platform.machine()
 
 
 def peak_memory_mb() -> float | None:

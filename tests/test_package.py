@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dualtask_lite import machine
 from dualtask_lite.resources import cache_folder, data_file
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -40,6 +42,21 @@ def test_threads_do_not_wait_for_long_unless_told_to(chosen, spins):
     code = "import os, sys, dualtask_lite; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=plain | chosen, capture_output=True, text=True, check=True)
     assert done.stdout.split() == [spins, "False"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python itself names the processor")
+@pytest.mark.parametrize(
+    ("told", "name"),
+    [
+        ("processor\t: 0\nmodel name\t: Some CPU: 2 GHz\n", "Some CPU: 2 GHz"),
+        ("CPU part\t: 0xd40\n", platform.machine()),
+    ],
+    ids=["with a name", "ARM, without one"],
+)
+def test_a_number_can_say_which_processor_it_is_from(told, name, monkeypatch):
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: told)
+    assert machine.processor() == name
 
 
 def test_the_environment_is_python_pip_and_this_package():

@@ -239,7 +239,7 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"cpu, {torch.get_num_threads()} threads",
+        else f"cpu, {machine.processor()}, {torch.get_num_threads()} threads",
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
     }

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from dualtask_lite import machine
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine import ablate as engine
 from dualtask_lite.engine.ablate import ARMS, Cell, Plan, ablate, cells_of, split_of, stage_settings
@@ -110,6 +111,7 @@ def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom
     written = json.loads((tmp_path / "summary.json").read_text())
     assert written["seeds"] == [0]
     assert written["versions"]["torch"]
+    assert machine.processor() in written["device"]
     assert (written["profile"], written["overrides"]) == ("laptop", tiny_run)
     one = tmp_path / "cells" / "segmentation" / "unseen-A-0"
     assert {seen.centre for seen in load_model(one / "tumour-coarse").seen} == {"B"}
