@@ -319,6 +319,10 @@ Table(
 # ahead of `views`. Which of the two is the fair baseline depends on the question: whether to use the whole method, or
 # what its terms add once the views are there.
 #
+# And is it the views that cost? Two views of a sample take the place of two samples, so these arms see half as many.
+# Segmentation only with half as many samples (`--arm segmentation+optimiser.batch=2`, three seeds, on one machine with the
+# others) lost two thirds of what `views` lost, without any view. Ask of every comparison **what else was changed**.
+#
 # ## Look at how luck fails
 #
 # A training that went badly went wrong somewhere. Here the baseline learned the pancreas for three times as long, on a
