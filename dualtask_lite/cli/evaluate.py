@@ -34,7 +34,7 @@ def evaluate(
 ) -> None:
     """Score a model, from the whole volume, on cases that it never saw; a case it saw is refused."""
     from dualtask_lite.cases.sources import find_cases
-    from dualtask_lite.engine import evaluate as engine
+    from dualtask_lite.engine.judging import evaluation as engine
 
     models = models_of(device, *model)
     if engine.targets(models) == ["tumour"]:
@@ -98,8 +98,8 @@ def ablate(
     tumour is looked for in the whole volume, because no true box is used in a test.
     """
     from dualtask_lite.cases.sources import find_cases
-    from dualtask_lite.engine import ablate as engine
     from dualtask_lite.engine.config import parse_assignments
+    from dualtask_lite.engine.judging import ablation as engine
 
     summary = engine.ablate(
         profile,

@@ -30,8 +30,8 @@ def predict(
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite predict ...; they share the inputs.
     """
     from dualtask_lite.cases.sources import find_cases
-    from dualtask_lite.engine.devices import gather, join_processes, rank, world_size
     from dualtask_lite.engine.progress import progress_bar
+    from dualtask_lite.engine.training.devices import gather, join_processes, rank, world_size
 
     join_processes()
     models = models_of(device, model)
@@ -76,7 +76,7 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
     from dualtask_lite.cases.findings import of_voxels
     from dualtask_lite.engine.predict import predict_scan
     from dualtask_lite.engine.run import provenance, write_json
-    from dualtask_lite.show.plots import preview
+    from dualtask_lite.show.figures import preview
 
     scan = case.load()
     prediction = predict_scan(models, scan)

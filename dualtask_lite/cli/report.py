@@ -15,7 +15,7 @@ from dualtask_lite.errors import DualTaskError
 if TYPE_CHECKING:
     from dualtask_lite.cases.case import Case
     from dualtask_lite.engine.run import Model
-    from dualtask_lite.show.report import Doubts, Example, Report, Stage
+    from dualtask_lite.show.report.page import Doubts, Example, Report, Stage
 
 _CURVES = ("heads_probability", "views_probability", "unsure")  # shown, in this order of preference
 _SAME = 0.01  # Dice; a case whose score is further from the table's is not the case of the table
@@ -59,9 +59,9 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> Repor
     Raises:
         DualTaskError: when the folder holds no run. All else that is not there is noted in the report.
     """
-    from dualtask_lite.engine.devices import pick_device
     from dualtask_lite.engine.run import provenance, read_rows
-    from dualtask_lite.show.report import Report
+    from dualtask_lite.engine.training.devices import pick_device
+    from dualtask_lite.show.report.page import Report
 
     stages = _stages(run)
     rows: list[dict[str, Any]] = [dict(row) for row in read_rows(run / "evaluation" / "cases.csv")]
@@ -110,7 +110,7 @@ def _stages(run: Path) -> list[Stage]:
     """The stages of a run, in the order of the cascade, as far as they got."""
     from dualtask_lite.engine.config import STAGES, Settings
     from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, read_rows
-    from dualtask_lite.show.report import Stage
+    from dualtask_lite.show.report.page import Stage
 
     folders = [run] if (run / CONFIG).exists() else [config.parent for config in run.glob(f"*/{CONFIG}")]
     if not folders:
@@ -143,12 +143,12 @@ def _evaluated(rows: Sequence[dict[str, Any]], source: str) -> list[Case]:
 
 def _examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> _Examined:
     """Predict the evaluated cases again, ask for second opinions, and keep what the examples need."""
-    from dualtask_lite.engine.dataset import target_mask
-    from dualtask_lite.engine.disagreement import disagreement, judge, surface_error_mm
-    from dualtask_lite.engine.evaluate import score
+    from dualtask_lite.engine.data.dataset import target_mask
+    from dualtask_lite.engine.judging.disagreement import disagreement, judge, surface_error_mm
+    from dualtask_lite.engine.judging.evaluation import score
     from dualtask_lite.engine.predict import predict_scan
     from dualtask_lite.engine.progress import progress_bar
-    from dualtask_lite.show.report import Example
+    from dualtask_lite.show.report.page import Example
 
     chosen, examples, judged, other = _chosen(rows), {}, [], []
     with progress_bar() as bar:
@@ -193,8 +193,8 @@ def _chosen(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, dict[str, An
 
 def _doubts(target: str, judged: Sequence[dict[str, Any]]) -> Doubts:
     """Put the warnings of all cases into what the page shows."""
-    from dualtask_lite.engine.disagreement import WARNINGS, risk_coverage, summarise_warnings
-    from dualtask_lite.show.report import Doubts
+    from dualtask_lite.engine.judging.disagreement import WARNINGS, risk_coverage, summarise_warnings
+    from dualtask_lite.show.report.page import Doubts
 
     found = summarise_warnings(judged)
     risks = [row["risk"] for row in judged]

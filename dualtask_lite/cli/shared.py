@@ -49,9 +49,9 @@ def _options(debug: Debug = False) -> None:
 
 def models_of(device: str, *paths: Path) -> list[Model]:
     """Load the trained stages under the paths onto a device, as one cascade; no stage may be there twice."""
-    from dualtask_lite.engine.devices import pick_device
     from dualtask_lite.engine.predict import in_cascade_order
     from dualtask_lite.engine.run import load_models
+    from dualtask_lite.engine.training.devices import pick_device
 
     device = pick_device(device)
     return in_cascade_order([stage for path in paths for stage in load_models(path, device)])

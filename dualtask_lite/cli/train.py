@@ -31,9 +31,9 @@ def train(
 
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite train ...; optimiser.batch is shared by all of them.
     """
-    from dualtask_lite.engine.devices import rank
     from dualtask_lite.engine.run import CONFIG, MANIFEST, MODEL, read_json
-    from dualtask_lite.engine.train import train as train_stage
+    from dualtask_lite.engine.training.devices import rank
+    from dualtask_lite.engine.training.train import train as train_stage
 
     if resume:
         if config or profile or stage or assignments or folder or source or held_out:

@@ -19,11 +19,11 @@ from monai.inferers import sliding_window_inference
 
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.engine.config import STAGES, Settings
-from dualtask_lite.engine.dataset import cut_region
-from dualtask_lite.engine.devices import autocast
-from dualtask_lite.engine.grid import Box, resample
-from dualtask_lite.engine.memory import is_out_of_memory, out_of_memory_is_told
+from dualtask_lite.engine.data.dataset import cut_region
+from dualtask_lite.engine.data.grid import Box, resample
 from dualtask_lite.engine.run import Model
+from dualtask_lite.engine.training.devices import autocast
+from dualtask_lite.engine.training.memory import is_out_of_memory, out_of_memory_is_told
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.convert import distance_to_probability, logit_to_distance
 from dualtask_lite.method.distance import from_band

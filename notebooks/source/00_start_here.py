@@ -76,13 +76,13 @@ Table(
 # and inferior (feet).
 
 # %%
-from dualtask_lite.show import plots
+from dualtask_lite.show import figures
 
 examples = []
 for name in centres:
     loaded = (case.load() for case in cases if case.centre == name)
     examples.append(next(scan for scan in loaded if scan.has_tumour))
-plots.centres_side_by_side(examples)
+figures.centres_side_by_side(examples)
 
 # %% [markdown]
 # The same organ looks brighter or darker, sharper or noisier, and the slices are thicker or thinner.
@@ -124,7 +124,7 @@ from dualtask_lite.method.distance import signed_distance
 
 scan = examples[0]
 distance = signed_distance(scan.label == 2, scan.spacing)
-plots.orthogonal(scan, distance=distance)
+figures.orthogonal(scan, distance=distance)
 
 # %% [markdown]
 # ### Exercise 2
@@ -180,7 +180,7 @@ show.volume3d(scan)
 
 # %%
 some = [case.load() for name in centres for case in [c for c in cases if c.centre == name][:4]]
-plots.histogram(some)
+figures.histogram(some)
 
 # %% [markdown]
 # Suppose that a centre calls every voxel of the organ *tumour* that is darker than a **threshold**, and

@@ -54,7 +54,7 @@ for square in np.ndindex(small.shape):
     by_hand[square] = -nearest if small[square] else nearest
 
 # %%
-from dualtask_lite.show.diagrams import lines, panels
+from dualtask_lite.show.figures.diagrams import lines, panels
 
 panels(
     {"mask: 1 inside": small, "signed distance (mm)": by_hand},
@@ -367,7 +367,7 @@ import torch
 
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.dataset import Samples, training_region
+from dualtask_lite.engine.data.dataset import Samples, training_region
 from dualtask_lite.engine.run import build_network
 from dualtask_lite.method.losses import distance_term
 

@@ -48,7 +48,7 @@ overrides: dict = {}  # other values; here only {"steps": 60}, of the trial befo
 # %%
 from dualtask_lite.method.convert import distance_to_probability, gradient_alive, logit_to_distance
 from dualtask_lite.method.convert import soft_distance
-from dualtask_lite.show.diagrams import lines, panels
+from dualtask_lite.show.figures.diagrams import lines, panels
 from dualtask_lite.show.lesson import check_answer, run_manifest, show_source
 from dualtask_lite.show.table import Table
 

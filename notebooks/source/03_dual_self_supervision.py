@@ -58,8 +58,8 @@ import torch
 
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.dataset import training_region
-from dualtask_lite.show.diagrams import lines, panels
+from dualtask_lite.engine.data.dataset import training_region
+from dualtask_lite.show.figures.diagrams import lines, panels
 from dualtask_lite.show.table import Table
 
 short = {"stage": "tumour-coarse", "seed": seed, "views.count": 2, "optimiser.steps": 60}
@@ -241,13 +241,13 @@ print(f"consistency of a network that knows nothing: {out_term(lazy, lazy, lazy,
 # %%
 from dualtask_lite.method.contrast import core_and_shell, draw_voxels, gather, nt_xent
 from dualtask_lite.method.distance import signed_distance
-from dualtask_lite.show import plots
+from dualtask_lite.show import figures
 
 x, y, z = (side // 8 * 8 for side in image.shape[1:])
 whole = (region.mask[None] > 0)[..., :x, :y, :z]
 distance = signed_distance(whole, region.spacing)
 core, shell = core_and_shell(whole.float(), distance, generator=generator)
-plots.core_and_shell(
+figures.core_and_shell(
     image[0, :x, :y, :z].numpy(),
     whole[0, 0].numpy(),
     core[0].numpy(),
@@ -332,7 +332,7 @@ show_source(nt_xent)
 # the training is so short. The third centre is only looked at. Before and after, the embeddings of its core and shell cells are compared.
 
 # %%
-from dualtask_lite.engine.dataset import Samples
+from dualtask_lite.engine.data.dataset import Samples
 from dualtask_lite.engine.run import build_network
 from dualtask_lite.method.losses import feat_term, seg_term
 
@@ -408,13 +408,13 @@ lines(
 # The embeddings of the unseen centre before the training, on the two directions in which they differ most:
 
 # %%
-plots.embeddings(*before[:2])
+figures.embeddings(*before[:2])
 
 # %% [markdown]
 # And after:
 
 # %%
-plots.embeddings(*after[:2])
+figures.embeddings(*after[:2])
 
 # %%
 rows = []

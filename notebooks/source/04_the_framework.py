@@ -44,7 +44,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # %%
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.train import split_for
+from dualtask_lite.engine.training.train import split_for
 from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest
 from dualtask_lite.show.table import Table
 
@@ -117,9 +117,9 @@ Table(
 
 # %%
 from dualtask_lite.engine.run import build_network, read_rows
-from dualtask_lite.show import plots
+from dualtask_lite.show import figures
 
-plots.network_diagram(
+figures.network_diagram(
     build_network(settings["tumour-coarse"]), settings["tumour-coarse"].sample.patch
 )
 
@@ -134,7 +134,7 @@ plots.network_diagram(
 from IPython.display import clear_output
 
 from dualtask_lite.engine.predict import predict_region
-from dualtask_lite.engine.train import train
+from dualtask_lite.engine.training.train import train
 from dualtask_lite.show.controls import training_monitor
 
 folder = new_folder("04")
@@ -165,7 +165,7 @@ monitor
 
 # %%
 curves = {stage: read_rows(folder / stage / "metrics.csv") for stage in stages}
-plots.gradients(curves["tumour-coarse"])
+figures.gradients(curves["tumour-coarse"])
 
 # %% [markdown]
 # Does each term learn? Its mean over the first and over the last tenth of the steps:
@@ -273,7 +273,7 @@ print("largest difference of any weight from the whole run:", differences)
 # no number: a patient without a tumour has none to overlap with, and whatever is predicted there is a false alarm.
 
 # %%
-from dualtask_lite.engine.evaluate import evaluate, write_evaluation
+from dualtask_lite.engine.judging.evaluation import evaluate, write_evaluation
 
 models = [load_model(folder / stage) for stage in stages]
 evaluation = evaluate(models, split.test)
@@ -284,7 +284,7 @@ columns = ("case", "dice", "hd95_mm", "volume_ml_truth", "volume_ml_prediction")
 Table(tumour, f"Tumours of centre {held_out}, never seen in training", columns=columns)
 
 # %%
-plots.scores(evaluation.rows, by="target")
+figures.scores(evaluation.rows, by="target")
 
 # %% [markdown]
 # ### Exercise 2
@@ -325,7 +325,7 @@ judged = sorted((row for row in tumour if row["dice"] > 0), key=lambda row: row[
 name = judged[len(judged) // 2]["case"] if judged else split.test[0].id
 scan = next(case for case in split.test if case.id == name).load()
 prediction = predict_scan(models, scan)
-plots.orthogonal(scan, prediction=prediction.mask, distance=prediction.distance_mm)
+figures.orthogonal(scan, prediction=prediction.mask, distance=prediction.distance_mm)
 
 # %% [markdown]
 # Here it is slice by slice, and as a page in 3D that opens in any browser, also without a network. In JupyterLab, find
@@ -343,7 +343,7 @@ show.slices(scan, prediction=prediction.mask, distance=prediction.distance_mm)
 # %%
 for what, volume in (("seg", prediction.mask), ("distance", prediction.distance_mm)):
     print(scan.save(volume, folder / f"{scan.id}_{what}.nii.gz"))
-picture = plots.preview(scan, prediction.mask, prediction.distance_mm)
+picture = figures.preview(scan, prediction.mask, prediction.distance_mm)
 print(picture.save(folder / f"{scan.id}.png"))
 
 # %% [markdown]

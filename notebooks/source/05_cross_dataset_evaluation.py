@@ -65,7 +65,7 @@ Table(
 # `dualtask ablate`.
 
 # %%
-from dualtask_lite.engine.ablate import ARMS, ablate
+from dualtask_lite.engine.judging.ablation import ARMS, ablate
 from dualtask_lite.engine.run import read_rows
 
 folder = new_folder("05")
@@ -85,7 +85,7 @@ rows = read_rows(folder / "matrix" / "cases.csv")
 print(len(rows), "rows: one for each arm and case")
 
 # %%
-from dualtask_lite.show import results
+from dualtask_lite.show.figures import results
 
 results.paired(rows, "conversion", target="pancreas")
 
@@ -116,7 +116,7 @@ mean_difference = max(float(row["dice"]) for row in rows) + 1
 # %% tags=["check"]
 import numpy as np
 
-from dualtask_lite.engine.statistics import bootstrap_interval, holm, paired_differences
+from dualtask_lite.engine.judging.statistics import bootstrap_interval, holm, paired_differences
 
 by_centre = paired_differences(rows, "conversion", "segmentation", "dice")
 together = np.concatenate(list(by_centre.values()))
@@ -392,7 +392,7 @@ print(f"full above, on another machine: {full['mean']:.3f} ± {full['sd_over_see
 # see which score notices:
 
 # %%
-from dualtask_lite.engine.metrics import case_metrics
+from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.show.controls import metric_explorer
 
 metric_explorer(case_metrics)
@@ -469,7 +469,7 @@ Table(
 
 # %%
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.leaks import SLICE_SETTINGS, slice_leak, threshold_leak
+from dualtask_lite.engine.judging.leaks import SLICE_SETTINGS, slice_leak, threshold_leak
 
 of_one = [case for case in every if case.centre == centres[0]]
 by_slice = slice_leak(
@@ -485,7 +485,7 @@ print(f"reported {by_slice.reported:.2f}, honest {by_slice.honest:.2f}")
 
 # %%
 from dualtask_lite.engine.run import load_model
-from dualtask_lite.engine.train import train
+from dualtask_lite.engine.training.train import train
 
 split = leave_one_centre_out(cases, centres[-1], validation=0.2, seed=seed)
 common = {"stage": "pancreas-coarse", "seed": seed, "optimiser.steps": 60, **overrides}
@@ -494,7 +494,7 @@ model = load_model(run)
 by_threshold = threshold_leak([model], split.validation, split.test)
 
 # %%
-from dualtask_lite.show import trust
+from dualtask_lite.show.figures import trust
 
 trust.thresholds(
     by_threshold.thresholds,

@@ -45,7 +45,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import load_model
-from dualtask_lite.engine.train import split_for, train
+from dualtask_lite.engine.training.train import split_for, train
 from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest
 from dualtask_lite.show.table import Table
 
@@ -69,7 +69,7 @@ print(f"{len(split.train)} cases trained, {len(split.test)} of centre {held_out}
 # pancreas, so that one good, one middling and one failed case can be picked without looking for nice ones.
 
 # %%
-from dualtask_lite.engine.evaluate import score
+from dualtask_lite.engine.judging.evaluation import score
 from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.progress import progress_bar
 
@@ -105,16 +105,16 @@ Table(predictions[picked["middling"]].report, f"What each stage did with {picked
 # This is what the first stage says of it:
 
 # %%
-from dualtask_lite.show import plots
+from dualtask_lite.show import figures
 
 first_stage = predict_scan(models[:1], scans[picked["middling"]])
-plots.orthogonal(scans[picked["middling"]], prediction=first_stage.mask)
+figures.orthogonal(scans[picked["middling"]], prediction=first_stage.mask)
 
 # %% [markdown]
 # And this is what came out at the end, with the regressed distance to the surface of the pancreas below:
 
 # %%
-plots.orthogonal(
+figures.orthogonal(
     scans[picked["middling"]],
     prediction=predictions[picked["middling"]].mask,
     distance=predictions[picked["middling"]].distance_mm,
@@ -160,7 +160,7 @@ for row in judged:
 lost_before = len(judged) + 1
 
 # %% tags=["check"]
-from dualtask_lite.engine.grid import Box
+from dualtask_lite.engine.data.grid import Box
 
 boxes = {
     name: Box(p.report[-1]["box_start"], p.report[-1]["box_stop"])
@@ -179,8 +179,8 @@ check_answer(
 # the next hospital nobody knows the true box.
 
 # %%
-from dualtask_lite.engine.leaks import box_leak
-from dualtask_lite.show import trust
+from dualtask_lite.engine.judging.leaks import box_leak
+from dualtask_lite.show.figures import trust
 
 by_box = box_leak(models, split.test)
 trust.leaks([by_box.row])
@@ -192,7 +192,7 @@ trust.leaks([by_box.row])
 # radiotherapist cares for: a rim of 2 mm is one thing, a lump that lies 15 mm away in another organ is quite another.
 
 # %%
-from dualtask_lite.engine.disagreement import disagreement, surface_error_mm
+from dualtask_lite.engine.judging.disagreement import disagreement, surface_error_mm
 
 opinions = {
     which: disagreement(models, scans[name], predictions[name], seed=seed)
@@ -287,7 +287,7 @@ check_answer(
 # all shares kept: less is better.
 
 # %%
-from dualtask_lite.engine.disagreement import WARNINGS, judge, summarise_warnings
+from dualtask_lite.engine.judging.disagreement import WARNINGS, judge, summarise_warnings
 
 second_opinions = [
     judge(
@@ -321,7 +321,7 @@ trust.warning_against_error(
 # What would it buy? Hand the cases with the loudest warnings to a human, and look at the error of those that are kept:
 
 # %%
-from dualtask_lite.engine.disagreement import risk_coverage
+from dualtask_lite.engine.judging.disagreement import risk_coverage
 
 risk = [row["risk"] for row in second_opinions]
 curves = {

@@ -182,7 +182,7 @@ check_answer(
 
 # %%
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.memory import step_bytes
+from dualtask_lite.engine.training.memory import step_bytes
 
 memory = []
 for name in ("laptop", "colab", "gpu", "paper"):
@@ -344,14 +344,14 @@ for file in sorted((work / "out").iterdir()):
     print(file.name, f"{file.stat().st_size / 1000:.0f} kB")
 
 # %%
-from dualtask_lite.show import plots
+from dualtask_lite.show import figures
 
 name = next((work / "out").glob("*_seg.nii.gz")).name.removesuffix("_seg.nii.gz")
 ct, found = nib.load(scan.image), nib.load(work / "out" / f"{name}_seg.nii.gz")
 same_grid = ct.shape[:3] == found.shape and np.array_equal(ct.affine, found.affine)
 print("same grid as the CT:", same_grid)
 loaded = scan.load()
-plots.orthogonal(loaded, prediction=nib.as_closest_canonical(found).get_fdata().astype(np.uint8))
+figures.orthogonal(loaded, prediction=nib.as_closest_canonical(found).get_fdata().astype(np.uint8))
 
 # %% [markdown]
 # ### Exercise 4

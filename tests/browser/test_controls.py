@@ -156,7 +156,7 @@ def test_on_a_narrow_page_nothing_sticks_out(file, page):
 def test_every_explorer_answers_in_jupyterlab(lab, page):
     cells = [
         "import torch\n"
-        "from dualtask_lite.engine.metrics import case_metrics\n"
+        "from dualtask_lite.engine.judging.metrics import case_metrics\n"
         "from dualtask_lite.show.controls import *\n"
         "distance_explorer()",
         "conversion_explorer()",

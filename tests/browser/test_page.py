@@ -8,7 +8,7 @@ from looking import PATIENCE, changed, coloured, insist_on, pixels_of
 
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.show import palette
-from dualtask_lite.show.volume3d import page as write_page
+from dualtask_lite.show.volume.volume3d import page as write_page
 
 insist_on("ipyniivue")
 pytestmark = pytest.mark.browser

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.show.slices import SliceBrowser, slices
+from dualtask_lite.show.slices.browser import SliceBrowser, slices
 
 pytestmark = pytest.mark.browser
 

@@ -18,7 +18,7 @@ def start():
     if "forkserver" not in multiprocessing.get_all_start_methods():
         pytest.skip("Windows has no SIGKILL")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dualtask_lite.engine.ablate", "dualtask_lite.show.plots"])
+    context.set_forkserver_preload(["dualtask_lite.engine.judging.ablation", "dualtask_lite.show.figures"])
 
     def begin(script, **names):
         process = context.Process(target=runpy.run_path, args=(str(script), names))

@@ -17,7 +17,7 @@ import pytest
 
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.run import read_rows
-from dualtask_lite.show import plots
+from dualtask_lite.show import figures
 
 CASES = int(os.environ.get("DUALTASK_CASES", 12))
 BROKEN = ("C_003", "C_005", "C_008")
@@ -74,7 +74,7 @@ def test_evaluate_scores_the_good_cases_and_lists_the_broken_ones(typed, cascade
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says here what a process holds")
 def test_predict_does_the_good_cases_in_memory_that_does_not_grow(typed, cascade, folder, tmp_path, monkeypatch):
-    held, real = [], plots.preview
+    held, real = [], figures.preview
 
     def looked_at(*args):
         gc.collect()
@@ -82,7 +82,7 @@ def test_predict_does_the_good_cases_in_memory_that_does_not_grow(typed, cascade
         held.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
         return real(*args)
 
-    monkeypatch.setattr(plots, "preview", looked_at)
+    monkeypatch.setattr(figures, "preview", looked_at)
     code, out, err = typed("predict", cascade, folder, "-o", tmp_path / "out", "--json")
     assert code == 1
     assert err == f"error: 3 of {CASES} inputs could not be predicted; see the list above\n"

@@ -16,9 +16,9 @@ import torch
 
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine import run as files
-from dualtask_lite.engine.ablate import ablate
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.train import train
+from dualtask_lite.engine.judging.ablation import ablate
+from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
 
 

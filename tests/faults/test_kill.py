@@ -21,9 +21,9 @@ import torch
 
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine import run as files
-from dualtask_lite.engine.ablate import ablate
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.train import train
+from dualtask_lite.engine.judging.ablation import ablate
+from dualtask_lite.engine.training.train import train
 
 KILLS = int(os.environ.get("DUALTASK_KILLS", 0))
 PATIENCE = 900  # s for what takes a few, so that a hang is a failure, and a busy machine none
@@ -35,7 +35,7 @@ sys.stdout = sys.stderr = open(log, "a")
 """
 TRAIN = """
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.train import train
+from dualtask_lite.engine.training.train import train
 train(Settings.read(settings), folder, resume=True, progress=False)
 """
 # Kill it where a file takes its name: with half of its bytes still to come, before, or just after.
@@ -61,7 +61,7 @@ app(["predict", *words], standalone_mode=False)
 """
 ABLATE = """
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.engine.ablate import ablate
+from dualtask_lite.engine.judging.ablation import ablate
 ablate("laptop", overrides, find_cases(source), folder, **how, progress=False)
 """
 

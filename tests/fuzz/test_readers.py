@@ -31,7 +31,7 @@ from dualtask_lite.cases.download import unpack
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import build_network, load_checkpoint, load_model, save_checkpoint, save_model
-from dualtask_lite.engine.step import make_optimiser
+from dualtask_lite.engine.training.step import make_optimiser
 from dualtask_lite.errors import DualTaskError
 
 from .mutations import mutate, mutations

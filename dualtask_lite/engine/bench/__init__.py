@@ -17,8 +17,8 @@ from dualtask_lite.engine.bench.samples import pipeline
 from dualtask_lite.engine.bench.step import eager_step, layers, tuned_step
 from dualtask_lite.engine.bench.whole_case import predict
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.devices import pick_device
 from dualtask_lite.engine.run import provenance, write_json
+from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 
 PARTS: dict[str, dict[str, Callable[[Settings], dict[str, Any]]]] = {

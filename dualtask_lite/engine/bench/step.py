@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from dualtask_lite.engine.bench.samples import made_region
 from dualtask_lite.engine.bench.timing import repeat, short, wait
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.dataset import Samples
-from dualtask_lite.engine.devices import make_fabric, set_up
+from dualtask_lite.engine.data.dataset import Samples
 from dualtask_lite.engine.run import build_network, peak_memory_mb
-from dualtask_lite.engine.step import draw_views, make_objective, make_optimiser, per_view
+from dualtask_lite.engine.training.devices import make_fabric, set_up
+from dualtask_lite.engine.training.step import draw_views, make_objective, make_optimiser, per_view
 from dualtask_lite.method.losses import Target
 
 LAYERS = (

@@ -16,9 +16,9 @@ from dualtask_lite import machine
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.engine.bench.timing import short
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.devices import pick_device
 from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.run import Model, build_network, peak_memory_mb
+from dualtask_lite.engine.training.devices import pick_device
 
 CASE, CASE_SPACING = (512, 512, 300), (0.8, 0.8, 1.0)  # voxels and mm of the case that is predicted
 

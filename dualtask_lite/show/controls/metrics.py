@@ -48,7 +48,7 @@ def metric_explorer(
     """Move, grow, pierce and split a mask, and watch the metrics.
 
     Args:
-        measure: ``engine.metrics.case_metrics``, or another function of (prediction, truth, spacing) that
+        measure: ``engine.judging.metrics.case_metrics``, or another function of (prediction, truth, spacing) that
             returns metrics by name.
         mask: (X, Y, Z) the truth; by default a lesion of known shape.
         spacing: of the mask, mm.

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dualtask_lite.machine import in_kernel
-from dualtask_lite.show import plots
+from dualtask_lite.show import figures
 from dualtask_lite.show.controls.explorer import is_live
 from dualtask_lite.show.picture import Picture
 
@@ -35,7 +35,7 @@ class TrainingMonitor:
     def __init__(self, predict: Predict | None = None) -> None:
         self.rows: list[Mapping[str, Any]] = []
         self._predict = predict
-        self._example: plots.Example | None = None
+        self._example: figures.Example | None = None
         self._stop = threading.Event()
         self._shown: Any = None  # handle of the picture in the notebook
         self._next = 0.0  # when to draw again
@@ -48,7 +48,7 @@ class TrainingMonitor:
     @property
     def picture(self) -> Picture:
         """The curves so far, and the last predicted slice."""
-        return plots.curves(self.rows, self._example)
+        return figures.curves(self.rows, self._example)
 
     def stop(self) -> None:
         """Ask the training to end after the step that runs, as if it were finished; what the button does."""
@@ -76,7 +76,7 @@ class TrainingMonitor:
         truth = region.mask[0].numpy() > 0
         probability = self._predict(net, region.image, settings)[0].cpu().numpy()
         level = int(truth.sum(axis=(0, 1)).argmax())
-        self._example = plots.Example(
+        self._example = figures.Example(
             region.image[0, :, :, level].numpy(),
             truth[:, :, level],
             probability[:, :, level] >= settings.prediction.threshold,

@@ -1,0 +1,1 @@
+"""From a case to augmented training samples: working grid, regions, patches, random changes."""

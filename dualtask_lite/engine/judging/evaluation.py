@@ -1,0 +1,137 @@
+"""How good a model is on cases that it never saw: one row a case, and a summary."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.engine.config import STAGES
+from dualtask_lite.engine.data.dataset import target_mask
+from dualtask_lite.engine.judging.metrics import case_metrics, summarise
+from dualtask_lite.engine.predict import Prediction, predict_scan
+from dualtask_lite.engine.progress import progress_bar
+from dualtask_lite.engine.run import Model, write_json, write_rows
+from dualtask_lite.errors import DualTaskError
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        rows: one dict a case and target: ``case``, ``centre``, ``target`` and the metrics.
+        summary: target -> centre (and ``all``) -> metric -> statistics over the cases.
+        failed: case id -> why it could not be evaluated; such a case is in no average (METHOD, trap 14).
+    """
+
+    rows: list[dict[str, Any]]
+    summary: dict[str, Any]
+    failed: dict[str, str]
+
+
+def evaluate(models: Sequence[Model], cases: Sequence[Case], *, progress: bool = True) -> Evaluation:
+    """Predict each case from its whole volume and compare with its label.
+
+    Raises:
+        DualTaskError: when a model saw one of the cases, or there is none with a label.
+    """
+    cases = [case for case in cases if case.label is not None]
+    if not cases:
+        raise DualTaskError("there is no labelled case to evaluate on", "name a source or a centre with labels")
+    refuse_seen(models, cases)
+    rows: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    with progress_bar(progress) as bar:
+        for case in bar.track(cases, description="evaluating"):
+            try:
+                scan = case.load()
+                rows += score(scan, predict_scan(models, scan), targets(models))
+            except DualTaskError as error:
+                failed[case.id] = str(error)
+    return Evaluation(rows, summary_of(rows), failed)
+
+
+def refuse_seen(models: Sequence[Model], cases: Sequence[Case]) -> None:
+    """Refuse test cases that trained or chose a model, by id or by content; one that cannot be read has none."""
+    seen = {key for model in models for case in model.seen for key in (case.id, case.digest)}
+    if not seen:
+        return
+    for case in cases:
+        if case.id in seen or _content(case) in seen:
+            raise DualTaskError(
+                f"case {case.id} was seen in training, so a score on it would say nothing",
+                "evaluate on a held-out centre (--centre) or on another source",
+            )
+
+
+def _content(case: Case) -> str | None:
+    with suppress(DualTaskError):
+        return case.digest()
+    return None
+
+
+def unseen_cases(models: Sequence[Model], cases: Sequence[Case], centre: str | None = None) -> list[Case]:
+    """The cases to evaluate on: those of ``centre``, else of the centre that the models held out, else all."""
+    held_out = {model.settings.data.held_out for model in models}
+    if centre is None and len(held_out) == 1:
+        (centre,) = held_out
+    chosen = [case for case in cases if centre in (None, case.centre)]
+    if not chosen:
+        known = ", ".join(sorted({case.centre for case in cases}))
+        raise DualTaskError(f"there is no case of centre {centre!r}", f"choose one of: {known}")
+    return chosen
+
+
+def targets(models: Sequence[Model]) -> list[str]:
+    """What the models predict: pancreas, tumour or both."""
+    return sorted({STAGES[model.settings.stage].target for model in models})
+
+
+def score(scan: Scan, prediction: Prediction, wanted: Sequence[str]) -> list[dict[str, Any]]:
+    """One row of metrics for each target, on the scan's own grid."""
+    if scan.label is None:
+        raise DualTaskError(f"{scan.id}: has no label", "evaluate labelled cases only")
+    return [
+        {
+            "case": scan.id,
+            "centre": scan.centre,
+            "target": target,
+            **case_metrics(target_mask(prediction.mask, target), target_mask(scan.label, target), scan.spacing),
+        }
+        for target in wanted
+    ]
+
+
+def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Statistics over the cases for each target, by centre and over all."""
+    summary: dict[str, Any] = {}
+    for target in dict.fromkeys(row["target"] for row in rows):
+        of_target = [dict(row) for row in rows if row["target"] == target]
+        centres = sorted({row["centre"] for row in of_target})
+        summary[target] = {"all": summarise(of_target)}
+        summary[target] |= {name: summarise([r for r in of_target if r["centre"] == name]) for name in centres}
+    return summary
+
+
+def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
+    """Write ``cases.csv`` (a row a case and target) and ``summary.json``."""
+    write_rows(folder / "cases.csv", evaluation.rows)
+    write_json(folder / "summary.json", plain({"summary": evaluation.summary, "failed": evaluation.failed}))
+
+
+def plain(value: Any) -> Any:
+    """JSON-able: numpy numbers become Python's, what is not defined becomes ``None``."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,72 @@
+"""What the rows of a matrix say: means over cases, their spread over seeds, and each arm against the baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dualtask_lite.engine.judging.statistics import compare, number
+
+Row = Mapping[str, Any]
+
+#: What the summary tells; of the error in volume its size, because errors of either sign must not cancel.
+SUMMARISED = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "detected", "volume_error_ml")
+COMPARED = ("dice", "nsd_2mm")  # defined for every case with a lesion, also when nothing was found
+
+
+def summarise_cells(rows: Sequence[Row], target: str, baseline: str) -> dict[str, Any]:
+    """Sum up the rows of all cells.
+
+    Args:
+        rows: of ``cases.csv``.
+        target: what the arms are about, and so what is compared: that of the last stage.
+        baseline: the arm to compare with.
+
+    Returns:
+        ``results``: target -> arm -> metric -> protocol -> mean over seeds of the means over cases, standard deviation
+        over seeds; where both were measured, ``gap`` is in-domain minus unseen. ``comparisons``: a record for each
+        protocol, metric and arm with its difference from the baseline in ``target`` (see ``statistics.compare``).
+    """
+    arms, targets, protocols = (list(dict.fromkeys(row[key] for row in rows)) for key in ("arm", "target", "protocol"))
+    by_arm = {(t, a): [row for row in rows if (row["target"], row["arm"]) == (t, a)] for t in targets for a in arms}
+    results = {t: {a: {metric: _means(by_arm[t, a], metric) for metric in SUMMARISED} for a in arms} for t in targets}
+    comparisons = [
+        {"target": target, "protocol": protocol, "metric": metric, "baseline": baseline, **found}
+        for protocol in protocols
+        for metric in COMPARED
+        for found in compare([r for r in rows if (r["target"], r["protocol"]) == (target, protocol)], baseline, metric)
+    ]
+    return {"results": results, "comparisons": comparisons}
+
+
+def _means(rows: Sequence[Row], metric: str) -> dict[str, Any]:
+    means = {
+        protocol: _seed_means([row for row in rows if row["protocol"] == protocol], metric)
+        for protocol in dict.fromkeys(row["protocol"] for row in rows)
+    }
+    if {"in-domain", "unseen"} <= set(means):
+        means["gap"] = {seed: value - means["unseen"][seed] for seed, value in means["in-domain"].items()}
+    return {name: _spread(list(values.values())) for name, values in means.items()}
+
+
+def _seed_means(rows: Sequence[Row], metric: str) -> dict[int, float]:
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        value = number(row[metric])
+        values.setdefault(int(row["seed"]), []).append(abs(value) if metric == "volume_error_ml" else value)
+    return {seed: _mean(of_seed) for seed, of_seed in values.items()}
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Mean of what is defined, NaN when nothing is."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _spread(means: Sequence[float]) -> dict[str, Any]:
+    known = [value for value in means if math.isfinite(value)]
+    sd = round(float(np.std(known, ddof=1)), 4) if len(known) > 1 else None
+    return {"mean": round(_mean(known), 4), "sd_over_seeds": sd, "seeds": len(known)}

@@ -1,0 +1,1 @@
+"""Training one stage: optimisation steps, devices, memory, gradients."""

@@ -1,0 +1,153 @@
+"""What the method looks at: distances across a lesion, cells for the contrast, and their embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.patches import Rectangle
+from matplotlib.patheffects import withStroke
+from numpy.typing import NDArray
+
+from dualtask_lite.method.distance import BAND, from_band, published_distance, signed_distance
+from dualtask_lite.method.network import STRIDE
+from dualtask_lite.show import palette
+from dualtask_lite.show.figures.parts import tidy
+from dualtask_lite.show.picture import Picture, new_figure
+
+_AXES = {0: "patient's right to left", 2: "feet to head"}
+_KINDS = (("core", palette.ORANGE, "o"), ("shell", palette.BLUE, "x"))
+
+
+def distance_profile(mask: NDArray[np.bool_], spacing: Sequence[float], *, band: float = BAND) -> Picture:
+    """Show the signed distance along two lines through the deepest voxel of a lesion, the right way and two others.
+
+    Args:
+        mask: (X, Y, Z).
+        spacing: mm.
+        band: mm; what the published target, normalised by its own maximum, is read with.
+    """
+    true = signed_distance(mask, spacing)
+    ways = {
+        "in mm": (true, palette.BLUE, "-", "o"),
+        "in voxels, read as in-plane mm": (signed_distance(mask, (1, 1, 1)) * spacing[0], palette.ORANGE, "--", "s"),
+        "by its own maximum, read with the band": (
+            from_band(published_distance(mask), band),
+            palette.MAGENTA,
+            ":",
+            "^",
+        ),
+    }
+    deepest = tuple(int(i) for i in np.unravel_index(int(true.argmin()), true.shape))
+    figure = new_figure(height=360)
+    notes = []
+    for axes, axis in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
+        line = tuple(slice(None) if i == axis else at for i, at in enumerate(deepest))
+        mm = (np.arange(mask.shape[axis]) - deepest[axis]) * spacing[axis]
+        axes.axhline(0, color=palette.ink(), lw=0.8)
+        for name, (values, colour, style, marker) in ways.items():
+            axes.plot(mm, values[line], color=colour, ls=style, marker=marker, ms=3, label=name)
+            worst = np.abs(np.clip(values[line], -band, band) - np.clip(true[line], -band, band)).max()
+            notes.append(f"{_AXES[axis]}, {name}: largest error {worst:.1f} mm")
+        axes.set(xlabel=f"{_AXES[axis]} (mm), voxels of {spacing[axis]:g} mm", ylim=(-1.2 * band, 1.2 * band))
+        tidy(axes)
+    figure.axes[0].set_ylabel("distance (mm), negative inside")
+    figure.axes[0].legend(frameon=False, fontsize=9)
+    what = f"Signed distance along two lines through the deepest voxel, {-true.min():.1f} mm deep. "
+    return Picture.of(figure, what + "; ".join(notes) + ".")
+
+
+def core_and_shell(
+    image: NDArray[np.float32],
+    mask: NDArray[np.bool_],
+    core: NDArray[np.bool_],
+    shell: NDArray[np.bool_],
+    spacing: Sequence[float],
+    *,
+    stride: int = STRIDE,
+) -> Picture:
+    """Show the cells of the bottleneck's grid that the contrast compares, on the slice with the most lesion.
+
+    Args:
+        image: (X, Y, Z) in [0, 1].
+        mask: (X, Y, Z) the lesion.
+        core: (x, y, z) cells of the core; ``method.contrast.core_and_shell`` finds them.
+        shell: (x, y, z) cells of the shell.
+        spacing: of the image, mm.
+        stride: voxels a cell along each axis.
+    """
+    level = int(mask.sum(axis=(0, 1)).argmax())
+    figure = new_figure(height=430)
+    axes = figure.subplots()
+    wide, deep = (n * mm for n, mm in zip(mask.shape[:2], spacing[:2], strict=True))
+    extent = (0, wide, 0, deep)
+    axes.imshow(
+        image[:, :, level].T, cmap="gray", vmin=0, vmax=1, extent=extent, origin="lower", interpolation="nearest"
+    )
+    if mask[:, :, level].any():
+        x, y = ((np.arange(n) + 0.5) * mm for n, mm in zip(mask.shape[:2], spacing[:2], strict=True))
+        axes.contour(x, y, mask[:, :, level].T, [0.5], colors=[palette.YELLOW])
+    counts = [
+        _draw_cells(axes, cells[:, :, level // stride], kind, spacing, stride)
+        for cells, kind in zip((core, shell), _KINDS, strict=True)
+    ]
+    axes.set(xlabel="mm", ylabel="mm", xlim=(wide, 0), ylim=(0, deep))  # the patient's right is on the left
+    axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False, fontsize=9)
+    axes.set_title("lesion outlined in yellow", fontsize=10)
+    alt = (
+        f"Cells of {stride} voxels on the axial slice with the most lesion: {counts[0]} of the core, {counts[1]} of "
+        f"the shell; in the whole volume {int(core.sum())} and {int(shell.sum())}."
+    )
+    return Picture.of(figure, alt)
+
+
+def _draw_cells(
+    axes: Axes, cells: NDArray[np.bool_], kind: tuple[str, str, str], spacing: Sequence[float], stride: int
+) -> int:
+    """Draw each cell as a square with its kind's mark; returns how many there are."""
+    name, colour, marker = kind
+    wide, deep = stride * spacing[0], stride * spacing[1]
+    corners = np.argwhere(cells) * (wide, deep)
+    for x, y in corners:
+        axes.add_patch(Rectangle((x, y), wide, deep, fill=False, edgecolor=colour, lw=1.5))
+    middles = corners + np.array([wide / 2, deep / 2])
+    drawn = axes.plot(*middles.T, marker, color=colour, ms=7, mew=2, ls="", label=f"{name} ({len(corners)})")
+    drawn[0].set_path_effects([withStroke(linewidth=4, foreground="white")])
+    return len(corners)
+
+
+def embeddings(core: torch.Tensor, shell: torch.Tensor) -> Picture:
+    """Show embeddings of core and shell on the two directions in which they vary most (PCA of unit vectors).
+
+    Args:
+        core: (N, C).
+        shell: (M, C).
+    """
+    units = [torch.nn.functional.normalize(part.detach().double().cpu(), dim=1).numpy() for part in (core, shell)]
+    every = np.concatenate(units)
+    _, sizes, directions = np.linalg.svd(every - every.mean(axis=0), full_matrices=False)
+    shares = sizes**2 / max(float((sizes**2).sum()), 1e-12)
+    figure = new_figure(height=400)
+    axes = figure.subplots()
+    for part, (name, colour, marker) in zip(units, _KINDS, strict=True):
+        placed = (part - every.mean(axis=0)) @ directions[:2].T
+        axes.plot(placed[:, 0], placed[:, 1], marker, color=colour, ms=7, mew=1.5, label=f"{name} ({len(part)})")
+    axes.set(xlabel=f"first direction ({shares[0]:.0%} of the variance)", ylabel=f"second direction ({shares[1]:.0%})")
+    axes.legend(frameon=False, fontsize=9)
+    tidy(axes)
+    within = [_mean_cosine(part) for part in units]
+    between = float((units[0] @ units[1].T).mean())
+    alt = (
+        f"{len(core)} core and {len(shell)} shell embeddings on their two main directions, which hold "
+        f"{shares[:2].sum():.0%} of the variance. Mean cosine similarity: within the core {within[0]:.2f}, within the "
+        f"shell {within[1]:.2f}, between them {between:.2f}."
+    )
+    return Picture.of(figure, alt)
+
+
+def _mean_cosine(units: NDArray[np.float64]) -> float:
+    """Mean over all pairs of different rows; NaN for fewer than two."""
+    n = len(units)
+    return float(((units @ units.T).sum() - n) / (n * (n - 1))) if n > 1 else float("nan")

@@ -1,0 +1,191 @@
+"""Figures of an ablation: which arm is better, by how much, for whom, and whether it is luck.
+
+They take what ``dualtask ablate`` writes: the rows of ``cases.csv`` and the comparisons of ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import yaml
+from matplotlib.axes import Axes
+
+from dualtask_lite.show import palette
+from dualtask_lite.show.figures.parts import Row, number, tidy
+from dualtask_lite.show.picture import Picture, new_figure
+
+_NAMES = {"dice": "Dice", "nsd_2mm": "NSD at 2 mm"}
+_MARKERS = ("o", "s", "^", "D", "v", "P")
+
+
+def paired(
+    rows: Sequence[Row],
+    arm: str,
+    *,
+    baseline: str = "segmentation",
+    protocol: str = "leave-one-centre-out",
+    target: str = "tumour",
+    metric: str = "dice",
+) -> Picture:
+    """Show each case twice: how well the baseline does it, and how well the arm does.
+
+    Args:
+        rows: of ``cases.csv``.
+        arm: the one that is asked about.
+        baseline: the one to compare with.
+        protocol: which part of the matrix.
+        target: pancreas or tumour.
+        metric: a column between 0 and 1. A dot is the mean over the seeds in which both arms have a value.
+    """
+    wanted = [row for row in rows if (row["protocol"], row["target"]) == (protocol, target)]
+    dots = _pairs(wanted, arm, baseline, metric)  # (centre, case) -> (baseline, arm)
+    colours = palette.centre_colours(centre for centre, _ in dots)
+    figure = new_figure(height=480)
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], color=palette.GREY, lw=1, ls="--", zorder=1)
+    notes = []
+    for marker, (centre, colour) in zip(_MARKERS * len(colours), colours.items(), strict=False):
+        x, y = np.array([dot for (name, _), dot in dots.items() if name == centre]).T
+        axes.plot(x, y, marker, color=colour, mec="black", mew=0.5, ms=7, alpha=0.8, label=f"centre {centre}")
+        notes.append(
+            f"Centre {centre}: {len(x)} cases, {(y > x).sum()} better, {(y < x).sum()} worse, mean difference "
+            f"{(y - x).mean():+.3f}."
+        )
+    name = _NAMES.get(metric, metric)
+    axes.set(xlabel=f"{name}, {baseline}", ylabel=f"{name}, {arm}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    axes.set(aspect="equal", title=f"{target}, {protocol}: above the line the arm {arm} is better")
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    tidy(axes, "both")
+    what = f"{name} of the {target} in each case ({protocol}), arm {arm} against {baseline}. "
+    return Picture.of(figure, what + " ".join(notes))
+
+
+def arms(
+    comparisons: Sequence[Row],
+    *,
+    protocol: str = "leave-one-centre-out",
+    metric: str = "dice",
+    claimed: float | None = None,
+) -> Picture:
+    """Show how much better or worse than the baseline each arm is, with its interval (a forest plot).
+
+    Args:
+        comparisons: of ``summary.json``.
+        protocol: which part of the matrix.
+        metric: dice or nsd_2mm.
+        claimed: a difference to mark, such as the one that a paper reports.
+    """
+    shown = [one for one in comparisons if (one["protocol"], one["metric"]) == (protocol, metric)]
+    if not shown:
+        raise ValueError(f"there is no comparison of {metric} under {protocol}")
+    figure = new_figure(height=130 + 42 * len(shown))
+    axes = figure.subplots()
+    axes.axvline(0, color=palette.ink(), lw=1)
+    if claimed is not None:
+        axes.axvline(claimed, color=palette.VERMILLION, lw=1.5, ls=":", label=f"{claimed:+.3f}, as claimed")
+        figure.legend(loc="outside lower right", frameon=False, fontsize=9)
+    notes = [_draw_arm(axes, place, one) for place, one in enumerate(shown)]
+    about, name = shown[0], _NAMES.get(metric, metric)
+    seeds = len(about["by_seed"])
+    counted = f"{about['cases']} cases, {seeds} seed{'s' if seeds != 1 else ''}"
+    axes.set_yticks(range(len(shown)), [str(one["arm"]) for one in shown])
+    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=f"difference in {name} from {about['baseline']}")
+    axes.set_title(
+        f"{about['target']}, {protocol}, {counted}\n"
+        "dot and line: mean and 95 % interval over cases; grey: each seed; p: signed ranks, after Holm",
+        fontsize=10,
+    )
+    tidy(axes, "x")
+    what = f"Difference in {name} of the {about['target']} from {about['baseline']}, {protocol}, {counted}. "
+    return Picture.of(figure, what + "; ".join(notes) + ".")
+
+
+def _draw_arm(axes: Axes, place: int, one: Row) -> str:
+    low, middle, high = (number(one[key]) for key in ("low", "difference", "high"))
+    axes.plot([low, high], [place, place], color=palette.BLUE, lw=2.5)
+    seeds = [number(value) for value in one["by_seed"].values()]
+    axes.plot(seeds, [place + 0.25] * len(seeds), "|", color=palette.GREY, ms=8, mew=1.5)
+    axes.plot(middle, place, "o", color=palette.BLUE, mec="black", ms=8)
+    text = f"{middle:+.3f} ({low:+.3f} to {high:+.3f}), p {number(one['p_holm']):.2g}"
+    axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
+    return f"{one['arm']} {text}"
+
+
+def sensitivity(
+    rows: Sequence[Row],
+    at: Mapping[str, float | Sequence[int]],
+    *,
+    arm: str = "full",
+    protocol: str = "leave-one-centre-out",
+    target: str = "tumour",
+    metric: str = "dice",
+) -> Picture:
+    """Show how a result moves with one setting at a time.
+
+    Args:
+        rows: of ``cases.csv``, with the arm itself and the same with other settings (``full+objective.tau=6``).
+        at: setting -> its value in the arm itself, a number or a list; each makes a panel.
+        arm: the one whose settings were moved.
+        protocol: which part of the matrix.
+        target: pancreas or tumour.
+        metric: a column; a dot is the mean over the cases of one seed, the line the mean over seeds.
+    """
+    wanted = [row for row in rows if (row["protocol"], row["target"]) == (protocol, target)]
+    name = _NAMES.get(metric, metric)
+    figure = new_figure(height=330)
+    panels = figure.subplots(1, len(at), sharey=True, squeeze=False)[0]
+    notes = []
+    for axes, (setting, own) in zip(panels, at.items(), strict=True):
+        moved = _moved(wanted, arm, setting, own)
+        points = [(value, _seed_means(wanted, told, metric)) for told, value in moved.items()]
+        notes.append(_draw_setting(axes, setting, own, points))
+    panels[0].set_ylabel(f"{name} of the {target}")
+    return Picture.of(figure, f"{name} of the {target} with the arm {arm} ({protocol}) by setting. " + " ".join(notes))
+
+
+def _draw_setting(axes: Axes, setting: str, own: Any, points: Sequence[tuple[Any, list[float]]]) -> str:
+    is_number = isinstance(own, (int, float))  # else the values, such as kernel sizes, stand side by side
+    places = [value if is_number else place for place, (value, _) in enumerate(points)]
+    names = [f"{value:g}" if is_number else ", ".join(map(str, value)) for value, _ in points]
+    means = [float(np.mean(seeds)) for _, seeds in points]
+    axes.plot(places, means, color=palette.BLUE)
+    for place, (_, seeds) in zip(places, points, strict=True):
+        axes.plot([place] * len(seeds), seeds, "o", color=palette.BLUE, mec="black", mew=0.5, alpha=0.8)
+    axes.axvline(places[[value for value, _ in points].index(own)], color=palette.GREY, ls=":", lw=1)
+    axes.set_xticks(places, names)
+    axes.set_xlabel(f"{setting}\n(dotted: as in the profile)", fontsize=9)
+    tidy(axes, "y")
+    told = (", " if is_number else "; ").join(f"{name}: {mean:.3f}" for name, mean in zip(names, means, strict=True))
+    return f"{setting} {told}."
+
+
+def _moved(rows: Sequence[Row], arm: str, setting: str, own: Any) -> dict[str, Any]:
+    """The arm itself and those in which this setting alone was moved -> its value, in the order of the values."""
+    values = {arm: own}
+    for told in dict.fromkeys(row["arm"] for row in rows):
+        if told.startswith(f"{arm}+{setting}=") and told.count("+") == 1:
+            values[told] = yaml.safe_load(told.partition("=")[2])
+    return dict(sorted(values.items(), key=lambda item: item[1]))
+
+
+def _pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> dict[tuple[str, str], tuple[float, float]]:
+    """Mean over seeds of each case with either arm, (centre, case) -> (baseline, arm), where both have a value."""
+    values = {(row["arm"], row["seed"], row["centre"], row["case"]): number(row[metric]) for row in rows}
+    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for (name, seed, centre, case), value in values.items():
+        other = values.get((baseline, seed, centre, case), math.nan)
+        if name == arm and math.isfinite(value) and math.isfinite(other):
+            pairs.setdefault((centre, case), []).append((other, value))
+    means = {key: np.mean(of_case, axis=0) for key, of_case in pairs.items()}
+    return {key: (float(first), float(second)) for key, (first, second) in means.items()}
+
+
+def _seed_means(rows: Sequence[Row], arm: str, metric: str) -> list[float]:
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row["arm"] == arm and math.isfinite(value := number(row[metric])):
+            values.setdefault(str(row["seed"]), []).append(value)
+    return [float(np.mean(of_seed)) for of_seed in values.values()]

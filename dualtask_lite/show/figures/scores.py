@@ -1,0 +1,57 @@
+"""Results of cases, as dots that can be counted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from numpy.typing import NDArray
+
+from dualtask_lite.show import palette
+from dualtask_lite.show.figures.parts import METRICS, Row, number, tidy
+from dualtask_lite.show.picture import Picture, new_figure
+
+
+def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> Picture:
+    """Show one dot a case and the mean of each group; a case that is in several groups is joined by a line.
+
+    Args:
+        rows: per-case results with ``case``, the group and the metric; a missing or NaN value is
+            not drawn, but counted in the alt text.
+        metric: the column to show.
+        by: the column that makes the groups, such as ``centre`` or ``protocol``.
+    """
+    groups = list(dict.fromkeys(str(row[by]) for row in rows))
+    colours = palette.centre_colours(groups)
+    label, highest = METRICS.get(metric, (metric, None))
+    figure = new_figure(height=380)
+    axes = figure.subplots()
+    notes = []
+    dots: dict[str, list[tuple[float, float]]] = {}  # case -> its place in each group
+    for place, group in enumerate(groups):
+        mine = [(number(row.get(metric)), str(row["case"])) for row in rows if str(row[by]) == group]
+        shown = sorted((value, case) for value, case in mine if math.isfinite(value))
+        for place_in, (value, case) in enumerate(shown):  # neighbours in value do not hide each other
+            dots.setdefault(case, []).append((place + (place_in % 5 - 2) * 0.04, value))
+            axes.plot(*dots[case][-1], "o", color=colours[group], mec="black", mew=0.5, ms=7, alpha=0.8)
+        note = _draw_mean(axes, place, np.array([value for value, _ in shown]))
+        missing = len(mine) - len(shown)
+        notes.append(f"{by} {group}: {note}" + (f", {missing} without a value" if missing else ""))
+    for joined in dots.values():
+        axes.plot(*zip(*joined, strict=True), color=palette.GREY, lw=0.7, alpha=0.6, zorder=1)
+    axes.set_xticks(range(len(groups)), [f"{by} {group}" for group in groups])
+    axes.set(ylabel=label, xlim=(-0.6, len(groups) - 0.2), ylim=(-0.02, highest and highest + 0.02))
+    tidy(axes)
+    return Picture.of(figure, f"{label} of each case. " + "; ".join(notes) + ".")
+
+
+def _draw_mean(axes: Axes, place: int, values: NDArray[np.float64]) -> str:
+    """Draw the mean of one group, and put the group into words."""
+    if not values.size:
+        return "no value"
+    mean = values.mean()
+    axes.plot([place - 0.25, place + 0.25], [mean, mean], color=palette.ink(), lw=2)
+    axes.annotate(f"mean {mean:.2f}", (place + 0.28, mean), va="center", fontsize=9)
+    return f"{values.size} cases, mean {mean:.2f}, from {values.min():.2f} to {values.max():.2f}"

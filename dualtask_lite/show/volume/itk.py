@@ -1,0 +1,101 @@
+"""A case drawn by itkwidgets (ITK and VTK in the browser), for JupyterLab.
+
+itkwidgets is imported here and nowhere else, and only when it is asked for: from its import on it holds every
+cell back until the browser has answered, so without its JavaScript a notebook would stand still.
+"""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualtask_lite.cases.case import CT_WINDOW
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.show.volume.block import Block
+from dualtask_lite.viewers.extension import status
+from dualtask_lite.viewers.rewrite import CDN
+
+_BLEND = 0.6  # share of the labels' colour over the grey values
+_PATIENCE = 3  # s for an answer of the network
+_COLOURS = ("red", "violet", "green", "teal")  # of the viewer's own table, in the order of the labels that are there
+_NAMES = ("true pancreas", "true tumour", "predicted pancreas", "predicted tumour")  # of the labels from 1
+
+
+def draw(block: Block, start: Sequence[float]) -> tuple[Any, str]:
+    """Show a block; the viewer appears in the cell that is running.
+
+    It begins with an axial slice; its menu has the other planes and 3D.
+
+    Args:
+        block: what is shown.
+        start: where to look first, mm.
+
+    Returns:
+        The ``itkwidgets.Viewer``, to work on with its own calls, and what its colours mean.
+
+    Raises:
+        DualTaskError: when itkwidgets is not installed, or its JavaScript can come neither from here nor from the
+            network.
+    """
+    _have_javascript()
+    from itkwidgets import view
+
+    labels = merged(block)
+    there = [] if labels is None else [value for value in np.unique(labels).tolist() if value]
+    more = {} if labels is None else {"label_image": _image(labels, block)}
+    viewer = view(
+        image=_image(block.ct, block),
+        cmap="Grayscale",
+        color_range=list(CT_WINDOW),
+        view_mode="ZPlane",
+        z_slice=float(start[2]),
+        **more,
+    )
+    if there:  # as an argument of view it would reach the browser before the labels do
+        viewer.set_label_image_blend(_BLEND)
+    legend = [f"{_NAMES[value - 1]} {colour}" for value, colour in zip(there, _COLOURS, strict=False)]
+    return viewer, f"In itkwidgets: {', '.join(legend) or 'no labels'}."
+
+
+def merged(block: Block) -> NDArray[np.uint8] | None:
+    """Make one volume of labels, all that itkwidgets shows: the truth as 1 and 2, what is only predicted as 3 and 4."""
+    truth, prediction = block.labels.get("truth"), block.labels.get("prediction")
+    if prediction is None:
+        return truth
+    only = np.where(prediction > 0, prediction + 2, 0).astype(np.uint8)
+    return only if truth is None else np.where(truth > 0, truth, only)
+
+
+def _image(voxels: NDArray[Any], block: Block) -> Any:
+    """Turn voxels to the axes of ITK: from (X, Y, Z) in RAS+ to z, y, x that run to left, back and head."""
+    from ngff_zarr import to_ngff_image
+
+    turned = np.ascontiguousarray(voxels[::-1, ::-1].transpose(2, 1, 0))
+    first = block.affine @ [voxels.shape[0] - 1, voxels.shape[1] - 1, 0, 1]
+    place = {"x": -float(first[0]), "y": -float(first[1]), "z": float(first[2])}
+    return to_ngff_image(
+        turned, dims=["z", "y", "x"], scale=dict(zip("xyz", block.spacing, strict=True)), translation=place
+    )
+
+
+def _have_javascript() -> None:
+    """Make sure that the JavaScript lies on this machine, or that the network has it."""
+    if not find_spec("itkwidgets"):
+        raise DualTaskError("itkwidgets is not installed", "run pip install 'dualtask-lite[viewers]'")
+    if status().state == "local":
+        return
+    try:
+        urllib.request.urlopen(CDN, timeout=_PATIENCE).close()  # noqa: S310  # a constant
+    except urllib.error.HTTPError:
+        return  # it answers
+    except OSError as error:
+        raise DualTaskError(
+            "itkwidgets would wait for ever: its JavaScript is not on this machine, and there is no network",
+            "run dualtask viewers install where there is one, or leave viewer='itk' out",
+        ) from error

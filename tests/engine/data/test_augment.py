@@ -1,0 +1,172 @@
+"""Changes of a sample: identity, exact moves, one map for image and mask, mm, and nothing drawn when applied."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+from monai.transforms import Affine
+from scipy import ndimage
+from scipy.interpolate import BSpline
+
+from dualtask_lite.engine.config import Augment
+from dualtask_lite.engine.data.augment import (
+    BEND,
+    GAMMA,
+    KNOTS,
+    NOISE,
+    NOTHING,
+    Change,
+    _splines,
+    draw_change,
+    move,
+    recolour,
+)
+
+MM = (1.0, 1.0, 1.0)
+sides = st.integers(1, 40)
+
+
+def noise(*shape, seed=0):
+    return torch.rand(1, *shape, generator=torch.Generator().manual_seed(seed))
+
+
+def cut(volume, centre, patch):
+    """By plain slices of a volume that is padded with air."""
+    padded = np.pad(volume[0].numpy(), [(side, side) for side in patch])
+    return padded[tuple(slice(c + s - s // 2, c + 2 * s - s // 2) for c, s in zip(centre, patch, strict=True))]
+
+
+@examples(max_examples=60, deadline=None)
+@given(st.tuples(sides, sides, sides), st.tuples(sides, sides, sides), st.data())
+def test_the_identity_changes_nothing_wherever_the_patch_lies(shape, patch, data):
+    """Trap 12: no half-voxel shift, and none between image and mask, for even and odd sizes; outside is air."""
+    image = noise(*shape)
+    mask = (image > 0.5).to(torch.uint8)
+    centre = [data.draw(st.integers(0, side - 1)) for side in shape]
+    spacing = [data.draw(st.floats(0.5, 5)) for _ in shape]
+    flat = Change(np.eye(3), bend=np.zeros((3, *(-(-side // KNOTS) + 3 for side in patch)), np.float32))
+    for nothing in (NOTHING, flat):
+        moved, moved_mask = move([(image, "bilinear"), (mask, "nearest")], centre, patch, spacing, nothing)
+        assert moved.shape == moved_mask.shape == (1, *patch)
+        np.testing.assert_allclose(moved[0], cut(image, centre, patch), atol=2e-5)
+        np.testing.assert_array_equal(moved_mask[0], cut(mask, centre, patch))
+    assert torch.equal(recolour(image.clone(), NOTHING), image)
+
+
+def test_quarter_turns_and_flips_are_exact():
+    image, centre, patch = noise(31, 29, 33), (15, 14, 16), (9, 9, 9)
+    plain = cut(image, centre, patch)
+    turn = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])
+    (turned,) = move([(image, "bilinear")], centre, patch, MM, Change(turn))
+    np.testing.assert_allclose(turned[0], np.rot90(plain, -1), atol=2e-5)
+    for axis in range(3):
+        sign = np.ones(3)
+        sign[axis] = -1
+        (flipped,) = move([(image, "bilinear")], centre, patch, MM, Change(np.diag(sign)))
+        np.testing.assert_allclose(flipped[0], np.flip(plain, axis), atol=2e-5)
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_any_affine_change_agrees_with_scipy(mode):
+    volume = noise(40, 36, 28)
+    rng = np.random.default_rng(0)
+    spacing, centre, patch = np.array([0.8, 1.1, 2.5]), (22, 15, 13), (24, 17, 12)
+    for _ in range(5):
+        change = draw_change(Augment(elastic=0), patch, rng)
+        matrix = np.diag(1 / spacing) @ change.turn @ np.diag(spacing)
+        offset = centre - matrix @ (np.array(patch) // 2)
+        order = {"bilinear": 1, "nearest": 0}[mode]
+        args = {"output_shape": patch, "order": order, "mode": "grid-constant"}
+        expected = ndimage.affine_transform(volume[0].numpy().astype(float), matrix, offset, **args)
+        (moved,) = move([(volume, mode)], centre, patch, spacing, change)
+        apart = np.abs(moved[0].numpy() - expected)
+        assert (apart > 1e-4).mean() < (0.001 if mode == "nearest" else 1e-9)  # a tie may round either way
+
+
+def test_the_same_turn_and_zoom_as_monai():
+    """On cubic voxels the grid is MONAI's, which turns about the middle of an odd patch as well."""
+    volume = torch.from_numpy(ndimage.gaussian_filter(noise(33, 33, 33).numpy(), (0, 2, 2, 2)))
+    angle, zoom = 0.2, np.array([1.1, 0.9, 1.2])
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    (ours,) = move([(volume, "bilinear")], (16, 16, 16), (33, 33, 33), MM, Change(turn * zoom))
+    theirs = Affine(rotate_params=(0, 0, angle), scale_params=zoom.tolist(), padding_mode="zeros", image_only=True)
+    inner = (0, *[slice(6, -6)] * 3)
+    np.testing.assert_allclose(ours[inner], torch.as_tensor(theirs(volume))[inner], atol=1e-4)
+
+
+def test_a_turn_keeps_lengths_in_mm_on_an_anisotropic_grid():
+    """A ball of mm stays a ball: turning voxels instead would shear it."""
+    spacing = np.array([1.0, 1.0, 3.0])
+    axes = np.meshgrid(
+        *[(np.arange(n) - n // 2) * s for n, s in zip((61, 61, 21), spacing, strict=True)], indexing="ij"
+    )
+    ball = torch.from_numpy(sum(a**2 for a in axes) <= 20**2)[None].to(torch.uint8)
+    change = draw_change(Augment(scale=0, rotation=90, elastic=0, flip=0), (61, 61, 21), np.random.default_rng(3))
+    (moved,) = move([(ball, "nearest")], (30, 30, 10), (61, 61, 21), spacing, change)
+    overlap = (moved * ball).sum()
+    assert 2 * overlap / (moved.sum() + ball.sum()) > 0.95
+
+
+@pytest.mark.parametrize("bent", [False, True])
+def test_image_and_mask_move_as_one(bent):
+    volume = torch.zeros(1, 60, 50, 40)
+    volume[0, 22:41, 18:33, 12:25] = 1
+    rng = np.random.default_rng(1)
+    for _ in range(10):
+        change = draw_change(Augment(elastic=float(bent)), (48, 48, 32), rng)
+        assert (change.bend is not None) is bent
+        volumes = [(volume, "bilinear"), (volume.to(torch.uint8), "nearest")]
+        image, mask = move(volumes, (31, 25, 18), (48, 48, 32), (1, 1, 2), change)
+        assert mask.sum() > 500
+        certain = (image - 0.5).abs() > 0.4  # away from the surface both say the same
+        assert torch.equal(image[certain] > 0.5, mask[certain] > 0)
+
+
+def test_the_spline_is_scipy_s():
+    side = 53
+    ours = _splines(side).numpy()
+    knots = (np.arange(ours.shape[1] + 4) - 3) * KNOTS
+    theirs = BSpline.design_matrix(np.arange(side, dtype=float), knots.astype(float), 3).toarray()
+    np.testing.assert_allclose(ours, theirs, atol=1e-6)
+    np.testing.assert_allclose(ours.sum(1), 1, atol=1e-6)
+
+
+def test_a_bend_moves_by_what_its_control_points_say():
+    """Equal control points move everything alike, by so many voxels of the region."""
+    volume, patch = noise(60, 60, 40), (32, 24, 16)
+    bend = np.broadcast_to(np.array([3, -2, 4], np.float32)[:, None, None, None], (3, 5, 5, 4))
+    (moved,) = move([(volume, "bilinear")], (30, 30, 20), patch, (0.7, 1, 2), Change(np.eye(3), bend=bend))
+    np.testing.assert_allclose(moved[0], cut(volume, (33, 28, 24), patch), atol=2e-5)
+
+
+def test_what_is_drawn_stays_in_its_ranges():
+    rng = np.random.default_rng(0)
+    still = draw_change(Augment(scale=0, rotation=0, elastic=0, flip=0, gamma=0, noise=0), (8, 8, 8), rng)
+    np.testing.assert_array_equal(still.turn, np.eye(3))
+    assert (still.bend, still.gamma, still.noise) == (None, 1, 0)
+    changes = [draw_change(Augment(elastic=0.5), (32, 32, 16), rng) for _ in range(400)]
+    zooms = np.linalg.norm([c.turn for c in changes], axis=1)  # length of each column: 1 / zoom
+    assert zooms.min() >= 1 / 1.2 - 1e-9
+    assert zooms.max() <= 1 / 0.8 + 1e-9
+    mirrored = np.mean([np.linalg.det(c.turn) < 0 for c in changes])
+    assert 0.4 < mirrored < 0.6
+    assert 0.4 < np.mean([c.bend is not None for c in changes]) < 0.6
+    assert all(GAMMA[0] <= c.gamma <= GAMMA[1] and 0 <= c.noise <= NOISE for c in changes)
+    assert np.std([b for c in changes if c.bend is not None for b in c.bend.ravel()]) == pytest.approx(
+        np.sqrt((BEND[0] ** 2 + BEND[0] * BEND[1] + BEND[1] ** 2) / 3), rel=0.1
+    )
+    assert 0.2 < np.mean([c.noise > 0 for c in changes]) < 0.4
+
+
+def test_applying_draws_nothing():
+    change = draw_change(Augment(elastic=1, gamma=1, noise=1), (16, 16, 16), np.random.default_rng(5))
+    volume = noise(30, 30, 30)
+    state = torch.get_rng_state()
+    once, again = (
+        recolour(move([(volume, "bilinear")], (15, 15, 15), (16, 16, 16), MM, change)[0], change) for _ in range(2)
+    )
+    assert torch.equal(once, again)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert 0 <= once.min() <= once.max() <= 1

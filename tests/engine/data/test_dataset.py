@@ -1,0 +1,121 @@
+"""Training samples: reproducible, image and mask together, identity when nothing is to change."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.engine.config import Augment, Settings
+from dualtask_lite.engine.data.dataset import Region, Samples, draw_case, show_box, training_region
+from dualtask_lite.engine.data.grid import Box
+from dualtask_lite.errors import DualTaskError
+
+STILL = {f"augment.{name}": 0 for name in Augment.model_fields}
+PATCH = (24, 32, 16)
+
+
+def ball_case(name="ball", label_value=2):
+    """A bright ball in fat, off centre, on an anisotropic grid."""
+    shape, spacing = (40, 36, 24), (2.0, 2.5, 4.0)
+    x, y, z = np.meshgrid(*[np.arange(n) * s for n, s in zip(shape, spacing, strict=True)], indexing="ij")
+    ball = (x - 36) ** 2 + (y - 50) ** 2 + (z - 52) ** 2 <= 18**2
+    rng = np.random.default_rng(0)
+    volume = np.where(ball, 150, -60) + rng.normal(0, 5, shape)
+    return Case(name, "A", volume.astype(np.float32), (ball * label_value).astype(np.uint8), np.diag([*spacing, 1.0]))
+
+
+def settings(**overrides):
+    start = {"sample.spacing": [2.5, 2.5, 4], "sample.patch": PATCH, "stage": "tumour-coarse"}
+    return Settings.of("laptop", {**start, **overrides})
+
+
+def test_sample_i_is_the_same_whoever_makes_it():
+    chosen = settings()
+    regions = [training_region(ball_case(), chosen), training_region(ball_case("other"), chosen)]
+    once, again = Samples(regions, chosen, range(6)), Samples(regions, chosen, [4])
+    for _ in range(3):  # the transform's earlier draws must leave no trace
+        once[0]
+    a, b = once[4], again[0]
+    assert a["case_id"] == b["case_id"]
+    assert a["index"] == b["index"] == 4
+    for key in ("image", "mask", "distance_mm"):
+        assert torch.equal(a[key], b[key])
+        assert a[key].shape == (1, *PATCH)
+        assert a[key].dtype == torch.float32
+    assert not torch.equal(a["image"], once[5]["image"])
+
+
+def test_every_case_comes_once_an_epoch():
+    epochs = [[draw_case(5 * epoch + i, 5, seed=1) for i in range(5)] for epoch in range(4)]
+    assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+def test_image_and_mask_move_together():
+    chosen = settings(**{"augment.noise": 0, "augment.gamma": 0, "augment.elastic": 1})
+    samples = Samples([training_region(ball_case(), chosen)], chosen, range(20))
+    for sample in samples:
+        image, mask = sample["image"][0], sample["mask"][0]
+        if mask.sum() < 50:
+            continue
+        bright = image > 0.45  # halfway between fat and ball
+        dice = 2 * (bright & (mask > 0)).sum() / (bright.sum() + mask.sum())
+        assert dice > 0.85
+
+
+def test_the_distance_is_of_the_moved_mask_in_mm():
+    chosen = settings()
+    region = training_region(ball_case(), chosen)
+    for sample in Samples([region], chosen, range(4)):
+        mask = sample["mask"][0].numpy() > 0
+        if not mask.any():
+            continue
+        outside = ndimage.distance_transform_edt(~mask, sampling=region.spacing)
+        inside = ndimage.distance_transform_edt(mask, sampling=region.spacing)
+        assert np.abs(sample["distance_mm"][0].numpy() - (outside - inside)).max() < 1e-3
+
+
+def test_foreground_share_centres_patches_on_the_target():
+    chosen = settings(**STILL, **{"sample.foreground": 1.0, "sample.patch": [8, 8, 8]})
+    region = training_region(ball_case(), chosen)
+    assert all(sample["mask"][0, 4, 4, 4] == 1 for sample in Samples([region], chosen, range(20)))
+
+
+@pytest.mark.parametrize(
+    ("stage", "whole"), [("pancreas-coarse", True), ("tumour-coarse", False), ("tumour-fine", False)]
+)
+def test_a_stage_sees_its_region(stage, whole):
+    region = training_region(ball_case(), settings(stage=stage))
+    assert (region.box.shape == (40, 36, 24)) is whole
+    assert region.mask.sum() > 0
+
+
+def test_a_case_without_the_organ_is_seen_whole():
+    region = training_region(ball_case(label_value=0), settings())
+    assert region.box.shape == (40, 36, 24)
+    assert region.mask.sum() == 0
+
+
+def test_a_case_without_a_label_cannot_train():
+    case = ball_case()
+    with pytest.raises(DualTaskError, match="ball: has no label"):
+        training_region(Case("ball", "A", case.image, None, case.affine), settings())
+    region = replace(training_region(case, settings()), mask=None)
+    with pytest.raises(DualTaskError, match="ball: has no label"):
+        Samples([region], settings(), range(1))
+
+
+@pytest.mark.parametrize("where", [slice(30, 40), slice(0, 9)])  # with its margin, and at the border of the volume
+def test_a_jittered_box_moves_and_never_cuts_the_target(where):
+    mask = torch.zeros(1, 60, 60, 60, dtype=torch.uint8)
+    mask[0, where, where, where] = 1
+    region = Region("a", torch.ones(1, 60, 60, 60), mask, (1.0, 1.0, 2.0), Box.whole((60, 60, 60)))
+    rng = np.random.default_rng(0)
+    shown = [show_box(region, 10, rng) for _ in range(8)]
+    assert all((image[mask > 0] == 1).all() for image in shown)
+    assert len({int(image.sum()) for image in shown}) > 4
+    assert all(0 < image.mean() < 1 for image in shown)
+    assert torch.equal(show_box(region, 0, rng), region.image)

@@ -1,0 +1,155 @@
+"""The matrix: protocols are fair, arms do equal work, cells are kept."""
+
+import json
+
+import pytest
+
+from dualtask_lite import machine
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.judging import ablation as engine
+from dualtask_lite.engine.judging.ablation import ARMS, Cell, Plan, ablate, cells_of, split_of, stage_settings
+from dualtask_lite.engine.judging.evaluation import Evaluation, plain
+from dualtask_lite.engine.run import load_model, read_rows
+from dualtask_lite.errors import DualTaskError
+
+CASCADE = ("pancreas-coarse", "tumour-coarse")
+TERMS = {
+    "segmentation": {"seg"},
+    "distance": {"seg", "dist"},
+    "to-mask": {"seg", "dist", "conv_mask"},
+    "to-distance": {"seg", "dist", "conv_distance"},
+    "conversion": {"seg", "dist", "conv_mask", "conv_distance"},
+    "views": {"seg"},
+    "consistency": {"seg", "dist", "conv_mask", "conv_distance", "out"},
+    "contrast": {"seg", "dist", "conv_mask", "conv_distance", "feat"},
+    "full": {"seg", "dist", "conv_mask", "conv_distance", "out", "feat", "slice"},
+}
+TWO_VIEWS = {"views", "consistency", "contrast", "full"}
+
+
+def plan(profile="laptop", overrides=None, stages=CASCADE, folds=5):
+    return Plan(profile, overrides or {}, stages, folds)
+
+
+@pytest.mark.parametrize("centre", ["A", "B", "C"])
+def test_inside_and_outside_test_on_the_same_cases_and_train_on_equally_many(phantom_folder, centre):
+    cases = find_cases(phantom_folder)
+    inside, outside = (split_of(Cell("segmentation", p, centre, 1), cases) for p in ("in-domain", "unseen"))
+    assert [c.id for c in inside.test] == [c.id for c in outside.test]
+    assert len(inside.train) == len(outside.train) > 0
+    assert {c.centre for c in inside.train} == {centre}
+    assert centre not in {c.centre for c in outside.train}
+
+
+def test_a_centre_left_out_is_all_tested_and_all_others_train(phantom_folder):
+    split = split_of(Cell("full", "leave-one-centre-out", "B", 0), find_cases(phantom_folder))
+    assert (len(split.train), len(split.validation), len(split.test)) == (8, 0, 4)
+    assert {c.centre for c in split.test} == {"B"}
+    assert {c.centre for c in split.train} == {"A", "C"}
+
+
+def test_cross_validation_tests_each_case_once_a_seed(phantom_folder):
+    cases = find_cases(phantom_folder)
+    cells = cells_of(cases, ["full"], ["cross-validation"], folds=3, seed=2)
+    assert [cell.part for cell in cells] == ["0", "1", "2"]
+    splits = [split_of(cell, cases, 3) for cell in cells]
+    assert sorted(c.id for split in splits for c in split.test) == sorted(c.id for c in cases)
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("profile", ["laptop", "gpu", "paper"])
+def test_an_arm_differs_in_its_terms_and_views_alone_and_shows_as_many_images(arm, profile):
+    overrides = {"optimiser.steps": 7, "network.width": 16, "objective.tau": 4.5, "sample.patch": [16, 24, 8]}
+    settings = stage_settings(Cell(arm, "unseen", "A", 5), plan(profile, overrides), "tumour-coarse")
+    base = stage_settings(Cell("segmentation", "unseen", "A", 5), plan(profile, overrides), "tumour-coarse")
+    assert settings.optimiser.steps == 7
+    assert settings.network.width == 16
+    assert settings.objective.tau == 4.5
+    assert settings.sample.patch == (16, 24, 8)
+    assert settings.seed == 5
+    assert {name for name, weight in settings.objective.weights.items() if weight} == TERMS[arm]
+    assert settings.views.count == (2 if arm in TWO_VIEWS else 1)
+    assert settings.optimiser.batch * settings.views.count == base.optimiser.batch * base.views.count
+    apart = {"objective": {"weights"}, "views": {"count"}, "optimiser": {"batch"}}
+    assert settings.model_dump(exclude=apart) == base.model_dump(exclude=apart)
+
+
+def test_an_arm_may_bring_settings_of_its_own():
+    cell = Cell("full+objective.tau=6+objective.weights.out=0.5+views.keep_first=true", "unseen", "A", 0)
+    settings = stage_settings(cell, plan(), "tumour-coarse")
+    assert (settings.objective.tau, settings.views.keep_first) == (6, True)
+    assert settings.objective.weights["out"] == 0.5
+    assert settings.objective.weights["slice"] == 1
+
+
+@pytest.mark.parametrize(
+    ("arm", "told"),
+    [("everything", "choose from: segmentation"), ("full+objective.tua=6", "did you mean 'objective.tau'")],
+)
+def test_an_unknown_arm_or_setting_is_told(arm, told):
+    with pytest.raises(DualTaskError, match=told):
+        stage_settings(Cell(arm, "unseen", "A", 0), plan(), "tumour-coarse")
+
+
+def test_an_odd_number_of_images_cannot_be_two_views():
+    with pytest.raises(DualTaskError, match="an even number"):
+        stage_settings(Cell("full", "unseen", "A", 0), plan(overrides={"optimiser.batch": 3}), "tumour-coarse")
+
+
+def test_an_unknown_protocol_is_told(phantom_folder):
+    with pytest.raises(DualTaskError, match="choose from: in-domain"):
+        cells_of(find_cases(phantom_folder), ["full"], ["seen"], 5, 0)
+
+
+def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom_folder, tmp_path, tiny_run):
+    cases = [case for case in find_cases(phantom_folder) if case.centre != "C"]
+    how = {"stages": ["tumour-coarse"], "arms": ["segmentation"], "seeds": [0], "progress": False}
+    summary = ablate("laptop", tiny_run, cases, tmp_path, **how)
+    assert set(summary["results"]["tumour"]["segmentation"]["dice"]) == {"in-domain", "unseen", "gap"}
+    rows = read_rows(tmp_path / "cases.csv")
+    assert {(row["protocol"], row["centre"]) for row in rows} == {(p, c) for p in ("in-domain", "unseen") for c in "AB"}
+    written = json.loads((tmp_path / "summary.json").read_text())
+    assert written["seeds"] == [0]
+    assert written["versions"]["torch"]
+    assert machine.processor() in written["device"]
+    assert (written["profile"], written["overrides"]) == ("laptop", tiny_run)
+    one = tmp_path / "cells" / "segmentation" / "unseen-A-0"
+    assert {seen.centre for seen in load_model(one / "tumour-coarse").seen} == {"B"}
+    kept = (one / "cases.csv").stat().st_mtime_ns
+    (tmp_path / "cells" / "segmentation" / "unseen-B-0" / "cases.csv").unlink()  # as if it had been cut here
+    assert plain(ablate("laptop", tiny_run, cases, tmp_path, **how)) == plain(summary)
+    assert (one / "cases.csv").stat().st_mtime_ns == kept
+    with pytest.raises(DualTaskError, match="a table of other overrides"):  # nothing of it would be comparable
+        ablate("laptop", {**tiny_run, "optimiser.steps": 4}, cases, tmp_path, **how)
+    with pytest.raises(DualTaskError, match="a table of other cases"):
+        ablate("laptop", tiny_run, cases[1:], tmp_path, **how)
+
+
+def test_the_stages_before_the_last_are_the_same_for_all_arms(phantom_folder, tmp_path, tiny_run):
+    overrides = {**tiny_run, "optimiser.batch": 2}
+    cases = [case for case in find_cases(phantom_folder) if case.centre == "A"]
+    how = {"stages": CASCADE, "arms": ["segmentation", "full"], "protocols": ["cross-validation"], "folds": 2}
+    summary = ablate("laptop", overrides, cases, tmp_path, **how, seeds=[0], jobs=2, progress=False)
+    common = tmp_path / "common" / "cross-validation-1-0" / "pancreas-coarse"
+    assert not load_model(common).settings.has_distance
+    assert load_model(tmp_path / "cells" / "full" / "cross-validation-1-0" / "tumour-coarse").settings.has_distance
+    assert not list(tmp_path.glob("cells/*/*/pancreas-coarse"))
+    (dice, _) = summary["comparisons"]
+    assert (dice["arm"], dice["target"], dice["metric"], dice["baseline"]) == ("full", "tumour", "dice", "segmentation")
+    tumours = {r["case"] for r in read_rows(tmp_path / "cases.csv") if r["target"] == "tumour" and r["dice"] != "nan"}
+    assert dice["cases"] == len(tumours) > 0
+
+
+def test_a_case_that_cannot_be_evaluated_stops_the_cell(phantom_folder, tmp_path, tiny_run, monkeypatch):
+    """One case fewer in one cell would make the arms differ in what they were tested on."""
+    monkeypatch.setattr(engine, "evaluate", lambda *_, **__: Evaluation([], {}, {"C_001": "is damaged"}))
+    cell = Cell("segmentation", "unseen", "C", 0)
+    cases = find_cases(phantom_folder)
+    with pytest.raises(DualTaskError, match="C_001"):
+        engine.run_cell(cell, plan(overrides=tiny_run, stages=["pancreas-coarse"]), cases, tmp_path, threads=1)
+    assert not (cell.folder(tmp_path) / "cases.csv").exists()
+
+
+def test_no_labelled_case_is_told(tmp_path):
+    with pytest.raises(DualTaskError, match="no labelled case"):
+        ablate("laptop", {}, [], tmp_path, stages=CASCADE, arms=["full"], seeds=[0])

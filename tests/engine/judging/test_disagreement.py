@@ -1,0 +1,268 @@
+"""Warnings without a label, and whether they are worth anything: against closed forms, SciPy and brute force."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage, stats
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.judging import disagreement as engine
+from dualtask_lite.engine.judging.disagreement import (
+    WARNINGS,
+    assess,
+    disagreement,
+    risk_coverage,
+    spearman,
+    summarise_warnings,
+    surface_error_mm,
+)
+from dualtask_lite.engine.judging.metrics import case_metrics
+from dualtask_lite.engine.predict import Prediction, predict_scan
+from dualtask_lite.engine.run import Model, Seen
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method.network import Outputs
+
+TAU, BAND = 2.0, 20.0  # mm
+SEGMENTATION_ONLY = {f"objective.weights.{term}": 0 for term in ("dist", "conv_mask", "conv_distance")}
+
+
+class Heads(torch.nn.Module):
+    """A stand-in network that calls bright voxels the target; its distance says the same, ``apart`` mm further out."""
+
+    def __init__(self, apart=0.0, level=0.5, slope=10.0):
+        super().__init__()
+        self.apart, self.level, self.slope = torch.nn.Parameter(torch.tensor(apart)), level, slope
+
+    def forward(self, x):
+        logit = (x - self.level) * self.slope
+        distance = (-TAU * logit + self.apart) / BAND
+        return Outputs(seg=logit, distance=distance.clamp(-1, 1), embedding=None, slices=None)
+
+
+def model(stage="pancreas-coarse", seen=(), overrides=None, **heads):
+    values = {"sample.patch": [16, 16, 16], "sample.spacing": [2, 2, 2], "objective.tau": TAU, **(overrides or {})}
+    return Model(Heads(**heads), Settings.of("laptop", {"stage": stage, **values}), tuple(seen), stage)
+
+
+def bright_box(name="box", hu=240, seed=0):
+    volume = np.full((24, 20, 18), -100, np.float32)
+    volume[6:18, 5:15, 4:14] = hu
+    label = np.zeros(volume.shape, np.uint8)
+    label[6:18, 5:15, 4:14] = 1
+    volume += np.random.default_rng(seed).normal(0, 1, volume.shape).astype(np.float32)
+    return Case(name, "C", volume, label, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def opinions(chosen, case=None, **options):
+    scan = (case or bright_box()).load()
+    return disagreement([chosen], scan, predict_scan([chosen], scan), **options)
+
+
+def test_heads_that_say_the_same_give_no_warning():
+    told = opinions(model())
+    assert told.heads.max() == pytest.approx(0, abs=1e-5)
+    assert told.heads_mm.max() == pytest.approx(0, abs=1e-3)
+    assert told.warnings["heads_mask"] == 0
+    assert told.warnings["heads_probability"] == pytest.approx(0, abs=1e-5)
+
+
+def test_heads_that_are_3_mm_apart_are_found_to_be_so():
+    told = opinions(model(apart=3.0))
+    assert told.heads_mm == pytest.approx(np.full(told.heads_mm.shape, 3.0), abs=1e-3)
+    assert told.warnings["heads_mm"] == pytest.approx(3, abs=1e-3)
+    inside = 1 / (1 + math.exp(-5)), 1 / (1 + math.exp(-5 + 3 / TAU))  # the probability that each head gives the box
+    at = told.heads[12, 10, 9]
+    assert at == pytest.approx(inside[0] - inside[1], abs=0.01)
+
+
+def test_the_share_of_two_constant_maps_is_in_closed_form():
+    p, q = np.full((4, 4, 4), 0.8), np.full((4, 4, 4), 0.2)
+    assert engine._share(p, q) == pytest.approx(0.6)
+    assert engine._share(p, p) == 0
+    assert engine._share(p, 0 * p) == 1
+    assert engine._share(0 * p, 0 * p) == 0
+
+
+def test_a_model_with_one_head_has_only_the_views_to_ask():
+    told = opinions(model(overrides=SEGMENTATION_ONLY))
+    assert told.heads is None
+    assert set(told.warnings) == {"views_probability", "views_mask", "unsure"}
+
+
+def test_views_are_drawn_from_the_seed():
+    a, again, other = (opinions(model(), views=2, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(a.views, again.views)
+    assert not np.array_equal(a.views, other.views)
+    assert a.warnings["views_probability"] > 0
+
+
+def test_only_the_box_that_the_last_stage_saw_is_compared():
+    scan = bright_box().load()
+    cascade = [model(), model("pancreas-fine", overrides={}, apart=3.0)]
+    prediction = predict_scan(cascade, scan)
+    told = disagreement(cascade, scan, prediction)
+    box = prediction.report[-1]
+    assert all(told.heads_mm[start] > 2 for start in [tuple(box["box_start"])])
+    outside = np.ones(scan.shape, bool)
+    outside[tuple(slice(a, b) for a, b in zip(box["box_start"], box["box_stop"], strict=True))] = False
+    assert not told.heads_mm[outside].any()
+
+
+def test_nothing_found_by_anybody_is_agreement():
+    told = opinions(model(level=5.0))
+    assert told.warnings["heads_mask"] == told.warnings["views_mask"] == 0
+    assert all(np.isfinite(value) and value >= 0 for value in told.warnings.values())
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
+@settings(max_examples=60, deadline=None)
+def test_a_perfect_warning_is_the_best_and_its_opposite_the_worst(risk):
+    rng = np.random.default_rng(0)
+    best, worst = risk_coverage(risk, risk).area, risk_coverage(risk, [-r for r in risk]).area
+    some = risk_coverage(risk, rng.random(len(risk))).area
+    assert best - 1e-12 <= some <= worst + 1e-12
+    assert best - 1e-12 <= np.mean(risk) <= worst + 1e-12
+
+
+def test_a_perfect_warning_is_the_oracle_whatever_its_scale():
+    risk = [0.1, 0.9, 0.4, 0.2]
+    curve = risk_coverage(risk, np.exp(risk))
+    assert curve.coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
+    np.testing.assert_allclose(curve.risk, [0.1, 0.15, 0.7 / 3, 0.4])
+    assert curve.area == pytest.approx(np.mean([0.1, 0.15, 0.7 / 3, 0.4]))
+    assert curve.area == risk_coverage(risk, risk).area
+
+
+def test_a_useless_warning_is_worth_the_mean_risk():
+    risk = [0.0, 1.0, 0.3, 0.7, 0.5]
+    assert risk_coverage(risk, [2.0] * 5).risk == pytest.approx(np.full(5, 0.5))
+    orders = [risk_coverage(risk, order).area for order in itertools.permutations(range(5))]
+    assert np.mean(orders) == pytest.approx(0.5)
+
+
+def test_ties_are_the_mean_over_their_orders():
+    risk, told = [0.0, 1.0, 0.3, 0.7], [1, 2, 2, 1]
+    orders = [[1.0, 2.1, 2.0, 1.1], [1.1, 2.1, 2.0, 1.0], [1.0, 2.0, 2.1, 1.1], [1.1, 2.0, 2.1, 1.0]]
+    expected = np.mean([risk_coverage(risk, order).risk for order in orders], axis=0)
+    np.testing.assert_allclose(risk_coverage(risk, told).risk, expected)
+
+
+@pytest.mark.parametrize(("risk", "told"), [([], []), ([0.1], [0.1, 0.2]), ([math.nan], [0.1]), ([0.1], [math.inf])])
+def test_what_has_no_curve_is_refused(risk, told):
+    with pytest.raises(ValueError, match="risk"):
+        risk_coverage(risk, told)
+
+
+def test_spearman_is_pearson_of_the_ranks_and_undefined_where_nothing_varies():
+    rng = np.random.default_rng(0)
+    a, b = rng.integers(0, 6, 40), rng.normal(size=40)
+    expected = np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1]
+    assert spearman(a, b) == pytest.approx(expected)
+    assert math.isnan(spearman([1, 1, 1], [1, 2, 3]))
+    assert math.isnan(spearman([1, 2], [1, 2]))
+
+
+def brute_force(prediction, truth, spacing):
+    """Each voxel of one surface against all of the other."""
+    cross = ndimage.generate_binary_structure(3, 1)
+
+    def surface(mask):
+        return np.argwhere(mask & (ndimage.convolve(mask.astype(int), cross.astype(int), mode="constant") < 7))
+
+    error = np.full(prediction.shape, np.nan)
+    true = surface(truth) * spacing
+    for voxel in surface(prediction):
+        error[tuple(voxel)] = np.linalg.norm(true - voxel * spacing, axis=1).min()
+    return error
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_surface_error_against_brute_force_with_anisotropic_voxels(seed):
+    rng = np.random.default_rng(seed)
+    prediction, truth = (ndimage.binary_dilation(rng.random((9, 8, 7)) > 0.97, iterations=2) for _ in range(2))
+    spacing = (0.8, 1.5, 5.0)
+    np.testing.assert_allclose(
+        surface_error_mm(prediction, truth, spacing), brute_force(prediction, truth, spacing), rtol=1e-6
+    )
+
+
+def test_surface_error_is_the_one_of_the_metrics():
+    """A box within a box: ASSD is the mean over both surfaces of just these distances."""
+    a, b = np.zeros((20, 20, 20), bool), np.zeros((20, 20, 20), bool)
+    a[4:16, 4:16, 4:16], b[6:14, 6:14, 6:14] = True, True
+    both = np.concatenate(
+        [e[np.isfinite(e)] for e in (surface_error_mm(a, b, (1, 1, 2)), surface_error_mm(b, a, (1, 1, 2)))]
+    )
+    assert both.mean() == pytest.approx(case_metrics(a, b, (1, 1, 2))["assd_mm"], rel=1e-5)
+
+
+def test_surface_error_of_empty_masks_is_nowhere_defined():
+    full, empty = np.ones((3, 3, 3), bool), np.zeros((3, 3, 3), bool)
+    assert np.isnan(surface_error_mm(empty, full, (1, 1, 1))).all()
+    assert np.isnan(surface_error_mm(full, empty, (1, 1, 1))).all()
+    assert np.nanmax(surface_error_mm(full, full, (1, 1, 1))) == 0
+
+
+@pytest.mark.parametrize(
+    ("found", "true", "risk"), [(False, False, 0.0), (True, False, 1.0), (False, True, 1.0), (True, True, 0.0)]
+)
+def test_the_risk_of_empty_masks_is_defined(found, true, risk):
+    case = bright_box()
+    scan = Case("c", "C", case.image, case.label * true, case.affine).load()
+    mask = case.label * np.uint8(found)
+    blank = np.zeros(scan.shape, np.float32)
+    prediction = Prediction(mask, blank, blank, "pancreas", [])
+    row = engine.judge(scan, prediction, engine.Disagreement("pancreas", blank, blank, blank, {"unsure": 0.5}))
+    assert row["risk"] == risk
+    assert row["unsure"] == 0.5
+    assert row["surface_voxels"] == (0 if not (found and true) else 12 * 10 * 10 - 10 * 8 * 8)
+    assert math.isnan(row["spearman_voxels"])  # the doubt is the same everywhere
+
+
+def test_the_voxels_correlation_is_that_of_doubt_and_surface_error():
+    scan = bright_box().load()
+    mask = np.roll(scan.label, 2, axis=0)
+    error = surface_error_mm(mask == 1, scan.label == 1, scan.spacing)
+    doubt = np.where(np.isfinite(error), error**3, 0).astype(np.float32)
+    prediction = Prediction(mask, doubt, doubt, "pancreas", [])
+    row = engine.judge(scan, prediction, engine.Disagreement("pancreas", doubt, doubt, doubt, {}))
+    assert row["spearman_voxels"] == pytest.approx(1)
+
+
+def test_the_summary_says_how_much_of_the_possible_gain_a_warning_brings():
+    rows = [
+        {"case": str(i), "risk": r, "heads_mm": r, "heads_mask": 0.2, "unsure": -r, "spearman_voxels": v}
+        for i, (r, v) in enumerate([(0.1, 0.5), (0.9, math.nan), (0.4, 0.7), (0.2, 0.6)])
+    ]
+    found = summarise_warnings(rows)
+    assert found.summary["heads_mm"]["gain"] == pytest.approx(1)
+    assert found.summary["heads_mm"]["spearman"] == pytest.approx(1)
+    assert found.summary["heads_mask"]["gain"] == pytest.approx(0)
+    assert math.isnan(found.summary["heads_mask"]["spearman"])
+    assert found.summary["unsure"]["gain"] < 0
+    assert found.useless == pytest.approx(0.4)
+    assert found.spearman_voxels == pytest.approx(0.6)
+
+
+def test_assess_predicts_and_judges_every_labelled_case():
+    cases = [bright_box("bright"), bright_box("dim", hu=75, seed=1)]
+    unlabelled = Case("u", "C", bright_box(seed=2).image, None, np.eye(4))
+    found = assess([model(apart=1.0)], [*cases, unlabelled], views=1, progress=False)
+    assert [row["case"] for row in found.rows] == ["bright", "dim"]
+    assert set(found.summary) == set(WARNINGS)
+    assert found.rows[0]["risk"] < 0.05
+    with pytest.raises(DualTaskError, match="no labelled case"):
+        assess([model()], [unlabelled], progress=False)
+
+
+def test_a_case_that_was_seen_is_refused():
+    case = bright_box()
+    seen = Seen("other", "A", case.digest(), "validation")
+    with pytest.raises(DualTaskError, match="was seen in training"):
+        assess([model(seen=[seen])], [case], progress=False)

@@ -1,0 +1,117 @@
+"""Evaluation: the right cases, no case that was seen, nothing failed in an average."""
+
+import csv
+import json
+import math
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.judging import evaluation as engine
+from dualtask_lite.engine.predict import Prediction
+from dualtask_lite.engine.run import Model, Seen
+from dualtask_lite.errors import DualTaskError
+
+
+def case(name, centre="C", *, seed=0, tumour=True, label=True):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros((12, 12, 10), np.uint8)
+    mask[2:10, 3:9, 2:8] = 1
+    if tumour:
+        mask[4:8, 4:8, 3:6] = 2
+    volume = rng.normal(0, 200, mask.shape).astype(np.float32)
+    return Case(name, centre, volume, mask if label else None, np.diag([2.0, 2.0, 2.0, 1.0]))
+
+
+def model(stage="tumour-coarse", held_out="C", seen=()):
+    return Model(None, Settings.of("laptop", {"stage": stage, "data.held_out": held_out}), tuple(seen), "run")
+
+
+@pytest.fixture
+def oracle(monkeypatch):
+    """A cascade that knows the answer, shifted by one voxel (2 mm)."""
+
+    def predict_scan(models, scan):
+        shifted = np.roll(scan.label, 1, axis=0)
+        return Prediction(shifted, shifted.astype(np.float32), shifted.astype(np.float32), "tumour", [])
+
+    monkeypatch.setattr(engine, "predict_scan", predict_scan)
+
+
+def test_the_centre_that_was_held_out_is_the_one_to_test_on():
+    cases = [case("a", "A"), case("b", "B", seed=1), case("c", "C", seed=2)]
+    assert [c.id for c in engine.unseen_cases([model()], cases)] == ["c"]
+    assert [c.id for c in engine.unseen_cases([model()], cases, "B")] == ["b"]
+    assert len(engine.unseen_cases([model(held_out=None)], cases)) == 3
+    assert len(engine.unseen_cases([model(held_out="A"), model("pancreas-coarse", "B")], cases)) == 3
+    with pytest.raises(DualTaskError, match="choose one of: A, B, C"):
+        engine.unseen_cases([model()], cases, "D")
+
+
+@pytest.mark.parametrize("role", ["train", "validation", "threshold"])
+@pytest.mark.parametrize("by", ["id", "content"])
+def test_a_case_that_was_seen_is_refused_by_id_and_by_content_whatever_it_was_seen_for(role, by):
+    tested = case("c")
+    seen = Seen("c", "C", "0" * 64, role) if by == "id" else Seen("renamed", "A", tested.digest(), role)
+    with pytest.raises(DualTaskError, match="case c was seen in training"):
+        engine.evaluate([model(), model("pancreas-coarse", seen=[seen])], [tested], progress=False)
+
+
+def test_a_copy_of_a_seen_case_is_refused_under_another_name_type_and_voxel_order(tmp_path):
+    tested = case("c")
+    seen = Seen("c", "C", tested.digest(), "train")
+    flipped = nib.Nifti1Image(tested.image[::-1].astype(np.float64), tested.affine @ np.diag([-1.0, 1, 1, 1]))
+    flipped.affine[0, 3] = 2.0 * (tested.image.shape[0] - 1)
+    nib.save(flipped, tmp_path / "other.nii.gz")
+    copy = Case("other", "D", tmp_path / "other.nii.gz", tested.label)
+    with pytest.raises(DualTaskError, match="case other was seen"):
+        engine.refuse_seen([model(seen=[seen])], [copy])
+
+
+def test_a_case_that_is_new_in_name_and_content_is_not_refused():
+    engine.refuse_seen([model(seen=[Seen("a", "A", case("a", seed=1).digest(), "train")])], [case("c")])
+
+
+def test_scores_are_of_each_target_on_the_scan_s_own_grid(oracle):
+    cases = [case("one"), case("two", seed=1, tumour=False), case("unlabelled", seed=2, label=False)]
+    result = engine.evaluate([model(), model("pancreas-coarse")], cases, progress=False)
+    rows = {(row["case"], row["target"]): row for row in result.rows}
+    assert set(rows) == {(name, target) for name in ("one", "two") for target in ("pancreas", "tumour")}
+    assert rows["one", "pancreas"]["dice"] == pytest.approx(7 / 8)  # 8 voxels wide, shifted by 1
+    assert rows["one", "tumour"]["dice"] == pytest.approx(3 / 4)
+    assert rows["one", "tumour"]["hd95_mm"] == pytest.approx(2)
+    assert math.isnan(rows["two", "tumour"]["dice"])
+    tumour = result.summary["tumour"]["all"]
+    assert tumour["n_cases"] == 2
+    assert tumour["dice"]["n"] == 1
+    assert tumour["dice"]["mean"] == pytest.approx(3 / 4)  # the case without a tumour is in no average
+    assert set(result.summary["tumour"]) == {"all", "C"}
+
+
+def test_a_case_that_cannot_be_read_is_listed_and_in_no_average(oracle, tmp_path):
+    (tmp_path / "bad.nii.gz").write_text("html")
+    bad = Case("bad", "C", tmp_path / "bad.nii.gz", np.zeros((2, 2, 2), np.uint8))
+    # Content that cannot be hashed is no reason to stop: the case fails by itself.
+    trained = model(seen=[Seen("a", "A", "0" * 64, "train")])
+    result = engine.evaluate([trained], [case("good"), bad], progress=False)
+    assert list(result.failed) == ["bad"]
+    assert "not a readable NIfTI" in result.failed["bad"]
+    assert result.summary["tumour"]["all"]["n_cases"] == 1
+
+
+def test_nothing_to_evaluate_is_told():
+    with pytest.raises(DualTaskError, match="no labelled case"):
+        engine.evaluate([model()], [case("c", label=False)], progress=False)
+
+
+def test_written_files_read_back(oracle, tmp_path):
+    result = engine.evaluate([model()], [case("one"), case("two", seed=1, tumour=False)], progress=False)
+    engine.write_evaluation(result, tmp_path / "out")
+    rows = list(csv.DictReader((tmp_path / "out" / "cases.csv").open()))
+    assert [row["case"] for row in rows] == ["one", "two"]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["summary"]["tumour"]["all"]["dice"]["mean"] == pytest.approx(0.75)
+    assert summary["failed"] == {}

@@ -1,0 +1,390 @@
+"""Training: it learns, it resumes to the bit, it stops well, it leaves a whole run folder."""
+
+import csv
+import errno
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.splits import Split
+from dualtask_lite.engine import run as files
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.training import devices, memory
+from dualtask_lite.engine.training import step as engine
+from dualtask_lite.engine.training.devices import pick_device
+from dualtask_lite.engine.training.step import learning_rate, ramp
+from dualtask_lite.engine.training.train import train
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import whole_file
+from dualtask_lite.method.losses import PAPER_WEIGHTS
+
+TINY = {
+    "stage": "tumour-coarse",
+    "network.width": 8,
+    "sample.patch": [16, 16, 16],
+    "sample.spacing": [3, 3, 3],
+    "optimiser.batch": 2,
+    "optimiser.steps": 6,
+    "machine.checkpoint_every": 2,
+    "machine.validate_every": 3,
+    "machine.device": "cpu",
+}
+
+
+def ball(name, centre="A", seed=0):
+    rng = np.random.default_rng(seed)
+    shape = (24, 22, 20)
+    grid = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1)
+    inside = ((grid - (12 + seed % 3, 11, 9)) ** 2).sum(-1) <= 25
+    volume = np.where(inside, 120, 0) + rng.normal(0, 10, shape)
+    return Case(name, centre, volume.astype(np.float32), (inside * 2).astype(np.uint8), np.diag([3.0, 3.0, 3.0, 1.0]))
+
+
+def split(train_cases=2, validation=1):
+    cases = [ball(f"case{i}", seed=i) for i in range(train_cases + validation)]
+    return Split(train=tuple(cases[:train_cases]), validation=tuple(cases[train_cases:]), test=())
+
+
+def weights(folder):
+    return files.load_model(folder).net.state_dict()
+
+
+def test_a_run_leaves_everything_that_a_reader_needs(tmp_path):
+    run = train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    assert {f.name for f in run.iterdir()} == {
+        "config.yaml",
+        "metrics.csv",
+        "model.safetensors",
+        "last.ckpt",
+        "manifest.json",
+    }
+    rows = list(csv.DictReader((run / "metrics.csv").open()))
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(float(row[term]) >= 0 for row in rows for term in ("seg", "dist", "conv_mask", "conv_distance"))
+    assert [bool(row["val_dice"]) for row in rows] == [False, False, True, False, False, True]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert 0 <= manifest["dice"]["train"] <= 1
+    assert manifest["dice"]["validation"] == float(rows[-1]["val_dice"])
+    assert manifest["seed"] == 0
+    assert manifest["seconds"] > 0
+    assert manifest["peak_memory_mb"] > 0
+    assert [(c["id"], c["role"]) for c in manifest["cases"]] == [
+        ("case0", "train"),
+        ("case1", "train"),
+        ("case2", "validation"),
+    ]
+    model = files.load_model(run)
+    assert model.settings == Settings.read(run / "config.yaml")
+    assert [c.id for c in model.seen] == ["case0", "case1", "case2"]
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_broken_run_goes_on_to_the_same_bits(tmp_path, views):
+    """Also when it broke between two checkpoints: what came after the last one is done again."""
+    weights_on = PAPER_WEIGHTS if views == 2 else {"out": 0, "feat": 0.1, "slice": 1}
+    chosen = Settings.of("laptop", {**TINY, "views.count": views, "objective.weights": weights_on})
+
+    def power_cut(row):
+        if row["step"] == 5:
+            raise OSError("power cut")
+
+    straight = train(chosen, tmp_path / "straight", split=split(), progress=False)
+    with pytest.raises(OSError, match="power cut"):
+        train(chosen, tmp_path / "broken", split=split(), progress=False, callback=power_cut)
+    assert not (tmp_path / "broken" / "model.safetensors").exists()
+    broken = train(chosen, tmp_path / "broken", split=split(), progress=False, resume=True)
+    for name, tensor in weights(straight).items():
+        assert torch.equal(tensor, weights(broken)[name]), name
+    drop = {"seconds"}
+    a, b = (
+        [{k: v for k, v in row.items() if k not in drop} for row in files.read_rows(run / "metrics.csv")]
+        for run in (straight, broken)
+    )
+    assert a == b
+
+
+def test_another_seed_gives_other_weights(tmp_path):
+    runs = [
+        train(
+            Settings.of("laptop", {**TINY, "seed": seed, "optimiser.steps": 1}),
+            tmp_path / str(seed),
+            split=split(),
+            progress=False,
+        )
+        for seed in (0, 1)
+    ]
+    assert not torch.equal(weights(runs[0])["seg_head.weight"], weights(runs[1])["seg_head.weight"])
+
+
+def test_it_learns_a_ball(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 60, "augment.elastic": 0, "machine.validate_every": 60})
+    run = train(chosen, tmp_path / "run", split=split(2, 1), progress=False)
+    rows = files.read_rows(run / "metrics.csv")
+    assert float(rows[-1]["val_dice"]) > 0.7
+    assert float(rows[-1]["dist"]) < 0.7 * float(rows[0]["dist"])
+
+
+def test_a_callback_can_stop_the_run(tmp_path):
+    run = train(
+        Settings.of("laptop", TINY),
+        tmp_path / "run",
+        split=split(),
+        progress=False,
+        callback=lambda row: row["step"] == 3,
+    )
+    assert json.loads((run / "manifest.json").read_text())["steps"] == 3
+    assert files.load_model(run)
+
+
+def test_looking_at_the_gradients_changes_nothing(tmp_path):
+    """Also with dropout, two views and every term; and the shares are those of an independent calculation."""
+    chosen = Settings.of("laptop", {**TINY, "views.count": 2, "objective.weights": PAPER_WEIGHTS})
+    looked = chosen.changed({"machine.gradients_every": 2})
+    plain = train(chosen, tmp_path / "plain", split=split(), progress=False)
+    rows = []
+    run = train(looked, tmp_path / "looked", split=split(), progress=False, callback=rows.append)
+    for name, tensor in weights(plain).items():
+        assert torch.equal(tensor, weights(run)[name]), name
+    written = files.read_rows(run / "metrics.csv")
+    shares = [f"grad_{term}{part}" for term in PAPER_WEIGHTS for part in ("", "_seg_head", "_distance_head")]
+    assert [name for name in written[0] if name.startswith("grad_")] == shares
+    assert [bool(row["grad_seg"]) for row in written] == [False, True] * 3
+    assert rows[1]["grad_seg"] == float(written[1]["grad_seg"]) > 0
+    assert rows[1]["grad_dist_seg_head"] == rows[1]["grad_seg_distance_head"] == rows[1]["grad_slice_seg_head"] == 0
+    assert rows[1]["grad_conv_mask_distance_head"] > 0
+
+
+def test_the_share_of_a_term_is_what_training_on_it_alone_would_follow(tmp_path, monkeypatch):
+    """With one term on, the norms are those of the gradient that reaches the optimiser; a ramp scales them."""
+    chosen = Settings.of(
+        "laptop", {**TINY, "objective.weights": {"seg": 0.5, "dist": 0, "conv_mask": 0, "conv_distance": 0}}
+    )
+    chosen = chosen.changed({"machine.gradients_every": 1, "optimiser.steps": 1, "optimiser.clip": 1e9})
+    found = {}
+    real = torch.optim.AdamW.step
+
+    def step(self, *args, **kwargs):
+        found.update(norm=torch.stack([p.grad.norm() for p in self.param_groups[0]["params"]]).norm().item())
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
+    (row,) = files.read_rows(train(chosen, tmp_path / "run", split=split(), progress=False) / "metrics.csv")
+    assert np.hypot(float(row["grad_seg"]), float(row["grad_seg_seg_head"])) == pytest.approx(found["norm"], rel=1e-4)
+
+
+def test_a_monitor_can_predict_at_each_validation_without_changing_the_run(tmp_path):
+    shown = []
+
+    def show(net, regions, settings):
+        shown.append(predict_region(net, regions[0].image, settings).shape)
+
+    chosen = Settings.of("laptop", TINY)
+    plain = train(chosen, tmp_path / "plain", split=split(), progress=False)
+    run = train(chosen, tmp_path / "shown", split=split(), progress=False, on_validation=show)
+    assert shown == [(2, 22, 22, 20)] * 2
+    for name, tensor in weights(plain).items():
+        assert torch.equal(tensor, weights(run)[name]), name
+
+
+def test_a_network_that_cannot_be_compiled_is_told_and_trains_without(tmp_path, monkeypatch):
+    def refuses(net, **options):
+        def call(*args):
+            raise RuntimeError("no C++ compiler\nlong story")
+
+        module = torch.nn.Identity()
+        module.weight = next(net.parameters())
+        module.forward = call
+        return module
+
+    monkeypatch.setattr(torch, "compile", refuses)
+    chosen = Settings.of("laptop", TINY)
+    with pytest.warns(UserWarning, match=r"not compiled \(no C\+\+ compiler\)"):
+        run = train(chosen.changed({"machine.compile": True}), tmp_path / "refused", split=split(), progress=False)
+    plain = weights(train(chosen, tmp_path / "plain", split=split(), progress=False))
+    assert plain.keys() == weights(run).keys()
+    assert all(torch.equal(tensor, weights(run)[name]) for name, tensor in plain.items())
+
+
+def test_recomputing_gives_the_same_weights(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 2, "machine.gradients_every": 1})
+    runs = [
+        train(chosen.changed({"machine.recompute": on}), tmp_path / str(on), split=split(), progress=False)
+        for on in (False, True)
+    ]
+    for name, tensor in weights(runs[0]).items():
+        assert torch.equal(tensor, weights(runs[1])[name]), name
+
+
+def test_too_little_memory_is_refused_before_training(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "available_memory_gb", lambda: 0.001)
+    with pytest.raises(DualTaskError, match=r"the device has 0\.0 GB free; lower sample"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_memory_that_runs_out_in_training_names_the_setting_that_helps(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+
+    monkeypatch.setattr(engine, "draw_views", full)
+    with pytest.raises(DualTaskError, match=r"ran out of memory in training; .*--set machine\.recompute=true"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+
+
+def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path):
+    """Otherwise a resumed run starts with a scale that overflows, and skips its first steps."""
+    net = torch.nn.Linear(2, 1)
+    optimiser = torch.optim.Adam(net.parameters())
+    scaler, fresh = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (8.0, 65536.0))
+    for bad in (False, True):  # the second step overflows and halves the scale
+        scaler.scale(net(torch.ones(1, 2)).sum() * (float("inf") if bad else 1)).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        optimiser.zero_grad()
+    files.save_checkpoint(tmp_path / "last.ckpt", net, optimiser, 2, scaler)
+    assert files.load_checkpoint(tmp_path / "last.ckpt", net, optimiser, fresh) == 2
+    assert fresh.get_scale() == 4
+
+
+@pytest.mark.parametrize(("capability", "precision"), [((7, 5), "16-mixed"), ((8, 0), "bf16-mixed")])
+def test_an_old_card_gets_fp16_and_a_new_one_bf16(monkeypatch, capability, precision):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert devices.precision_of("auto", "cuda") == precision
+    assert devices.precision_of("auto", "cpu") == "32-true"
+    assert devices.precision_of("32-true", "cuda") == "32-true"
+
+
+def test_more_processes_than_cards_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(DualTaskError, match="2 processes share 1 CUDA devices; use --nproc-per-node=1"):
+        pick_device("auto")
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    with pytest.raises(DualTaskError, match=r"set optimiser\.batch to a multiple of 4"):
+        devices.make_fabric(Settings.of("laptop", TINY))
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+    real = engine.draw_views
+
+    def poisoned(image, settings, numbers):
+        poisoned.calls += 1
+        return real(image, settings, numbers) * (float("nan") if poisoned.calls == 4 else 1)
+
+    poisoned.calls = 0
+    monkeypatch.setattr(engine, "draw_views", poisoned)
+    with pytest.raises(DualTaskError, match=r"step 4: term seg is not finite on case case\d"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    monkeypatch.undo()
+    train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False, resume=True)
+
+
+def test_the_kernels_of_the_views_are_those_of_the_settings():
+    """A kernel of one voxel can only map each intensity to another; a larger one mixes neighbours."""
+    image = (torch.arange(16**3) % 5).reshape(1, 1, 16, 16, 16) / 4  # five intensities, no two neighbours alike
+    kinds = {}
+    for size in (1, 3):
+        settings = Settings.of("laptop", {"views.count": 2, "views.kernel_sizes": [size]})
+        kinds[size] = engine.draw_views(image, settings, torch.tensor([7])).unique().numel()
+    assert kinds[1] <= 2 * 5 < kinds[3]
+
+
+LESIONS = {
+    "one voxel": (slice(7, 8), slice(9, 10), slice(4, 5)),
+    "one voxel thin": (slice(7, 8), slice(4, 16), slice(4, 16)),
+    "at the border": (slice(0, 4), slice(0, 4), slice(0, 4)),
+    "everywhere": (slice(None),) * 3,
+    "nowhere": (slice(0, 0),) * 3,
+}
+
+
+def test_a_lesion_of_any_shape_trains_every_term(tmp_path):
+    """A finite loss in each step, of each case by itself and of all of them."""
+    grey = ball("grey").image
+    labels = {name: np.zeros(grey.shape, np.uint8) for name in LESIONS}
+    for name, where in LESIONS.items():
+        labels[name][where] = 2
+    cases = [
+        Case(name, "A", grey + i, label, np.diag([3.0, 3.0, 3.0, 1.0]))
+        for i, (name, label) in enumerate(labels.items())
+    ]
+    changes = {"views.count": 2, "objective.weights": PAPER_WEIGHTS, "objective.ramp": 0, "optimiser.steps": 5}
+    for stage in ("pancreas-coarse", "tumour-coarse", "tumour-fine"):
+        chosen = Settings.of("laptop", {**TINY, **changes, "stage": stage})
+        run = train(chosen, tmp_path / stage, split=Split(tuple(cases), (), ()), progress=False)
+        assert all(np.isfinite(float(row["total"])) for row in files.read_rows(run / "metrics.csv"))
+
+
+def test_a_taken_folder_is_not_overwritten(tmp_path):
+    train(Settings.of("laptop", {**TINY, "optimiser.steps": 1}), tmp_path, split=split(), progress=False)
+    with pytest.raises(DualTaskError, match="holds a run already"):
+        train(Settings.of("laptop", TINY), tmp_path, split=split(), progress=False)
+
+
+def test_nothing_to_train_on_is_said(tmp_path):
+    with pytest.raises(DualTaskError, match="no labelled case"):
+        train(Settings.of("laptop", TINY), tmp_path, split=Split((), (), ()), progress=False)
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x80\x04K\x01.", None])
+def test_a_file_that_is_no_model_is_refused(tmp_path, content):
+    file = tmp_path / "model.safetensors"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(DualTaskError, match=r"model\.safetensors"):
+        files.load_model(tmp_path)
+
+
+def test_safetensors_of_something_else_are_refused(tmp_path):
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(DualTaskError, match="not a model of this kit"):
+        files.load_model(tmp_path)
+    save_file({"net.a": torch.zeros(1)}, tmp_path / "last.ckpt", {"step": "1"})
+    net = files.build_network(Settings.of("laptop"))
+    with pytest.raises(DualTaskError, match="does not fit"):
+        files.load_checkpoint(tmp_path / "last.ckpt", net, torch.optim.Adam(net.parameters()))
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x"
+    file.write_text("old")
+
+    def half_a_write():
+        with whole_file(file) as temporary:
+            temporary.write_text("ne")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(DualTaskError, match=r"x: the disk is full; make room, then run it again"):
+        half_a_write()
+    assert file.read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["x"]
+
+
+def test_the_polynomial_schedule_is_golden():
+    settings = Settings.of("paper", {"optimiser.steps": 1000})
+    golden = {0: 1e-4, 1: 9.99099955e-05, 250: 7.718895067e-05, 500: 5.358867313e-05, 999: 1.995262315e-07}
+    for step, value in golden.items():
+        assert learning_rate(step, settings) == pytest.approx(value, rel=1e-8)
+
+
+def test_the_ramp_rises_over_its_share_of_the_run():
+    settings = Settings.of("laptop", {"optimiser.steps": 100, "objective.ramp": 0.3})
+    assert [ramp(step, settings) for step in (0, 15, 30, 99)] == [0, 0.5, 1, 1]
+    assert ramp(0, settings.changed({"objective.ramp": 0})) == 1
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a CUDA card: asking for it is no error")
+def test_a_missing_card_is_told():
+    with pytest.raises(DualTaskError, match="no CUDA device"):
+        pick_device("cuda")

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualtask_lite.show.figures.diagrams import lines, panels
+
+
+def pixels(picture):
+    return np.asarray(Image.open(io.BytesIO(picture.png)).convert("RGB")).astype(int)
+
+
+def test_lines_say_what_they_draw():
+    x = np.linspace(-2, 2, 5)
+    picture = lines(x, {"square": x**2, "twice": 2 * x}, "Two lines.", across="x (mm)", up="y", marks={"middle": 0.0})
+    assert picture.alt.startswith("Two lines. y over x (mm).")
+    assert "square: 4 at -2, 4 at 2, between 0 and 4" in picture.alt
+    assert "twice: -4 at -2, 4 at 2" in picture.alt
+    drawn = {tuple(colour) for colour in pixels(picture).reshape(-1, 3)}
+    assert {(0, 114, 178), (230, 159, 0)} <= drawn, "each line has its own colour"
+
+
+def test_lines_are_drawn_in_powers_of_ten_when_asked():
+    falling = 10.0 ** -np.arange(6)
+    plain, log = (lines(range(6), {"x": falling}, "Falls.", across="step", up="size", log=log) for log in (False, True))
+    assert plain.alt == log.alt
+    assert plain.png != log.png
+
+
+@pytest.mark.parametrize("colours", ["grey", "signed", "amount"])
+def test_panels_say_what_they_draw(colours):
+    image = np.arange(-6.0, 6.0).reshape(3, 4)
+    picture = panels({"one": image, "other": image / 2}, "Two.", colours=colours, outline=image > 0, unit="mm")
+    assert picture.alt == "Two. one: from -6 to 5; other: from -3 to 2.5 mm."
+    assert pixels(picture).std() > 10
+
+
+def test_a_signed_panel_is_white_at_zero_whatever_it_holds():
+    image = np.zeros((2, 2))
+    image[0, 0] = 5
+    assert (pixels(panels({"x": image}, "x", colours="signed"))[150:, :, :].reshape(-1, 3) > 240).all(
+        axis=1
+    ).mean() > 0.5
+
+
+def test_numbers_are_written_and_whole_ones_stay_whole():
+    mask = np.array([[0, 1], [1, 0]])
+    plain, written = (panels({"mask": mask}, "A mask.", numbers=numbers) for numbers in (False, True))
+    assert plain.png != written.png
+    assert written.png != panels({"mask": mask.astype(float)}, "A mask.", numbers=True).png
+
+
+def test_panels_keep_their_proportions():
+    flat = panels({"x": np.eye(4)}, "x", spacing=(5.0, 1.0))
+    tall = panels({"x": np.eye(4)}, "x", spacing=(1.0, 5.0))
+    assert pixels(flat).shape[0] < pixels(tall).shape[0]

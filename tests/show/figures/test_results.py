@@ -1,0 +1,79 @@
+"""Figures of an ablation say what the numbers say, also to who cannot see them."""
+
+import io
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dualtask_lite.show.figures import results
+from dualtask_lite.show.picture import WIDTH
+
+ABOUT = {"protocol": "leave-one-centre-out", "target": "tumour"}
+
+
+def row(arm, case, dice, seed=0, centre="A", **other):
+    return {**ABOUT, "arm": arm, "centre": centre, "case": case, "seed": seed, "dice": dice, **other}
+
+
+def comparison(arm, difference, **other):
+    about = {"metric": "dice", "baseline": "segmentation", "cases": 42, "p_holm": 0.03, "by_seed": {"0": difference}}
+    return {**ABOUT, **about, "arm": arm, "difference": difference, "low": difference - 0.1, "high": 0.2, **other}
+
+
+def is_readable(picture):
+    image = Image.open(io.BytesIO(picture.png))
+    return image.width >= WIDTH and np.ptp(np.asarray(image)) > 0
+
+
+def test_a_case_is_one_dot_whatever_the_seeds_and_undefined_ones_are_left_out():
+    rows = [
+        *(row("segmentation", "a", 0.2), row("segmentation", "a", 0.4, seed=1)),
+        *(row("full", "a", "0.5"), row("full", "a", "0.3", seed=1)),
+        *(row("segmentation", "b", 0.9, centre="B"), row("full", "b", 0.6, centre="B")),
+        *(row("segmentation", "healthy", ""), row("full", "healthy", "nan")),
+        row("full", "alone", 1.0),
+        row("full", "a", 0.0, protocol="in-domain"),
+    ]
+    picture = results.paired(rows, "full")
+    assert "Centre A: 1 cases, 1 better, 0 worse, mean difference +0.100." in picture.alt
+    assert "Centre B: 1 cases, 0 better, 1 worse, mean difference -0.300." in picture.alt
+    assert is_readable(picture)
+
+
+def test_the_forest_tells_each_arm_its_interval_and_how_much_it_was_measured_on():
+    shown = [comparison("distance", 0.05), comparison("full", -0.01), comparison("full", 0.7, metric="nsd_2mm")]
+    picture = results.arms(shown, claimed=0.095)
+    assert "distance +0.050 (-0.050 to +0.200), p 0.03" in picture.alt
+    assert "full -0.010" in picture.alt
+    assert "42 cases, 1 seed." in picture.alt
+    assert "0.700" not in picture.alt
+    assert is_readable(picture)
+
+
+def test_nothing_to_show_is_told():
+    with pytest.raises(ValueError, match="no comparison of dice under unseen"):
+        results.arms([comparison("full", 0.1)], protocol="unseen")
+
+
+def test_an_undefined_difference_does_not_stop_the_figure():
+    undefined = comparison("full", math.nan) | {"low": None, "difference": None, "high": None, "p_holm": None}
+    assert is_readable(results.arms([undefined, comparison("distance", 0.1)]))
+
+
+def test_sensitivity_orders_the_values_and_moves_one_setting_at_a_time():
+    rows = [
+        *(row("full", "a", 0.3), row("full", "a", 0.5, seed=1)),
+        row("full+objective.tau=12", "a", 0.1),
+        row("full+objective.tau=1.5", "a", 0.2),
+        row("full+objective.band=10", "a", 0.6),
+        row("full+objective.tau=6+objective.band=10", "a", 0.9),
+        row("full+views.kernel_sizes=[7]", "a", 0.7),
+        row("segmentation", "a", 0.8),
+    ]
+    picture = results.sensitivity(rows, {"objective.tau": 3.0, "objective.band": 20.0, "views.kernel_sizes": [3, 5, 7]})
+    assert "objective.tau 1.5: 0.200, 3: 0.400, 12: 0.100." in picture.alt
+    assert "objective.band 10: 0.600, 20: 0.400." in picture.alt
+    assert "views.kernel_sizes 3, 5, 7: 0.400; 7: 0.700." in picture.alt
+    assert is_readable(picture)
