@@ -22,7 +22,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         DualTaskError: when the file cannot be written.
     """
     temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix tells some writers the format
-    with unwritable_is_told(path):
+    with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
@@ -51,7 +51,7 @@ def move_into(source: Path, target: Path) -> None:
 
 
 @contextmanager
-def unwritable_is_told(path: Path) -> Iterator[None]:
+def report_write_errors(path: Path) -> Iterator[None]:
     """Turn what a system says of a write that failed into a message with a remedy.
 
     Raises:

@@ -25,6 +25,7 @@ from scipy import ndimage
 
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.dicom import series_below
+from dualtask_lite.cases.masks import Box
 from dualtask_lite.cases.nifti import UNREADABLE
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
@@ -174,8 +175,9 @@ def fit_of(volume: np.ndarray, mask: np.ndarray) -> float:
     Returns:
         From -1 to 1; about 0 for a mask that lies anywhere.
     """
-    where = [np.flatnonzero(mask.any(axis=other)) for other in ((1, 2), (0, 2), (0, 1))]
-    box = tuple(slice(max(0, w[0] - _SHELL), w[-1] + _SHELL + 1) for w in where)
+    around = Box.around(mask, _SHELL)
+    assert around is not None
+    box = around.slices
     organ, soft = mask[box], (volume[box] >= _SOFT_HU[0]) & (volume[box] <= _SOFT_HU[1])
     in_plane = np.zeros((3, 3, 3), bool)
     in_plane[:, 1, 1] = in_plane[1, :, 1] = True

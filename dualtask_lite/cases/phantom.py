@@ -21,7 +21,7 @@ from dualtask_lite.cases.anatomy import Canvas, Tissue, Tumour, TumourKind, pain
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import move_into, unwritable_is_told
+from dualtask_lite.files import move_into, report_write_errors
 from dualtask_lite.resources import data_file
 
 VERSION = 1  # of the generator: the same version and seed make the same voxels
@@ -156,7 +156,7 @@ def make_phantom(
         DualTaskError: when it cannot be written.
     """
     folder = Path(folder)
-    with unwritable_is_told(folder):
+    with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as growing:
             _write_centres(Path(growing), cases, seed, size, progress)

@@ -10,7 +10,7 @@ import typer
 
 from dualtask_lite.cli.shared import AsJson, app, models_of, out, print_json, print_table
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import unwritable_is_told
+from dualtask_lite.files import report_write_errors
 
 if TYPE_CHECKING:
     from dualtask_lite.cases.case import Case
@@ -36,7 +36,7 @@ def predict(
     join_processes()
     models = models_of(device, model)
     cases = [case for source in inputs for case in find_cases(source)]
-    with unwritable_is_told(folder):
+    with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     mine: list[tuple[str, dict[str, Any] | str]] = []  # the report, or why there is none
     with progress_bar(rank() == 0) as bar:

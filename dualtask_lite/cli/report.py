@@ -143,7 +143,7 @@ def _evaluated(rows: Sequence[dict[str, Any]], source: str) -> list[Case]:
 
 def _examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> _Examined:
     """Predict the evaluated cases again, ask for second opinions, and keep what the examples need."""
-    from dualtask_lite.engine.data.dataset import target_mask
+    from dualtask_lite.cases.masks import target_mask
     from dualtask_lite.engine.judging.disagreement import disagreement, judge, surface_error_mm
     from dualtask_lite.engine.judging.evaluation import score
     from dualtask_lite.engine.predict import predict_scan

@@ -203,7 +203,7 @@ class Settings(Section):
         return any(self.objective.on(term) for term in ("dist", "conv_mask"))
 
     @property
-    def trains_every_head(self) -> bool:
+    def trains_segmentation_head(self) -> bool:
         """Whether some term trains the segmentation head, the one that every network has."""
         return any(self.objective.on(term) for term in ("seg", "conv_distance", "out"))
 

@@ -20,7 +20,7 @@ from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.predict import Prediction, in_cascade_order
 from dualtask_lite.engine.run import MODEL, Model, save_model, write_json
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import unwritable_is_told
+from dualtask_lite.files import report_write_errors
 
 NOT_FOR_DIAGNOSIS = "For teaching and research only, not for diagnosis."
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
@@ -100,7 +100,7 @@ def export_bundle(models: Sequence[Model], folder: Path) -> Path:
             _save_unnamed(model, growing / "models" / (model.settings.stage if len(models) > 1 else "") / MODEL)
         write_json(growing / "configs" / "metadata.json", describe(models))
         write_json(growing / "configs" / "inference.json", INFERENCE)
-        with unwritable_is_told(folder):
+        with report_write_errors(folder):
             (growing / "docs").mkdir()
             (growing / "docs" / "README.md").write_text(_readme(models), encoding="utf-8")
             (growing / "docs" / "license.txt").write_text(_LICENCE, encoding="utf-8")
@@ -114,7 +114,7 @@ def _save_unnamed(model: Model, path: Path) -> None:
     """Write the weights without what may name a patient: ids of cases, and the path of their folder."""
     data = model.settings.data
     settings = model.settings.changed({"data.source": Path(data.source).name, "data.cases": None})
-    save_model(path, model.net, settings, [replace(case, id=case.digest) for case in model.seen])
+    save_model(path, model.net, settings, [replace(case, id=case.digest) for case in model.training_cases])
 
 
 def describe(models: Sequence[Model]) -> dict[str, Any]:
@@ -187,7 +187,7 @@ def _readme(models: Sequence[Model]) -> str:
     stages = "\n".join(
         f"- {model.settings.stage}: width {model.settings.network.width}, working grid "
         f"{' x '.join(f'{s:g}' for s in model.settings.sample.spacing)} mm, "
-        f"learned from {sum(case.role == 'train' for case in model.seen)} cases"
+        f"learned from {sum(case.role == 'train' for case in model.training_cases)} cases"
         for model in models
     )
     return f"""# Dual-Task Lite: {_targets(models)} in CT

@@ -18,12 +18,13 @@ import torch
 from monai.inferers import sliding_window_inference
 
 from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.data.dataset import cut_region
-from dualtask_lite.engine.data.grid import Box, resample
+from dualtask_lite.engine.data.grid import resample
 from dualtask_lite.engine.run import Model
 from dualtask_lite.engine.training.devices import autocast
-from dualtask_lite.engine.training.memory import is_out_of_memory, out_of_memory_is_told
+from dualtask_lite.engine.training.memory import is_out_of_memory, report_out_of_memory
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.convert import distance_to_probability, logit_to_distance
 from dualtask_lite.method.distance import from_band
@@ -82,7 +83,7 @@ def predict_scan(models: Sequence[Model], scan: Scan) -> Prediction:
     found: dict[str, np.ndarray] = {}  # target -> mask on the scan's grid
     report = []
     too_large = f"{scan.id}: predicting its {' x '.join(map(str, scan.shape))} voxels takes more memory than there is"
-    with out_of_memory_is_told(too_large, "end what else runs here, choose --device cpu, or crop the CT"):
+    with report_out_of_memory(too_large, "end what else runs here, choose --device cpu, or crop the CT"):
         for model in models:
             probability, distance, mask, stage_report = _run_stage(model, scan, found)
             found[STAGES[model.settings.stage].target] = mask
@@ -121,7 +122,7 @@ def _run_stage(
             mask = previous  # a fine stage that finds nothing leaves what the stage before it found
         if stage.region != stage.target:
             break
-        if previous is not None and (agreed := agreement(mask, previous)) >= AGREEMENT:
+        if previous is not None and (agreed := dice(mask, previous)) >= AGREEMENT:
             break
         next_box = Box.around(mask, stage.margin, scan.spacing)
         if next_box is None or rounds == ROUNDS:
@@ -232,9 +233,3 @@ def keep_large_components(mask: np.ndarray) -> np.ndarray:
     sizes = cc3d.statistics(labels, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
     sizes[0] = 0
     return (sizes >= sizes.max() / 2)[labels]
-
-
-def agreement(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice of two boolean masks; two empty ones agree."""
-    total = a.sum() + b.sum()
-    return float(2 * (a & b).sum() / total) if total else 1.0

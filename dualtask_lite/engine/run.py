@@ -23,7 +23,7 @@ from safetensors.torch import save
 from dualtask_lite import machine
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import unwritable_is_told, whole_file
+from dualtask_lite.files import report_write_errors, whole_file
 from dualtask_lite.method.network import DualTaskNet
 
 MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
@@ -36,7 +36,7 @@ MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
 
 
 @dataclass(frozen=True)
-class Seen:
+class TrainingCase:
     """A case that a model learned from or was chosen by: evaluation refuses to be fooled by it."""
 
     id: str
@@ -51,7 +51,7 @@ class Model:
 
     net: DualTaskNet
     settings: Settings
-    seen: tuple[Seen, ...]
+    training_cases: tuple[TrainingCase, ...]
     path: Path
 
 
@@ -69,9 +69,9 @@ def build_network(settings: Settings) -> DualTaskNet:
     return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # convolutions are a third faster so, also on a CPU
 
 
-def save_model(path: Path, net: torch.nn.Module, settings: Settings, seen: Sequence[Seen]) -> None:
-    """Write the weights, with the settings and the cases seen as metadata."""
-    described = {"settings": settings.model_dump_json(), "seen": json.dumps([vars(case) for case in seen])}
+def save_model(path: Path, net: torch.nn.Module, settings: Settings, cases: Sequence[TrainingCase]) -> None:
+    """Write the weights, with the settings and the cases that trained or chose them as metadata."""
+    described = {"settings": settings.model_dump_json(), "cases": json.dumps([vars(case) for case in cases])}
     _write(path, net.state_dict(), described)
 
 
@@ -86,12 +86,12 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
     tensors, described = _read(file, "a model", "train one with dualtask train, or name its run folder")
     try:
         settings = Settings.model_validate_json(described["settings"])
-        seen = tuple(Seen(**case) for case in json.loads(described["seen"]))
+        cases = tuple(TrainingCase(**case) for case in json.loads(described["cases"]))
         net = build_network(settings)
         net.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DualTaskError(f"{file}: is not a model of this kit", "name a run folder of dualtask train") from error
-    return Model(net.to(device).eval(), settings, seen, file)
+    return Model(net.to(device).eval(), settings, cases, file)
 
 
 def load_models(path: str | Path, device: str | torch.device = "cpu") -> list[Model]:
@@ -173,19 +173,19 @@ class MetricsLog:
             writer.writeheader()
             writer.writerows(kept)
         self._path = path
-        with unwritable_is_told(path):
+        with report_write_errors(path):
             self._file = path.open("a", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append one row; a live plot can read it when this returns."""
-        with unwritable_is_told(self._path):
+        with report_write_errors(self._path):
             self._writer.writerow(row)
             self._file.flush()
 
     def close(self) -> None:
         """Close the file."""
-        with unwritable_is_told(self._path):
+        with report_write_errors(self._path):
             self._file.close()
 
 

@@ -17,6 +17,7 @@ from scipy.ndimage import binary_erosion
 
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.findings import LABELS
+from dualtask_lite.cases.masks import Box
 from dualtask_lite.show import palette, planes
 
 MOST_ERROR = 10  # mm; a surface farther off is coloured as if it were this far
@@ -97,8 +98,9 @@ def surface_error(truth: NDArray[np.uint8], prediction: NDArray[np.uint8], spaci
 
 def _around(mask: NDArray[np.bool_]) -> tuple[slice, ...]:
     """Find the box around a mask, one voxel wider on each side where there is one."""
-    ends = ((at.min(), at.max()) for at in np.nonzero(mask))
-    return tuple(slice(max(0, int(first) - 1), int(last) + 2) for first, last in ends)
+    box = Box.around(mask, 1)
+    assert box is not None  # only asked for a mask that holds something
+    return box.slices
 
 
 def _distance(mm: NDArray[np.floating]) -> Overlay:

@@ -160,7 +160,7 @@ for row in judged:
 lost_before = len(judged) + 1
 
 # %% tags=["check"]
-from dualtask_lite.engine.data.grid import Box
+from dualtask_lite.cases.masks import Box
 
 boxes = {
     name: Box(p.report[-1]["box_start"], p.report[-1]["box_stop"])

@@ -17,7 +17,7 @@ from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.export import export_bundle
 from dualtask_lite.engine.predict import predict_scan
-from dualtask_lite.engine.run import Seen, build_network, load_models, save_model
+from dualtask_lite.engine.run import TrainingCase, build_network, load_models, save_model
 from dualtask_lite.errors import DualTaskError
 
 PATIENT, FOLDER = "patient_0815", "/archive/hospital"
@@ -33,7 +33,7 @@ def run_folder(folder, stage, seed):
     net = build_network(settings)
     torch.nn.init.normal_(net.seg_head.weight)
     folder.mkdir(parents=True)
-    save_model(folder / "model.safetensors", net, settings, [Seen(PATIENT, "A", "0" * 64, "train")])
+    save_model(folder / "model.safetensors", net, settings, [TrainingCase(PATIENT, "A", "0" * 64, "train")])
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_bundle_names_no_case_but_still_refuses_it(bundle):
             content = path.read_bytes()
             assert PATIENT.encode() not in content
             assert FOLDER.encode() not in content
-    (seen,) = load_models(bundle / "models")[0].seen
+    (seen,) = load_models(bundle / "models")[0].training_cases
     assert seen == replace(seen, digest="0" * 64, role="train")
 
 

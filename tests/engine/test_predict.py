@@ -10,9 +10,9 @@ import torch
 from scipy import ndimage
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine import predict
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.data.grid import Box
 from dualtask_lite.engine.predict import (
     flips,
     keep_large_components,

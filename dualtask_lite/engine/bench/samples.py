@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
+from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.bench import timing
 from dualtask_lite.engine.bench.timing import REPEATS, repeat, short
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, Samples
-from dualtask_lite.engine.data.grid import Box
 from dualtask_lite.method.contrast import core_and_shell
 from dualtask_lite.method.distance import signed_distance
 

@@ -15,9 +15,10 @@ import torch
 from torch.utils.data import Dataset
 
 from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.masks import Box, target_mask
 from dualtask_lite.engine.config import STAGES, Settings, Stage
 from dualtask_lite.engine.data.augment import draw_change, move, recolour
-from dualtask_lite.engine.data.grid import Box, resample, window, working_shape
+from dualtask_lite.engine.data.grid import resample, resample_mask, window, working_shape
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.distance import signed_distance
 
@@ -33,19 +34,14 @@ class Region:
     box: Box  # where it lies on the RAS+ grid of the scan
 
 
-def target_mask(label: np.ndarray, target: str) -> np.ndarray:
-    """The binary target of a stage: a tumour voxel counts as pancreas when the target is the pancreas."""
-    return label == 2 if target == "tumour" else label >= 1
-
-
-def cut_region(scan: Scan, settings: Settings, box: Box) -> Region:
-    """Cut a box from a scan and bring it to the working grid."""
+def cut_region(scan: Scan, settings: Settings, box: Box, *, labelled: bool = True) -> Region:
+    """Cut a box from a scan and bring it to the working grid; a prediction needs no mask (``labelled=False``)."""
     wanted = working_shape(box.shape, scan.spacing, settings.sample.spacing)
     image = resample(window(torch.from_numpy(scan.volume[box.slices].copy())[None]), wanted)
     mask = None
-    if scan.label is not None:
+    if labelled and scan.label is not None:
         target = target_mask(scan.label[box.slices], STAGES[settings.stage].target)
-        mask = (resample(torch.from_numpy(target)[None], wanted) >= 0.5).to(torch.uint8)
+        mask = resample_mask(torch.from_numpy(target)[None], wanted)
     have, got = np.multiply(box.shape, scan.spacing), np.asarray(wanted)
     x, y, z = (float(s) for s in have / got)
     return Region(scan.id, image, mask, (x, y, z), box)

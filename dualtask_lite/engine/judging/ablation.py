@@ -142,7 +142,7 @@ def ablate(
     cells = {seed: cells_of(cases, arms, protocols, folds, seed) for seed in seeds}
     for cell in (cell for of_seed in cells.values() for cell in of_seed):
         stage_settings(cell, plan, plan.stages[-1])  # a slip is told before anything is trained
-    _insist_on_same(plan, cases, out)
+    _check_same_plan(plan, cases, out)
     threads = max(1, torch.get_num_threads() // jobs)
     device = pick_device(Settings.of(profile, overrides).machine.device)
     context = multiprocessing.get_context("spawn")
@@ -264,7 +264,7 @@ def split_of(cell: Cell, cases: Sequence[Case], folds: int = 5) -> Split:
     return Split(train=tuple(outside[i] for i in sorted(order)), validation=(), test=inside.test)
 
 
-def _insist_on_same(plan: Plan, cases: Sequence[Case], out: Path) -> None:
+def _check_same_plan(plan: Plan, cases: Sequence[Case], out: Path) -> None:
     """Keep in ``plan.json`` what a table was begun with: cells of other settings or cases are never mixed into it."""
     file = out / "plan.json"
     now = plain({**vars(plan), "cases": {case.id: case.digest() for case in cases}})

@@ -20,10 +20,11 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.stats import spearmanr
 
 from dualtask_lite.cases.case import Case, Scan
-from dualtask_lite.engine.data.dataset import cut_region, target_mask
-from dualtask_lite.engine.data.grid import Box, resample
-from dualtask_lite.engine.judging.evaluation import refuse_seen
-from dualtask_lite.engine.predict import Prediction, agreement, in_cascade_order, predict_region, predict_scan
+from dualtask_lite.cases.masks import Box, dice, target_mask
+from dualtask_lite.engine.data.dataset import cut_region
+from dualtask_lite.engine.data.grid import resample
+from dualtask_lite.engine.judging.evaluation import refuse_training_cases
+from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_region, predict_scan
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model
 from dualtask_lite.errors import DualTaskError
@@ -198,7 +199,7 @@ def assess(
     cases = [case for case in cases if case.label is not None]
     if not cases:
         raise DualTaskError("there is no labelled case to judge the warnings by", "name a source with labels")
-    refuse_seen(models, cases)
+    refuse_training_cases(models, cases)
     rows = []
     with progress_bar(progress) as bar:
         for case in bar.track(cases, description="asking for second opinions"):
@@ -220,7 +221,7 @@ def judge(scan: Scan, prediction: Prediction, opinions: Disagreement) -> dict[st
     return {
         "case": scan.id,
         "centre": scan.centre,
-        "risk": 1 - agreement(found, truth),
+        "risk": 1 - dice(found, truth),
         **opinions.warnings,
         "surface_voxels": int(measured.sum()),
         "spearman_voxels": correlation,
@@ -266,7 +267,7 @@ def _between_heads(model: Model, image: torch.Tensor, box: Box) -> tuple[dict[st
 def _masks_apart(model: Model, a: np.ndarray, b: np.ndarray) -> float:
     """1 - Dice of the masks of two probability maps; two empty ones are the same."""
     threshold = model.settings.prediction.threshold
-    return 1 - agreement(a >= threshold, b >= threshold)
+    return 1 - dice(a >= threshold, b >= threshold)
 
 
 def _share(a: np.ndarray, b: np.ndarray) -> float:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.masks import target_mask
 from dualtask_lite.engine.config import STAGES
-from dualtask_lite.engine.data.dataset import target_mask
 from dualtask_lite.engine.judging.metrics import case_metrics, summarise
 from dualtask_lite.engine.predict import Prediction, predict_scan
 from dualtask_lite.engine.progress import progress_bar
@@ -45,7 +45,7 @@ def evaluate(models: Sequence[Model], cases: Sequence[Case], *, progress: bool =
     cases = [case for case in cases if case.label is not None]
     if not cases:
         raise DualTaskError("there is no labelled case to evaluate on", "name a source or a centre with labels")
-    refuse_seen(models, cases)
+    refuse_training_cases(models, cases)
     rows: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
     with progress_bar(progress) as bar:
@@ -58,9 +58,9 @@ def evaluate(models: Sequence[Model], cases: Sequence[Case], *, progress: bool =
     return Evaluation(rows, summary_of(rows), failed)
 
 
-def refuse_seen(models: Sequence[Model], cases: Sequence[Case]) -> None:
+def refuse_training_cases(models: Sequence[Model], cases: Sequence[Case]) -> None:
     """Refuse test cases that trained or chose a model, by id or by content; one that cannot be read has none."""
-    seen = {key for model in models for case in model.seen for key in (case.id, case.digest)}
+    seen = {key for model in models for case in model.training_cases for key in (case.id, case.digest)}
     if not seen:
         return
     for case in cases:

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.config import STAGES, Settings
-from dualtask_lite.engine.data.dataset import target_mask, training_box
-from dualtask_lite.engine.data.grid import Box
-from dualtask_lite.engine.judging.evaluation import refuse_seen
-from dualtask_lite.engine.predict import agreement, in_cascade_order, keep_large_components, predict_box, predict_scan
+from dualtask_lite.engine.data.dataset import training_box
+from dualtask_lite.engine.judging.evaluation import refuse_training_cases
+from dualtask_lite.engine.predict import in_cascade_order, keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, load_model
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
@@ -112,7 +112,7 @@ def threshold_leak(
     Raises:
         DualTaskError: when a test case was seen, or no validation or no test case has the target.
     """
-    refuse_seen(models, test)
+    refuse_training_cases(models, test)
     settings = in_cascade_order(models)[-1].settings
     default = settings.prediction.threshold
     every = sorted({*thresholds, default})
@@ -136,7 +136,7 @@ def threshold_leak(
 
 def validation_cases(models: Sequence[Model], cases: Sequence[Case]) -> list[Case]:
     """Those of the cases that were kept for validation when the last stage was trained."""
-    kept = {seen.id for seen in in_cascade_order(models)[-1].seen if seen.role == "validation"}
+    kept = {used.id for used in in_cascade_order(models)[-1].training_cases if used.role == "validation"}
     return [case for case in cases if case.id in kept]
 
 
@@ -144,17 +144,17 @@ def _dice_by_threshold(
     models: Sequence[Model], cases: Sequence[Case], thresholds: Sequence[float], part: str
 ) -> dict[str, list[float]]:
     """Dice of each case that has the target, at each threshold of the last stage's probability."""
-    dice = {}
+    by_case: dict[str, list[float]] = {}
     for case in cases:
         scan = case.load()
         prediction = predict_scan(models, scan)
         truth = target_mask(_label(scan), prediction.target)
         if truth.any():
             masks = (keep_large_components(prediction.probability >= threshold) for threshold in thresholds)
-            dice[case.id] = [agreement(mask, truth) for mask in masks]
-    if not dice:
+            by_case[case.id] = [dice(mask, truth) for mask in masks]
+    if not by_case:
         raise DualTaskError(f"no {part} case has the target", "give labelled cases that show it")
-    return dice
+    return by_case
 
 
 def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
@@ -167,7 +167,7 @@ def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
     Raises:
         DualTaskError: when a test case was seen, none has the target, or the last stage sees the whole volume.
     """
-    refuse_seen(models, test)
+    refuse_training_cases(models, test)
     model = in_cascade_order(models)[-1]
     stage = STAGES[model.settings.stage]
     if stage.region == "volume":
@@ -185,7 +185,7 @@ def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
         )  # the leak: this box is made from the label
         told = keep_large_components(probability >= model.settings.prediction.threshold)
         found = target_mask(predict_scan(models, scan).mask, stage.target)
-        reported, honest = (agreement(mask, truth) for mask in (told, found))
+        reported, honest = (dice(mask, truth) for mask in (told, found))
         rows.append({"case": case.id, "reported": reported, "honest": honest})
     if not rows:
         raise DualTaskError("no test case has the target", "give labelled cases that show it")
@@ -227,15 +227,15 @@ def slice_leak(
     between = [one for patient in tested for one in patient[0::2]]
     elsewhere = [one for patient in others for one in patient[0::2]]
     count = min(len(between), len(elsewhere))
-    dice = {}
+    scores: dict[str, list[float]] = {}
     for name, learned in (("by-slice", between), ("by-patient", elsewhere)):
         split = Split(train=tuple(_spread(learned, count)), validation=(), test=tuple(test))
         run = train(settings, Path(folder) / name, split=split, progress=progress)
         model = load_model(run)
-        dice[name] = [_dice_of_slice(model, one) for one in test]
+        scores[name] = [_dice_of_slice(model, one) for one in test]
     rows = [
         {"case": one.id, "reported": a, "honest": b}
-        for one, a, b in zip(test, dice["by-slice"], dice["by-patient"], strict=True)
+        for one, a, b in zip(test, scores["by-slice"], scores["by-patient"], strict=True)
     ]
     return _leak(
         "cases split by slice",
@@ -270,7 +270,7 @@ def _dice_of_slice(model: Model, case: Case) -> float:
     scan = case.load()
     target = STAGES[model.settings.stage].target
     found = target_mask(predict_scan([model], scan).mask, target)
-    return agreement(found, target_mask(_label(scan), target))
+    return dice(found, target_mask(_label(scan), target))
 
 
 def _spread(items: Sequence[Case], count: int) -> list[Case]:

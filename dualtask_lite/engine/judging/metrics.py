@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 
-from dualtask_lite.engine.data.grid import Box
+from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.judging.statistics import number
 
 METRICS = (

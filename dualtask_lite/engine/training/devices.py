@@ -80,7 +80,7 @@ def make_fabric(settings: Settings) -> Fabric:
     if world > 1:
         # A kernel of one voxel lies in memory in the same way whatever its strides are said to be.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
-        strategy = "ddp" if settings.trains_every_head else "ddp_find_unused_parameters_true"
+        strategy = "ddp" if settings.trains_segmentation_head else "ddp_find_unused_parameters_true"
     fabric = Fabric(
         accelerator=device,
         devices=local,

@@ -118,7 +118,7 @@ def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
 
 
 @contextmanager
-def out_of_memory_is_told(what: str, remedy: str) -> Iterator[None]:
+def report_out_of_memory(what: str, remedy: str) -> Iterator[None]:
     """Turn a device or a machine that runs out of memory into a message.
 
     Raises:

@@ -83,7 +83,7 @@ class Steps:
         terms = self.objective(outputs, target, generator=generator)
         share = ramp(step, settings)
         total = self.objective.total(terms, ramp=share)
-        self._insist_on_finite(step, terms, batch)
+        self._check_finite(step, terms, batch)
         every = settings.machine.gradients_every
         norms: dict[str, float] = {}
         if every and (step + 1) % every == 0:
@@ -103,7 +103,7 @@ class Steps:
         stacked: Any = self.fabric.all_reduce(torch.stack(list(values.values())).detach(), reduce_op="mean")
         return {name: round(value, 6) for name, value in zip(values, stacked.tolist(), strict=True)}
 
-    def _insist_on_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
+    def _check_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
         for name, value in terms.items():
             if not torch.isfinite(value):
                 cases = ", ".join(batch["case_id"])

@@ -16,18 +16,19 @@ import torch
 from lightning_fabric import Fabric
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.masks import dice
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_validation
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, training_region
-from dualtask_lite.engine.predict import agreement, predict_region
+from dualtask_lite.engine.predict import predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.training.devices import make_fabric, scaler_of, set_up
-from dualtask_lite.engine.training.memory import check_memory, next_smaller, out_of_memory_is_told
+from dualtask_lite.engine.training.memory import check_memory, next_smaller, report_out_of_memory
 from dualtask_lite.engine.training.step import Steps, make_optimiser
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import remove_leftovers, unwritable_is_told
+from dualtask_lite.files import remove_leftovers, report_write_errors
 from dualtask_lite.method.network import DualTaskNet
 
 _LOOKED_AT = 8  # training cases that the closing Dice is measured on
@@ -97,18 +98,18 @@ def train(
         )
     fabric = make_fabric(settings)
     needs = check_memory(settings, fabric.device)
-    with unwritable_is_told(folder):
+    with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     remedy = f"start again with {next_smaller(settings)}"
     with (
         progress_bar(progress and fabric.is_global_zero) as bar,
-        out_of_memory_is_told("the device ran out of memory in training", remedy),
+        report_out_of_memory("the device ran out of memory in training", remedy),
     ):
         if not bar.disable:
             bar.console.print(needs)
         regions = _regions(split.train, settings, bar)
         validation = _regions(split.validation[fabric.global_rank :: fabric.world_size], settings, bar)
-        seen = _seen(split) if fabric.is_global_zero else []
+        used = _training_cases(split) if fabric.is_global_zero else []
         torch.manual_seed(settings.seed)
         net = files.build_network(settings)
         model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
@@ -161,10 +162,10 @@ def train(
                 "processes": fabric.world_size,
                 **files.provenance(fabric.device),
                 "held_out": settings.data.held_out,
-                "cases": [vars(case) for case in seen],
+                "cases": [vars(case) for case in used],
             },
         )
-        files.save_model(folder / files.MODEL, net, settings, seen)  # last: where it is, the run is finished
+        files.save_model(folder / files.MODEL, net, settings, used)  # last: where it is, the run is finished
     fabric.barrier()
     return folder
 
@@ -179,7 +180,7 @@ def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fa
         if region.mask is not None and region.mask.any():
             probability = predict_region(net, region.image, settings)[0].cpu().numpy()
             mask = probability >= settings.prediction.threshold
-            scores.append(agreement(mask, region.mask[0].numpy() > 0))
+            scores.append(dice(mask, region.mask[0].numpy() > 0))
     sums: Any = fabric.all_reduce(torch.tensor([sum(scores), len(scores)], dtype=torch.float64), reduce_op="sum")
     total, count = sums.tolist()
     return round(total / count, 4) if count else None
@@ -189,6 +190,6 @@ def _regions(cases: Sequence[Case], settings: Settings, bar: Any) -> list[Region
     return [training_region(case, settings) for case in bar.track(cases, description="reading cases")] if cases else []
 
 
-def _seen(split: Split) -> list[files.Seen]:
+def _training_cases(split: Split) -> list[files.TrainingCase]:
     parts = (("train", split.train), ("validation", split.validation))
-    return [files.Seen(case.id, case.centre, case.digest(), role) for role, cases in parts for case in cases]
+    return [files.TrainingCase(case.id, case.centre, case.digest(), role) for role, cases in parts for case in cases]

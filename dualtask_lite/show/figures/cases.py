@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
+from dualtask_lite.cases.masks import dice
 from dualtask_lite.show import palette, planes
 from dualtask_lite.show.figures.parts import tidy
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
@@ -165,8 +166,7 @@ def _agreement(prediction: NDArray[Any], truth: NDArray[Any] | None, value: int)
     """Put Dice into words; a tumour voxel counts as pancreas when it is about the pancreas."""
     if truth is None:
         return ""
-    found, wanted = prediction >= value, truth >= value
-    return f" (Dice {2 * (found & wanted).sum() / (found.sum() + wanted.sum()):.2f})"
+    return f" (Dice {dice(prediction >= value, truth >= value):.2f})"
 
 
 def _attenuation(scans: Sequence[Scan], value: int) -> NDArray[np.float32]:

@@ -17,6 +17,7 @@ from skimage.measure import block_reduce, find_contours
 
 from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
+from dualtask_lite.cases.masks import dice
 from dualtask_lite.show import planes
 from dualtask_lite.show.overlays import Overlay, overlays
 from dualtask_lite.show.picture import Picture
@@ -247,6 +248,5 @@ def _areas(labels: NDArray[Any], truth: NDArray[Any] | None, pixel: float) -> It
         mask = labels >= least
         area = f"{name} {mask.sum() * pixel:.0f} mm²" if mask.any() else f"no {name}"
         if truth is not None and labels is not truth and (mask.any() or (truth >= least).any()):
-            both = (mask & (truth >= least)).sum()
-            area += f" (Dice {2 * both / (mask.sum() + (truth >= least).sum()):.2f})"
+            area += f" (Dice {dice(mask, truth >= least):.2f})"
         yield area

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.masks import Box
 
 MARGIN = 40.0  # mm kept around the labels
 LIMIT = 8_000_000  # bytes of voxels that a browser gets
@@ -77,16 +78,8 @@ def _box(scan: Scan, labels: Mapping[str, NDArray[Any]]) -> tuple[tuple[slice, .
     marked = np.zeros(scan.shape, bool)
     for label in labels.values():
         marked |= label > 0
-    margins = np.ceil(MARGIN / np.array(scan.spacing)).astype(int)
-    if not marked.any():
-        marked, margins = scan.volume > _AIR, np.zeros(3, int)
-    if not marked.any():
-        return (slice(0, scan.shape[0]), slice(0, scan.shape[1]), slice(0, scan.shape[2])), np.zeros(3, np.int64)
-    ends = []
-    for axis, (side, margin) in enumerate(zip(scan.shape, margins, strict=True)):
-        touched = np.flatnonzero(marked.any(axis=tuple({0, 1, 2} - {axis})))
-        ends.append((max(0, int(touched[0] - margin)), min(side, int(touched[-1] + margin + 1))))
-    return tuple(slice(*end) for end in ends), np.array([start for start, _ in ends])
+    box = Box.around(marked, MARGIN, scan.spacing) or Box.around(scan.volume > _AIR) or Box.whole(scan.shape)
+    return box.slices, np.array(box.start)
 
 
 def _coarser(shape: list[int], spacing: tuple[float, ...], voxels: int) -> tuple[int, ...]:

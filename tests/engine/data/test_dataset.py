@@ -8,9 +8,9 @@ import torch
 from scipy import ndimage
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.config import Augment, Settings
 from dualtask_lite.engine.data.dataset import Region, Samples, draw_case, show_box, training_region
-from dualtask_lite.engine.data.grid import Box
 from dualtask_lite.errors import DualTaskError
 
 STILL = {f"augment.{name}": 0 for name in Augment.model_fields}

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dualtask_lite.engine.data.grid import Box, resample, window, working_shape
+from dualtask_lite.cases.masks import Box
+from dualtask_lite.engine.data.grid import resample, window, working_shape
 
 sides = st.integers(1, 70)
 

@@ -114,7 +114,7 @@ def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom
     assert machine.processor() in written["device"]
     assert (written["profile"], written["overrides"]) == ("laptop", tiny_run)
     one = tmp_path / "cells" / "segmentation" / "unseen-A-0"
-    assert {seen.centre for seen in load_model(one / "tumour-coarse").seen} == {"B"}
+    assert {seen.centre for seen in load_model(one / "tumour-coarse").training_cases} == {"B"}
     kept = (one / "cases.csv").stat().st_mtime_ns
     (tmp_path / "cells" / "segmentation" / "unseen-B-0" / "cases.csv").unlink()  # as if it had been cut here
     assert plain(ablate("laptop", tiny_run, cases, tmp_path, **how)) == plain(summary)

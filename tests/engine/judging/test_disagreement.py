@@ -24,7 +24,7 @@ from dualtask_lite.engine.judging.disagreement import (
 )
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.engine.predict import Prediction, predict_scan
-from dualtask_lite.engine.run import Model, Seen
+from dualtask_lite.engine.run import Model, TrainingCase
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import Outputs
 
@@ -263,6 +263,6 @@ def test_assess_predicts_and_judges_every_labelled_case():
 
 def test_a_case_that_was_seen_is_refused():
     case = bright_box()
-    seen = Seen("other", "A", case.digest(), "validation")
+    seen = TrainingCase("other", "A", case.digest(), "validation")
     with pytest.raises(DualTaskError, match="was seen in training"):
         assess([model(seen=[seen])], [case], progress=False)

@@ -12,7 +12,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import evaluation as engine
 from dualtask_lite.engine.predict import Prediction
-from dualtask_lite.engine.run import Model, Seen
+from dualtask_lite.engine.run import Model, TrainingCase
 from dualtask_lite.errors import DualTaskError
 
 
@@ -55,24 +55,26 @@ def test_the_centre_that_was_held_out_is_the_one_to_test_on():
 @pytest.mark.parametrize("by", ["id", "content"])
 def test_a_case_that_was_seen_is_refused_by_id_and_by_content_whatever_it_was_seen_for(role, by):
     tested = case("c")
-    seen = Seen("c", "C", "0" * 64, role) if by == "id" else Seen("renamed", "A", tested.digest(), role)
+    seen = TrainingCase("c", "C", "0" * 64, role) if by == "id" else TrainingCase("renamed", "A", tested.digest(), role)
     with pytest.raises(DualTaskError, match="case c was seen in training"):
         engine.evaluate([model(), model("pancreas-coarse", seen=[seen])], [tested], progress=False)
 
 
 def test_a_copy_of_a_seen_case_is_refused_under_another_name_type_and_voxel_order(tmp_path):
     tested = case("c")
-    seen = Seen("c", "C", tested.digest(), "train")
+    seen = TrainingCase("c", "C", tested.digest(), "train")
     flipped = nib.Nifti1Image(tested.image[::-1].astype(np.float64), tested.affine @ np.diag([-1.0, 1, 1, 1]))
     flipped.affine[0, 3] = 2.0 * (tested.image.shape[0] - 1)
     nib.save(flipped, tmp_path / "other.nii.gz")
     copy = Case("other", "D", tmp_path / "other.nii.gz", tested.label)
     with pytest.raises(DualTaskError, match="case other was seen"):
-        engine.refuse_seen([model(seen=[seen])], [copy])
+        engine.refuse_training_cases([model(seen=[seen])], [copy])
 
 
 def test_a_case_that_is_new_in_name_and_content_is_not_refused():
-    engine.refuse_seen([model(seen=[Seen("a", "A", case("a", seed=1).digest(), "train")])], [case("c")])
+    engine.refuse_training_cases(
+        [model(seen=[TrainingCase("a", "A", case("a", seed=1).digest(), "train")])], [case("c")]
+    )
 
 
 def test_scores_are_of_each_target_on_the_scan_s_own_grid(oracle):
@@ -95,7 +97,7 @@ def test_a_case_that_cannot_be_read_is_listed_and_in_no_average(oracle, tmp_path
     (tmp_path / "bad.nii.gz").write_text("html")
     bad = Case("bad", "C", tmp_path / "bad.nii.gz", np.zeros((2, 2, 2), np.uint8))
     # Content that cannot be hashed is no reason to stop: the case fails by itself.
-    trained = model(seen=[Seen("a", "A", "0" * 64, "train")])
+    trained = model(seen=[TrainingCase("a", "A", "0" * 64, "train")])
     result = engine.evaluate([trained], [case("good"), bad], progress=False)
     assert list(result.failed) == ["bad"]
     assert "not a readable NIfTI" in result.failed["bad"]

@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import cut_region
-from dualtask_lite.engine.data.grid import Box
 from dualtask_lite.engine.judging import leaks as engine
 from dualtask_lite.engine.judging.leaks import box_leak, slice_leak, slices_of, threshold_leak, validation_cases
-from dualtask_lite.engine.run import Model, Seen, load_model
+from dualtask_lite.engine.run import Model, TrainingCase, load_model
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import Outputs
 
@@ -69,9 +69,9 @@ def test_no_other_threshold_reports_more_than_the_one_tuned_on_the_test():
 
 def test_validation_cases_are_those_of_the_last_stage():
     cases = [case("a"), case("b", seed=1), case("c", seed=2)]
-    seen = [Seen("a", "A", "0", "train"), Seen("b", "A", "1", "validation")]
+    seen = [TrainingCase("a", "A", "0", "train"), TrainingCase("b", "A", "1", "validation")]
     last = model("tumour-coarse", seen=seen)
-    other = model(seen=[Seen("c", "A", "2", "validation")])
+    other = model(seen=[TrainingCase("c", "A", "2", "validation")])
     assert [c.id for c in validation_cases([last, other], cases)] == ["b"]
 
 
@@ -116,7 +116,7 @@ def test_a_box_cannot_leak_into_a_stage_that_sees_everything():
 @pytest.mark.parametrize("leak", [lambda m, t: threshold_leak(m, [case("v")], t), box_leak])
 def test_a_case_that_was_seen_and_one_without_target_are_refused(leak):
     tested = case("t", seed=1)
-    seen = Seen("t", "C", "0", "train")
+    seen = TrainingCase("t", "C", "0", "train")
     with pytest.raises(DualTaskError, match="was seen in training"):
         leak([model(seen=[seen]), model("tumour-coarse")], [tested])
     with pytest.raises(DualTaskError, match="has the target"):
@@ -154,7 +154,9 @@ def quick():
 def test_both_splits_test_on_the_same_slices_and_learn_from_as_many(tmp_path, quick):
     cases = [case(f"p{i}", seed=i) for i in range(4)]
     found = slice_leak(cases, tmp_path, settings=quick, progress=False)
-    learned = {run: {seen.id for seen in load_model(tmp_path / run).seen} for run in ("by-slice", "by-patient")}
+    learned = {
+        run: {seen.id for seen in load_model(tmp_path / run).training_cases} for run in ("by-slice", "by-patient")
+    }
     tested = {row["case"] for row in found.cases}
     patients = {run: {name[:2] for name in names} for run, names in learned.items()}
     assert {name[:2] for name in tested} == patients["by-slice"] == {"p0", "p1"}

@@ -79,7 +79,7 @@ def test_a_run_leaves_everything_that_a_reader_needs(tmp_path):
     ]
     model = files.load_model(run)
     assert model.settings == Settings.read(run / "config.yaml")
-    assert [c.id for c in model.seen] == ["case0", "case1", "case2"]
+    assert [c.id for c in model.training_cases] == ["case0", "case1", "case2"]
 
 
 @pytest.mark.parametrize("views", [1, 2])
