@@ -55,35 +55,41 @@ def draw_change(settings: Augment, patch: Sequence[int], rng: np.random.Generato
 
 
 def move(
-    volumes: Sequence[tuple[torch.Tensor, str]],
+    image: torch.Tensor,
+    mask: torch.Tensor,
     centre: Sequence[int],
     patch: Sequence[int],
     spacing: Sequence[float],
     change: Change,
-) -> list[torch.Tensor]:
+    halo: Sequence[int] = (0, 0, 0),
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Cut a patch about a voxel of a region, zoomed, turned, flipped and bent.
 
     Args:
-        volumes: each (1, X, Y, Z) on the grid of the region, with how to interpolate it: ``bilinear`` or ``nearest``.
+        image: (1, X, Y, Z) on the grid of the region, interpolated linearly.
+        mask: (1, X, Y, Z) on the same grid, of which the nearest voxel is taken.
         centre: voxel of the region that becomes voxel ``side // 2`` of the patch.
         patch: voxels along each axis.
         spacing: of the region, mm.
-        change: what to do.
+        change: what to do; one that bends is drawn for the patch with its halo.
+        halo: voxels of surroundings that the mask gets on each side of the patch.
 
     Returns:
-        Each volume's patch (1, ...) float32; what lies outside the region is 0, which is air.
+        Patch of the image, and patch of the mask with its halo, (1, ...) float32; outside the region both are 0.
     """
+    patch = [side + 2 * more for side, more in zip(patch, halo, strict=True)]
     matrix = change.turn * np.asarray(spacing) / np.asarray(spacing)[:, None]  # (3, 3) voxels -> voxels
     lines = [matrix[:, [axis]] * (np.arange(side) - side // 2) for axis, side in enumerate(patch)]  # (3, side) each
     reach = 0.0 if change.bend is None else np.abs(change.bend).max((1, 2, 3))  # no voxel moves farther
     low = np.floor(np.add(centre, sum(line.min(1) for line in lines)) - reach).astype(int)
     high = np.ceil(np.add(centre, sum(line.max(1) for line in lines)) + reach).astype(int)
-    shape = volumes[0][0].shape[1:]
+    shape = mask.shape[1:]
     start = np.clip(low - 1, 0, np.asarray(shape) - 1)
     stop = np.clip(high + 2, start + 1, shape)
     box = (slice(None), *(slice(a, b) for a, b in zip(start, stop, strict=True)))
     grid = _grid(lines, np.subtract(centre, start), stop - start, change.bend)
-    return [_sampled(volume[box], grid, mode) for volume, mode in volumes]
+    inner = (slice(None), *(slice(more, side - more) for more, side in zip(halo, patch, strict=True)))
+    return _sampled(image[box], grid[inner], "bilinear"), _sampled(mask[box], grid, "nearest")
 
 
 def _grid(lines: Sequence[np.ndarray], centre: np.ndarray, shape: np.ndarray, bend: np.ndarray | None) -> torch.Tensor:

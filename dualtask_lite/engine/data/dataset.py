@@ -6,6 +6,7 @@ from ``(seed, i)``. That is what makes a run resumable to the bit without storin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,14 +124,17 @@ class Samples(Dataset[dict[str, Any]]):
         region, mask = self.regions[case], self.masks[case]
         rng = np.random.default_rng((self.settings.seed, index))
         centre = draw_centre(mask.shape[1:], self.targets[case], sample.foreground, rng)
-        change = draw_change(self.settings.augment, sample.patch, rng)
+        # Without surroundings the distance is wrong where the organ goes on outside; beyond the band it is clipped.
+        halo = [math.ceil(self.settings.objective.band / step) for step in region.spacing]
+        whole = [side + 2 * more for side, more in zip(sample.patch, halo, strict=True)]
+        change = draw_change(self.settings.augment, whole, rng)
         shown = show_box(region, STAGES[self.settings.stage].jitter, rng)
-        volumes = [(shown, "bilinear"), (mask, "nearest")]
-        image, mask = move(volumes, centre, sample.patch, region.spacing, change)
+        image, mask = move(shown, mask, centre, sample.patch, region.spacing, change, halo)
+        inner = (slice(None), *(slice(more, more + side) for more, side in zip(halo, sample.patch, strict=True)))
         return {
             "image": recolour(image, change),
-            "mask": mask,
-            "distance_mm": signed_distance(mask[None], region.spacing)[0],
+            "mask": mask[inner].contiguous(),
+            "distance_mm": signed_distance(mask[None], region.spacing)[0][inner].contiguous(),
             "case_id": region.case_id,
             "index": index,
         }

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 
 from dualtask_lite.cases.case import CT_WINDOW
+from dualtask_lite.cases.masks import SPACING_NOISE
 
 
 def window(volume: torch.Tensor) -> torch.Tensor:
@@ -19,11 +20,11 @@ def window(volume: torch.Tensor) -> torch.Tensor:
 def working_shape(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, int, int]:
     """Voxels of the working grid that covers the same box as ``shape`` at about the ``wanted`` spacing (mm).
 
-    The extent is rounded to a ten-thousandth of a voxel first, and a half is rounded up: so the float noise of an
-    oblique affine (4.99999989 instead of 5 mm) gives the same grid.
+    A half is rounded up, also when float noise makes it a little less: the same voxels get the same grid whatever the
+    rotation of their affine.
     """
     x, y, z = (
-        max(1, math.floor(round(n * have / want, 4) + 0.5))
+        max(1, math.floor(n * (have + SPACING_NOISE) / want + 0.5))
         for n, have, want in zip(shape, spacing, wanted, strict=True)
     )
     return x, y, z
@@ -72,7 +73,8 @@ def resample_mask(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     touched = share.nonzero()
     if len(touched):
         covered = share[tuple(touched.T)]
-        count = max(1, math.floor(covered.sum(dtype=torch.float64).item() + 0.5))
+        volume = int((mask != 0).sum()) * math.prod(shape) / mask.numel()  # in new voxels
+        count = max(1, math.floor(volume + 0.5))
         centre = (touched * covered[:, None]).sum(0) / covered.sum()
         away = (touched - centre).square().sum(1)
         order = (covered.double() - 1e-5 * away / away.max().clamp_min(1)).sort(descending=True, stable=True).indices

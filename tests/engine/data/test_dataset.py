@@ -10,7 +10,7 @@ from scipy import ndimage
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.config import Augment, Settings
-from dualtask_lite.engine.data.dataset import Region, Samples, draw_case, show_box, training_region
+from dualtask_lite.engine.data.dataset import Region, Samples, draw_case, draw_centre, show_box, training_region
 from dualtask_lite.errors import DualTaskError
 
 STILL = {f"augment.{name}": 0 for name in Augment.model_fields}
@@ -66,16 +66,27 @@ def test_image_and_mask_move_together():
         assert dice > 0.85
 
 
-def test_the_distance_is_of_the_moved_mask_in_mm():
-    chosen = settings()
+@pytest.mark.parametrize("patch", [(8, 8, 8), PATCH])
+def test_the_distance_knows_what_lies_beyond_the_patch(patch):
+    """Within the band it is the distance in the whole region, cut out: not that of the patch taken alone."""
+    chosen = settings(**STILL, **{"sample.foreground": 1.0, "sample.patch": patch})
     region = training_region(ball_case(), chosen)
-    for sample in Samples([region], chosen, range(4)):
-        mask = sample["mask"][0].numpy() > 0
-        if not mask.any():
-            continue
-        outside = ndimage.distance_transform_edt(~mask, sampling=region.spacing)
-        inside = ndimage.distance_transform_edt(mask, sampling=region.spacing)
-        assert np.abs(sample["distance_mm"][0].numpy() - (outside - inside)).max() < 1e-3
+    mask = np.pad(region.mask[0].numpy() > 0, 40)
+    outside, inside = (ndimage.distance_transform_edt(part, sampling=region.spacing) for part in (~mask, mask))
+    whole = (outside - inside).clip(-20, 20)
+    samples = Samples([region], chosen, range(6))
+    for sample in samples:
+        rng = np.random.default_rng((chosen.seed, sample["index"]))
+        centre = draw_centre(region.mask.shape[1:], samples.targets[0], 1.0, rng)
+        cut = tuple(slice(c + 40 - s // 2, c + 40 + s - s // 2) for c, s in zip(centre, patch, strict=True))
+        assert np.abs(sample["distance_mm"][0].numpy().clip(-20, 20) - whole[cut]).max() < 1e-3
+
+
+def test_the_distance_is_of_the_moved_mask():
+    chosen = settings(**{"augment.elastic": 1})
+    region = training_region(ball_case(), chosen)
+    for sample in Samples([region], chosen, range(6)):
+        assert torch.equal(sample["distance_mm"] < 0, sample["mask"] > 0)
 
 
 def test_foreground_share_centres_patches_on_the_target():
