@@ -1,4 +1,4 @@
-"""The embedded data: synthetic abdominal CT of three centres, made from a seed.
+"""The embedded data: synthetic abdominal CT of made-up centres, made from a seed.
 
 What sets a centre apart is in ``data/centres.yaml``, one named value with its source a line. The voxels are HU; the
 labels are those of the Medical Segmentation Decathlon's Task07.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,13 +72,15 @@ class Centre:
     noise_hu: float
     kernel_voxels: float
     tumours: Tumours
+    exam: bool = False  # only the exam reads it
 
 
-def centres() -> dict[str, Centre]:
-    """The centres of ``data/centres.yaml``, by name."""
+def centres(*, exam: bool = False) -> dict[str, Centre]:
+    """The centres of ``data/centres.yaml``, by name: those that all may use, or that of the exam."""
     entries = yaml.safe_load(data_file("centres.yaml").read_text(encoding="utf-8"))
     try:
-        return {name: Centre(name=name, **{**e, "tumours": Tumours(**e["tumours"])}) for name, e in entries.items()}
+        every = [Centre(name=name, **{**e, "tumours": Tumours(**e["tumours"])}) for name, e in entries.items()]
+        return {centre.name: centre for centre in every if centre.exam is exam}
     except (TypeError, KeyError, AttributeError) as error:
         raise DualTaskError(
             f"{data_file('centres.yaml')}: {error}", "name every value that the shipped file names"
@@ -109,7 +111,7 @@ def make_case(
         DualTaskError: when the centre is unknown.
     """
     if isinstance(centre, str):
-        known = centres()
+        known = centres() | centres(exam=True)
         if centre not in known:
             raise DualTaskError(f"there is no centre {centre!r}", f"choose one of: {', '.join(known)}")
         centre = known[centre]
@@ -138,13 +140,15 @@ def make_phantom(
     cases: int = 16,
     seed: int = 0,
     size: Sequence[int] | None = None,
+    of: Mapping[str, Centre] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the data of all centres, a folder in Task07 layout for each; none is there before all are whole.
+    """Write the data of some centres, a folder in Task07 layout for each; none is there before all are whole.
 
     Args:
         folder: where; it is made.
         cases: of each centre.
+        of: the centres by name; by default all but that of the exam.
         seed: of the set.
         size: voxels along x, y and z, see ``make_case``.
         progress: called with the number of cases done and of all.
@@ -159,15 +163,19 @@ def make_phantom(
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as growing:
-            _write_centres(Path(growing), cases, seed, size, progress)
+            _write_centres(Path(growing), centres() if of is None else of, cases, seed, size, progress)
             move_into(Path(growing), folder)
     return folder
 
 
 def _write_centres(
-    folder: Path, cases: int, seed: int, size: Sequence[int] | None, progress: Callable[[int, int], None] | None
+    folder: Path,
+    known: Mapping[str, Centre],
+    cases: int,
+    seed: int,
+    size: Sequence[int] | None,
+    progress: Callable[[int, int], None] | None,
 ) -> None:
-    known = centres()
     for place, centre in enumerate(known.values()):
         names = []
         for number in range(cases):

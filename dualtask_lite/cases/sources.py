@@ -19,14 +19,15 @@ from pathlib import Path
 from dualtask_lite.cases import panorama
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.layouts import LAYOUTS, cases_at
-from dualtask_lite.cases.phantom import VERSION, make_phantom
+from dualtask_lite.cases.phantom import VERSION, centres, make_phantom
 from dualtask_lite.cases.registry import Source, sources, sources_table
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.resources import cache_folder, data_file
+from dualtask_lite.resources import cache_folder
 
 __all__ = ["Source", "find_cases", "folder_of", "sources", "sources_table"]
 
-PHANTOM_CASES, PHANTOM_SEED = 16, 0  # cases a centre, and the seed, of the set behind the name "phantom"
+PHANTOM_SEED = 0
+PHANTOM_CASES = {"phantom": 16, "phantom-48": 48, "exam": 32}  # cases a centre of the sets that are made on first use
 _log = logging.getLogger(__name__)
 
 
@@ -36,7 +37,8 @@ def find_cases(source: str | Path) -> list[Case]:
     ====================================  =======================================  ==================
     given                                 cases                                    centre
     ====================================  =======================================  ==================
-    ``"phantom"``                         the embedded data, made on first use     A, B, C
+    ``"phantom"``, ``"phantom-48"``       the embedded data, made on first use     A, B, C
+    ``"exam"``                            that of the exam's hospital, likewise    D
     ``"msd"``, ``"nih"``, ``"panorama"``  as ``dualtask data get`` fetched it      the source
     ``"msd,panorama"``                    of each                                  each source
     one NIfTI file                        that file                                its folder
@@ -81,7 +83,7 @@ def _of(source: str | Path) -> list[Case]:
     path = Path(os.path.abspath(Path(source).expanduser()))  # "." has no name; a link keeps its own
     try:
         if known and known.how == "made" and not (isinstance(source, Path) and source.exists()):
-            return cases_at(_phantom())
+            return cases_at(_phantom(known.name))
         if path.exists():
             return cases_at(path)
         if known and (path := folder_of(known)).is_dir():
@@ -108,16 +110,17 @@ def _not_there(source: str | Path) -> DualTaskError:
     )
 
 
-def _phantom() -> Path:
-    """Folder of the default phantom, made on first use; its name changes with all that it is made from."""
-    recipe = f"{VERSION} {PHANTOM_CASES} {PHANTOM_SEED} ".encode() + data_file("centres.yaml").read_bytes()
-    folder = cache_folder() / f"phantom-{hashlib.sha256(recipe).hexdigest()[:12]}"
+def _phantom(name: str) -> Path:
+    """Folder of a set that is made on first use; its name changes with all that it is made from."""
+    known = centres(exam=name == "exam")
+    recipe = f"{VERSION} {PHANTOM_CASES[name]} {PHANTOM_SEED} {known}".encode()
+    folder = cache_folder() / f"{name}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     if folder.exists():
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".phantom-", dir=folder.parent) as temporary:
-            made = make_phantom(Path(temporary) / "phantom", cases=PHANTOM_CASES, seed=PHANTOM_SEED)
+            made = make_phantom(Path(temporary) / name, cases=PHANTOM_CASES[name], seed=PHANTOM_SEED, of=known)
             try:
                 made.rename(folder)
             except OSError:

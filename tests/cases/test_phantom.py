@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from dualtask_lite.cases import sources
 from dualtask_lite.cases.anatomy import Canvas, Tissue, Tumour, paint_patient
 from dualtask_lite.cases.case import check
 from dualtask_lite.cases.phantom import Tumours, centres, make_case, make_phantom
@@ -192,3 +193,20 @@ def test_a_made_folder_is_found_and_reads_as_it_was_made(tmp_path):
 def test_an_unknown_centre_is_told():
     with pytest.raises(DualTaskError, match="choose one of: A, B, C"):
         make_case("D", 0)
+
+
+def test_the_exam_s_hospital_is_read_only_by_name(tmp_path, monkeypatch):
+    assert list(centres()) == ["A", "B", "C"]
+    assert list(centres(exam=True)) == ["D"]
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path))
+    monkeypatch.setattr(sources, "PHANTOM_CASES", {"phantom": 1, "exam": 2})
+    assert {case.centre for case in sources.find_cases("phantom")} == {"A", "B", "C"}
+    assert [case.id for case in sources.find_cases("exam")] == ["D_000", "D_001"]
+    assert make_case("D", 0).centre == "D"
+
+
+def test_a_larger_set_begins_with_the_same_cases(tmp_path, monkeypatch):
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path))
+    monkeypatch.setattr(sources, "PHANTOM_CASES", {"phantom": 1, "phantom-48": 2})
+    small, large = (sources.find_cases(name) for name in sources.PHANTOM_CASES)
+    assert {case.digest() for case in small} < {case.digest() for case in large}

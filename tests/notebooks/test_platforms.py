@@ -237,7 +237,7 @@ def test_a_read_only_course_with_shared_data_serves_several_learners(open_folder
     course, data = open_folder / "course", open_folder / "data"
     course.mkdir()
     monkeypatch.setenv("DUALTASK_DATA", str(data))
-    monkeypatch.setattr(sources, "PHANTOM_CASES", 1)
+    monkeypatch.setitem(sources.PHANTOM_CASES, "phantom", 1)
     assert len(sources.find_cases("phantom")) == 3  # the instructor makes the data
     closed = [course, data, *data.rglob("*")]
     for path in closed:
