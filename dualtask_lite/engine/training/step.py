@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, Samples
+from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.engine.training.gradients import columns, gradient_norms
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method import losses
@@ -152,8 +153,10 @@ def per_view(outputs: Outputs, count: int) -> list[Outputs]:
 
 def make_optimiser(net: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
     """Adam or AdamW; the learning rate is set anew in each step."""
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[settings.optimiser.name]
-    return kind(net.parameters(), lr=settings.optimiser.lr, weight_decay=settings.optimiser.weight_decay)
+    chosen = settings.optimiser
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name]
+    fused = pick_device(settings.machine.device) == "cpu"  # Fabric cannot clip a fused one in fp16
+    return kind(net.parameters(), lr=chosen.lr, weight_decay=chosen.weight_decay, fused=fused)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
