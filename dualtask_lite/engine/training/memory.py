@@ -17,10 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.doctor import available_memory_gb
 from dualtask_lite.engine.run import build_network
-from dualtask_lite.engine.training.devices import precision_of, world_size
+from dualtask_lite.engine.training.devices import dtype_of, precision_of, world_size
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.machine import host_memory
 from dualtask_lite.method import losses
 from dualtask_lite.method.contrast import core_and_shell
 from dualtask_lite.method.network import Outputs
@@ -65,8 +65,7 @@ def step_bytes(settings: Settings, device: str) -> int:
         settings: of the run.
         device: ``cpu`` or ``cuda``, which decides what precision ``auto`` is.
     """
-    mixed = precision_of(settings.machine.precision, device) != "32-true"
-    features = torch.bfloat16 if mixed else torch.float32
+    features = dtype_of(precision_of(settings.machine.precision, device))
     samples, views = settings.optimiser.batch // world_size(), settings.views.count
     with Alive() as alive, torch.device("meta"):
         net = build_network(settings).to(features)
@@ -75,7 +74,7 @@ def step_bytes(settings: Settings, device: str) -> int:
         outputs = net(torch.cat([image] * views).to(features))
         _total(settings, [said if said is None else said.float() for said in outputs], target).backward()
     # Beside it in float32: gradients and two moments; the weights where the features are not; a copy to exchange.
-    copies = 3 + mixed + (world_size() > 1)
+    copies = 3 + (features != torch.float32) + (world_size() > 1)
     return alive.peak + 4 * copies * sum(weight.numel() for weight in net.parameters())
 
 
@@ -83,8 +82,7 @@ def free_bytes(device: torch.device) -> int | None:
     """What a device has left, or ``None`` where that is not known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    free = available_memory_gb()
-    return None if free is None else int(free * 1e9)
+    return host_memory()[1]
 
 
 def check_memory(settings: Settings, device: torch.device) -> str:
