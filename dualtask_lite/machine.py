@@ -1,10 +1,14 @@
-"""What the machine says of itself and of this process."""
+"""Probes of the machine: processor, memory, card, and what this process uses of them. Nothing is changed."""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def in_kernel() -> bool:
@@ -24,6 +28,56 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def has_bf16() -> bool:
+    """Whether the card computes in bf16: from Ampere on; older cards, such as a T4 (7.5), only emulate it.
+
+    Unknown newer cards, and the card of another machine that is planned for on this one, are assumed to.
+    """
+    import torch  # here, because the doctor must also diagnose a machine whose torch is broken
+
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] >= 8
+
+
+def host_memory() -> tuple[int | None, int | None]:
+    """Total and available bytes of memory for this process; ``None`` where the system does not report it.
+
+    The narrowest counts: of the whole machine, and of each control group (container, batch job, hub) around it.
+    """
+    columns = zip(_system_memory(), *_group_memory(), strict=True)
+    total, available = ([size for size in column if size is not None] for column in columns)
+    return min(total, default=None), min(available, default=None)
+
+
+def _system_memory() -> tuple[int | None, int | None]:
+    """Total and available bytes of the whole machine."""
+    known = {key: int(size) * 1024 for key, size, *_ in map(str.split, _lines(_PROC / "meminfo"))}
+    if known:
+        return known.get("MemTotal:"), known.get("MemAvailable:")
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
+    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
+        return None, None
+
+
+def _group_memory() -> Iterator[tuple[int, int]]:
+    """Limit and rest, in bytes, of each control group that this process is in."""
+    files = {"": ("max", "current"), "memory": ("limit_in_bytes", "usage_in_bytes")}  # version 2 and 1
+    for _, controller, path in (line.split(":", 2) for line in _lines(_PROC / "self/cgroup")):
+        root = _CGROUPS / controller
+        group = root / path.lstrip("/")
+        for folder in (group, *group.parents) if controller in files else ():
+            sizes = [_lines(folder / f"memory.{name}") for name in files[controller]]
+            if folder.is_relative_to(root) and sizes[0] not in ([], ["max"]) and sizes[1]:
+                (limit,), (used,) = sizes
+                cached = dict(map(str.split, _lines(folder / "memory.stat"))).get("inactive_file", 0)
+                yield int(limit), int(limit) - int(used) + int(cached)  # the cache is given back on demand
+
+
 def peak_memory_mb() -> float | None:
     """Tell the largest memory of this process so far, or None where the system does not say (Windows)."""
     if sys.platform == "linux":  # getrusage would start a child at what its parent held
@@ -35,3 +89,10 @@ def peak_memory_mb() -> float | None:
         return None
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except OSError:
+        return []

@@ -85,6 +85,26 @@ def small_files():
     return limited
 
 
+@pytest.fixture
+def transfers():
+    """Count the values that an action reads from a tensor: on a card each waits for all work before it."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Count(TorchDispatchMode):
+        values = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.values += func.name() == "aten::_local_scalar_dense"
+            return func(*args, **(kwargs or {}))
+
+    def count(action):
+        with Count() as mode:
+            action()
+        return mode.values
+
+    return count
+
+
 @pytest.fixture(scope="session")
 def run_report():
     """Everything that the page of a run shows, made up; names hold what HTML would take for its own."""

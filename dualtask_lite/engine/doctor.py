@@ -8,12 +8,12 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from dualtask_lite import machine
 from dualtask_lite.resources import cache_folder
 from dualtask_lite.viewers.extension import Status
 from dualtask_lite.viewers.extension import status as itk_source
@@ -24,7 +24,6 @@ _LEAST_MEMORY_GB = 2.0  # what a lesson needs
 _LEAST_DISK_GB = 1.0  # for the embedded data and some runs
 _LARGE_CARD_GB = 20.0
 _LOCAL = "make it draw without"
-_PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _version(name: str) -> str | None:
 
 
 def _device() -> tuple[dict[str, Any], Check, Check]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = machine.cores()
     unknown = dict.fromkeys(("cpu_threads", "gpu", "gpu_memory_gb", "bf16"))
     values: dict[str, Any] = {"cpu_cores": cores, **unknown}
     try:
@@ -125,7 +124,7 @@ def _device() -> tuple[dict[str, Any], Check, Check]:
     if not torch.cuda.is_available():
         return values, processor, _no_card(torch.__version__)
     card = torch.cuda.get_device_properties(0)
-    bf16 = torch.cuda.get_device_capability(0)[0] >= 8  # older cards only emulate it
+    bf16 = machine.has_bf16()
     values |= {"gpu": card.name, "gpu_memory_gb": round(card.total_memory / 1e9, 1), "bf16": bf16}
     how = "bf16" if bf16 else "no bf16, so training uses fp16 with a scaler"
     found = f"{torch.cuda.device_count()} x {card.name}, {values['gpu_memory_gb']} GB, {how}"
@@ -139,45 +138,14 @@ def _no_card(torch_version: str) -> Check:
     return Check.of("graphics card", f"nvidia-smi is here, but torch {torch_version} sees no card", remedy)
 
 
-def available_memory_gb() -> float | None:
-    """Host memory that this process may still take, or ``None`` where that is not known."""
-    rest: float | None = _memory()[0]["memory_available_gb"]
-    return rest
-
-
 def _memory() -> tuple[dict[str, Any], Check]:
-    columns = zip(_system_memory(), *_group_memory(), strict=True)
-    known = [[size for size in column if size is not None] for column in columns]
-    total, rest = (round(min(sizes) / 1e9, 1) if sizes else None for sizes in known)
-    shown = ["unknown" if size is None else f"{size} GB" for size in (total, rest)]
-    enough = all(size is None or size >= _LEAST_MEMORY_GB for size in (total, rest))
+    sizes = machine.host_memory()
+    total, available = (None if size is None else round(size / 1e9, 1) for size in sizes)
+    shown = ["unknown" if size is None else f"{size} GB" for size in (total, available)]
+    enough = all(size is None or size >= _LEAST_MEMORY_GB for size in (total, available))
     remedy = "" if enough else f"close other programs, a lesson needs {_LEAST_MEMORY_GB:.0f} GB"
-    return {"memory_gb": total, "memory_available_gb": rest}, Check.of("memory", ", available ".join(shown), remedy)
-
-
-def _system_memory() -> tuple[int | None, int | None]:
-    """Total and available bytes of the whole machine."""
-    known = {key: int(size) * 1024 for key, size, *_ in map(str.split, _lines(_PROC / "meminfo"))}
-    if known:
-        return known.get("MemTotal:"), known.get("MemAvailable:")
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), None
-    except (AttributeError, ValueError, OSError):  # Windows has no sysconf
-        return None, None
-
-
-def _group_memory() -> Iterator[tuple[int, int]]:
-    """Limit and rest, in bytes, of each control group (container, batch job, hub) that this process is in."""
-    files = {"": ("max", "current"), "memory": ("limit_in_bytes", "usage_in_bytes")}  # version 2 and 1
-    for _, controller, path in (line.split(":", 2) for line in _lines(_PROC / "self/cgroup")):
-        root = _CGROUPS / controller
-        group = root / path.lstrip("/")
-        for folder in (group, *group.parents) if controller in files else ():
-            sizes = [_lines(folder / f"memory.{name}") for name in files[controller]]
-            if folder.is_relative_to(root) and sizes[0] not in ([], ["max"]) and sizes[1]:
-                (limit,), (used,) = sizes
-                cached = dict(map(str.split, _lines(folder / "memory.stat"))).get("inactive_file", 0)
-                yield int(limit), int(limit) - int(used) + int(cached)  # the cache is given back on demand
+    values = {"memory_gb": total, "memory_available_gb": available}
+    return values, Check.of("memory", ", available ".join(shown), remedy)
 
 
 def _disk() -> tuple[dict[str, Any], Check]:
@@ -200,10 +168,3 @@ def _viewers() -> Check:
     remedy = f"run dualtask viewers install to {_LOCAL}" if local.state == "undone" else ""
     more = f" (dualtask viewers install: {_LOCAL})" if local.state == "network" else ""
     return Check.of("viewers", f"niivue and html draw without network; {local}{more}", remedy)
-
-
-def _lines(file: Path) -> list[str]:
-    try:
-        return file.read_text().splitlines()
-    except OSError:
-        return []

@@ -41,7 +41,7 @@ def dilate(mask: torch.Tensor, window: torch.Tensor, stride: int = 1) -> torch.T
     Returns:
         (B, 1, X // stride, Y // stride, Z // stride) bool.
     """
-    inside, window = mask > 0, window.to(mask.device)
+    inside, window = mask > 0, window.to(mask.device, non_blocking=True)
     for axis in (2, 1, 0):  # a box is the product of three lines; the last axis lies together in memory
         line = inside.movedim(2 + axis, -1)  # (B, 1, ., ., n)
         n, k = line.shape[-1], window[:, axis, None]
@@ -125,8 +125,9 @@ def gather(embedding: torch.Tensor, index: torch.Tensor, found: torch.Tensor) ->
         (N, C), a row for each of the N slices where a cell was found.
     """
     cells = embedding.flatten(2, 3).permute(0, 3, 2, 1)  # (B, z, x * y, C)
-    chosen = cells.take_along_dim(index[:, :, None, None], dim=2)  # (B, z, 1, C)
-    return chosen[found][:, 0]
+    sample, axial = found.nonzero(as_tuple=True)
+    chosen = torch.stack([sample, axial, index[found]]).to(embedding.device, non_blocking=True)  # (3, N)
+    return cells[tuple(chosen)]
 
 
 def nt_xent(positive: torch.Tensor, negative: torch.Tensor, temperature: float = 0.05) -> torch.Tensor:
@@ -148,14 +149,15 @@ def nt_xent(positive: torch.Tensor, negative: torch.Tensor, temperature: float =
     (arXiv 2002.05709).
     """
     vectors = torch.cat([positive, negative])  # (M, C)
-    label = torch.arange(len(vectors), device=vectors.device) < len(positive)
+    label = torch.arange(len(vectors)) < len(positive)  # which pairs there are depends on counts: the CPU knows them
     same = label[:, None] == label  # (M, M)
-    pair = same & ~torch.eye(len(vectors), dtype=torch.bool, device=vectors.device)
+    pair = same & ~torch.eye(len(vectors), dtype=torch.bool)
     if same.all() or not pair.any():
         return 0 * vectors.sum()
+    same, *pairs = (part.to(vectors.device, non_blocking=True) for part in (same, *pair.nonzero(as_tuple=True)))
     similarity = F.cosine_similarity(vectors[:, None], vectors, dim=2) / temperature  # (M, M)
     others = similarity.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)  # (M, 1)
-    return F.softplus(others - similarity)[pair].mean()  # softplus(b - a) = -log(e^a / (e^a + e^b))
+    return F.softplus(others - similarity)[tuple(pairs)].mean()  # softplus(b - a) = -log(e^a / (e^a + e^b))
 
 
 def _has_any(region: torch.Tensor) -> torch.Tensor:

@@ -151,7 +151,8 @@ def feat_term(
         temperature: of the contrast.
         core: see :func:`~dualtask_lite.method.contrast.core_and_shell`.
     """
-    regions = core_and_shell(mask, distance_mm, generator=generator, core=core)
+    # One transfer from the device: cells are drawn on the CPU, whose generator it is.
+    regions = torch.stack(core_and_shell(mask, distance_mm, generator=generator, core=core)).cpu()
     positive, negative = (gather(embedding, *draw_voxels(region, generator)) for region in regions)
     return nt_xent(positive, negative, temperature)
 

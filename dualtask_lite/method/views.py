@@ -1,8 +1,8 @@
 """Imaging views by random convolution: other textures and contrasts, the same anatomy (METHOD, Objective).
 
-A view is drawn (:func:`draw_view`) apart from its use (:func:`apply_view`), so that it can be looked at and
-replayed. :func:`random_view` does both for a batch, and looks before it uses: of views drawn blindly, one in
-five was more than half saturated by the clip (trap 11).
+A view is drawn (:func:`draw_view`) apart from its use (:func:`apply_view`), so that it can be inspected and
+replayed. :func:`random_view` does both for a batch, and checks each view: of views drawn blindly, one in five was
+more than half saturated by the clip (trap 11).
 
 Source: Xu et al. 2021, Robust and generalizable visual representation learning via random convolutions
 (arXiv 2007.13003).
@@ -68,22 +68,24 @@ def apply_view(image: torch.Tensor, view: View) -> torch.Tensor:
 
 
 def saturation(image: torch.Tensor, view: View) -> float:
-    """Share of the voxels between 0 and 1 that the clip of a view pushes to 0 or 1.
+    """Share of the voxels between 0 and 1 that the clip of a view pushes to 0 or 1; see :func:`clipped_share`."""
+    return float(clipped_share(image, _convolve(image, view)))
+
+
+def clipped_share(image: torch.Tensor, blended: torch.Tensor) -> torch.Tensor:
+    """Share of the voxels of an image between 0 and 1 that lie outside of it in what the clip is given, a scalar.
 
     Air and bone lie at the ends of the CT window already: the clip takes nothing from them, so they do not
     count.
     """
-    blended = _convolve(image, view)
     had_contrast = (image > 0) & (image < 1)
     lost = had_contrast & ((blended <= 0) | (blended >= 1))
-    return float(lost.sum() / had_contrast.sum().clamp_min(1))
+    return lost.sum() / had_contrast.sum().clamp_min(1)
 
 
 def shows_anatomy(image: torch.Tensor, view: View) -> bool:
     """Whether a view is worth training on: finite, not flat, and not mostly saturated (trap 11)."""
-    # A flat image has no anatomy: its view would show the border, which the convolution pads with zeros.
-    contrast = torch.minimum(image.std(), apply_view(image, view).std())  # NaN, and so never enough, when not finite
-    return bool(contrast >= FLATTEST) and saturation(image, view) <= MOST_SATURATED
+    return bool(_apply_and_check(image, view)[1])
 
 
 def random_view(
@@ -109,16 +111,26 @@ def random_view(
     def view_of(image: torch.Tensor) -> torch.Tensor:
         for _ in range(TRIES):
             view = draw_view(generator, kernel_sizes=kernel_sizes, max_blend=max_blend)
-            if shows_anatomy(image, view):
-                return apply_view(image, view)
+            shown, good = _apply_and_check(image, view)
+            if good:  # the only value that is read from the device
+                return shown
         return image
 
     return torch.stack([view_of(image) for image in images])
 
 
+def _apply_and_check(image: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+    """What :func:`apply_view` and :func:`shows_anatomy` answer, from one convolution; the second is a scalar bool."""
+    blended = _convolve(image, view)
+    shown = image if view.blend == 0 else _rescale(blended.clamp(0, 1))
+    # A flat image has no anatomy: its view would show the border, which the convolution pads with zeros.
+    contrast = torch.minimum(image.std(), shown.std())  # NaN, and so never enough, when not finite
+    return shown, (contrast >= FLATTEST) & (clipped_share(image, blended) <= MOST_SATURATED)
+
+
 def _convolve(image: torch.Tensor, view: View) -> torch.Tensor:
     """Blend an image (1, X, Y, Z) with its convolution; not clipped yet."""
-    kernel = view.kernel.to(image)[None, None]  # (1, 1, k, k, k)
+    kernel = view.kernel.to(image, non_blocking=True)[None, None]  # (1, 1, k, k, k)
     convolved = F.conv3d(image[None], kernel, padding="same")[0] + view.bias  # (1, X, Y, Z)
     return view.blend * convolved + (1 - view.blend) * image
 
@@ -126,4 +138,4 @@ def _convolve(image: torch.Tensor, view: View) -> torch.Tensor:
 def _rescale(image: torch.Tensor) -> torch.Tensor:
     """Stretch to [0, 1]; a constant image stays as it is, where a division by its range would make it NaN."""
     low, high = image.amin(), image.amax()
-    return (image - low) / (high - low) if high > low else image
+    return torch.where(high > low, (image - low) / (high - low), image)

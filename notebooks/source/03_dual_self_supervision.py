@@ -41,7 +41,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # blended with it. What comes out is an [imaging view](glossary.md#imaging-view).
 
 # %%
-from dualtask_lite.method.views import apply_view, draw_view, random_view, saturation
+from dualtask_lite.method.views import apply_view, clipped_share, draw_view, random_view, saturation
 from dualtask_lite.show.lesson import check_answer, run_manifest, show_source
 
 show_source(draw_view)
@@ -131,10 +131,10 @@ view_explorer(image)
 #
 # After the blend, everything below 0 is cut to 0 and everything above 1 to 1. With unlucky weights most of the
 # picture ends up there: **[saturation](glossary.md#saturation)**. The label still says "tumour", but
-# nothing is left to see it by. This function counts it:
+# nothing is left to see it by. `saturation(image, view)` counts it, with this function:
 
 # %%
-show_source(saturation)
+show_source(clipped_share)
 
 # %% [markdown]
 # ### Exercise 1

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from dualtask_lite import machine as probes
 from dualtask_lite.engine import doctor
 from dualtask_lite.engine.doctor import diagnose
 from dualtask_lite.viewers.extension import Status
@@ -42,14 +43,14 @@ def card(monkeypatch, name, memory, capability, count=1):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: properties)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
 
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     """A made-up Linux: writes files of /proc and of the control groups; sizes in GiB."""
-    monkeypatch.setattr(doctor, "_PROC", tmp_path / "proc")
-    monkeypatch.setattr(doctor, "_CGROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(probes, "_PROC", tmp_path / "proc")
+    monkeypatch.setattr(probes, "_CGROUPS", tmp_path / "cgroup")
 
     def write(file, text):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -241,12 +242,12 @@ def test_control_groups_of_the_first_version(machine):
 
 
 def test_memory_without_proc(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "_PROC", tmp_path)
+    monkeypatch.setattr(probes, "_PROC", tmp_path)
     total, available = memory()
     assert total > 0.1
     assert available is None
     assert "available unknown" in check("memory").found
-    monkeypatch.delattr(doctor.os, "sysconf")
+    monkeypatch.delattr(probes.os, "sysconf")
     assert memory() == (None, None)
     assert check("memory").status == "OK"
 

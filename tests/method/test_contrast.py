@@ -13,6 +13,7 @@ from skimage.morphology import skeletonize
 from dualtask_lite.method import contrast
 from dualtask_lite.method.contrast import core_and_shell, dilate, draw_voxels, draw_windows, gather, nt_xent
 from dualtask_lite.method.distance import signed_distance
+from dualtask_lite.method.losses import feat_term
 
 
 def generator(seed=0):
@@ -266,3 +267,36 @@ def test_embeddings_that_are_all_zero_stay_finite():
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(raw.grad).all()
+
+
+# -- what is read from the device -----------------------------------------------------------------------------
+
+
+def plain_gather(embedding, index, found):
+    cells = embedding.flatten(2, 3).permute(0, 3, 2, 1)
+    return cells.take_along_dim(index[:, :, None, None], dim=2)[found][:, 0]
+
+
+def plain_nt_xent(positive, negative, temperature=0.05):
+    vectors = torch.cat([positive, negative])
+    label = torch.arange(len(vectors)) < len(positive)
+    same = label[:, None] == label
+    pair = same & ~torch.eye(len(vectors), dtype=torch.bool)
+    similarity = torch.cosine_similarity(vectors[:, None], vectors, dim=2) / temperature
+    others = similarity.masked_fill(same, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.nn.functional.softplus(others - similarity)[pair].mean()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_contrast_keeps_the_bits_of_the_plain_formula(seed):
+    mask = torch.cat([GOLDEN_A, GOLDEN_A.flip(2)])
+    distance = signed_distance(mask, (1.0, 1.0, 1.0))
+    embedding = torch.randn(2, 8, 3, 3, 3, generator=generator(seed)).relu().requires_grad_()
+    ours = feat_term(embedding, mask, distance, generator=generator(seed))
+    (our_gradient,) = torch.autograd.grad(ours, embedding)
+    drawn = generator(seed)
+    parts = core_and_shell(mask, distance, generator=drawn)
+    plain = plain_nt_xent(*(plain_gather(embedding, *draw_voxels(part, drawn)) for part in parts))
+    (gradient,) = torch.autograd.grad(plain, embedding)
+    assert ours.item() == plain.item() > 0
+    assert torch.equal(our_gradient, gradient)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
 from dualtask_lite.method import views
 from dualtask_lite.method.views import View, apply_view, draw_view, random_view, saturation, shows_anatomy
@@ -142,3 +143,59 @@ def test_bad_settings_are_refused():
         draw_view(generator(), kernel_sizes=(3, 4))
     with pytest.raises(ValueError, match="between 0 and 1"):
         draw_view(generator(), max_blend=1.5)
+
+
+# -- one convolution and one transfer a draw ------------------------------------------------------------------
+
+
+def three_convolutions(images, draws):
+    """The plain way: check a view, then apply it, each from the image anew."""
+
+    def blend(image, view):
+        convolved = F.conv3d(image[None], view.kernel.to(image)[None, None], padding="same")[0] + view.bias
+        return view.blend * convolved + (1 - view.blend) * image
+
+    def apply(image, view):
+        if view.blend == 0:
+            return image
+        shown = blend(image, view).clamp(0, 1)
+        low, high = shown.amin(), shown.amax()
+        return (shown - low) / (high - low) if high > low else shown
+
+    def is_good(image, view):
+        contrast = torch.minimum(image.std(), apply(image, view).std())
+        had_contrast, blended = (image > 0) & (image < 1), blend(image, view)
+        lost = had_contrast & ((blended <= 0) | (blended >= 1))
+        clipped = float(lost.sum() / had_contrast.sum().clamp_min(1))
+        return bool(contrast >= views.FLATTEST) and clipped <= views.MOST_SATURATED
+
+    def view_of(image):
+        for _ in range(views.TRIES):
+            view = draw_view(draws)
+            if is_good(image, view):
+                return apply(image, view)
+        return image
+
+    return torch.stack([view_of(image) for image in images])
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_convolution_gives_the_bits_of_three(seed):
+    images = torch.stack([textured(seed), 0.3 + 0.2 * textured(seed + 10), torch.full((1, 16, 16, 12), 0.5)])
+    images = torch.cat([images, torch.full_like(images[:1], torch.nan)])
+    ours, drawn, again = random_view(images, generator(seed)), generator(seed), generator(seed)
+    plain = three_convolutions(images, drawn)
+    random_view(images, again)
+    assert ours.numpy().tobytes() == plain.numpy().tobytes()
+    assert torch.equal(drawn.get_state(), again.get_state())
+
+
+def test_a_draw_costs_one_convolution_and_one_transfer(monkeypatch, transfers):
+    drawn, draw = [], views.draw_view
+    monkeypatch.setattr(views, "draw_view", lambda *args, **options: drawn.append(0) or draw(*args, **options))
+    drawing = transfers(lambda: [draw(generator(seed)) for seed in range(8)]) // 8
+    monkeypatch.setattr(views, "_convolve", lambda *args, of=views._convolve: convolved.append(0) or of(*args))
+    convolved = []
+    found = transfers(lambda: random_view(torch.stack([textured(seed) for seed in range(4)]), generator(2)))
+    assert len(convolved) == len(drawn) > 4
+    assert found == (1 + drawing) * len(drawn)

@@ -15,7 +15,7 @@ from dualtask_lite.engine.bench.timing import repeat, short, wait
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Samples
 from dualtask_lite.engine.run import build_network, peak_memory_mb
-from dualtask_lite.engine.training.devices import make_fabric, set_up
+from dualtask_lite.engine.training.devices import dtype_of, make_fabric, set_up
 from dualtask_lite.engine.training.step import draw_views, make_objective, make_optimiser, per_view
 from dualtask_lite.method.losses import Target
 
@@ -23,7 +23,6 @@ LAYERS = (
     *("stem", "encoder1", "encoder2", "encoder3", "encoder4", "context", "fuse"),
     *("decoder3", "decoder2", "decoder1", "seg_head", "distance_head", "projector", "slice_head"),
 )
-_DTYPES = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 def eager_step(settings: Settings) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, A
         return {"failed": "out of memory"}
     voxels = views * image.numel()
     work = step_flop(settings) * voxels
-    rate = matrix_rate(device, _DTYPES.get(fabric._precision.precision, torch.float32))
+    rate = matrix_rate(device, dtype_of(fabric._precision.precision))
     medians = {name: statistics.median(times[1:]) for name, times in laps.items()}
     return {
         **found,

@@ -17,8 +17,8 @@ from lightning_fabric import Fabric
 
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.machine import has_bf16
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 T = TypeVar("T")
 
 
@@ -56,15 +56,16 @@ def precision_of(wanted: str, device: str) -> str:
     return "32-true" if device == "cpu" else "bf16-mixed" if has_bf16() else "16-mixed"
 
 
-def has_bf16() -> bool:
-    """Whether the card computes in bf16: from Ampere on; a T4 (7.5) only emulates it. A card to come is taken to."""
-    return not torch.cuda.is_available() or torch.cuda.get_device_capability()[0] >= 8
+def dtype_of(precision: str) -> torch.dtype:
+    """What convolutions and matrix products compute in, of a precision by Fabric's name."""
+    return {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision, torch.float32)
 
 
 def autocast(settings: Settings, device: torch.device) -> AbstractContextManager[Any]:
     """Let a trained network compute in the precision that suits the device; on a CPU always in fp32."""
-    dtype = None if device.type == "cpu" else _AUTOCAST.get(precision_of(settings.machine.precision, device.type))
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+    dtype = dtype_of(precision_of(settings.machine.precision, device.type))
+    mixed = device.type != "cpu" and dtype != torch.float32
+    return torch.autocast(device.type, dtype=dtype if mixed else None, enabled=mixed)
 
 
 def make_fabric(settings: Settings) -> Fabric:

@@ -50,15 +50,16 @@ def gradient_norms(terms: Mapping[str, torch.Tensor], net: DualTaskNet, fabric: 
     weights = [weight for part in parts.values() for weight in part]
     scaler = scaler_of(fabric)
     scale = scaler.get_scale() if scaler else 1.0  # so that small gradients survive in fp16
-    norms = {}
+    norms: dict[str, torch.Tensor] = {}
     for term, value in terms.items():
         found = torch.autograd.grad(value * scale, weights, retain_graph=True, allow_unused=True)
         gradients = iter(torch.zeros_like(w) if g is None else g for w, g in zip(weights, found, strict=True))
         for part, of_part in parts.items():
             flat = torch.cat([next(gradients).flatten() for _ in of_part]) / scale
             mean: Any = fabric.all_reduce(flat, reduce_op="mean")
-            norms[_column(term, part)] = float(f"{mean.norm().item():.6g}")
-    return norms
+            norms[_column(term, part)] = mean.norm()
+    values = torch.stack(list(norms.values())).tolist()  # one transfer from the device for all
+    return {column: float(f"{norm:.6g}") for column, norm in zip(norms, values, strict=True)}
 
 
 def _column(term: str, part: str) -> str:

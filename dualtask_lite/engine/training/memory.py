@@ -7,6 +7,8 @@ settings by itself.
 
 from __future__ import annotations
 
+import gc
+import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,10 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.doctor import available_memory_gb
 from dualtask_lite.engine.run import build_network
-from dualtask_lite.engine.training.devices import precision_of, world_size
+from dualtask_lite.engine.training.devices import dtype_of, precision_of, world_size
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.machine import host_memory
 from dualtask_lite.method import losses
 from dualtask_lite.method.contrast import core_and_shell
 from dualtask_lite.method.network import Outputs
@@ -65,8 +67,7 @@ def step_bytes(settings: Settings, device: str) -> int:
         settings: of the run.
         device: ``cpu`` or ``cuda``, which decides what precision ``auto`` is.
     """
-    mixed = precision_of(settings.machine.precision, device) != "32-true"
-    features = torch.bfloat16 if mixed else torch.float32
+    features = dtype_of(precision_of(settings.machine.precision, device))
     samples, views = settings.optimiser.batch // world_size(), settings.views.count
     with Alive() as alive, torch.device("meta"):
         net = build_network(settings).to(features)
@@ -75,31 +76,49 @@ def step_bytes(settings: Settings, device: str) -> int:
         outputs = net(torch.cat([image] * views).to(features))
         _total(settings, [said if said is None else said.float() for said in outputs], target).backward()
     # Beside it in float32: gradients and two moments; the weights where the features are not; a copy to exchange.
-    copies = 3 + mixed + (world_size() > 1)
+    copies = 3 + (features != torch.float32) + (world_size() > 1)
     return alive.peak + 4 * copies * sum(weight.numel() for weight in net.parameters())
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """What a device has left, or ``None`` where that is not known."""
+    """What a device has left for this process, or ``None`` where that is not known.
+
+    On a card the blocks that torch keeps for its next tensors count as free, although the driver counts them as used.
+    """
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = available_memory_gb()
-    return None if free is None else int(free * 1e9)
+        kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        return torch.cuda.mem_get_info(device)[0] + kept
+    return host_memory()[1]
+
+
+def release_memory(device: torch.device) -> None:
+    """Give the memory of the stage before back: blocks of its sizes are of no use to the next one."""
+    gc.collect()  # a network and its optimiser refer to each other
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def check_memory(settings: Settings, device: torch.device) -> str:
-    """Tell what a step needs, in words.
+    """Describe what a step needs, in words; ``machine.check_memory=false`` skips it.
+
+    On a card a step that seems too large is only warned of, because the estimate was never compared with one. A
+    machine without card refuses it: the system kills a process that takes too much, without a word.
 
     Raises:
-        DualTaskError: when it is more than the device has; the remedy names the setting that helps.
+        DualTaskError: when it is more than the host has; the remedy names the setting that helps.
     """
+    if not settings.machine.check_memory:
+        return "the memory of a step was not estimated (machine.check_memory=false)"
+    release_memory(device)
     needed, free = MARGIN * step_bytes(settings, device.type), free_bytes(device)
+    text = f"a step takes about {_gb(needed)} of memory"
     if free is None or needed <= free:
-        return f"a step takes about {_gb(needed)} of memory" + (f", {_gb(free)} are free" if free else "")
-    raise DualTaskError(
-        f"a step takes about {_gb(needed)} of memory, but the device has {_gb(free)} free",
-        advice(settings, device.type, free),
-    )
+        return text + ("" if free is None else f", {_gb(free)} are free")
+    problem, remedy = f"{text}, but the device has {_gb(free)} free", advice(settings, device.type, free)
+    if device.type != "cuda":
+        raise DualTaskError(problem, f"{remedy}, or skip this check with --set machine.check_memory=false")
+    warnings.warn(f"{problem}; if it runs out of memory, {remedy}", stacklevel=2)
+    return problem
 
 
 def advice(settings: Settings, device: str, free: float) -> str:

@@ -105,13 +105,13 @@ class Steps:
         return {name: round(value, 6) for name, value in zip(values, stacked.tolist(), strict=True)}
 
     def _check_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
-        for name, value in terms.items():
-            if not torch.isfinite(value):
-                cases = ", ".join(batch["case_id"])
-                raise DualTaskError(
-                    f"step {step + 1}: term {name} is not finite on case {cases}; the last checkpoint is kept",
-                    "lower optimiser.lr, or check these cases, then go on with --resume",
-                )
+        finite = torch.isfinite(torch.stack(list(terms.values()))).tolist()  # one transfer from the device for all
+        if wrong := [name for name, is_finite in zip(terms, finite, strict=True) if not is_finite]:
+            cases = ", ".join(batch["case_id"])
+            raise DualTaskError(
+                f"step {step + 1}: term {wrong[0]} is not finite on case {cases}; the last checkpoint is kept",
+                "lower optimiser.lr, or check these cases, then go on with --resume",
+            )
 
 
 def make_objective(settings: Settings) -> losses.Objective:

@@ -8,7 +8,18 @@ import torch
 
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import build_network
-from dualtask_lite.engine.training.memory import MARGIN, Alive, _total, advice, step_bytes
+from dualtask_lite.engine.training import memory
+from dualtask_lite.engine.training.memory import (
+    MARGIN,
+    Alive,
+    _total,
+    advice,
+    check_memory,
+    free_bytes,
+    release_memory,
+    step_bytes,
+)
+from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method import losses
 
 SMALL = {"network.width": 8, "sample.patch": [32, 32, 32], "machine.precision": "32-true"}
@@ -82,3 +93,54 @@ def test_each_profile_fits_its_card(profile, card_gb, stage):
     """By the estimate; a bare process on a card takes about half a GB before it computes anything."""
     settings = Settings.of(profile, {"stage": stage, "machine.precision": "16-mixed"})
     assert MARGIN * step_bytes(settings, "cuda") < (card_gb - 0.5) * 1e9
+
+
+# -- the check before a training ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A card of 16 GB of which the stage before has used 14 GB and still holds 1 GB."""
+    held = {"driver": 1e9, "reserved": 14e9, "allocated": 1e9, "emptied": 0}
+
+    def empty_cache():
+        held["driver"] += held["reserved"] - held["allocated"]
+        held["reserved"] = held["allocated"]
+        held["emptied"] += 1
+
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (int(held["driver"]), int(16e9)))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda _: int(held["reserved"]))
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda _: int(held["allocated"]))
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    return held
+
+
+def test_blocks_that_torch_keeps_count_as_free(card):
+    before = free_bytes(torch.device("cuda"))
+    release_memory(torch.device("cuda"))
+    assert before == free_bytes(torch.device("cuda")) == 14e9
+    assert card["driver"] == 14e9
+
+
+def test_a_second_stage_starts_on_the_card_of_the_first(card, recwarn):
+    settings = Settings.of("colab", {"stage": "tumour-fine", "machine.precision": "16-mixed"})
+    needed = MARGIN * step_bytes(settings, "cuda")
+    assert 1e9 < needed < 14e9
+    assert "14.0 GB are free" in check_memory(settings, torch.device("cuda"))
+    assert card["emptied"] == 1
+    assert not recwarn.list
+
+
+def test_a_card_that_seems_too_small_is_warned_of(card):
+    settings = Settings.of("paper", {"stage": "tumour-fine", "machine.precision": "32-true"})
+    with pytest.warns(UserWarning, match=r"14\.0 GB free; if it runs out of memory, .*machine\.recompute=true"):
+        assert "but the device has 14.0 GB free" in check_memory(settings, torch.device("cuda"))
+
+
+def test_a_host_that_is_too_small_is_refused_unless_skipped(monkeypatch):
+    monkeypatch.setattr(memory, "host_memory", lambda: (10**9, 10**6))
+    settings = Settings.of("laptop")
+    with pytest.raises(DualTaskError, match=r"0\.0 GB free.*--set machine\.check_memory=false"):
+        check_memory(settings, torch.device("cpu"))
+    skipped = settings.changed({"machine.check_memory": False})
+    assert "not estimated" in check_memory(skipped, torch.device("cpu"))
