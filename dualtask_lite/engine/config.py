@@ -177,7 +177,7 @@ class Machine(Section):
 class Settings(Section):
     """All settings of one training run; see the sections for what each means."""
 
-    profile: Literal["laptop", "colab", "gpu", "paper"] = "laptop"
+    profile: Literal["laptop", "reference", "colab", "gpu", "paper"] = "laptop"
     stage: StageName = "tumour-coarse"
     seed: int = Field(0, ge=0, lt=2**31)
     data: Data = Data()
@@ -213,7 +213,7 @@ class Settings(Section):
         """Settings of a profile, with overrides.
 
         Args:
-            profile: ``laptop``, ``colab``, ``gpu`` or ``paper``.
+            profile: ``laptop``, ``reference``, ``colab``, ``gpu`` or ``paper``.
             overrides: values by dotted name (``{"optimiser.steps": 50}``) or by nested mapping.
 
         Raises:

@@ -58,7 +58,7 @@ class _Norm(nn.GroupNorm):
         """(B, C, ...) -> the same shape and type."""
         if x.dtype == self.weight.dtype:
             if x.device.type == "cpu" and self.num_groups == self.num_channels:
-                # One channel a group: in channels-last, PyTorch's backward pass takes twice as long as these two copies.
+                # One channel a group: PyTorch's backward pass in channels-last takes twice as long as these copies.
                 return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last_3d)
             return super().forward(x)
         with torch.autocast(x.device.type, enabled=False):

@@ -37,6 +37,7 @@ import torch
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.splits import Split, cross_validation, leave_one_centre_out, within_centre
 from dualtask_lite.engine.config import STAGES, Settings, parse_assignments
+from dualtask_lite.engine.judging.curves import LearningCurve
 from dualtask_lite.engine.judging.evaluation import evaluate, plain
 from dualtask_lite.engine.judging.summary import summarise_cells
 from dualtask_lite.engine.progress import progress_bar
@@ -96,6 +97,7 @@ class Plan:
     overrides: Mapping[str, Any]  # settings by dotted name, for all stages
     stages: Sequence[str]  # of the cascade, in order
     folds: int  # of cross-validation
+    validation: float = 0.0  # share of the training cases of leave-one-centre-out that a learning curve watches
 
 
 def ablate(
@@ -138,7 +140,8 @@ def ablate(
     """
     if not cases:
         raise DualTaskError("there is no labelled case", "see dualtask data check for what is in the folder")
-    plan = Plan(profile, dict(overrides), tuple(stages), folds)
+    watched = Settings.of(profile, overrides).data.validation
+    plan = Plan(profile, dict(overrides), tuple(stages), folds, watched)
     cells = {seed: cells_of(cases, arms, protocols, folds, seed) for seed in seeds}
     for cell in (cell for of_seed in cells.values() for cell in of_seed):
         stage_settings(cell, plan, plan.stages[-1])  # a slip is told before anything is trained
@@ -204,7 +207,7 @@ def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: 
     _train(cell, plan, cases, last, folder, threads)
     device = pick_device(Settings.of(plan.profile, plan.overrides).machine.device)
     models = [load_model(path, device) for path in (*(cell.common(out) / stage for stage in early), folder / last)]
-    result = evaluate(models, split_of(cell, cases, plan.folds).test, progress=False)
+    result = evaluate(models, split_of(cell, cases, plan.folds, plan.validation).test, progress=False)
     if result.failed:  # a case fewer would make the cells differ in what they were tested on
         raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
     write_rows(folder / "cases.csv", result.rows)
@@ -226,8 +229,17 @@ def _train(cell: Cell, plan: Plan, cases: Sequence[Case], stage: str, folder: Pa
     torch.set_num_threads(threads)
     run = folder / stage
     if not (run / MODEL).exists():
-        split = split_of(cell, cases, plan.folds)
-        train(stage_settings(cell, plan, stage), run, split=split, resume=True, progress=False)
+        split, settings = split_of(cell, cases, plan.folds, plan.validation), stage_settings(cell, plan, stage)
+        curve = LearningCurve(run, split.train, split.test, settings) if split.validation else None
+        train(
+            settings,
+            run,
+            split=split,
+            resume=True,
+            progress=False,
+            callback=curve.record if curve else None,
+            on_validation=curve.measure if curve else None,
+        )
 
 
 def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
@@ -246,16 +258,17 @@ def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
             f"{arm}: {images} images a step cannot be {views} views of each sample",
             "set optimiser.batch to an even number",
         )
-    changes = {"seed": cell.seed, "optimiser.batch": images // views, **ARMS[arm], **parse_assignments(assignments)}
+    arm_changes = {**ARMS[arm], "prediction.heads": "segmentation"}  # the same inference in every arm
+    changes = {"seed": cell.seed, "optimiser.batch": images // views, **arm_changes, **parse_assignments(assignments)}
     return shared.changed(changes)
 
 
-def split_of(cell: Cell, cases: Sequence[Case], folds: int = 5) -> Split:
+def split_of(cell: Cell, cases: Sequence[Case], folds: int = 5, validation: float = 0.0) -> Split:
     """Who trains and who tests in a cell (see this module's head)."""
     if cell.protocol == "cross-validation":
         return cross_validation(cases, int(cell.part), folds=folds, seed=cell.seed)
     if cell.protocol == "leave-one-centre-out":
-        return leave_one_centre_out(cases, cell.part, validation=0.0, seed=cell.seed)
+        return leave_one_centre_out(cases, cell.part, validation=validation, seed=cell.seed)
     inside = within_centre(cases, cell.part, test=0.5, validation=0.0, seed=cell.seed)
     if cell.protocol == "in-domain":
         return inside
