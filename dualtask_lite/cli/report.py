@@ -164,7 +164,7 @@ def _examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict
             if abs(again["dice"] - float(row["dice"])) > _SAME:
                 other.append(case.id)
             assert scan.label is not None  # or it could not have been scored
-            found, truth = (target_mask(labels, row["target"]) for labels in (prediction.mask, scan.label))
+            found, truth = prediction.targets[row["target"]].mask, target_mask(scan.label, row["target"])
             error = surface_error_mm(found, truth, scan.spacing)
             examples[role] = Example(role, row, scan, prediction.mask, prediction.distance_mm, error, opinions.heads_mm)
     missing = {}

@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from itertools import chain, combinations
-from typing import Any
+from typing import Any, TypeVar
 
 import cc3d
 import numpy as np
@@ -36,23 +37,62 @@ AGREEMENT, ROUNDS = 0.92, 4
 WINDOWS = 4
 
 
+#: Whose probability may make the mask: that of the segmentation head, that of the distance head, or their mean.
+HEADS = ("segmentation", "distance", "mean")
+
+
+@dataclass(frozen=True)
+class TargetPrediction:
+    """What the last stage of a target found, on the scan's RAS+ grid.
+
+    Attributes:
+        mask: (X, Y, Z) bool.
+        probability: (X, Y, Z) float32, of the head that made the mask; 0 outside the stage's box.
+        distance_mm: (X, Y, Z) float32, signed distance; outside the stage's box, the band.
+        masks: the mask that each head gives, from the same forward pass and in the same box; by name (``HEADS``).
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    distance_mm: np.ndarray
+    masks: dict[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What the cascade says of one scan, on its RAS+ grid.
 
     Attributes:
-        mask: (X, Y, Z) uint8, 0 background, 1 pancreas, 2 tumour.
-        distance_mm: (X, Y, Z) float32, signed distance to the last stage's target; outside its box, the band.
-        probability: (X, Y, Z) float32, of the last stage's target; 0 outside its box.
-        target: what the last stage predicts.
+        targets: target -> what was found, in the order of the cascade; each is scored on its own mask.
         report: per stage its box, rounds, agreement, volume in ml and seconds.
     """
 
-    mask: np.ndarray
-    distance_mm: np.ndarray
-    probability: np.ndarray
-    target: str
+    targets: dict[str, TargetPrediction]
     report: list[dict[str, Any]]
+
+    @property
+    def target(self) -> str:
+        """What the last stage predicts."""
+        return list(self.targets)[-1]
+
+    @property
+    def probability(self) -> np.ndarray:
+        """(X, Y, Z) float32, of the last stage's target."""
+        return self.targets[self.target].probability
+
+    @property
+    def distance_mm(self) -> np.ndarray:
+        """(X, Y, Z) float32, of the last stage's target."""
+        return self.targets[self.target].distance_mm
+
+    @cached_property
+    def mask(self) -> np.ndarray:
+        """(X, Y, Z) uint8 label map to write and show: 1 pancreas, and 2 tumour painted over it."""
+        merged = np.zeros(self.probability.shape, np.uint8)
+        for target, value in (("pancreas", 1), ("tumour", 2)):
+            if target in self.targets:
+                merged[self.targets[target].mask] = value
+        return merged
 
 
 @dataclass(frozen=True)
@@ -80,19 +120,15 @@ def predict_scan(models: Sequence[Model], scan: Scan) -> Prediction:
         DualTaskError: when no model is given, two are of the same stage, or the memory does not suffice.
     """
     models = in_cascade_order(models)
-    found: dict[str, np.ndarray] = {}  # target -> mask on the scan's grid
+    found: dict[str, TargetPrediction] = {}
     report = []
     too_large = f"{scan.id}: predicting its {' x '.join(map(str, scan.shape))} voxels takes more memory than there is"
     with report_out_of_memory(too_large, "end what else runs here, choose --device cpu, or crop the CT"):
         for model in models:
-            probability, distance, mask, stage_report = _run_stage(model, scan, found)
-            found[STAGES[model.settings.stage].target] = mask
+            target, (outcome, stage_report) = STAGES[model.settings.stage].target, _run_stage(model, scan, found)
+            found[target] = outcome
             report.append(asdict(stage_report))
-    merged = np.zeros(scan.shape, np.uint8)
-    for target, value in (("pancreas", 1), ("tumour", 2)):
-        if target in found:
-            merged[found[target]] = value
-    return Prediction(merged, distance, probability, STAGES[models[-1].settings.stage].target, report)
+    return Prediction(found, report)
 
 
 def in_cascade_order(models: Sequence[Model]) -> list[Model]:
@@ -106,18 +142,16 @@ def in_cascade_order(models: Sequence[Model]) -> list[Model]:
     return sorted(models, key=lambda model: order.index(model.settings.stage))
 
 
-def _run_stage(
-    model: Model, scan: Scan, found: dict[str, np.ndarray]
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, StageReport]:
+def _run_stage(model: Model, scan: Scan, found: dict[str, TargetPrediction]) -> tuple[TargetPrediction, StageReport]:
     """One stage, with the rounds of a stage that looks around its own target."""
     started = time.perf_counter()
-    stage = STAGES[model.settings.stage]
+    stage, threshold = STAGES[model.settings.stage], model.settings.prediction.threshold
     box, looked_in = _stage_box(model.settings, scan, found)
-    previous = found.get(stage.target)
+    previous = found[stage.target].mask if stage.target in found else None
     agreed = None
     for rounds in range(1, ROUNDS + 1):
-        probability, distance = predict_box(model, scan, box)
-        mask = keep_large_components(probability >= model.settings.prediction.threshold)
+        maps = predict_box(model, scan, box)
+        mask = keep_large_components(maps.probability >= threshold)
         if not mask.any() and previous is not None:
             mask = previous  # a fine stage that finds nothing leaves what the stage before it found
         if stage.region != stage.target:
@@ -128,39 +162,100 @@ def _run_stage(
         if next_box is None or rounds == ROUNDS:
             break
         previous, box = mask, next_box
+    masks = {head: keep_large_components(maps.of_head(head) >= threshold) for head in maps.heads}
+    outcome = TargetPrediction(mask, maps.probability, maps.distance_mm, masks)
     volume = float(mask.sum() * np.prod(scan.spacing) / 1000)
     seconds = round(time.perf_counter() - started, 2)
     shown = None if agreed is None else round(agreed, 4)
     summary = StageReport(
         model.settings.stage, looked_in, box.start, box.stop, rounds, shown, round(volume, 3), seconds
     )
-    return probability, distance, mask, summary
+    return outcome, summary
 
 
-def _stage_box(settings: Settings, scan: Scan, found: dict[str, np.ndarray]) -> tuple[Box, str]:
+def _stage_box(settings: Settings, scan: Scan, found: dict[str, TargetPrediction]) -> tuple[Box, str]:
     """Where a stage looks; what was not found is replaced by the next larger region, never by the label (trap 13)."""
     stage = STAGES[settings.stage]
     wider = {"tumour": ("tumour", "pancreas"), "pancreas": ("pancreas",), "volume": ()}[stage.region]
     for region in wider:
-        if region in found and (box := Box.around(found[region], stage.margin, scan.spacing)):
+        if region in found and (box := Box.around(found[region].mask, stage.margin, scan.spacing)):
             return box, region
     return Box.whole(scan.shape), "volume"
 
 
-def predict_box(model: Model, scan: Scan, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """Probability and distance (mm) of a stage's target on the scan's grid; only ``box`` is looked at."""
-    region = cut_region(scan, model.settings, box)
-    maps = predict_region(model.net, region.image, model.settings).cpu()
-    inside = resample(maps, box.shape).numpy()
-    probability = np.zeros(scan.shape, np.float32)
-    distance = np.full(scan.shape, model.settings.objective.band, np.float32)
-    probability[box.slices], distance[box.slices] = inside[0], inside[1]
-    return probability, distance
+@dataclass(frozen=True)
+class BoxMaps:
+    """What a stage predicts in a box of a scan, by head; arrays of the whole scan are made when they are asked for."""
+
+    inside: np.ndarray  # (2 or 3, x, y, z) of the box: see predict_heads
+    box: Box
+    shape: tuple[int, int, int]  # of the scan
+    answer: str  # the head that makes the mask
+    band: float
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The heads that can make a mask."""
+        return HEADS if len(self.inside) == 3 else HEADS[:1]
+
+    @property
+    def probability(self) -> np.ndarray:
+        """(X, Y, Z) float32 of the head that makes the mask; 0 outside the box."""
+        return self.of_head(self.answer)
+
+    @property
+    def distance_mm(self) -> np.ndarray:
+        """(X, Y, Z) float32; the band outside the box."""
+        return self._whole(self.inside[1], self.band)
+
+    def of_head(self, head: str) -> np.ndarray:
+        """(X, Y, Z) float32: the probability by one of ``heads``."""
+        return self._whole(probability_of(self.inside, head), 0.0)
+
+    def _whole(self, inside: np.ndarray, outside: float) -> np.ndarray:
+        whole = np.full(self.shape, outside, np.float32)
+        whole[self.box.slices] = inside
+        return whole
+
+
+def predict_box(model: Model, scan: Scan, box: Box) -> BoxMaps:
+    """Predict a stage's target on the scan's grid; the network sees only ``box``."""
+    region = cut_region(scan, model.settings, box, labelled=False)
+    maps = predict_heads(model.net, region.image, model.settings).cpu()
+    settings = model.settings
+    return BoxMaps(
+        resample(maps, box.shape).numpy(), box, scan.shape, answering_head(settings), settings.objective.band
+    )
+
+
+def answering_head(settings: Settings) -> str:
+    """The head whose probability makes the mask; without a trained distance head there is only one."""
+    return settings.prediction.heads if settings.has_distance else "segmentation"
+
+
+Maps = TypeVar("Maps", np.ndarray, torch.Tensor)
+
+
+def probability_of(maps: Maps, head: str) -> Maps:
+    """(X, Y, Z): the probability that one of ``HEADS`` gives, of the maps of ``predict_heads``."""
+    if head == "mean":
+        return (maps[0] + maps[2]) / 2
+    return maps[0] if head == "segmentation" else maps[2]
+
+
+def predict_region(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """Probability (of the head that makes the mask) and distance in mm, (2, X, Y, Z); see ``predict_heads``."""
+    maps = predict_heads(net, image, settings)
+    return torch.stack([probability_of(maps, answering_head(settings)), maps[1]])
 
 
 @torch.no_grad()
-def predict_region(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """Probability and distance in mm, (2, X, Y, Z), of an image (1, X, Y, Z) on the working grid.
+def predict_heads(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> torch.Tensor:
+    """What both heads say of an image (1, X, Y, Z) on the working grid, from one forward pass a window.
+
+    Returns:
+        (2, X, Y, Z): probability by the segmentation head, signed distance in mm; where a distance head was trained,
+        (3, X, Y, Z), with the probability by the distance. Without it, the distance is that of the segmentation.
 
     Windows overlap and are blended with Gaussian weights (MONAI); the result is the mean over axis flips. When the
     device runs out of memory the windows are halved and it tries again.
@@ -173,9 +268,11 @@ def predict_region(net: DualTaskNet, image: torch.Tensor, settings: Settings) ->
     try:
         while True:
             try:
-                total = torch.zeros(2, *image.shape[1:], device=device)  # not all flips at once: a CT is large
+                total = torch.zeros(
+                    2 + settings.has_distance, *image.shape[1:], device=device
+                )  # a CT is large: one flip at a time
                 for axes in flips(settings.prediction.flips):
-                    total += _windows(net, batch, window, axes, settings)
+                    total += _windows(net, batch, window, axes, settings)  # one flip at a time: a CT is large
                 return total / settings.prediction.flips
             except RuntimeError as error:
                 if not is_out_of_memory(error) or max(window) <= 8:
@@ -207,22 +304,15 @@ def _windows(
 
 
 def _maps(net: DualTaskNet, crops: torch.Tensor, settings: Settings) -> torch.Tensor:
-    """(B, 1, X, Y, Z) -> (B, 2, X, Y, Z): the probability that the chosen heads give, and the distance in mm."""
+    """(B, 1, X, Y, Z) -> (B, 2 or 3, X, Y, Z), see ``predict_heads``."""
     with autocast(settings, crops.device):
         outputs = net(crops)
     logit = outputs.seg.float()
     tau, band = settings.objective.tau, settings.objective.band
-    by_segmentation = torch.sigmoid(logit)
-    if not settings.has_distance:  # then the segmentation says both
-        return torch.cat([by_segmentation, logit_to_distance(logit, tau, band)], 1)
+    if not settings.has_distance:
+        return torch.cat([torch.sigmoid(logit), logit_to_distance(logit, tau, band)], 1)
     distance = from_band(outputs.distance.float(), band)
-    by_distance = distance_to_probability(distance, tau)
-    probability = {
-        "segmentation": by_segmentation,
-        "distance": by_distance,
-        "mean": (by_segmentation + by_distance) / 2,
-    }[settings.prediction.heads]
-    return torch.cat([probability, distance], 1)
+    return torch.cat([torch.sigmoid(logit), distance, distance_to_probability(distance, tau)], 1)
 
 
 def keep_large_components(mask: np.ndarray) -> np.ndarray:

@@ -93,7 +93,8 @@ def test_a_fine_stage_stops_after_four_rounds(monkeypatch):
         start = 2 * next(calls)
         probability = np.zeros(scan.shape, np.float32)
         probability[start : start + 4, :6, :6] = 1
-        return probability, 1 - probability
+        maps = np.stack([probability, 1 - probability])
+        return predict.BoxMaps(maps, Box.whole(scan.shape), scan.shape, "segmentation", 20.0)
 
     monkeypatch.setattr(predict, "predict_box", moving)
     report = predict_scan([model("pancreas-coarse"), model("pancreas-fine")], scan).report
@@ -105,7 +106,8 @@ def test_a_fine_stage_stops_after_four_rounds(monkeypatch):
 def test_any_size_of_volume_works_and_only_the_box_is_looked_at(shape):
     scan = bright_box(shape, where=(slice(2, 6), slice(1, 4), slice(0, 1)))
     box = Box((1, 0, 0), (8, 5, 1))
-    probability, distance = predict_box(model("pancreas-coarse"), scan, box)
+    maps = predict_box(model("pancreas-coarse"), scan, box)
+    probability, distance = maps.probability, maps.distance_mm
     assert probability.shape == distance.shape == shape
     outside = np.ones(shape, bool)
     outside[box.slices] = False
@@ -186,6 +188,37 @@ def test_the_chosen_head_makes_the_mask(heads):
     probability = predict_region(Opposed(), torch.ones(1, 16, 16, 16), chosen.settings)[0]
     wanted = {"mean": 0.5, "segmentation": 1.0, "distance": 0.0}[heads]
     assert probability.mean() == pytest.approx(wanted, abs=1e-3)
+
+
+def test_every_head_is_scored_from_one_forward_pass():
+    """Each head's mask is what a prediction with that head alone gives."""
+
+    class Apart(Threshold):
+        def forward(self, x):
+            outputs = super().forward(x)
+            return outputs._replace(distance=outputs.distance + 0.3)  # its lesion is smaller
+
+    scan = bright_box()
+    whole = Box.whole(scan.shape)
+    alone = {}
+    for head in predict.HEADS:
+        chosen = replace(model("pancreas-coarse", **{"prediction.heads": head}), net=Apart())
+        alone[head] = predict_box(chosen, scan, whole).probability >= 0.5
+        found = predict_scan([chosen], scan).targets["pancreas"]
+        assert np.array_equal(found.mask, found.masks[head])
+    for head, mask in found.masks.items():
+        assert np.array_equal(mask, keep_large_components(alone[head]))
+
+
+def test_a_false_tumour_does_not_change_the_pancreas_of_a_cascade():
+    """The written label map merges the two; each target keeps its own mask."""
+    scan = bright_box()
+    alone = predict_scan([model("pancreas-coarse")], scan)
+    everything = model("tumour-coarse", level=-10.0)  # tumour wherever it looks
+    cascade = predict_scan([model("pancreas-coarse"), everything], scan)
+    assert cascade.targets["tumour"].mask.sum() > alone.targets["pancreas"].mask.sum()
+    assert np.array_equal(cascade.targets["pancreas"].mask, alone.targets["pancreas"].mask)
+    assert np.array_equal(cascade.mask == 2, cascade.targets["tumour"].mask)
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((100, 90, 60, 40))))

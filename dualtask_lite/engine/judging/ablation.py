@@ -207,10 +207,11 @@ def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: 
     _train(cell, plan, cases, last, folder, threads)
     device = pick_device(Settings.of(plan.profile, plan.overrides).machine.device)
     models = [load_model(path, device) for path in (*(cell.common(out) / stage for stage in early), folder / last)]
-    result = evaluate(models, split_of(cell, cases, plan.folds, plan.validation).test, progress=False)
+    result = evaluate(models, split_of(cell, cases, plan.folds, plan.validation).test, heads=True, progress=False)
     if result.failed:  # a case fewer would make the cells differ in what they were tested on
         raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
-    write_rows(folder / "cases.csv", result.rows)
+    rows = [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in result.rows]
+    write_rows(folder / "cases.csv", rows)  # last: where it is, the cell is done
 
 
 def _end_with_the_parent() -> None:

@@ -212,7 +212,7 @@ def assess(
 def judge(scan: Scan, prediction: Prediction, opinions: Disagreement) -> dict[str, Any]:
     """One row: how wrong a prediction is, and what the warnings said of it."""
     assert scan.label is not None
-    found, truth = (target_mask(labels, opinions.target) for labels in (prediction.mask, scan.label))
+    found, truth = prediction.targets[opinions.target].mask, target_mask(scan.label, opinions.target)
     error = surface_error_mm(found, truth, scan.spacing)
     measured = np.isfinite(error)
     correlation = float("nan")

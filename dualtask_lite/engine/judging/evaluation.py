@@ -12,10 +12,17 @@ from typing import Any
 import numpy as np
 
 from dualtask_lite.cases.case import Case, Scan
-from dualtask_lite.cases.masks import target_mask
+from dualtask_lite.cases.masks import dice, target_mask
 from dualtask_lite.engine.config import STAGES
+from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.metrics import case_metrics, summarise
-from dualtask_lite.engine.predict import Prediction, predict_scan
+from dualtask_lite.engine.predict import (
+    Prediction,
+    in_cascade_order,
+    keep_large_components,
+    predict_box,
+    predict_scan,
+)
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model, write_json, write_rows
 from dualtask_lite.errors import DualTaskError
@@ -36,8 +43,16 @@ class Evaluation:
     failed: dict[str, str]
 
 
-def evaluate(models: Sequence[Model], cases: Sequence[Case], *, progress: bool = True) -> Evaluation:
+def evaluate(
+    models: Sequence[Model], cases: Sequence[Case], *, heads: bool = False, progress: bool = True
+) -> Evaluation:
     """Predict each case from its whole volume and compare with its label.
+
+    Args:
+        models: of the cascade.
+        cases: those without a label are left out.
+        heads: add to the rows of the last stage's target what ``score_heads`` measures.
+        progress: show a bar on a terminal or in a notebook.
 
     Raises:
         DualTaskError: when a model saw one of the cases, or there is none with a label.
@@ -52,7 +67,13 @@ def evaluate(models: Sequence[Model], cases: Sequence[Case], *, progress: bool =
         for case in bar.track(cases, description="evaluating"):
             try:
                 scan = case.load()
-                rows += score(scan, predict_scan(models, scan), targets(models))
+                prediction = predict_scan(models, scan)
+                scored = score(scan, prediction, targets(models))
+                if heads:
+                    last = in_cascade_order(models)[-1]
+                    more = score_heads(last, scan, prediction)
+                    scored = [row | more if row["target"] == prediction.target else row for row in scored]
+                rows += scored
             except DualTaskError as error:
                 failed[case.id] = str(error)
     return Evaluation(rows, summary_of(rows), failed)
@@ -95,7 +116,11 @@ def targets(models: Sequence[Model]) -> list[str]:
 
 
 def score(scan: Scan, prediction: Prediction, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """One row of metrics for each target, on the scan's own grid."""
+    """One row of metrics for each target, each on its own mask, on the scan's own grid.
+
+    The written label map paints the tumour over the pancreas; scored on that, each false tumour voxel would count
+    against the pancreas stage.
+    """
     if scan.label is None:
         raise DualTaskError(f"{scan.id}: has no label", "evaluate labelled cases only")
     return [
@@ -103,10 +128,29 @@ def score(scan: Scan, prediction: Prediction, wanted: Sequence[str]) -> list[dic
             "case": scan.id,
             "centre": scan.centre,
             "target": target,
-            **case_metrics(target_mask(prediction.mask, target), target_mask(scan.label, target), scan.spacing),
+            **case_metrics(prediction.targets[target].mask, target_mask(scan.label, target), scan.spacing),
         }
         for target in wanted
     ]
+
+
+def score_heads(model: Model, scan: Scan, prediction: Prediction) -> dict[str, float]:
+    """Dice of a stage by each of its heads, and in the box that comes from the label.
+
+    Returns:
+        ``dice_distance_head`` and ``dice_mean_head``, from the forward pass that gave the prediction, where a distance
+        head was trained; ``dice_own_box``: of the segmentation head in the label's own box, which says whether this
+        stage or the one before it is to blame, and is no result. NaN for a case without the target.
+    """
+    assert scan.label is not None
+    stage, threshold = STAGES[model.settings.stage], model.settings.prediction.threshold
+    truth = target_mask(scan.label, stage.target)
+    maps = predict_box(model, scan, training_box(scan, stage))
+    masks = {
+        **{f"dice_{head}_head": prediction.targets[stage.target].masks[head] for head in maps.heads[1:]},
+        "dice_own_box": keep_large_components(maps.of_head("segmentation") >= threshold),
+    }
+    return {name: dice(mask, truth) if truth.any() else math.nan for name, mask in masks.items()}
 
 
 def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

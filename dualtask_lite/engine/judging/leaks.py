@@ -180,12 +180,10 @@ def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
         truth = target_mask(_label(scan), stage.target)
         if not truth.any():
             continue
-        probability, _ = predict_box(
-            model, scan, training_box(scan, stage)
-        )  # the leak: this box is made from the label
-        told = keep_large_components(probability >= model.settings.prediction.threshold)
-        found = target_mask(predict_scan(models, scan).mask, stage.target)
-        reported, honest = (dice(mask, truth) for mask in (told, found))
+        maps = predict_box(model, scan, training_box(scan, stage))  # the leak: this box is made from the label
+        leaked = keep_large_components(maps.probability >= model.settings.prediction.threshold)
+        found = predict_scan(models, scan).targets[stage.target].mask
+        reported, honest = (dice(mask, truth) for mask in (leaked, found))
         rows.append({"case": case.id, "reported": reported, "honest": honest})
     if not rows:
         raise DualTaskError("no test case has the target", "give labelled cases that show it")
@@ -269,7 +267,7 @@ def slices_of(case: Case, target: str) -> list[Case]:
 def _dice_of_slice(model: Model, case: Case) -> float:
     scan = case.load()
     target = STAGES[model.settings.stage].target
-    found = target_mask(predict_scan([model], scan).mask, target)
+    found = predict_scan([model], scan).targets[target].mask
     return dice(found, target_mask(_label(scan), target))
 
 

@@ -11,7 +11,7 @@ import pytest
 from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import evaluation as engine
-from dualtask_lite.engine.predict import Prediction
+from dualtask_lite.engine.predict import Prediction, TargetPrediction
 from dualtask_lite.engine.run import Model, TrainingCase
 from dualtask_lite.errors import DualTaskError
 
@@ -30,13 +30,19 @@ def model(stage="tumour-coarse", held_out="C", seen=()):
     return Model(None, Settings.of("laptop", {"stage": stage, "data.held_out": held_out}), tuple(seen), "run")
 
 
+def known(**masks):
+    """A prediction of these masks."""
+    values = {name: mask.astype(np.float32) for name, mask in masks.items()}
+    return Prediction({n: TargetPrediction(m, values[n], -values[n], {}) for n, m in masks.items()}, [])
+
+
 @pytest.fixture
 def oracle(monkeypatch):
     """A cascade that knows the answer, shifted by one voxel (2 mm)."""
 
     def predict_scan(models, scan):
         shifted = np.roll(scan.label, 1, axis=0)
-        return Prediction(shifted, shifted.astype(np.float32), shifted.astype(np.float32), "tumour", [])
+        return known(pancreas=shifted >= 1, tumour=shifted == 2)
 
     monkeypatch.setattr(engine, "predict_scan", predict_scan)
 
@@ -117,3 +123,12 @@ def test_written_files_read_back(oracle, tmp_path):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert summary["summary"]["tumour"]["all"]["dice"]["mean"] == pytest.approx(0.75)
     assert summary["failed"] == {}
+
+
+def test_false_tumour_does_not_count_against_the_pancreas():
+    scan = case("c").load()
+    pancreas = scan.label >= 1
+    everywhere = known(pancreas=pancreas, tumour=np.ones_like(pancreas))
+    rows = {row["target"]: row for row in engine.score(scan, everywhere, ["pancreas", "tumour"])}
+    assert rows["pancreas"]["dice"] == rows["pancreas"]["precision"] == 1
+    assert rows["tumour"]["dice"] < 0.2
