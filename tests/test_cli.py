@@ -15,6 +15,9 @@ from typer.testing import CliRunner
 
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app
+from dualtask_lite.engine.judging import ablation, evaluation
+from dualtask_lite.engine.judging.metrics import case_metrics
+from dualtask_lite.engine.judging.summary import summarise_cells
 from dualtask_lite.engine.run import read_rows
 
 COMMANDS = [
@@ -142,6 +145,39 @@ def test_evaluate_goes_to_the_held_out_centre_and_refuses_the_others(cascade, tm
     assert len(read_rows(tmp_path / "cases.csv")) == 8
     assert read_rows(tmp_path / "apart" / "cases.csv") == read_rows(tmp_path / "cases.csv")
     assert "was seen in training" in str(call(*words, "--centre", "A", ok=False).exception)
+
+
+def test_the_table_of_an_evaluation_counts_cases_for_each_metric(monkeypatch, tmp_path):
+    """An HD95 over three of five cases must not look like one over five."""
+    truth, empty = np.ones((4, 4, 4), bool), np.zeros((4, 4, 4), bool)
+    about = {"case": "C", "centre": "C", "target": "tumour"}
+    rows = [about | case_metrics(found, truth, (1, 1, 1)) for found in (truth, truth, truth, empty, empty)]
+    found = evaluation.Evaluation(rows, evaluation.summary_of(rows), {})
+    monkeypatch.setattr("dualtask_lite.cli.evaluate.models_of", lambda *_: [])
+    monkeypatch.setattr("dualtask_lite.cases.sources.find_cases", lambda _: [])
+    monkeypatch.setattr(evaluation, "unseen_cases", lambda *_: [])
+    monkeypatch.setattr(evaluation, "evaluate", lambda *_: found)
+    table = call("evaluate", tmp_path, "--source", "x").stdout
+    assert "0.600 (5)" in table
+    assert "0.000 (3)" in table
+
+
+def test_the_table_of_arms_has_both_intervals_and_the_conclusion(monkeypatch, tmp_path):
+    about = {"target": "tumour", "protocol": "leave-one-centre-out", "centre": "C", "seed": 0}
+    about |= dict.fromkeys(("hd95_mm", "assd_mm", "detected", "volume_error_ml"), "")
+    rows = [
+        {**about, "arm": arm, "case": str(case), "dice": dice, "nsd_2mm": dice}
+        for arm, values in {"segmentation": (0.4, 0.5, 0.6), "full": (0.5, 0.6, 0.8)}.items()
+        for case, dice in enumerate(values)
+    ]
+    monkeypatch.setattr("dualtask_lite.cases.sources.find_cases", lambda _: [])
+    monkeypatch.setattr(ablation, "ablate", lambda *_, **__: summarise_cells(rows, "tumour", "segmentation"))
+    printed = call("ablate", "-o", tmp_path).stdout
+    assert "cannot be had" in printed
+    assert "+0.100 to +0.200" in printed
+    assert "not shown" in printed
+    assert printed.count("note: few cases (3 at centre C)") == 1
+    assert "the hierarchical interval cannot be had: one training" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("degrees", [0, 15])

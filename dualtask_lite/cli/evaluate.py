@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from pathlib import Path
@@ -53,7 +54,7 @@ def evaluate(
         print_table(
             [
                 {"target": target, "centre": name, "cases": of["n_cases"]}
-                | {m: f"{of[m]['mean']:.3f}" if of[m]["n"] else "undefined" for m in shown}
+                | {f"{m} (n)": f"{of[m]['mean']:.3f} ({of[m]['n']})" if of[m]["n"] else "undefined (0)" for m in shown}
                 for target, centres in result.summary.items()
                 for name, of in centres.items()
             ]
@@ -134,10 +135,19 @@ def ablate(
             {key: one[key] for key in ("target", "protocol", "metric", "arm", "cases")}
             | {
                 "minus segmentation": f"{one['difference']:+.3f}",
-                "95 % interval": f"{one['low']:+.3f} to {one['high']:+.3f}",
+                "95 %, trainings and cases": _ends(one["hierarchical"]),
+                "95 %, cases alone": _ends(one["interval"]),
                 "p (Holm)": f"{one['p_holm']:.3g}",
+                "conclusion": one["conclusion"],
             }
             for one in summary["comparisons"]
         ]
     )
+    for note in dict.fromkeys(one["note"] for one in summary["comparisons"] if one["note"]):
+        out.print(f"note: {note}", markup=False, highlight=False)
     out.print(f"wrote {folder / 'cases.csv'} and summary.json", markup=False, highlight=False)
+
+
+def _ends(interval: tuple[float, float]) -> str:
+    low, high = interval
+    return f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "cannot be had"

@@ -25,7 +25,7 @@ import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 
 from dualtask_lite.cases.masks import Box
-from dualtask_lite.engine.judging.statistics import number
+from dualtask_lite.rows import number
 
 METRICS = (
     "dice",

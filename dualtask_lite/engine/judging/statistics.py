@@ -1,55 +1,52 @@
-"""Is the difference between two arms more than luck? Paired intervals and tests, over cases.
+"""Is the difference between two arms more than chance? Paired intervals and tests, over cases and over trainings.
 
 Two arms are tested on the same cases with the same seeds, so that what makes a case hard is in both and cancels
-in their difference. The unit is the case: seeds that tested it are averaged first, because two trainings on one
-case are not two patients. What these numbers say is what *other cases of these centres* would do. They do not say
-what other seeds or other centres would do; for that, look at the spread over seeds and at each centre by itself.
+in their difference. Two intervals answer two questions:
+
+* ``bootstrap_interval``, over cases: what would *other cases of these centres* give with *these* trainings? The unit
+  is the case: seeds that tested it are averaged first, because two trainings on one case are not two patients.
+* ``hierarchical_interval``, over trainings and the cases within them: what would *other trainings and other cases*
+  give? A training that went badly moves all its cases together, which the first interval does not know. Conclusions
+  are drawn from this one.
+
+Neither answers for other hospitals: three are too few. For that, look at each centre by itself.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-Row = Mapping[str, Any]
+from dualtask_lite.rows import Pair, Row, pairs
+
+T = TypeVar("T", bound=Hashable)
 Groups = Sequence[NDArray[np.float64]]
 
 LEVEL, RESAMPLES = 0.95, 10_000
+FEW = 5  # cases of a centre; with fewer, the interval over cases covers the truth about 0.8 of the time
+RELEVANT = 0.05  # a difference in Dice or NSD that a comparison should be able to show
 
 
-def number(value: Any) -> float:
-    """Read a value of a row, as measured or as text of a CSV; an empty field is NaN, a detection 0 or 1."""
-    if value is None or value == "":
-        return math.nan
-    return float({"True": 1, "False": 0}.get(value, value))
-
-
-def paired_differences(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> dict[str, NDArray[np.float64]]:
+def paired_differences(found: Iterable[Pair]) -> dict[str, NDArray[np.float64]]:
     """How much better or worse each case is with an arm than with the baseline.
 
     Args:
-        rows: results of both arms with ``arm``, ``case``, ``centre``, ``seed`` and the metric, of one target and
-            one protocol.
-        arm: the one that is asked about.
-        baseline: the one to compare with.
-        metric: a column; a pair in which either value is not defined is left out.
+        found: the pairs of both arms, see ``rows.pairs``.
 
     Returns:
-        centre -> one difference a case (arm minus baseline), each the mean over the seeds that tested it.
+        centre -> one difference a case (arm minus baseline), each the mean over the trainings that tested it.
     """
-    values = {(row["arm"], row["centre"], row["case"], str(row["seed"])): number(row[metric]) for row in rows}
-    pairs: dict[tuple[str, str], list[float]] = {}
-    for (name, *key), value in values.items():
-        difference = value - values.get((baseline, *key), math.nan)
-        if name == arm and math.isfinite(difference):
-            pairs.setdefault((key[0], key[1]), []).append(difference)
+    cases: dict[tuple[str, str], list[float]] = {}
+    for pair in found:
+        cases.setdefault((pair.centre, pair.case), []).append(pair.difference)
     groups: dict[str, list[float]] = {}
-    for (centre, _), differences in sorted(pairs.items()):
+    for (centre, _), differences in sorted(cases.items()):
         groups.setdefault(centre, []).append(float(np.mean(differences)))
     return {centre: np.array(differences) for centre, differences in groups.items()}
 
@@ -57,22 +54,88 @@ def paired_differences(rows: Sequence[Row], arm: str, baseline: str, metric: str
 def bootstrap_interval(
     groups: Groups, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over all values, drawing anew within each group (Efron and Tibshirani 1993).
+    """Percentile interval of the mean over all cases, drawing anew within each centre (Efron and Tibshirani 1993).
 
-    Cases are drawn with replacement within their centre, so that each centre keeps its share.
+    It answers what other cases of these centres would give with the same trainings. Cases are drawn with replacement
+    within their centre, so that each centre keeps its share. With few cases it is too narrow: a 95 % interval covers
+    the truth about 0.8 of the time with 3 cases a centre, 0.93 with 14.
 
     Args:
-        groups: the values of each centre.
+        groups: for each centre the values of its cases.
         level: share of the resampled means that lie inside.
         resamples: how often to draw.
         seed: of the draws.
+
+    Returns:
+        Lower and upper end; NaN without a case, or when a centre has one case: drawn anew, that is the same case.
     """
-    if not sum(map(len, groups)):
+    if not groups or min(map(len, groups)) < 2:
         return math.nan, math.nan
     rng = np.random.default_rng(seed)
-    sums = sum(rng.choice(group, (resamples, len(group))).sum(1) for group in groups if len(group))
-    low, high = np.quantile(sums / sum(map(len, groups)), [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    sums = sum(rng.choice(values, (resamples, len(values))).sum(1) for values in groups)
+    return _percentiles(sums / sum(map(len, groups)), level)
+
+
+def hierarchical_interval(
+    found: Sequence[Pair], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """Percentile interval of the mean difference, drawing anew both trainings and the cases within them.
+
+    It answers what other trainings, tested on other cases of these centres, would give. A training is one held-out
+    part with one seed. Each resample draws trainings with replacement, and the cases of each centre with replacement;
+    all drawn trainings of a centre are tested on the same drawn cases, as they were in truth (Owen 2007, *The
+    pigeonhole bootstrap*). One training fewer is drawn than there are, else few trainings would make the interval too
+    narrow (Rao and Wu 1988).
+
+    In simulations of 3 centres, 3 seeds and 14 cases a 95 % interval covers the truth 0.96 of the time, where the
+    interval over cases covers 0.77. If centres differ by as much as trainings do, it covers the mean over *all*
+    centres 0.85 of the time: three hospitals do not answer for a fourth.
+
+    Args:
+        found: the pairs of both arms, see ``rows.pairs``.
+        level: share of the resampled means that lie inside.
+        resamples: how often to draw.
+        seed: of the draws.
+
+    Returns:
+        Lower and upper end; NaN with fewer than two trainings, or when a centre has one case.
+    """
+    trainings = sorted({pair.training for pair in found})
+    cases = sorted({(pair.centre, pair.case) for pair in found})
+    sizes = Counter(centre for centre, _ in cases)
+    if len(trainings) < 2 or min(sizes.values()) < 2:
+        return math.nan, math.nan
+    differences, tested = np.zeros((2, len(trainings), len(cases)))
+    for pair in found:
+        place = trainings.index(pair.training), cases.index((pair.centre, pair.case))
+        differences[place], tested[place] = pair.difference, 1
+    rng = np.random.default_rng(seed)
+    # How often each training and each case is drawn: (resamples, trainings) and (resamples, cases).
+    training_counts = _draw_counts(rng, len(trainings), len(trainings) - 1, resamples)
+    case_counts = np.hstack([_draw_counts(rng, size, size, resamples) for size in sizes.values()])
+    sums = ((training_counts @ differences) * case_counts).sum(1)
+    weights = ((training_counts @ tested) * case_counts).sum(1)
+    return _percentiles(sums[weights > 0] / weights[weights > 0], level)
+
+
+def trainings_needed(
+    sd: float, difference: float = RELEVANT, *, level: float = LEVEL, power: float = 0.8
+) -> int | float:
+    """How many paired trainings a two-sided t-test needs to show a difference (normal formula, Guenther 1981).
+
+    Args:
+        sd: standard deviation of the mean difference between the two arms, over trainings.
+        difference: the true difference to show.
+        level: 1 minus the chance of a false alarm.
+        power: the chance to show the difference.
+
+    Returns:
+        Trainings, all centres together; NaN when the spread is not known.
+    """
+    if not math.isfinite(sd):
+        return math.nan
+    alarm, shown = stats.norm.ppf([(1 + level) / 2, power])
+    return math.ceil(((alarm + shown) * sd / difference) ** 2 + alarm**2 / 2)
 
 
 def signed_rank_p(differences: NDArray[np.float64]) -> float:
@@ -100,48 +163,96 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
     """Each arm against the baseline.
 
     Args:
-        rows: as for ``paired_differences``, of any number of arms.
+        rows: as for ``rows.pairs``, of any number of arms.
         baseline: the arm to compare with.
         metric: the column to compare.
 
     Returns:
-        For each other arm ``arm``, ``cases`` (pairs), ``difference`` (mean), ``low`` and ``high`` (bootstrap),
-        ``p`` (signed rank), ``p_holm`` (over these arms), ``by_centre`` and ``by_seed`` (mean differences).
-        Nothing when the baseline is not among the rows.
+        A record for each other arm; nothing when the baseline is not among the rows.
+
+        ======================  =====================================================================
+        ``arm``                 its name
+        ``cases``               how many cases, and
+        ``trainings``           how many trainings, both arms have
+        ``difference``          mean over the cases, arm minus baseline
+        ``interval``            over cases: its two ends (``bootstrap_interval``)
+        ``hierarchical``        over trainings and cases: its two ends (``hierarchical_interval``)
+        ``note``                why an interval is NaN or too narrow; empty when neither is
+        ``p``, ``p_holm``       signed rank over cases; the same after Holm over these arms
+        ``conclusion``          better, worse or not shown (``conclusion``)
+        ``by_centre``           mean difference in each centre, and
+        ``by_seed``             with each seed
+        ``sd_over_trainings``   of the mean difference
+        ``trainings_needed``    to show a difference of ``RELEVANT`` with this spread
+        ======================  =====================================================================
     """
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     if baseline not in arms:
         return []
-    found = [_compared(rows, arm, baseline, metric) for arm in arms if arm != baseline]
-    adjusted = holm([one["p"] for one in found])
-    return [{**one, "p_holm": p} for one, p in zip(found, adjusted, strict=True)]
+    records = [_record(arm, pairs(rows, arm, baseline, metric)) for arm in arms if arm != baseline]
+    for record, p in zip(records, holm([record["p"] for record in records]), strict=True):
+        record["p_holm"] = p
+        record["conclusion"] = conclusion(record)
+    return records
 
 
-def _compared(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> dict[str, Any]:
-    groups = paired_differences(rows, arm, baseline, metric)
-    every = _together(groups)
-    low, high = bootstrap_interval(list(groups.values()))
-    seeds: dict[str, list[Row]] = {}
-    for row in rows:
-        seeds.setdefault(str(row["seed"]), []).append(row)
+def conclusion(record: Mapping[str, Any]) -> str:
+    """What a comparison shows: better or worse where the hierarchical interval leaves 0 and p after Holm is small."""
+    low, high = record["hierarchical"]
+    if record["p_holm"] < 1 - LEVEL and low > 0:
+        return "better"
+    if record["p_holm"] < 1 - LEVEL and high < 0:
+        return "worse"
+    return "not shown"
+
+
+def _record(arm: str, found: Sequence[Pair]) -> dict[str, Any]:
+    groups = paired_differences(found)
+    every = np.concatenate([np.empty(0), *groups.values()])
+    by_training = _means_by(found, lambda pair: pair.training)
+    sd = float(np.std(list(by_training.values()), ddof=1)) if len(by_training) > 1 else math.nan
     return {
         "arm": arm,
         "cases": len(every),
-        "difference": _mean(every),
-        "low": low,
-        "high": high,
+        "trainings": len(by_training),
+        "difference": float(every.mean()) if len(every) else math.nan,
+        "interval": bootstrap_interval(list(groups.values())),
+        "hierarchical": hierarchical_interval(found),
+        "note": _note(groups, len(by_training)),
         "p": signed_rank_p(every),
-        "by_centre": {centre: _mean(values) for centre, values in groups.items()},
-        "by_seed": {
-            seed: _mean(_together(paired_differences(of_seed, arm, baseline, metric)))
-            for seed, of_seed in seeds.items()
-        },
+        "by_centre": {centre: float(values.mean()) for centre, values in groups.items()},
+        "by_seed": _means_by(found, lambda pair: pair.training[1]),
+        "sd_over_trainings": sd,
+        "trainings_needed": trainings_needed(sd),
     }
 
 
-def _together(groups: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
-    return np.concatenate([np.empty(0), *groups.values()])
+def _note(groups: Mapping[str, NDArray[np.float64]], trainings: int) -> str:
+    """Say why an interval cannot be had, or is too narrow."""
+    notes = []
+    if lone := [centre for centre, values in groups.items() if len(values) == 1]:
+        notes.append(f"no interval can be had: one case at centre {', '.join(lone)}")
+    elif few := [f"{len(values)} at centre {centre}" for centre, values in groups.items() if len(values) < FEW]:
+        notes.append(
+            f"few cases ({', '.join(few)}): the interval over cases covers the truth about 0.8 of the time, not 0.95"
+        )
+    if trainings == 1:
+        notes.append("the hierarchical interval cannot be had: one training")
+    return "; ".join(notes)
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    return float(values.mean()) if len(values) else math.nan
+def _means_by(found: Iterable[Pair], key: Callable[[Pair], T]) -> dict[T, float]:
+    groups: dict[T, list[float]] = {}
+    for pair in found:
+        groups.setdefault(key(pair), []).append(pair.difference)
+    return {name: float(np.mean(differences)) for name, differences in groups.items()}
+
+
+def _draw_counts(rng: np.random.Generator, units: int, draws: int, resamples: int) -> NDArray[np.int64]:
+    """How often each unit is drawn in each resample, (resamples, units)."""
+    return rng.multinomial(draws, np.full(units, 1 / units), resamples)
+
+
+def _percentiles(means: NDArray[np.float64], level: float) -> tuple[float, float]:
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from dualtask_lite.engine.judging.statistics import compare, number
-
-Row = Mapping[str, Any]
+from dualtask_lite.engine.judging.statistics import compare
+from dualtask_lite.rows import Row, number
 
 #: What the summary tells; of the error in volume its size, because errors of either sign must not cancel.
 SUMMARISED = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "detected", "volume_error_ml")
@@ -21,7 +20,7 @@ def summarise_cells(rows: Sequence[Row], target: str, baseline: str) -> dict[str
     """Sum up the rows of all cells.
 
     Args:
-        rows: of ``cases.csv``.
+        rows: of ``cases.csv``, of one head and one box.
         target: what the arms are about, and so what is compared: that of the last stage.
         baseline: the arm to compare with.
 

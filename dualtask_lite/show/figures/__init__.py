@@ -1,9 +1,9 @@
 """Static figures, each with alt text made from the same numbers that it draws."""
 
+from dualtask_lite.rows import Row
 from dualtask_lite.show.figures.cases import FIELD, centres_side_by_side, histogram, orthogonal, preview
 from dualtask_lite.show.figures.method import core_and_shell, distance_profile, embeddings
 from dualtask_lite.show.figures.network import network_diagram
-from dualtask_lite.show.figures.parts import Row
 from dualtask_lite.show.figures.scores import scores
 from dualtask_lite.show.figures.training import Example, curves, gradients
 

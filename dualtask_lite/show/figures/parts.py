@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from dualtask_lite.rows import Row, number
 from dualtask_lite.show import palette
-
-Row = Mapping[str, Any]
 
 METRICS = {  # column: (axis label, upper limit)
     "dice": ("Dice (1 is perfect)", 1.0),
     "hd95_mm": ("95th percentile of the surface distance (mm)", None),
     "assd_mm": ("mean surface distance (mm)", None),
 }
-
-
-def number(value: Any) -> float:
-    """Read a value of a row; an empty field of a CSV is NaN."""
-    return math.nan if value is None or value == "" else float(value)
 
 
 def series(rows: Sequence[Row], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

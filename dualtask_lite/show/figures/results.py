@@ -1,4 +1,4 @@
-"""Figures of an ablation: which arm is better, by how much, for whom, and whether it is luck.
+"""Figures of an ablation: which arm is better, by how much, for whom, and whether it is more than chance.
 
 They take what ``dualtask ablate`` writes: the rows of ``cases.csv`` and the comparisons of ``summary.json``.
 """
@@ -13,8 +13,9 @@ import numpy as np
 import yaml
 from matplotlib.axes import Axes
 
+from dualtask_lite.rows import Row, number, pairs
 from dualtask_lite.show import palette
-from dualtask_lite.show.figures.parts import Row, number, tidy
+from dualtask_lite.show.figures.parts import tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
 _NAMES = {"dice": "Dice", "nsd_2mm": "NSD at 2 mm"}
@@ -41,7 +42,10 @@ def paired(
         metric: a column between 0 and 1. A dot is the mean over the seeds in which both arms have a value.
     """
     wanted = [row for row in rows if (row["protocol"], row["target"]) == (protocol, target)]
-    dots = _pairs(wanted, arm, baseline, metric)  # (centre, case) -> (baseline, arm)
+    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for pair in pairs(wanted, arm, baseline, metric):
+        found.setdefault((pair.centre, pair.case), []).append((pair.baseline, pair.arm))
+    dots = {key: np.mean(of_case, axis=0) for key, of_case in found.items()}
     colours = palette.centre_colours(centre for centre, _ in dots)
     figure = new_figure(height=480)
     axes = figure.subplots()
@@ -70,7 +74,7 @@ def arms(
     metric: str = "dice",
     claimed: float | None = None,
 ) -> Picture:
-    """Show how much better or worse than the baseline each arm is, with its interval (a forest plot).
+    """Show how much better or worse than the baseline each arm is, with both intervals (a forest plot).
 
     Args:
         comparisons: of ``summary.json``.
@@ -81,37 +85,58 @@ def arms(
     shown = [one for one in comparisons if (one["protocol"], one["metric"]) == (protocol, metric)]
     if not shown:
         raise ValueError(f"there is no comparison of {metric} under {protocol}")
-    figure = new_figure(height=130 + 42 * len(shown))
+    figure = new_figure(height=170 + 52 * len(shown))
     axes = figure.subplots()
     axes.axvline(0, color=palette.ink(), lw=1)
     if claimed is not None:
         axes.axvline(claimed, color=palette.VERMILLION, lw=1.5, ls=":", label=f"{claimed:+.3f}, as claimed")
-        figure.legend(loc="outside lower right", frameon=False, fontsize=9)
     notes = [_draw_arm(axes, place, one) for place, one in enumerate(shown)]
     about, name = shown[0], _NAMES.get(metric, metric)
-    seeds = len(about["by_seed"])
-    counted = f"{about['cases']} cases, {seeds} seed{'s' if seeds != 1 else ''}"
+    counted = f"{about['cases']} cases, {about['trainings']} trainings"
     axes.set_yticks(range(len(shown)), [str(one["arm"]) for one in shown])
     axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=f"difference in {name} from {about['baseline']}")
-    axes.set_title(
-        f"{about['target']}, {protocol}, {counted}\n"
-        "dot and line: mean and 95 % interval over cases; grey: each seed; p: signed ranks, after Holm",
-        fontsize=10,
-    )
+    axes.set_title(f"{about['target']}, {protocol}, {counted}", fontsize=10)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     tidy(axes, "x")
     what = f"Difference in {name} of the {about['target']} from {about['baseline']}, {protocol}, {counted}. "
     return Picture.of(figure, what + "; ".join(notes) + ".")
 
 
 def _draw_arm(axes: Axes, place: int, one: Row) -> str:
-    low, middle, high = (number(one[key]) for key in ("low", "difference", "high"))
-    axes.plot([low, high], [place, place], color=palette.BLUE, lw=2.5)
+    """Draw an arm, above each other both intervals and the seeds, and put it into words; the first names its marks."""
+    middle, p = number(one["difference"]), number(one["p_holm"])
+    low, high = map(number, one["hierarchical"])
+    of_cases = [number(end) for end in one["interval"]]
     seeds = [number(value) for value in one["by_seed"].values()]
-    axes.plot(seeds, [place + 0.25] * len(seeds), "|", color=palette.GREY, ms=8, mew=1.5)
-    axes.plot(middle, place, "o", color=palette.BLUE, mec="black", ms=8)
-    text = f"{middle:+.3f} ({low:+.3f} to {high:+.3f}), p {number(one['p_holm']):.2g}"
-    axes.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=9)
-    return f"{one['arm']} {text}"
+    marks: tuple[tuple[list[float], float, str, dict[str, Any]], ...] = (
+        (
+            [low, high],
+            0,
+            "95 % interval over trainings and cases",
+            {"color": palette.BLUE, "lw": 3.5, "solid_capstyle": "butt"},
+        ),
+        (
+            of_cases,
+            0.2,
+            "95 % interval over cases alone",
+            {"color": palette.ORANGE, "lw": 1.5, "solid_capstyle": "butt"},
+        ),
+        (seeds, 0.36, "each seed", {"color": palette.GREY, "ls": "", "marker": "|", "ms": 8, "mew": 1.5}),
+        ([middle], 0, "mean", {"color": palette.BLUE, "ls": "", "marker": "o", "ms": 8, "mec": "black"}),
+    )
+    for values, below, name, look in marks:
+        axes.plot(values, [place + below] * len(values), label=None if place else name, **look)
+    over_trainings = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval over trainings"
+    axes.annotate(
+        f"{middle:+.3f} ({over_trainings})\np after Holm {p:.2g}",
+        (1.01, place),
+        xycoords=("axes fraction", "data"),
+        va="center",
+        fontsize=9,
+    )
+    cases = f"{of_cases[0]:+.3f} to {of_cases[1]:+.3f}" if math.isfinite(of_cases[0]) else "no interval"
+    note = f" ({one['note']})" if one["note"] else ""
+    return f"{one['arm']} {middle:+.3f} ({over_trainings}), over cases alone {cases}, p after Holm {p:.2g}{note}"
 
 
 def sensitivity(
@@ -169,18 +194,6 @@ def _moved(rows: Sequence[Row], arm: str, setting: str, own: Any) -> dict[str, A
         if told.startswith(f"{arm}+{setting}=") and told.count("+") == 1:
             values[told] = yaml.safe_load(told.partition("=")[2])
     return dict(sorted(values.items(), key=lambda item: item[1]))
-
-
-def _pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> dict[tuple[str, str], tuple[float, float]]:
-    """Mean over seeds of each case with either arm, (centre, case) -> (baseline, arm), where both have a value."""
-    values = {(row["arm"], row["seed"], row["centre"], row["case"]): number(row[metric]) for row in rows}
-    pairs: dict[tuple[str, str], list[tuple[float, float]]] = {}
-    for (name, seed, centre, case), value in values.items():
-        other = values.get((baseline, seed, centre, case), math.nan)
-        if name == arm and math.isfinite(value) and math.isfinite(other):
-            pairs.setdefault((centre, case), []).append((other, value))
-    means = {key: np.mean(of_case, axis=0) for key, of_case in pairs.items()}
-    return {key: (float(first), float(second)) for key, (first, second) in means.items()}
 
 
 def _seed_means(rows: Sequence[Row], arm: str, metric: str) -> list[float]:

@@ -9,8 +9,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from dualtask_lite.rows import Row, number
 from dualtask_lite.show import palette
-from dualtask_lite.show.figures.parts import METRICS, Row, number, tidy
+from dualtask_lite.show.figures.parts import METRICS, tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
 

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dualtask_lite.rows import Row
 from dualtask_lite.show import palette
-from dualtask_lite.show.figures.parts import METRICS, Row, running_mean, series, tidy
+from dualtask_lite.show.figures.parts import METRICS, running_mean, series, tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
 _PARTS = {"": "shared weights", "seg_head": "segmentation head", "distance_head": "distance head"}

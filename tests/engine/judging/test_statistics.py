@@ -9,13 +9,17 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from dualtask_lite.engine.judging.statistics import (
+    FEW,
     bootstrap_interval,
     compare,
+    conclusion,
+    hierarchical_interval,
     holm,
-    number,
     paired_differences,
     signed_rank_p,
+    trainings_needed,
 )
+from dualtask_lite.rows import Pair, pairs
 
 
 def row(arm, case, seed, dice, centre="A"):
@@ -35,28 +39,49 @@ def simulated(rng, effect, *, cases=14, seeds=2, arms=("better",)):
     return rows
 
 
-@pytest.mark.parametrize(("text", "value"), [("0.5", 0.5), ("True", 1.0), (False, 0.0), (3, 3.0)])
-def test_a_value_is_read_as_measured_or_as_text(text, value):
-    assert number(text) == value
+def simulated_pairs(
+    rng, effect=0.0, *, hospitals=3, seeds=3, cases=14, training=0.06, case=0.1, noise=0.1, hospital=0.0
+):
+    """Differences with known components (standard deviations): of hospitals, trainings, cases, and both at once."""
+    found = []
+    for centre in "ABC"[:hospitals]:
+        of_hospital = rng.normal(effect, hospital)
+        of_case = rng.normal(0, case, cases)
+        for seed in range(seeds):
+            values = of_hospital + rng.normal(0, training) + of_case + rng.normal(0, noise, cases)
+            found += [Pair((centre, str(seed)), centre, f"{i:02d}", 0.0, value) for i, value in enumerate(values)]
+    return found
 
 
-@pytest.mark.parametrize("nothing", ["", None, "nan", math.nan])
-def test_what_is_not_defined_is_nan(nothing):
-    assert math.isnan(number(nothing))
-
-
-def test_pairs_are_of_one_case_and_seed_and_seeds_are_averaged_first():
-    rows = [
-        *(row("segmentation", "a", 0, "0.2"), row("segmentation", "a", 1, "0.6"), row("segmentation", "b", 0, "0.5")),
-        *(row("full", "a", 0, "0.3"), row("full", "a", 1, "0.5"), row("full", "b", 0, "0.9")),
-        row("full", "b", 1, "0.0"),  # the baseline has no such run
-        row("segmentation", "healthy", 0, ""),  # not defined
-        row("full", "healthy", 0, ""),
-        *(row("segmentation", "c", 0, "0.1", "B"), row("full", "c", 0, "0.4", "B")),
-        *(row("segmentation", "c", 1, "0.1", "B"), row("full", "c", 1, "nan", "B")),
+def as_rows(found):
+    sides = [(pair, arm) for pair in found for arm in ("segmentation", "full")]
+    return [
+        row(arm, pair.case, pair.training[1], pair.arm if arm == "full" else pair.baseline, pair.centre)
+        for pair, arm in sides
     ]
-    found = paired_differences(rows, "full", "segmentation", "dice")
-    assert {centre: values.tolist() for centre, values in found.items()} == {
+
+
+def covered(interval, trials, seed, **components):
+    """How often an interval holds the true effect, which is 0."""
+    rng = np.random.default_rng(seed)
+    ends = [interval(simulated_pairs(rng, **components), resamples=300) for _ in range(trials)]
+    return np.mean([low <= 0 <= high for low, high in ends])
+
+
+def over_cases(found, **options):
+    return bootstrap_interval(list(paired_differences(found).values()), **options)
+
+
+def width(ends):
+    return ends[1] - ends[0]
+
+
+def test_seeds_that_tested_a_case_are_averaged_first():
+    found = [
+        *(Pair(("A", "0"), "A", "a", 0.2, 0.3), Pair(("A", "1"), "A", "a", 0.6, 0.5)),
+        *(Pair(("A", "0"), "A", "b", 0.5, 0.9), Pair(("B", "0"), "B", "a", 0.1, 0.4)),
+    ]
+    assert {centre: values.tolist() for centre, values in paired_differences(found).items()} == {
         "A": [pytest.approx(0.0), pytest.approx(0.4)],
         "B": [pytest.approx(0.3)],
     }
@@ -66,11 +91,11 @@ def test_the_order_of_the_rows_changes_nothing():
     rows = simulated(np.random.default_rng(0), 0.1)
     shuffled = [rows[i] for i in np.random.default_rng(1).permutation(len(rows))]
     a, b = (compare([*rows], "segmentation", "dice"), compare(shuffled, "segmentation", "dice"))
-    for key in ("arm", "cases", "low", "high", "p"):
+    for key in ("arm", "cases", "interval", "hierarchical", "p"):
         assert a[0][key] == b[0][key]
 
 
-def test_the_interval_is_scipy_s():
+def test_the_interval_over_cases_is_scipy_s():
     groups = [np.random.default_rng(i).normal(i, 1 + i, 9 + 4 * i) for i in range(3)]
     total = sum(map(len, groups))
 
@@ -82,18 +107,16 @@ def test_the_interval_is_scipy_s():
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
-    """At 90 %, 300 times: binomial noise is 1.7 points; a percentile interval of 36 cases covers a little less."""
-    rng = np.random.default_rng(3)
-    covered = 0
-    for trial in range(300):
-        groups = [rng.normal(centre, 0.5, 12) for centre in (0.0, 0.3, -0.3)]  # centres differ; the mean is 0
-        low, high = bootstrap_interval(groups, level=0.9, resamples=500, seed=trial)
-        covered += low <= 0 <= high
-    assert 0.83 <= covered / 300 <= 0.95
+@pytest.mark.parametrize(("cases", "expected"), [(3, 0.84), (14, 0.93)])
+def test_the_interval_over_cases_covers_less_with_few_cases(cases, expected):
+    """Without differences between trainings; the share that is expected is that of Student's t. 95 % is asked for."""
+    components = {"training": 0, "noise": 0, "seeds": 1, "cases": cases}
+    assert covered(over_cases, 600, 3, **components) == pytest.approx(expected, abs=0.03)
+    freedom, shrunk = 3 * (cases - 1), math.sqrt((cases - 1) / cases)
+    assert 2 * stats.t.cdf(1.96 * shrunk, freedom) - 1 == pytest.approx(expected, abs=0.01)
 
 
-def test_drawing_within_centres_does_not_mix_them():
+def test_the_interval_over_cases_does_not_mix_centres():
     """Where all cases of a centre agree there is nothing to be uncertain about, however much the centres differ."""
     low, high = bootstrap_interval([np.full(5, 0.1), np.full(9, 0.8)])
     assert low == pytest.approx(high) == pytest.approx((5 * 0.1 + 9 * 0.8) / 14)
@@ -101,7 +124,129 @@ def test_drawing_within_centres_does_not_mix_them():
 
 def test_no_pairs_no_interval():
     assert all(map(math.isnan, bootstrap_interval([])))
+    assert all(map(math.isnan, hierarchical_interval([])))
     assert math.isnan(signed_rank_p(np.empty(0)))
+
+
+def test_a_centre_with_one_case_has_no_interval():
+    """Drawn anew it is always the same case: its width would be 0."""
+    lone = [*simulated_pairs(np.random.default_rng(0)), Pair(("D", "0"), "D", "only", 0.2, 0.7)]
+    assert all(map(math.isnan, over_cases(lone)))
+    assert all(map(math.isnan, hierarchical_interval(lone)))
+    record = compare(as_rows(lone), "segmentation", "dice")[0]
+    assert record["note"] == "no interval can be had: one case at centre D"
+    assert math.isfinite(record["difference"])
+
+
+def test_few_cases_are_noted():
+    few, enough = (
+        compare(as_rows(simulated_pairs(np.random.default_rng(0), cases=cases)), "segmentation", "dice")[0]
+        for cases in (FEW - 2, FEW)
+    )
+    assert "few cases (3 at centre A, 3 at centre B, 3 at centre C)" in few["note"]
+    assert "about 0.8 of the time" in few["note"]
+    assert enough["note"] == ""
+
+
+def test_the_hierarchical_interval_covers_as_often_as_it_says():
+    """The interval over cases does not know that a training moves all its cases together."""
+    assert 0.92 <= covered(hierarchical_interval, 400, 6) <= 0.99
+    assert covered(over_cases, 400, 6) <= 0.83
+
+
+def test_hospitals_that_differ_are_not_answered_for():
+    """As the docstring says: three hospitals as different as trainings are too few for the mean over all hospitals."""
+    assert covered(hierarchical_interval, 400, 7, hospital=0.06) == pytest.approx(0.85, abs=0.05)
+
+
+def test_without_differences_between_trainings_both_intervals_are_close():
+    """All trainings find the same; what is left is that centres no longer keep their exact share."""
+    values = np.random.default_rng(8).normal(0, 0.1, 20)
+    found = [
+        Pair((centre, seed), centre, f"{i:02d}", 0.0, value)
+        for centre in "ABC"
+        for seed in "012"
+        for i, value in enumerate(values)
+    ]
+    assert 1 <= width(hierarchical_interval(found)) / width(over_cases(found)) <= 1.2
+
+
+def test_differences_between_trainings_alone_are_seen_by_one_interval():
+    found = simulated_pairs(np.random.default_rng(9), case=0, noise=0)
+    of_training = {pair.training: pair.difference for pair in found}
+    expected = np.std(list(of_training.values()), ddof=1) / 3  # standard error of the mean of nine
+    assert width(hierarchical_interval(found)) / 2 == pytest.approx(1.96 * expected, rel=0.08)
+
+
+def test_one_training_has_no_hierarchical_interval():
+    found = simulated_pairs(np.random.default_rng(10), hospitals=1, seeds=1)
+    assert all(map(math.isnan, hierarchical_interval(found)))
+    record = compare(as_rows(found), "segmentation", "dice")[0]
+    assert record["note"] == "the hierarchical interval cannot be had: one training"
+    assert all(map(math.isfinite, record["interval"]))
+    assert math.isnan(record["trainings_needed"])
+    assert record["conclusion"] == "not shown"
+
+
+def drawn_by_hand(found, resamples, rng):
+    """The hierarchical bootstrap in loops: one resample after the other, one training and one case at a time."""
+    trainings = sorted({pair.training for pair in found})
+    cases = {}
+    for pair in found:
+        cases.setdefault(pair.centre, set()).add(pair.case)
+    values = {(pair.training, pair.centre, pair.case): pair.difference for pair in found}
+    means = []
+    for _ in range(resamples):
+        drawn_cases = {centre: rng.choice(sorted(names), len(names)) for centre, names in cases.items()}
+        drawn = []
+        for place in rng.integers(len(trainings), size=len(trainings) - 1):
+            for centre, names in drawn_cases.items():
+                keys = [(trainings[place], centre, str(name)) for name in names]
+                drawn += [values[key] for key in keys if key in values]
+        if drawn:
+            means.append(np.mean(drawn))
+    return np.quantile(means, [0.025, 0.975])
+
+
+def test_the_hierarchical_interval_is_that_of_plain_loops():
+    found = simulated_pairs(np.random.default_rng(11), 0.1, cases=5, seeds=2)
+    found = [pair for pair in found if (*pair.training, pair.case) not in {("A", "0", "01"), ("C", "1", "03")}]
+    by_hand = drawn_by_hand(found, 4000, np.random.default_rng(12))
+    assert hierarchical_interval(found, resamples=20_000) == pytest.approx(tuple(by_hand), abs=0.006)
+
+
+def test_folds_of_a_cross_validation_are_trainings():
+    """Each fold is tested by a training of its own, although all its cases are of one centre."""
+    rng = np.random.default_rng(13)
+    rows = [
+        {**row(arm, f"{fold}{case}", 0, rng.normal(0.5, 0.1)), "part": str(fold)}
+        for arm in ("segmentation", "full")
+        for fold in range(5)
+        for case in range(4)
+    ]
+    record = compare(rows, "segmentation", "dice")[0]
+    assert record["trainings"] == 5
+    assert all(map(math.isfinite, record["hierarchical"]))
+
+
+@pytest.mark.parametrize(("sd", "difference"), [(0.05, 0.05), (0.08, 0.05), (0.1, 0.05), (0.07, 0.095)])
+def test_trainings_needed_show_the_difference_as_often_as_asked(sd, difference):
+    """4,000 simulated experiments with that many trainings, and with two fewer."""
+    rng = np.random.default_rng(14)
+
+    def shown(trainings):
+        return np.mean(stats.ttest_1samp(rng.normal(difference, sd, (4000, trainings)), 0, axis=1).pvalue < 0.05)
+
+    needed = trainings_needed(sd, difference)
+    assert 0.78 <= shown(needed) <= 0.87
+    assert shown(needed - 2) < 0.8
+
+
+def test_a_larger_spread_needs_more_trainings():
+    needed = [trainings_needed(sd) for sd in (0.0, 0.02, 0.05, 0.1, 0.2)]
+    assert needed == sorted(needed)
+    assert needed[0] == 2
+    assert math.isnan(trainings_needed(math.nan))
 
 
 def test_the_signed_rank_test_is_the_exact_one_on_few_cases():
@@ -138,13 +283,45 @@ def test_holm_keeps_the_order_lies_between_raw_and_bonferroni_and_rejects_step_b
 def test_a_true_effect_is_found_and_its_size_is_right():
     (found,) = compare(simulated(np.random.default_rng(4), 0.08), "segmentation", "dice")
     assert found["cases"] == 42
-    assert found["low"] < 0.08 < found["high"]
-    assert found["low"] > 0
+    assert found["trainings"] == 6
+    for ends in (found["interval"], found["hierarchical"]):
+        assert 0 < ends[0] < 0.08 < ends[1]
     assert found["p_holm"] < 0.001
+    assert found["conclusion"] == "better"
     assert set(found["by_centre"]) == set("ABC")
     assert set(found["by_seed"]) == {"0", "1"}
     assert np.mean(list(found["by_centre"].values())) == pytest.approx(found["difference"])
     assert np.mean(list(found["by_seed"].values())) == pytest.approx(found["difference"])
+
+
+@pytest.mark.parametrize(
+    ("ends", "p", "expected"),
+    [
+        ((0.01, 0.1), 0.04, "better"),
+        ((-0.1, -0.01), 0.04, "worse"),
+        ((-0.01, 0.1), 0.001, "not shown"),
+        ((0.01, 0.1), 0.06, "not shown"),
+        ((math.nan, math.nan), 0.001, "not shown"),
+        ((0.01, 0.1), math.nan, "not shown"),
+    ],
+)
+def test_a_conclusion_needs_the_hierarchical_interval_and_p(ends, p, expected):
+    assert conclusion({"interval": (0.5, 0.6), "hierarchical": ends, "p_holm": p}) == expected
+
+
+def test_one_bad_training_of_three_is_no_conclusion():
+    """All its cases fail together: the interval over cases leaves 0, that over trainings does not."""
+    rng = np.random.default_rng(15)
+    found = [
+        Pair(("A", seed), "A", f"{case:02d}", 0.0, gain + rng.normal(0, 0.02))
+        for seed, gain in (("0", 0.01), ("1", -0.2), ("2", 0.01))
+        for case in range(16)
+    ]
+    record = compare(as_rows(found), "segmentation", "dice")[0]
+    assert record["interval"][1] < 0
+    assert record["p"] < 0.001
+    assert record["hierarchical"][0] < 0 < record["hierarchical"][1]
+    assert record["conclusion"] == "not shown"
 
 
 def test_among_eight_arms_without_effect_one_is_called_better_no_more_often_than_agreed():
@@ -154,7 +331,8 @@ def test_among_eight_arms_without_effect_one_is_called_better_no_more_often_than
     alarms, naive = 0, 0
     for _ in range(60):
         rows = simulated(rng, 0.0, cases=5, seeds=1, arms=arms)
-        groups = [np.concatenate([*paired_differences(rows, arm, "segmentation", "dice").values()]) for arm in arms]
+        found = [paired_differences(pairs(rows, arm, "segmentation", "dice")) for arm in arms]
+        groups = [np.concatenate([*of_arm.values()]) for of_arm in found]
         p = [signed_rank_p(differences) for differences in groups]
         naive += min(p) < 0.05
         alarms += min(holm(p)) < 0.05

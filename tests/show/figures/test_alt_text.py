@@ -60,7 +60,8 @@ def table(n: int) -> list[dict[str, Any]]:
 
 
 def comparison(n: int) -> dict[str, Any]:
-    measured = {"low": 0.0, "difference": 0.01 * n, "high": 0.1, "p_holm": 0.03, "by_seed": {"0": 0.01}, "cases": 42}
+    measured = {"interval": [0.0, 0.1], "hierarchical": [-0.1, 0.2], "difference": 0.01 * n, "p_holm": 0.03, "note": ""}
+    measured |= {"by_seed": {"0": 0.01}, "cases": 42, "trainings": 3}
     about = {"protocol": "leave-one-centre-out", "target": "tumour", "metric": "dice"}
     return {**about, **measured, "arm": "full", "baseline": "segmentation"}
 

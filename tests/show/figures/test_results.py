@@ -18,8 +18,9 @@ def row(arm, case, dice, seed=0, centre="A", **other):
 
 
 def comparison(arm, difference, **other):
-    about = {"metric": "dice", "baseline": "segmentation", "cases": 42, "p_holm": 0.03, "by_seed": {"0": difference}}
-    return {**ABOUT, **about, "arm": arm, "difference": difference, "low": difference - 0.1, "high": 0.2, **other}
+    about = {"metric": "dice", "baseline": "segmentation", "cases": 42, "trainings": 6, "note": "", "p_holm": 0.03}
+    intervals = {"interval": [difference - 0.1, 0.2], "hierarchical": [difference - 0.2, 0.3]}
+    return {**ABOUT, **about, **intervals, "arm": arm, "difference": difference, "by_seed": {"0": difference}, **other}
 
 
 def is_readable(picture):
@@ -45,9 +46,9 @@ def test_a_case_is_one_dot_whatever_the_seeds_and_undefined_ones_are_left_out():
 def test_the_forest_tells_each_arm_its_interval_and_how_much_it_was_measured_on():
     shown = [comparison("distance", 0.05), comparison("full", -0.01), comparison("full", 0.7, metric="nsd_2mm")]
     picture = results.arms(shown, claimed=0.095)
-    assert "distance +0.050 (-0.050 to +0.200), p 0.03" in picture.alt
+    assert "distance +0.050 (-0.150 to +0.300), over cases alone -0.050 to +0.200, p after Holm 0.03" in picture.alt
     assert "full -0.010" in picture.alt
-    assert "42 cases, 1 seed." in picture.alt
+    assert "42 cases, 6 trainings." in picture.alt
     assert "0.700" not in picture.alt
     assert is_readable(picture)
 
@@ -58,8 +59,12 @@ def test_nothing_to_show_is_told():
 
 
 def test_an_undefined_difference_does_not_stop_the_figure():
-    undefined = comparison("full", math.nan) | {"low": None, "difference": None, "high": None, "p_holm": None}
-    assert is_readable(results.arms([undefined, comparison("distance", 0.1)]))
+    nothing = {"interval": [None, None], "hierarchical": [None, None], "difference": None, "p_holm": None}
+    undefined = comparison("full", math.nan) | nothing | {"note": "one training"}
+    picture = results.arms([undefined, comparison("distance", 0.1)])
+    assert is_readable(picture)
+    assert "full +nan (no interval over trainings), over cases alone no interval" in picture.alt
+    assert "(one training); distance" in picture.alt
 
 
 def test_sensitivity_orders_the_values_and_moves_one_setting_at_a_time():
