@@ -111,7 +111,7 @@ def run_report():
     import numpy as np
 
     from dualtask_lite.cases.case import Case
-    from dualtask_lite.show.report.page import Doubts, Example, Report, Stage
+    from dualtask_lite.show.report.contents import Doubts, Example, Report, Stage
 
     nasty = '<script>alert("x")</script>&'
     label = np.zeros((40, 50, 20), np.uint8)

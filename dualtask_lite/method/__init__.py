@@ -1,4 +1,4 @@
-"""The paper, in pure PyTorch; imports nothing else of the package."""
+"""The method of the paper, in PyTorch; imports nothing else of the package."""
 
 from dualtask_lite.method.contrast import core_and_shell, dilate, draw_voxels, draw_windows, gather, nt_xent
 from dualtask_lite.method.convert import (

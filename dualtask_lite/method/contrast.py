@@ -1,7 +1,7 @@
-"""Self-supervision in feature space: a lesion's core against the shell around it (METHOD, L_feat).
+"""Feature contrast: embeddings of a lesion's core against those of the shell around it (METHOD, L_feat).
 
-All of it works on a whole batch at once, with no loop over samples or slices. A *cell* is a voxel of the
-bottleneck's grid, where the embeddings live; it stands for ``stride`` voxels of the image along each axis.
+Every function works on a whole batch, without a loop over samples or slices. A *cell* is a voxel of the
+bottleneck's grid, on which the embeddings are defined; it covers ``stride`` voxels of the image along each axis.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from torch.nn import functional as F
 
 from dualtask_lite.method.network import STRIDE
 
-MARGIN = (10, 20)  # voxels; the range of the window that dilates a lesion to its shell
-THINNER = 3  # voxels by which this window is smaller along the axial axis, as published: slices are thick
+MARGIN = (10, 20)  # voxels; smallest and largest window that dilates a lesion to its shell
+AXIAL_REDUCTION = 3  # voxels; the window is smaller by this along the axial axis, as published: slices are thick
 Core = Literal["deepest", "skeleton"]
 
 
 def draw_windows(samples: int, generator: torch.Generator, margin: tuple[int, int] = MARGIN) -> torch.Tensor:
-    """Draw the dilation window of each sample: (B, 3) voxels, k, k, k - 3, with k uniform from end to end."""
+    """Draw the dilation window of each sample: (B, 3) voxels, k, k, k - 3, with k uniform, both ends included."""
     k = torch.randint(margin[0], margin[1] + 1, (samples, 1), generator=generator)
-    return k - torch.tensor([0, 0, THINNER])
+    return k - torch.tensor([0, 0, AXIAL_REDUCTION])
 
 
 def dilate(mask: torch.Tensor, window: torch.Tensor, stride: int = 1) -> torch.Tensor:
-    """Dilate each sample by its own box: a voxel is in when any voxel of the box around it is in the mask.
+    """Dilate each sample by its own box: a voxel is set when any voxel of the box around it is in the mask.
 
-    The box of k voxels runs from (k - 1) // 2 before the voxel to k // 2 after it. Outside the volume is
-    background.
+    A box of k voxels reaches from (k - 1) // 2 voxels before the centre to k // 2 after it. Outside the volume
+    everything is background.
 
     Args:
-        mask: (B, 1, X, Y, Z); what is above 0 is in.
+        mask: (B, 1, X, Y, Z), foreground where above 0.
         window: (B, 3) voxels, sides of the box.
-        stride: voxels a cell, along each axis; a cell is in when any voxel of it is. Voxels left over by the
-            last whole cell belong to none.
+        stride: voxels a cell, along each axis; a cell is set when any of its voxels is. Voxels after the last
+            whole cell are ignored.
 
     Returns:
         (B, 1, X // stride, Y // stride, Z // stride) bool.
     """
     inside, window = mask > 0, window.to(mask.device, non_blocking=True)
-    for axis in (2, 1, 0):  # a box is the product of three lines; the last axis lies together in memory
+    for axis in (2, 1, 0):  # a box is the product of three lines; the last axis is contiguous in memory
         line = inside.movedim(2 + axis, -1)  # (B, 1, ., ., n)
         n, k = line.shape[-1], window[:, axis, None]
-        counted = F.pad(line.cumsum(-1, dtype=torch.int32), (1, 0))  # (B, 1, ., ., n + 1): how many lie before
-        at = torch.arange(n // stride, device=mask.device) * stride  # first voxel of each cell
-        first, end = (at - (k - 1) // 2).clamp_min(0), (at + stride + k // 2).clamp_max(n)  # (B, n // stride)
+        count = F.pad(line.cumsum(-1, dtype=torch.int32), (1, 0))  # (B, 1, ., ., n + 1): foreground before each voxel
+        cell = torch.arange(n // stride, device=mask.device) * stride  # first voxel of each cell
+        start, stop = (cell - (k - 1) // 2).clamp_min(0), (cell + stride + k // 2).clamp_max(n)  # (B, n // stride)
         before, until = (
-            counted.gather(-1, place[:, None, None, None].expand(*line.shape[:-1], -1)) for place in (first, end)
+            count.gather(-1, index[:, None, None, None].expand(*line.shape[:-1], -1)) for index in (start, stop)
         )
         inside = (until > before).movedim(-1, 2 + axis)
     return inside
@@ -64,65 +64,65 @@ def core_and_shell(
     margin: tuple[int, int] = MARGIN,
     stride: int = STRIDE,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find the two kinds of cells that the contrast tells apart.
+    """Find the two sets of cells that the contrast separates.
 
-    Core ``"deepest"``: the cells that lie at least half as deep under the surface as the deepest cell next to
-    them. So every lesion has a core, however small, unless it lies in the cells next to one twice as deep.
-    ``"skeleton"`` is the published way, the skeleton of every ``stride``-th voxel of the mask: it misses a
-    lesion that lies between those voxels, and thinning can wipe out one that is an even number of them wide.
+    Core ``"deepest"``: the cells at least half as deep below the surface as the deepest of their neighbours. So
+    every lesion has a core, however small, except next to a lesion twice as deep. ``"skeleton"`` is the
+    published definition, the skeleton of every ``stride``-th voxel of the mask: it misses a lesion between
+    these voxels, and thinning can remove a lesion that is an even number of them wide.
 
-    Shell: the cells that the dilated lesion reaches, without those that hold any lesion. Where the dilation
-    ends in the lesion's own cells, as it may for a small one, the cells next to them.
+    Shell: the cells that the dilated lesion reaches and that hold no lesion. Where the dilation stays within the
+    lesion's own cells, as it may for a small one, the shell is the cells next to them.
 
     Args:
         mask: (B, 1, X, Y, Z) the lesions.
         distance_mm: (B, 1, X, Y, Z) their signed distance, negative inside.
-        generator: of the CPU, for the size of the shell.
-        core: how to find the core.
+        generator: on the CPU; draws the size of the shell.
+        core: definition of the core.
         margin: smallest and largest window of the dilation, in voxels.
         stride: voxels a cell, along each axis.
 
     Returns:
-        ``(core, shell)``, each (B, x, y, z) bool. A sample that lacks one of them, because it has no lesion
-        or is all lesion, gets neither.
+        ``(core, shell)``, each (B, x, y, z) bool. Both are empty for a sample that lacks either of them,
+        because it has no lesion or is all lesion.
 
     Raises:
         ValueError: when ``core`` is unknown.
     """
     if core not in get_args(Core):
         raise ValueError(f"core is {core!r}; choose one of {', '.join(get_args(Core))}")
-    middle = _deepest(distance_mm, stride) if core == "deepest" else _skeleton(mask, stride)
-    around = _around(mask, draw_windows(len(mask), generator, margin), stride)
-    both = _has_any(middle) & _has_any(around)
-    return middle & both, around & both
+    inner = _deepest(distance_mm, stride) if core == "deepest" else _skeleton(mask, stride)
+    outer = _shell(mask, draw_windows(len(mask), generator, margin), stride)
+    complete = _has_any(inner) & _has_any(outer)
+    return inner & complete, outer & complete
 
 
 def draw_voxels(region: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw a cell of a region in each axial slice that has any, all with the same chance (trap 7).
+    """Draw one cell of a region in each axial slice that has any, with equal probability (trap 7).
 
     Args:
         region: (B, x, y, z) bool.
-        generator: of the CPU.
+        generator: on the CPU.
 
     Returns:
-        ``(index, found)``, both (B, z): which of the slice's x * y cells, and whether it has any.
+        ``(index, found)``, both (B, z): the drawn one of the slice's x * y cells, and whether there is any.
     """
     candidates = region.flatten(1, 2)  # (B, x * y, z)
-    lots = torch.rand(candidates.shape, generator=generator).to(region.device)
-    index = lots.masked_fill(~candidates, -1).argmax(1)  # the candidate with the largest lot wins
+    priority = torch.rand(candidates.shape, generator=generator).to(region.device)
+    index = priority.masked_fill(~candidates, -1).argmax(1)  # the candidate with the highest priority
     return index, candidates.any(1)
 
 
 def gather(embedding: torch.Tensor, index: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
-    """Pick the embeddings of the drawn cells.
+    """Collect the embeddings of the drawn cells.
 
     Args:
         embedding: (B, C, x, y, z).
-        index: (B, z) as drawn by :func:`draw_voxels`.
-        found: (B, z) as drawn by :func:`draw_voxels`.
+        index: (B, z) from :func:`draw_voxels`.
+        found: (B, z) from :func:`draw_voxels`.
 
     Returns:
-        (N, C), a row for each of the N slices where a cell was found.
+        (N, C), one row for each of the N slices with a cell.
     """
     cells = embedding.flatten(2, 3).permute(0, 3, 2, 1)  # (B, z, x * y, C)
     sample, axial = found.nonzero(as_tuple=True)
@@ -133,17 +133,17 @@ def gather(embedding: torch.Tensor, index: torch.Tensor, found: torch.Tensor) ->
 def nt_xent(positive: torch.Tensor, negative: torch.Tensor, temperature: float = 0.05) -> torch.Tensor:
     """Normalised temperature-scaled cross-entropy between two classes of embeddings.
 
-    For each ordered pair (i, j) of one class ``-log(e_ij / (e_ij + sum of e_ik over the other class))``, with
-    ``e = exp(cosine similarity / temperature)``; the mean over all pairs of both classes. So a class attracts
-    its own and repels the other.
+    The loss of an ordered pair (i, j) of one class is ``-log(e_ij / (e_ij + sum of e_ik over the other class))``
+    with ``e = exp(cosine similarity / temperature)``; the result is the mean over all pairs of both classes.
+    Embeddings of one class attract each other and repel those of the other class.
 
     Args:
         positive: (P, C).
         negative: (N, C).
-        temperature: smaller looks harder at the nearest of the other class.
+        temperature: a smaller one gives more weight to the most similar embeddings of the other class.
 
     Returns:
-        A scalar; 0 with a gradient of 0, never NaN, when a class is empty or there is no pair.
+        A scalar; 0 with a gradient of 0, never NaN, when a class is empty or has no pair.
 
     Source: Chen et al. 2020, A simple framework for contrastive learning of visual representations
     (arXiv 2002.05709).
@@ -161,31 +161,30 @@ def nt_xent(positive: torch.Tensor, negative: torch.Tensor, temperature: float =
 
 
 def _has_any(region: torch.Tensor) -> torch.Tensor:
-    """(B, x, y, z) -> (B, 1, 1, 1): the samples with any cell in the region."""
+    """(B, x, y, z) -> (B, 1, 1, 1): whether each sample has any cell in the region."""
     return region.flatten(1).any(1)[:, None, None, None]
 
 
-def _around(mask: torch.Tensor, window: torch.Tensor, stride: int) -> torch.Tensor:
+def _shell(mask: torch.Tensor, window: torch.Tensor, stride: int) -> torch.Tensor:
     """(B, 1, X, Y, Z) -> (B, x, y, z): the shell, see :func:`core_and_shell`."""
-    lesion = F.max_pool3d(mask.float(), stride)[:, 0]  # (B, x, y, z): 1 where a cell holds any of it
-    reached = dilate(mask, window, stride)[:, 0]
-    beside = F.max_pool3d(lesion, 3, stride=1, padding=1)
-    wide = reached & (lesion == 0)
-    return torch.where(_has_any(wide), wide, (beside > 0) & (lesion == 0))
+    lesion = F.max_pool3d(mask.float(), stride)[:, 0]  # (B, x, y, z): 1 where a cell holds any lesion
+    neighbours = F.max_pool3d(lesion, 3, stride=1, padding=1)  # 1 there and in the 26 cells around
+    dilated = dilate(mask, window, stride)[:, 0] & (lesion == 0)
+    return torch.where(_has_any(dilated), dilated, (neighbours > 0) & (lesion == 0))
 
 
 def _deepest(distance_mm: torch.Tensor, stride: int) -> torch.Tensor:
     """(B, 1, X, Y, Z) -> (B, x, y, z): see :func:`core_and_shell`. A cell is as deep as its deepest voxel."""
-    depth = F.max_pool3d(-distance_mm, stride)  # (B, 1, x, y, z) mm under the surface
-    around = F.max_pool3d(depth, 3, stride=1, padding=1)  # the deepest of the 27 cells around
-    return ((depth > 0) & (depth >= around / 2))[:, 0]
+    depth = F.max_pool3d(-distance_mm, stride)  # (B, 1, x, y, z) mm below the surface
+    deepest = F.max_pool3d(depth, 3, stride=1, padding=1)  # among the cell and its 26 neighbours
+    return ((depth > 0) & (depth >= deepest / 2))[:, 0]
 
 
 def _skeleton(mask: torch.Tensor, stride: int) -> torch.Tensor:
     """(B, 1, X, Y, Z) -> (B, x, y, z): the skeleton (Lee et al. 1994) of every ``stride``-th voxel."""
-    # Thinning depends on the order of the axes: z, y, x is the published one.
+    # Thinning depends on the order of the axes; z, y, x is the published order.
     cells = (mask[:, 0, ::stride, ::stride, ::stride] > 0).permute(0, 3, 2, 1).cpu().numpy()  # (B, z, y, x)
-    apart = np.pad(cells, ((0, 0), (0, 1), (0, 0), (0, 0)))  # an empty slice after each sample
-    row = skeletonize(apart.reshape(-1, *cells.shape[2:])) > 0  # all samples end to end: (B * (z + 1), y, x)
-    skeleton = row.reshape(apart.shape)[:, :-1].transpose(0, 3, 2, 1)
+    padded = np.pad(cells, ((0, 0), (0, 1), (0, 0), (0, 0)))  # an empty slice separates the samples
+    stack = skeletonize(padded.reshape(-1, *cells.shape[2:])) > 0  # all samples in one volume: (B * (z + 1), y, x)
+    skeleton = stack.reshape(padded.shape)[:, :-1].transpose(0, 3, 2, 1)
     return torch.from_numpy(skeleton.copy()).to(mask.device)

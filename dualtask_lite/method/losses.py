@@ -1,8 +1,8 @@
-"""The objective: named terms with named weights (METHOD, Objective).
+"""The objective: a weighted sum of named terms (METHOD, section Objective).
 
-Each term is a function of plain tensors that a notebook can call alone. :class:`Objective` computes those
-that are switched on and adds them up. Each sample of a batch is judged for itself and the batch is the mean
-of its samples, so that one without a lesion never silences a term for the others (trap 9).
+Each term is a function of plain tensors that a notebook can call on its own. :class:`Objective` computes the
+terms with a weight and adds them up. A term is computed for each sample and averaged over the batch, so that a
+sample without a lesion never switches the term off for the others (trap 9).
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from dualtask_lite.method.network import Outputs
 
 TAU = 2.0  # mm, about one voxel: the temperature of the task conversion
 TEMPERATURE = 0.05  # of the feature contrast
-SLICE_VOXELS = 10  # an axial slice counts as tumour when it holds more voxels than this
-NEAR_SURFACE = 0.25  # share of the band within which a distance counts as near the surface
+SLICE_VOXELS = 10  # an axial slice with more tumour voxels than this counts as a tumour slice
+NEAR_SURFACE = 0.25  # a voxel within this share of the band counts as near the surface
 
 PAPER_WEIGHTS: Mapping[str, float] = {
     "seg": 1.0,
@@ -36,7 +36,7 @@ TERMS = tuple(PAPER_WEIGHTS)
 
 
 class Target(NamedTuple):
-    """What is true of a batch; all views of a sample share it."""
+    """The ground truth of a batch; all views of a sample share it."""
 
     mask: torch.Tensor  # (B, 1, X, Y, Z) 0 or 1, float
     distance_mm: torch.Tensor  # (B, 1, X, Y, Z) signed, negative inside
@@ -66,9 +66,9 @@ def distance_term(
 
     Args:
         regressed: (B, 1, X, Y, Z) distance / band, in [-1, 1].
-        distance_mm: (B, 1, X, Y, Z) the truth; of an empty mask far everywhere, which is worth learning.
+        distance_mm: (B, 1, X, Y, Z) the truth; an empty mask is far everywhere, and the network learns that too.
         band: mm.
-        surface_weight: weight of the voxels within a quarter of the band of the surface; all others have 1.
+        surface_weight: weight of the voxels nearer to the surface than a quarter of the band; the others have 1.
     """
     error = (regressed - to_band(distance_mm, band)).abs()
     near = distance_mm.abs() < NEAR_SURFACE * band
@@ -79,12 +79,12 @@ def distance_term(
 def conv_mask_term(
     regressed: torch.Tensor, mask: torch.Tensor, *, tau: float = TAU, band: float = BAND
 ) -> torch.Tensor:
-    """L_conv, distance -> mask: the regressed distance, read as a mask, must overlap the true one.
+    """L_conv, distance -> mask: Dice loss of the regressed distance, converted to a mask, against the true mask.
 
     Args:
         regressed: (B, 1, X, Y, Z) distance / band.
         mask: (B, 1, X, Y, Z) 0 or 1.
-        tau: temperature in mm; far below a voxel the gradient dies (trap 1).
+        tau: temperature in mm; far below one voxel the gradient vanishes (trap 1).
         band: mm.
     """
     return dice_loss(distance_to_probability(from_band(regressed, band), tau), mask)
@@ -93,7 +93,7 @@ def conv_mask_term(
 def conv_distance_term(
     logit: torch.Tensor, distance_mm: torch.Tensor, *, tau: float = TAU, band: float = BAND
 ) -> torch.Tensor:
-    """L_conv, mask -> distance: the logit, read as a distance, must agree with the true one within the band.
+    """L_conv, mask -> distance: error of the logit, converted to a distance, within the band of the true surface.
 
     Args:
         logit: (B, 1, X, Y, Z) of the segmentation.
@@ -102,7 +102,7 @@ def conv_distance_term(
         band: mm.
 
     Returns:
-        Mean absolute error in bands; a sample with no voxel within the band adds 0.
+        Mean absolute error in bands; 0 for a sample with no voxel within the band.
     """
     within = distance_mm.abs() < band
     error = (logit_to_distance(logit, tau, band) - distance_mm).abs() / band
@@ -115,7 +115,7 @@ def out_term(
     regressed: torch.Tensor | None = None,
     other_regressed: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """L_out: mean squared difference between two views of the probabilities, plus that of the distances.
+    """L_out: mean squared difference between the probabilities of two views, plus that of their distances.
 
     Args:
         logit: (B, 1, X, Y, Z) of the first view.
@@ -138,16 +138,16 @@ def feat_term(
     temperature: float = TEMPERATURE,
     core: Core = "deepest",
 ) -> torch.Tensor:
-    """L_feat: NT-Xent between core and shell, one cell of each in every axial slice that has it.
+    """L_feat: NT-Xent between core and shell, with one cell of each from every axial slice that has it.
 
-    The views of a sample come stacked along the batch and meet in one contrast, so that a core has to look
-    like a core in either view. Each draws its own cells.
+    The views of a sample are stacked along the batch and enter one contrast, so that the embeddings of a core
+    must agree between the views. Each view draws its own cells.
 
     Args:
         embedding: (B, C, x, y, z).
         mask: (B, 1, X, Y, Z) the lesions.
         distance_mm: (B, 1, X, Y, Z) their signed distance.
-        generator: of the CPU.
+        generator: on the CPU.
         temperature: of the contrast.
         core: see :func:`~dualtask_lite.method.contrast.core_and_shell`.
     """
@@ -169,15 +169,15 @@ def slice_term(slices: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 class Objective:
-    """The weighted sum of the terms; one whose weight is 0 or missing is never computed.
+    """The weighted sum of the terms; a term without a weight, or with a weight of 0, is never computed.
 
     Args:
-        weights: term -> weight; the names are ``TERMS``, the paper's weights ``PAPER_WEIGHTS``.
+        weights: term -> weight; ``TERMS`` lists the names, ``PAPER_WEIGHTS`` holds those of the paper.
         tau: temperature of the task conversion, in mm.
         band: mm at which the regressed distance is clipped.
         surface_weight: weight of the distance error near the surface.
         temperature: of the feature contrast.
-        core: how the contrast finds a lesion's core.
+        core: definition of a lesion's core in the contrast.
 
     Raises:
         ValueError: for an unknown term, a weight below 0, no term at all, or a scale that is not above 0.
@@ -195,8 +195,8 @@ class Objective:
     ) -> None:
         if unknown := sorted(set(weights) - set(TERMS)):
             raise ValueError(f"unknown term {unknown[0]!r}; the terms are {', '.join(TERMS)}")
-        if wrong := [term for term, weight in weights.items() if not weight >= 0]:
-            raise ValueError(f"the weight of {wrong[0]} is {weights[wrong[0]]}; give 0 to switch a term off")
+        if negative := [term for term, weight in weights.items() if not weight >= 0]:  # or NaN
+            raise ValueError(f"the weight of {negative[0]} is {weights[negative[0]]}; give 0 to switch a term off")
         self.weights = {term: weights[term] for term in TERMS if weights.get(term, 0) > 0}
         if not self.weights:
             raise ValueError("no term has a weight above 0; switch at least one on, such as seg")
@@ -208,26 +208,26 @@ class Objective:
     def __call__(
         self, views: Sequence[Outputs], target: Target, *, generator: torch.Generator
     ) -> dict[str, torch.Tensor]:
-        """Compute the terms that are on, each a scalar without its weight.
+        """Compute the terms that have a weight, each as a scalar before weighting.
 
         Args:
-            views: what the network says of one or two views of the same batch.
-            target: what is true of each view.
-            generator: of the CPU, for the draws of the contrast.
+            views: outputs of the network for one or two views of the same batch.
+            target: ground truth of the batch.
+            generator: on the CPU; draws the cells of the contrast.
 
         Raises:
             ValueError: when a term needs a second view, or a head that the network lacks.
         """
         if len(views) not in (1, 2):
             raise ValueError(f"got {len(views)} views; give the outputs of one or two")
-        # Stacked along the batch, views are samples like any other: their mean is the mean over views.
+        # Views stacked along the batch are samples like any other: the batch mean is also the mean over views.
         mask, distance_mm = (truth.repeat(len(views), 1, 1, 1, 1) for truth in target)
 
         def head(name: str) -> torch.Tensor:
-            said = [getattr(view, name) for view in views]
-            if any(part is None for part in said):
+            outputs = [getattr(view, name) for view in views]
+            if any(output is None for output in outputs):
                 raise ValueError(f"a term needs the head {name!r}; build the network with it or switch that term off")
-            return torch.cat(said)
+            return torch.cat(outputs)
 
         def out() -> torch.Tensor:
             if len(views) < 2:
@@ -256,12 +256,12 @@ class Objective:
         return {term: compute[term]() for term in self.weights}
 
     def total(self, terms: Mapping[str, torch.Tensor], *, ramp: float | Mapping[str, float] = 1.0) -> torch.Tensor:
-        """Add up the terms by their weights.
+        """Add up the weighted terms.
 
         Args:
-            terms: as computed by calling the objective.
-            ramp: share of its weight that a term has by now: one number for all but ``seg`` and ``dist``,
-                which teach the heads what the others build on; or term -> share, 1 where missing.
+            terms: the result of calling the objective.
+            ramp: share of its weight that a term has at this step. One number holds for all terms but ``seg``
+                and ``dist``, because the other terms build on these two; or term -> share, 1 where missing.
         """
         if not isinstance(ramp, Mapping):
             ramp = dict.fromkeys(set(TERMS) - {"seg", "dist"}, ramp)

@@ -12,22 +12,22 @@ from torch.utils.checkpoint import checkpoint
 STRIDE = 8  # the encoder halves each axis three times
 EMBEDDING = 32  # channels of the projector
 _GROUPS = 8
-_HEAD_SPREAD = 1e-3  # standard deviation of the voxel heads' weights at the start
+_HEAD_SPREAD = 1e-3  # initial standard deviation of the weights of the two voxel heads
 
 
 class Outputs(NamedTuple):
-    """What the network says of a batch; a head that was not built gives ``None``."""
+    """The outputs of the network for a batch; ``None`` for a head that was not built."""
 
     seg: torch.Tensor  # (B, 1, X, Y, Z) logit
     distance: torch.Tensor | None  # (B, 1, X, Y, Z) distance / band, in [-1, 1]
-    embedding: torch.Tensor | None  # (B, 32, X/8, Y/8, Z/8), not negative
-    slices: torch.Tensor | None  # (B, Z) logit: does this axial slice hold tumour?
+    embedding: torch.Tensor | None  # (B, 32, X/8, Y/8, Z/8), never negative
+    slices: torch.Tensor | None  # (B, Z) logit: does this axial slice contain tumour?
 
 
 class StandardisedConv3d(nn.Conv3d):
     """Convolution whose weights have zero mean and unit standard deviation for each output filter.
 
-    The variance is the unbiased one, with 1e-12 under the root, so that a filter of equal weights gives 0.
+    The variance is unbiased, with 1e-12 added under the root, so that a filter of equal weights becomes 0.
 
     Source: weight standardisation, Qiao et al. 2019, arXiv 1903.10520.
     """
@@ -40,22 +40,22 @@ class StandardisedConv3d(nn.Conv3d):
 
 
 def _conv(
-    inside: int, outside: int, *, standardise: bool, kernel: int = 3, stride: int = 1, dilation: int = 1
+    in_channels: int, out_channels: int, *, standardise: bool, kernel: int = 3, stride: int = 1, dilation: int = 1
 ) -> nn.Conv3d:
-    kind = StandardisedConv3d if standardise else nn.Conv3d
-    padding = dilation * (kernel // 2)  # keeps the size
-    return kind(inside, outside, kernel, stride, padding, dilation, bias=False)
+    layer = StandardisedConv3d if standardise else nn.Conv3d
+    padding = dilation * (kernel // 2)  # keeps the size at stride 1
+    return layer(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
 
 
 class _Norm(nn.GroupNorm):
-    """GroupNorm that answers in the type that it is given, also under autocast.
+    """GroupNorm whose output has the data type of its input, also under autocast.
 
-    On CUDA autocast would make it answer in float32, which nearly doubles the memory of a step (1.75 times, counted
-    on one of 32 x 32 x 32). The mean and variance of a half-precision input are computed in float32 all the same.
+    On CUDA, autocast would make the output float32, which nearly doubles the memory of a step (1.75 times, counted
+    for a patch of 32 x 32 x 32). The mean and variance of a half-precision input are still computed in float32.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, ...) -> the same shape and type."""
+        """(B, C, ...) -> the same shape and data type."""
         if x.dtype == self.weight.dtype:
             if x.device.type == "cpu" and self.num_groups == self.num_channels:
                 # One channel a group: PyTorch's backward pass in channels-last takes twice as long as these copies.
@@ -68,43 +68,46 @@ class _Norm(nn.GroupNorm):
 class _Activated(nn.Sequential):
     """GroupNorm, ReLU, then a convolution: the pre-activation order."""
 
-    def __init__(self, inside: int, conv: nn.Module, dropout: float = 0.0) -> None:
-        super().__init__(_Norm(_GROUPS, inside), nn.ReLU(inplace=True), nn.Dropout3d(dropout), conv)
+    def __init__(self, in_channels: int, conv: nn.Module, dropout: float = 0.0) -> None:
+        super().__init__(_Norm(_GROUPS, in_channels), nn.ReLU(inplace=True), nn.Dropout3d(dropout), conv)
 
 
 class Block(nn.Module):
-    """Two activated convolutions around a shortcut, which is the identity or a 1x1x1 projection."""
+    """A residual block: two convolutions, and a shortcut that is the identity or a 1x1x1 projection."""
 
-    def __init__(self, inside: int, outside: int, *, standardise: bool, dilation: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, *, standardise: bool, dilation: int = 1) -> None:
         super().__init__()
-        self.first = _Activated(inside, _conv(inside, outside, standardise=standardise, dilation=dilation))
-        self.second = _Activated(outside, _conv(outside, outside, standardise=standardise, dilation=dilation))
+        conv1 = _conv(in_channels, out_channels, standardise=standardise, dilation=dilation)
+        conv2 = _conv(out_channels, out_channels, standardise=standardise, dilation=dilation)
+        self.first = _Activated(in_channels, conv1)
+        self.second = _Activated(out_channels, conv2)
         self.shortcut: nn.Module = nn.Identity()
-        if inside != outside:
-            self.shortcut = _Activated(inside, _conv(inside, outside, standardise=standardise, kernel=1))
+        if in_channels != out_channels:
+            projection = _conv(in_channels, out_channels, standardise=standardise, kernel=1)
+            self.shortcut = _Activated(in_channels, projection)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, inside, X, Y, Z) -> (B, outside, X, Y, Z)."""
+        """(B, in, X, Y, Z) -> (B, out, X, Y, Z)."""
         return self.second(self.first(x)) + self.shortcut(x)
 
 
 class SliceHead(nn.Module):
-    """Says of each axial slice whether it holds tumour: (B, C, X/8, Y/8, Z/8) -> (B, Z) logits."""
+    """Classifies each axial slice as with or without tumour: (B, C, X/8, Y/8, Z/8) -> (B, Z) logits."""
 
-    def __init__(self, inside: int) -> None:
+    def __init__(self, channels: int) -> None:
         super().__init__()
-        self.activate = nn.Sequential(nn.GroupNorm(_GROUPS, inside), nn.ReLU())
-        self.judge = nn.Sequential(nn.Linear(inside, inside // 2), nn.ReLU(), nn.Linear(inside // 2, 1))
+        self.activate = nn.Sequential(nn.GroupNorm(_GROUPS, channels), nn.ReLU())
+        self.judge = nn.Sequential(nn.Linear(channels, channels // 2), nn.ReLU(), nn.Linear(channels // 2, 1))
 
     def forward(self, bottleneck: torch.Tensor) -> torch.Tensor:
-        """Let the mean over each coarse slice serve the 8 slices that it stands for."""
+        """Average each coarse slice, repeat it for the 8 slices that it covers, and classify these."""
         mean = self.activate(bottleneck).mean((2, 3))  # (B, C, Z/8)
         fine = mean.repeat_interleave(STRIDE, dim=2)  # (B, C, Z)
         return self.judge(fine.transpose(1, 2)).squeeze(-1)  # (B, Z)
 
 
 class DualTaskNet(nn.Module):
-    """Segmentation and distance from one set of features.
+    """A U-Net that predicts segmentation and distance from the same features.
 
     Args:
         width: channels after the stem; 32 is the paper's, 8 runs on a laptop. A multiple of 8.
@@ -112,8 +115,8 @@ class DualTaskNet(nn.Module):
         projector: build the head for feature contrast.
         distance_head: build the head for the distance.
         slice_head: build the head for axial slices.
-        recompute: keep only what passes between the levels and compute the rest again in the backward pass
-            (activation checkpointing): less memory, a forward pass more, the same gradients.
+        recompute: keep only the activations between the levels and compute the others again in the backward pass
+            (activation checkpointing): less memory and the same gradients for one more forward pass.
 
     Raises:
         ValueError: when the width is not a multiple of 8.
@@ -163,9 +166,9 @@ class DualTaskNet(nn.Module):
         self._start_heads_near_zero()
 
     def _start_heads_near_zero(self) -> None:
-        """Keep tanh alive: standardised weights make the last features large (trap 10).
+        """Keep tanh out of saturation: standardised weights make the last features large (trap 10).
 
-        Not exactly zero, though: then the features below would get no gradient in the first step.
+        The weights are not exactly zero, because then the features would get no gradient in the first step.
         """
         for head in (self.seg_head, self.distance_head):
             if head is not None:
@@ -190,9 +193,9 @@ class DualTaskNet(nn.Module):
         s3 = self._level(self.encoder3, s2)  # (B, 4w, X/4, Y/4, Z/4)
         bottleneck = self._level(self.context, self._level(self.encoder4, s3))  # (B, 8w, X/8, Y/8, Z/8)
         up = self.fuse(bottleneck)  # (B, 4w, X/8, Y/8, Z/8)
-        up = self._level(self.decoder3, _twice(up) + s3)  # (B, 2w, X/4, Y/4, Z/4)
-        up = self._level(self.decoder2, _twice(up) + s2)  # (B, w, X/2, Y/2, Z/2)
-        up = self._level(self.decoder1, _twice(up) + s1)  # (B, w, X, Y, Z)
+        up = self._level(self.decoder3, _upsample(up) + s3)  # (B, 2w, X/4, Y/4, Z/4)
+        up = self._level(self.decoder2, _upsample(up) + s2)  # (B, w, X/2, Y/2, Z/2)
+        up = self._level(self.decoder1, _upsample(up) + s1)  # (B, w, X, Y, Z)
         return Outputs(
             seg=self.seg_head(up),
             distance=None if self.distance_head is None else torch.tanh(self.distance_head(up)),
@@ -201,10 +204,12 @@ class DualTaskNet(nn.Module):
         )
 
     def _level(self, level: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        """Run one level of the U-Net, with activation checkpointing when ``recompute`` is set."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(level, x, use_reentrant=False)
         return level(x)
 
 
-def _twice(x: torch.Tensor) -> torch.Tensor:
+def _upsample(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, X, Y, Z) -> (B, C, 2X, 2Y, 2Z), each voxel repeated."""
     return F.interpolate(x, scale_factor=2, mode="nearest")

@@ -1,8 +1,8 @@
-"""Imaging views by random convolution: other textures and contrasts, the same anatomy (METHOD, Objective).
+"""Imaging views by random convolution: other textures and contrasts of the same anatomy (METHOD, Objective).
 
-A view is drawn (:func:`draw_view`) apart from its use (:func:`apply_view`), so that it can be inspected and
-replayed. :func:`random_view` does both for a batch, and checks each view: of views drawn blindly, one in five was
-more than half saturated by the clip (trap 11).
+Drawing a view (:func:`draw_view`) is separate from applying it (:func:`apply_view`), so that a notebook can show
+it and replay it. :func:`random_view` does both for a batch, and checks each view: without a check, one view in
+five was more than half saturated by the clip (trap 11).
 
 Source: Xu et al. 2021, Robust and generalizable visual representation learning via random convolutions
 (arXiv 2007.13003).
@@ -17,9 +17,9 @@ import torch
 from torch.nn import functional as F
 
 KERNEL_SIZES = (3, 5, 7)
-TRIES = 10  # draws for a sample before it stays as it is
-MOST_SATURATED = 0.5  # largest share of the voxels between 0 and 1 that the clip may push to 0 or 1
-FLATTEST = 0.02  # standard deviation, on the scale [0, 1], under which an image shows nothing
+TRIES = 10  # draws for a sample before it is used unchanged
+MOST_SATURATED = 0.5  # largest share of the voxels between 0 and 1 that the clip may move to 0 or 1
+FLATTEST = 0.02  # an image with a smaller standard deviation, on the scale [0, 1], has no visible structure
 
 
 class View(NamedTuple):
@@ -27,7 +27,7 @@ class View(NamedTuple):
 
     kernel: torch.Tensor  # (k, k, k), k odd
     bias: float
-    blend: float  # 0: the image as it was; 1: the convolved image alone
+    blend: float  # 0: the original image; 1: the convolved image alone
 
 
 def draw_view(
@@ -36,7 +36,7 @@ def draw_view(
     """Draw a view: Kaiming-normal weights, bias uniform within +-1 / sqrt(fan-in), blend uniform.
 
     Args:
-        generator: of the CPU; the only source of randomness.
+        generator: on the CPU; the only source of randomness.
         kernel_sizes: odd sizes, of which one is drawn.
         max_blend: the largest weight of the convolved image, in [0, 1]; less than 1 makes gentler views.
 
@@ -44,7 +44,7 @@ def draw_view(
         ValueError: when a kernel size is even or ``max_blend`` lies outside [0, 1].
     """
     if any(size % 2 == 0 for size in kernel_sizes):
-        raise ValueError(f"kernel sizes are {tuple(kernel_sizes)}; give odd ones, which keep the image in place")
+        raise ValueError(f"kernel sizes are {tuple(kernel_sizes)}; give odd ones, which do not shift the image")
     if not 0 <= max_blend <= 1:
         raise ValueError(f"max_blend is {max_blend}; give a share between 0 and 1")
     size = kernel_sizes[int(torch.randint(len(kernel_sizes), (), generator=generator))]
@@ -55,28 +55,27 @@ def draw_view(
 
 
 def apply_view(image: torch.Tensor, view: View) -> torch.Tensor:
-    """Show an image as the view does: convolved, blended, clipped and rescaled to [0, 1].
+    """Apply a view to an image: convolve, blend, clip and rescale to [0, 1].
 
     Args:
         image: (1, X, Y, Z) in [0, 1].
-        view: what to apply; with a blend of 0 it changes nothing at all.
+        view: the view; with a blend of 0 the image is unchanged.
 
     Returns:
-        (1, X, Y, Z), with minimum 0 and maximum 1; or constant, when the view shows nothing.
+        (1, X, Y, Z) with minimum 0 and maximum 1, or a constant image when the clip removes all contrast.
     """
     return image if view.blend == 0 else _rescale(_convolve(image, view).clamp(0, 1))
 
 
 def saturation(image: torch.Tensor, view: View) -> float:
-    """Share of the voxels between 0 and 1 that the clip of a view pushes to 0 or 1; see :func:`clipped_share`."""
+    """Measure the share of the voxels between 0 and 1 that the clip of a view moves to 0 or 1."""
     return float(clipped_share(image, _convolve(image, view)))
 
 
 def clipped_share(image: torch.Tensor, blended: torch.Tensor) -> torch.Tensor:
-    """Share of the voxels of an image between 0 and 1 that lie outside of it in what the clip is given, a scalar.
+    """Measure the share of an image's voxels between 0 and 1 that the clip moves to 0 or 1, a scalar.
 
-    Air and bone lie at the ends of the CT window already: the clip takes nothing from them, so they do not
-    count.
+    Voxels that are 0 or 1 already, such as air and bone, lose nothing to the clip and do not count.
     """
     had_contrast = (image > 0) & (image < 1)
     lost = had_contrast & ((blended <= 0) | (blended >= 1))
@@ -84,7 +83,7 @@ def clipped_share(image: torch.Tensor, blended: torch.Tensor) -> torch.Tensor:
 
 
 def shows_anatomy(image: torch.Tensor, view: View) -> bool:
-    """Whether a view is worth training on: finite, not flat, and not mostly saturated (trap 11)."""
+    """Check that a view is fit for training: finite, not flat, and not mostly saturated (trap 11)."""
     return bool(_apply_and_check(image, view)[1])
 
 
@@ -95,17 +94,17 @@ def random_view(
     kernel_sizes: Sequence[int] = KERNEL_SIZES,
     max_blend: float = 1.0,
 ) -> torch.Tensor:
-    """Draw and apply a view for each image of a batch, and draw again until it shows the anatomy.
+    """Draw and apply a view for each image of a batch; draw again while a view does not show the anatomy.
 
     Args:
         images: (B, 1, X, Y, Z) in [0, 1].
-        generator: of the CPU, wherever the images are.
+        generator: on the CPU, also for images on a GPU.
         kernel_sizes: see :func:`draw_view`.
         max_blend: see :func:`draw_view`.
 
     Returns:
-        (B, 1, X, Y, Z) in [0, 1]. A sample for which no draw was good enough, such as a constant one,
-        stays as it is.
+        (B, 1, X, Y, Z) in [0, 1]. A sample for which every draw fails, such as a constant one, is returned
+        unchanged.
     """
 
     def view_of(image: torch.Tensor) -> torch.Tensor:
@@ -120,7 +119,7 @@ def random_view(
 
 
 def _apply_and_check(image: torch.Tensor, view: View) -> tuple[torch.Tensor, torch.Tensor]:
-    """What :func:`apply_view` and :func:`shows_anatomy` answer, from one convolution; the second is a scalar bool."""
+    """Apply a view and check it with one convolution; returns the view and a scalar bool."""
     blended = _convolve(image, view)
     shown = image if view.blend == 0 else _rescale(blended.clamp(0, 1))
     # A flat image has no anatomy: its view would show the border, which the convolution pads with zeros.
@@ -129,13 +128,13 @@ def _apply_and_check(image: torch.Tensor, view: View) -> tuple[torch.Tensor, tor
 
 
 def _convolve(image: torch.Tensor, view: View) -> torch.Tensor:
-    """Blend an image (1, X, Y, Z) with its convolution; not clipped yet."""
+    """Blend an image (1, X, Y, Z) with its convolution, before the clip."""
     kernel = view.kernel.to(image, non_blocking=True)[None, None]  # (1, 1, k, k, k)
     convolved = F.conv3d(image[None], kernel, padding="same")[0] + view.bias  # (1, X, Y, Z)
     return view.blend * convolved + (1 - view.blend) * image
 
 
 def _rescale(image: torch.Tensor) -> torch.Tensor:
-    """Stretch to [0, 1]; a constant image stays as it is, where a division by its range would make it NaN."""
+    """Rescale to [0, 1]; a constant image is unchanged, because its range is 0."""
     low, high = image.amin(), image.amax()
     return torch.where(high > low, (image - low) / (high - low), image)

@@ -7,18 +7,20 @@ from typing import Any
 import pytest
 from looking import PATIENCE, insist_on
 
+from dualtask_lite.show.report.page import to_html
+
 pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
 def file(run_report, tmp_path_factory):
     path = tmp_path_factory.mktemp("report") / "report.html"
-    path.write_text(run_report.to_html(), encoding="utf-8")
+    path.write_text(to_html(run_report), encoding="utf-8")
     return path
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (1024, "light"), (360, "light")])
-def test_it_opens_from_a_file_and_fits(page: Any, file, width, scheme):
+def test_page_opens_from_a_file_and_fits(page: Any, file, width, scheme):
     page.on("dialog", lambda dialog: pytest.fail(f"a name of the data ran: {dialog.message}"))
     page.set_viewport_size({"width": width, "height": 768})
     page.emulate_media(color_scheme=scheme)
@@ -37,16 +39,16 @@ def test_slices_of_an_example_can_be_browsed(page: Any, file):
     assert page.locator(".words").first.inner_text().startswith("Slice 20 of 20")
 
 
-def test_its_worst_case_can_be_turned(page: Any, file):
+def test_worst_case_is_drawn_in_3d(page: Any, file):
     insist_on("ipyniivue")
-    page.set_viewport_size({"width": 640, "height": 560})  # a small view is drawn quickly, also without a card
+    page.set_viewport_size({"width": 640, "height": 560})  # a small view is drawn quickly, also without a GPU
     page.goto(file.as_uri())
     inside = page.frame_locator("iframe")
     inside.locator("body[data-ready]").wait_for(timeout=1000 * PATIENCE)
     assert inside.locator("body").get_attribute("data-ready") == "3d", inside.locator("#status").inner_text()
 
 
-def test_its_contents_and_tables_work_by_keyboard(page: Any, file):
+def test_contents_and_tables_work_by_keyboard(page: Any, file):
     page.goto(file.as_uri())
     page.get_by_role("link", name="Settings").press("Enter")
     assert page.url.endswith("#settings")
@@ -54,7 +56,7 @@ def test_its_contents_and_tables_work_by_keyboard(page: Any, file):
     assert page.evaluate("document.activeElement.className") == "scroll"
 
 
-def test_on_paper_it_is_black_on_white_without_what_only_works_on_a_screen(page: Any, file, tmp_path):
+def test_print_is_black_on_white_without_interactive_parts(page: Any, file, tmp_path):
     page.goto(file.as_uri())
     page.emulate_media(media="print", color_scheme="dark")
     assert page.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"

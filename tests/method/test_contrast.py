@@ -1,4 +1,4 @@
-"""Core, shell, one voxel per slice and NT-Xent: golden values, SciPy, brute force, and empty batches."""
+"""Core, shell, one cell per slice and NT-Xent, against golden values, SciPy, brute force, and empty batches."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def regions(mask, seed=0, spacing=(1.0, 1.0, 1.0), **options):
     return core_and_shell(mask, signed_distance(mask, spacing), generator=generator(seed), **options)
 
 
-# golden masks A and C; their (z, y, x) is our (x, y, z) turned around
+# golden masks A and C; their (z, y, x) is our (x, y, z) reversed
 GOLDEN_A = ellipsoid((24, 24, 24), (12.5, 12, 11), (5, 6, 7))
 GOLDEN_C = ellipsoid((56, 48, 32), (29, 22, 15), (17, 15, 11))
 
@@ -62,7 +62,7 @@ def test_golden_dilation_of_c(k, full, cells, coordinates_zyx):
     windows=st.lists(st.tuples(*[st.integers(1, 12)] * 3), min_size=1, max_size=3),
 )
 def test_dilation_agrees_with_scipy(seed, windows):
-    """SciPy's window of an even size reaches farther towards lower indices: turn its origin by one."""
+    """SciPy's window of an even size extends further towards lower indices: shift its origin by one."""
     rng = np.random.default_rng(seed)
     mask = rng.random((len(windows), 1, 9, 11, 7)) < 0.02
     ours = dilate(torch.from_numpy(mask), torch.tensor(windows)).numpy()
@@ -74,14 +74,14 @@ def test_dilation_agrees_with_scipy(seed, windows):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), window=st.tuples(*[st.integers(1, 12)] * 3), stride=st.integers(2, 5))
-def test_a_cell_is_reached_when_any_of_its_voxels_is(seed, window, stride):
+def test_cell_is_set_when_any_of_its_voxels_is(seed, window, stride):
     mask = torch.from_numpy(np.random.default_rng(seed).random((2, 1, 16, 13, 20)) < 0.01)
     windows = torch.tensor([window, window[::-1]])
     slow = torch.nn.functional.max_pool3d(dilate(mask, windows).float(), stride) > 0
     assert torch.equal(dilate(mask, windows, stride), slow)
 
 
-def test_windows_are_drawn_from_end_to_end():
+def test_windows_cover_the_whole_range():
     window = draw_windows(2000, generator())
     assert set(window[:, 0].tolist()) == set(range(10, 21))
     assert torch.equal(window[:, 1], window[:, 0])
@@ -96,13 +96,13 @@ def test_golden_skeleton():
     assert core[0].nonzero().tolist() == [[4, 3, 2]]  # golden (2, 3, 4) in (z, y, x)
 
 
-def test_the_published_core_misses_a_lesion_between_the_eighth_voxels():
-    """golden: 858 voxels of A, none of them at [::8]."""
+def test_published_core_misses_lesion_between_every_eighth_voxel():
+    """Golden: 858 voxels of A, none of them at [::8]."""
     assert not regions(GOLDEN_A, core="skeleton")[0].any()
     assert regions(GOLDEN_A, core="deepest")[0].any()
 
 
-def test_the_published_core_can_vanish_by_thinning():
+def test_published_core_can_vanish_by_thinning():
     cube = torch.zeros(1, 1, 64, 64, 64)
     cube[..., 16:48, 16:48, 16:48] = 1
     assert cube[..., ::8, ::8, ::8].sum() == 64
@@ -110,7 +110,7 @@ def test_the_published_core_can_vanish_by_thinning():
     assert regions(cube, core="deepest")[0].any()
 
 
-def test_skeletons_of_a_batch_do_not_touch():
+def test_skeletons_of_a_batch_are_independent():
     rng = np.random.default_rng(0)
     batch = torch.from_numpy(ndimage.gaussian_filter(rng.random((3, 64, 48, 40)), (0, 5, 5, 5)) > 0.5)[:, None]
     ours = contrast._skeleton(batch, 4)
@@ -123,7 +123,7 @@ def test_skeletons_of_a_batch_do_not_touch():
 
 @settings(max_examples=40, deadline=None)
 @given(at=st.tuples(*[st.integers(0, 31)] * 3), size=st.integers(1, 3), seed=st.integers(0, 1000))
-def test_every_lesion_has_a_core_and_a_shell_however_small_and_wherever(at, size, seed):
+def test_every_lesion_has_a_core_and_a_shell(at, size, seed):
     mask = torch.zeros(1, 1, 32, 32, 32)
     x, y, z = at
     mask[..., x : x + size, y : y + size, z : z + size] = 1
@@ -135,14 +135,14 @@ def test_every_lesion_has_a_core_and_a_shell_however_small_and_wherever(at, size
     assert not (shell & holds).any()
 
 
-def test_a_small_lesion_beside_a_large_one_has_a_core_too():
+def test_small_lesion_beside_a_large_one_has_a_core():
     mask = ellipsoid((80, 48, 48), (24, 24, 24), (20, 18, 18))
     mask[..., 70:72, 10:12, 13] = 1
     core, _ = regions(mask)
     assert core[0, 8, 1, 1]  # the cell of voxels 64..71, 8..15, 8..15
 
 
-def test_the_core_of_a_large_lesion_leaves_its_rim_out():
+def test_core_of_a_large_lesion_excludes_its_rim():
     mask = ellipsoid((64, 64, 64), (32, 32, 32), (28, 28, 28))
     core, _ = regions(mask)
     depth = torch.nn.functional.max_pool3d(-signed_distance(mask, (1.0, 1.0, 1.0)), 8)[:, 0]
@@ -153,7 +153,7 @@ def test_the_core_of_a_large_lesion_leaves_its_rim_out():
 
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10_000))
-def test_the_shell_is_around_the_lesion_and_never_in_it(seed):
+def test_shell_surrounds_the_lesion_without_overlap(seed):
     rng = np.random.default_rng(seed)
     mask = ellipsoid((48, 40, 32), rng.uniform(5, 30, 3), rng.uniform(1, 12, 3))
     core, shell = regions(mask, seed, core=("deepest", "skeleton")[seed % 2])
@@ -164,7 +164,7 @@ def test_the_shell_is_around_the_lesion_and_never_in_it(seed):
     assert not (shell & ~(torch.nn.functional.max_pool3d(farthest.float(), 8)[:, 0] > 0)).any()
 
 
-def test_samples_without_lesion_or_without_shell_have_nothing_and_leave_the_others_alone():
+def test_sample_without_lesion_or_shell_has_neither_region():
     ball = ellipsoid((32, 32, 32), (15, 15, 15), (6, 6, 6))
     batch = torch.cat([torch.zeros_like(ball), ball, torch.ones_like(ball)])
     core, shell = regions(batch)
@@ -172,15 +172,15 @@ def test_samples_without_lesion_or_without_shell_have_nothing_and_leave_the_othe
     assert shell.flatten(1).any(1).tolist() == [False, True, False]
 
 
-def test_an_unknown_core_is_refused():
+def test_unknown_core_is_refused():
     with pytest.raises(ValueError, match="deepest, skeleton"):
         regions(GOLDEN_A, core="middle")
 
 
-# -- one voxel per slice ------------------------------------------------------------------------------------
+# -- one cell per slice -------------------------------------------------------------------------------------
 
 
-def test_one_voxel_in_each_slice_that_has_any():
+def test_one_cell_is_drawn_in_each_slice_with_candidates():
     region = torch.rand(4, 6, 5, 7, generator=generator()) < 0.1
     index, found = draw_voxels(region, generator(1))
     assert torch.equal(found, region.any(2).any(1))
@@ -203,12 +203,12 @@ def test_candidates_are_drawn_uniformly():
     assert ((drawn - 500) ** 2 / 500).sum() < 20.5  # 5 degrees of freedom: passed with probability 0.999
 
 
-def test_the_same_seed_draws_the_same_voxels():
+def test_same_seed_draws_the_same_cells():
     region = torch.rand(2, 6, 5, 7, generator=generator()) < 0.5
     assert torch.equal(draw_voxels(region, generator(2))[0], draw_voxels(region, generator(2))[0])
 
 
-def test_gather_picks_what_was_drawn():
+def test_gather_returns_the_drawn_embeddings():
     embedding = torch.randn(3, 4, 5, 6, 7, generator=generator())
     index, found = draw_voxels(torch.rand(3, 5, 6, 7, generator=generator()) < 0.05, generator(1))
     rows = [embedding[b, :, i // 6, i % 6, z] for b, z in found.nonzero().tolist() for i in [int(index[b, z])]]
@@ -248,7 +248,7 @@ def test_nt_xent_follows_its_definition(p, n):
 
 
 @pytest.mark.parametrize(("p", "n"), [(0, 0), (0, 3), (3, 0), (1, 1), (1, 0)])
-def test_nothing_to_compare_is_zero_with_a_gradient_of_zero(p, n):
+def test_nt_xent_without_pairs_has_zero_loss_and_gradient(p, n):
     positive, negative = torch.ones(p, 8, requires_grad=True), torch.ones(n, 8, requires_grad=True)
     loss = nt_xent(positive, negative)
     assert loss.shape == ()
@@ -259,8 +259,8 @@ def test_nothing_to_compare_is_zero_with_a_gradient_of_zero(p, n):
     assert not negative.grad.any()
 
 
-def test_embeddings_that_are_all_zero_stay_finite():
-    """After its ReLU the projector may say nothing at all of a voxel."""
+def test_nt_xent_of_zero_embeddings_is_finite():
+    """After its ReLU the projector may output only zeros for a cell."""
     raw = torch.randn(6, 8, generator=generator()).requires_grad_()
     vectors = torch.relu(raw - torch.tensor([9.0, 0, 9, 0, 0, 9])[:, None])
     loss = nt_xent(vectors[:3], vectors[3:])

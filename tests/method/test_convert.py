@@ -1,4 +1,4 @@
-"""The conversions: inverse to each other, monotone, alive where they must be, dead where trap 1 says so."""
+"""The conversions are monotone, inverse to each other, and have gradients where training needs them (trap 1)."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_mask_to_distance_to_mask_is_exact(mask, tau):
     assert torch.equal(distance_to_probability(distance, tau) > 0.5, torch.from_numpy(mask))
 
 
-def test_probability_is_half_on_the_surface_and_falls():
+def test_probability_falls_and_is_half_on_the_surface():
     mm = torch.arange(-300, 301).double() / 10
     probability = distance_to_probability(mm, TAU)
     assert probability[300] == 0.5
@@ -53,7 +53,7 @@ def test_probability_is_half_on_the_surface_and_falls():
 
 
 def test_every_voxel_within_the_band_has_a_gradient():
-    """In float32, at any temperature from a voxel up; and through the Dice loss that the objective uses."""
+    """In float32, at temperatures of a voxel and more, alone and through the Dice loss of the objective."""
     mask = ball(48, 9.0)
     mm = signed_distance(mask, (1.0, 1.0, 1.0))
     within = mm.abs() < BAND
@@ -65,7 +65,7 @@ def test_every_voxel_within_the_band_has_a_gradient():
 
 
 def test_trap_1_shares_of_voxels_with_a_gradient():
-    """Steep on normalised distances: nearly dead. A threshold: dead. Gentle and in mm: alive."""
+    """Almost none with a steep sigmoid on normalised distances, none with a threshold, many with tau in mm."""
     published = torch.from_numpy(published_distance(ball().numpy()))
 
     def alive(k):
@@ -78,17 +78,17 @@ def test_trap_1_shares_of_voxels_with_a_gradient():
     assert gradient_alive(lambda d: distance_to_probability(d, TAU), mm.double()) > 0.25
 
 
-def test_gradient_alive_counts():
+def test_gradient_alive_counts_gradients_above_its_limit():
     distance = torch.tensor([-3.0, -1.0, 0.0, 2.0])
     assert gradient_alive(lambda d: d.clamp(-2, 1), distance) == 0.5
     assert gradient_alive(lambda d: 0.1 * d, distance, above=0.2) == 0
     assert not distance.requires_grad
 
 
-def test_threshold_is_right_and_dead():
-    """Trap 1: a perfect mask, a Dice loss that goes backward, and not one gradient."""
+def test_threshold_conversion_is_exact_but_has_no_gradient():
+    """Trap 1: the mask is perfect, the Dice loss runs backward, and every gradient is 0."""
     mask = ball(24, 6.0)
-    leaf = (signed_distance(mask, CT) + 0.9).requires_grad_()  # a distance that is off: there is something to learn
+    leaf = (signed_distance(mask, CT) + 0.9).requires_grad_()  # a wrong distance: there is an error
     converted = threshold_conversion(leaf)
     loss = dice_loss(converted, mask.float())
     loss.backward()
@@ -100,7 +100,7 @@ def test_threshold_is_right_and_dead():
 # -- mask -> distance -------------------------------------------------------------------------------------
 
 
-def test_logit_to_distance_falls_and_stays_within_the_band():
+def test_logit_to_distance_falls_within_the_band():
     logit = torch.linspace(-12, 12, 97, requires_grad=True)
     mm = logit_to_distance(logit, TAU, BAND)
     assert (mm.diff() <= 0).all()
@@ -111,17 +111,17 @@ def test_logit_to_distance_falls_and_stays_within_the_band():
 
 
 @pytest.mark.parametrize(("dtype", "error_mm"), [(torch.float64, 1e-10), (torch.float32, 5e-3)])
-def test_distance_to_probability_to_logit_to_distance(dtype, error_mm):
-    """Exact but for the digits that a probability near 1 loses: 1 - p is 5e-5 at the band's end."""
+def test_distance_survives_the_round_trip(dtype, error_mm):
+    """Exact except for the digits that a probability near 1 loses: 1 - p is 5e-5 at the edge of the band."""
     mm = torch.linspace(-BAND, BAND, 4001, dtype=dtype)
-    there_and_back = logit_to_distance(torch.logit(distance_to_probability(mm, TAU)), TAU, BAND)
-    assert (there_and_back - mm).abs().max() < error_mm
+    round_trip = logit_to_distance(torch.logit(distance_to_probability(mm, TAU)), TAU, BAND)
+    assert (round_trip - mm).abs().max() < error_mm
 
 
 @settings(deadline=None)
 @given(logit=st.floats(-10, 10), tau=st.floats(0.1, 2.0))
-def test_the_conversions_are_inverse(logit, tau):
-    """Whatever the temperature, the segmentation's probability is that of its own distance."""
+def test_conversions_are_inverse(logit, tau):
+    """At any temperature, the probability of the converted logit is the sigmoid of the logit."""
     given_logit = torch.tensor(logit, dtype=torch.float64)
     converted = distance_to_probability(logit_to_distance(given_logit, tau, BAND), tau)
     assert converted.item() == pytest.approx(torch.sigmoid(given_logit).item(), rel=1e-9)
@@ -159,7 +159,7 @@ def test_soft_distance_of_a_half_space(spacing, axis):
 
 @pytest.mark.parametrize("normal", [(1, 1, 0), (1, 2, 3), (3, -1, 1)])
 def test_soft_distance_of_an_oblique_half_space(normal):
-    """The same in every direction: voxels are seen at their true distance in mm."""
+    """The same in every direction: the weights follow the true distance in mm."""
     spacing, lam = (0.8, 0.8, 2.0), 2.0
     mm, mask = half_space((48, 48, 20), spacing, normal, offset=0.13)
     soft = soft_distance(mask[None, None], spacing, lam)[0, 0]
@@ -167,12 +167,12 @@ def test_soft_distance_of_an_oblique_half_space(normal):
         slice(12, -12),
         slice(12, -12),
         slice(5, -5),
-    )  # beyond, the surface meets the border of the array
+    )  # outside it, the surface meets the border of the array
     assert ((soft - mm).abs() <= 0.15 * lam + 0.10 * mm.abs())[middle].all()
 
 
 def test_soft_distance_of_a_ball():
-    """Near the true one outside; inside, where the surface is all around, it seems nearer, never farther."""
+    """Close to the true distance outside; inside, where the surface surrounds a voxel, never overestimated."""
     axis = torch.arange(36) - 17.5
     mm = sum(a**2 for a in torch.meshgrid(axis, axis, axis, indexing="ij")).sqrt() - 9
     soft = soft_distance((mm <= 0).float()[None, None], (1.0, 1.0, 1.0), 1.0)[0, 0]
@@ -194,8 +194,8 @@ def test_soft_distance_is_odd_finite_and_batched():
         torch.testing.assert_close(far, torch.full_like(far, (1 - 2 * constant) * 10.0), atol=0.1, rtol=0)
 
 
-def test_soft_distance_gradient():
-    """Against finite differences; and more probability anywhere near brings every voxel further in."""
+def test_soft_distance_gradient_matches_finite_differences():
+    """And a higher probability nearby lowers the distance of every voxel."""
     probability = torch.rand(1, 1, 4, 3, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     probability = (0.2 + 0.6 * probability).requires_grad_()
     assert torch.autograd.gradcheck(lambda p: soft_distance(p, CT, 2.0), probability)
@@ -243,11 +243,11 @@ def test_golden_threshold_conversion():
     [(10, 0.3873439066), (50, 0.1162081472), (100, 0.105359399), (500, 0.1049581455), (1500, 0.1049581455)],
 )
 def test_golden_sigmoid_conversion(k, value):
-    """Steep or not, the layer that published code sets to 0 stays at one half: Dice never gets below 0.10."""
+    """However steep, the layer that published code sets to 0 stays at one half: the loss never falls below 0.10."""
     assert dice_loss(distance_to_probability(SDF_A, 1 / k), A).item() == pytest.approx(value, rel=1e-9)
 
 
-def test_mm_conversion_of_the_true_distance_has_no_such_floor():
+def test_mm_conversion_of_the_true_distance_costs_almost_nothing():
     mm = signed_distance(A, (1.0, 1.0, 1.0))
     assert dice_loss(distance_to_probability(mm, 0.1), A).item() < 1e-3
     assert to_band(mm).abs().max() <= 1

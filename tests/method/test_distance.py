@@ -1,4 +1,4 @@
-"""The signed distance: brute force, SciPy, spheres, golden values, and the traps that it avoids."""
+"""The signed distance, against brute force, SciPy, spheres and golden values, and the traps that it avoids."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MASKS = arrays(bool, array_shapes(min_dims=3, max_dims=3, max_side=6))
 
 
 def brute_force(mask, spacing):
-    """Each voxel against each voxel of the other side."""
+    """Compare each voxel with each voxel of the other side."""
     places = np.argwhere(np.ones_like(mask)) * np.asarray(spacing)  # (N, 3) mm
     inside = mask.ravel()
     apart = np.linalg.norm(places[:, None] - places[None], axis=-1)  # (N, N) mm
@@ -56,7 +56,7 @@ def radius_mm(shape, spacing):
 
 @settings(deadline=None, max_examples=200)
 @given(mask=MASKS, spacing=SPACINGS)
-def test_any_mask_against_brute_force(mask, spacing):
+def test_any_mask_equals_brute_force(mask, spacing):
     distance = signed_distance(mask, spacing)
     assert distance.dtype == np.float32
     assert distance.shape == mask.shape
@@ -69,7 +69,7 @@ def test_any_mask_against_brute_force(mask, spacing):
 
 @settings(deadline=None, max_examples=200)
 @given(mask=MASKS, spacing=SPACINGS)
-def test_sign_symmetry_and_finite(mask, spacing):
+def test_distance_is_finite_nonzero_and_antisymmetric(mask, spacing):
     distance = signed_distance(mask, spacing)
     assert np.isfinite(distance).all()
     np.testing.assert_array_equal(distance < 0, mask)
@@ -78,14 +78,14 @@ def test_sign_symmetry_and_finite(mask, spacing):
 
 
 @pytest.mark.parametrize("spacing", [(1, 1, 1), (3, 3, 3), (1, 2, 4), (0.5, 0.75, 2.5), (0.703125, 0.703125, 2.5)])
-def test_bit_equal_to_scipy_where_float32_holds_the_squared_spacing(spacing):
+def test_equal_to_scipy_where_float32_holds_the_squared_spacing(spacing):
     for mask in random_masks():
         expected = scipy_distance(mask, spacing).astype(np.float32)
         np.testing.assert_array_equal(signed_distance(mask, spacing), expected)
 
 
 @pytest.mark.parametrize("spacing", [CT, (0.7, 0.9, 2.3), (0.683, 0.683, 1.25)])
-def test_within_two_last_places_of_scipy_otherwise(spacing):
+def test_within_two_ulp_of_scipy_at_other_spacings(spacing):
     for mask in random_masks():
         np.testing.assert_array_max_ulp(
             signed_distance(mask, spacing), scipy_distance(mask, spacing).astype(np.float32), maxulp=2
@@ -93,7 +93,7 @@ def test_within_two_last_places_of_scipy_otherwise(spacing):
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 0.8, 2.5), CT])
-def test_sphere(spacing):
+def test_sphere_is_measured_to_within_a_voxel(spacing):
     """The nearest voxel of the other side lies beyond the sphere, by less than a voxel's diagonal."""
     shape = [int(60 / s) for s in spacing]
     from_middle = radius_mm(shape, spacing)
@@ -104,7 +104,7 @@ def test_sphere(spacing):
 
 
 def test_zero_crossing_is_on_the_surface():
-    """Going across a flat surface the two voxels beside it are equally far from it."""
+    """The two voxels on either side of a flat surface are equally far from it."""
     for axis in range(3):
         mask = np.zeros((12, 12, 12), bool)
         np.moveaxis(mask, axis, 0)[:5] = True
@@ -133,31 +133,31 @@ THIN = {
 
 
 @pytest.mark.parametrize("name", THIN)
-def test_a_thin_lesion_keeps_a_target(name):
-    """Trap 3: published normalisation leaves nothing of it to regress."""
+def test_thin_lesion_keeps_a_regression_target(name):
+    """Trap 3: the published normalisation sets all of it to 0."""
     mask = THIN[name]
     assert (signed_distance(mask, CT)[mask] <= np.float32(-0.8)).all()
     assert (published_distance(mask)[mask] == 0).all()
 
 
-def test_the_border_of_the_array_is_no_surface():
-    """A lesion that goes on beyond the crop is deepest at the border."""
+def test_border_of_the_array_is_no_surface():
+    """A lesion that continues beyond the crop is deepest at the border."""
     mask = thin((20, 8, 8), slice(0, 6))
     np.testing.assert_array_equal(signed_distance(mask, (1, 1, 1))[0], -6)
 
 
-def test_one_mm_is_worth_the_same_in_every_crop():
-    """Trap 2: near a lesion the mm and the band do not depend on the crop, or on the lesion's size."""
+def test_one_mm_has_the_same_value_in_every_crop():
+    """Trap 2: distances near a lesion do not depend on the crop."""
     small, large = (signed_distance(radius_mm((n,) * 3, (1, 1, 1)) <= 6, (1, 1, 1)) for n in (24, 48))
     np.testing.assert_array_equal(small, large[12:36, 12:36, 12:36])
     published = [published_distance(radius_mm((n,) * 3, (1, 1, 1)) <= 6) for n in (24, 48)]
     assert np.abs(published[0] - published[1][12:36, 12:36, 12:36]).max() > 0.5
 
 
-# -- shapes, kinds, errors --------------------------------------------------------------------------------
+# -- shapes, types, errors --------------------------------------------------------------------------------
 
 
-def test_tensor_in_tensor_out_array_in_array_out():
+def test_result_has_the_type_of_the_mask():
     mask = random_masks()[0]
     expected = signed_distance(mask, CT)
     for dtype in (torch.bool, torch.uint8, torch.float32, torch.bfloat16):
@@ -167,11 +167,11 @@ def test_tensor_in_tensor_out_array_in_array_out():
         assert distance.device == given_mask.device
         np.testing.assert_array_equal(distance.numpy(), expected)
     assert isinstance(signed_distance(mask.astype(np.int16) * 2, CT), np.ndarray)
-    turned = np.asfortranarray(mask).transpose(2, 0, 1)  # any memory order
-    np.testing.assert_allclose(signed_distance(turned, (5.0, 0.8, 0.8)), expected.transpose(2, 0, 1), rtol=3e-7)
+    permuted = np.asfortranarray(mask).transpose(2, 0, 1)  # any memory order
+    np.testing.assert_allclose(signed_distance(permuted, (5.0, 0.8, 0.8)), expected.transpose(2, 0, 1), rtol=3e-7)
 
 
-def test_a_batch_is_its_samples():
+def test_batch_equals_its_samples():
     masks = torch.rand(3, 1, 9, 8, 7, generator=torch.Generator().manual_seed(0)) < 0.2
     masks[1] = False
     shared = signed_distance(masks, CT)
@@ -185,19 +185,19 @@ def test_a_batch_is_its_samples():
 
 
 @pytest.mark.parametrize("spacing", [(1, 1), (1, 1, 0), (1, -1, 1), (1, 1, float("nan")), (1, 1, float("inf")), 1.0])
-def test_a_wrong_spacing_is_refused(spacing):
+def test_invalid_spacing_is_refused(spacing):
     with pytest.raises(ValueError, match="spacing"):
         signed_distance(np.eye(4)[None] > 0, spacing)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4, 4), (2, 3, 4, 4, 4)])
-def test_a_wrong_shape_is_refused(shape):
+def test_wrong_shape_is_refused(shape):
     for mask in (np.zeros(shape, bool), torch.zeros(shape)):
         with pytest.raises(ValueError, match="give \\(X, Y, Z\\)"):
             signed_distance(mask, CT)
 
 
-def test_spacings_of_another_batch_are_refused():
+def test_spacings_for_another_batch_size_are_refused():
     with pytest.raises(ValueError, match="spacing"):
         signed_distance(np.zeros((2, 1, 4, 4, 4), bool), np.ones((3, 3)))
 
@@ -205,7 +205,7 @@ def test_spacings_of_another_batch_are_refused():
 # -- band -------------------------------------------------------------------------------------------------
 
 
-def test_band():
+def test_band_scales_and_clips():
     mm = torch.tensor([-50.0, -20.0, -5.0, 0.0, 1.0, 19.0, 21.0])
     assert to_band(mm).tolist() == pytest.approx([-1, -1, -0.25, 0, 0.05, 0.95, 1])
     torch.testing.assert_close(from_band(to_band(mm)), mm.clamp(-BAND, BAND))
@@ -262,7 +262,7 @@ def test_golden_published_distance_of_c():
         assert distance[k, j, i] == pytest.approx(value, rel=1e-9)
 
 
-def test_golden_maxima_of_a():
+def test_golden_extremes_of_a():
     distance = signed_distance(A, (1, 1, 1))
     assert distance.max() == pytest.approx(15.58845727, rel=1e-7)
     assert distance.min() == pytest.approx(-4.898979486, rel=1e-7)
@@ -274,6 +274,6 @@ def test_golden_distance_term(scale, value):
     assert np.abs(np.tanh(scale * logits) - published_distance(A)).mean() == pytest.approx(value, rel=1e-9)
 
 
-def test_published_distance_without_a_surface():
+def test_published_distance_without_a_surface_is_zero():
     for mask in (np.zeros((4, 5, 6)), np.ones((4, 5, 6))):
         assert (published_distance(mask) == 0).all()

@@ -1,4 +1,4 @@
-"""The objective: golden values, cases by hand, independent samples, and which term teaches whom."""
+"""The objective: golden values, hand-computed cases, independent samples, and which term trains which part."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_golden_consistency():
 
 
 def test_golden_distance_term():
-    """The published distance lies in [-1, 1] already: a band of 1. It is made from distances in float32."""
+    """The published distance lies in [-1, 1] already, so the band is 1. It was computed in float32."""
     assert distance_term(L.tanh(), SDF_A, band=1).item() == near(0.8396892648, 1e-7)
     assert distance_term((0.5 * L).tanh(), SDF_A, band=1).item() == near(0.7175767046, 1e-7)
 
@@ -108,23 +108,23 @@ def test_dice_of_empty_masks_is_defined():
     assert dice_loss(nothing + 0.5, nothing).item() == pytest.approx(1)
 
 
-def test_the_true_distance_costs_nothing():
+def test_true_distance_has_no_loss():
     mask, distance_mm = target_of(ball())
     assert distance_term((distance_mm / 20).clamp(-1, 1), distance_mm).item() == 0
     assert conv_distance_term(-distance_mm / 2, distance_mm).item() == pytest.approx(0, abs=1e-7)
     assert conv_mask_term((distance_mm / 20).clamp(-1, 1), mask, tau=0.1).item() < 0.01
 
 
-def test_the_surface_weight_counts_errors_near_the_surface():
-    """Two voxels, one within a quarter of the band: (5 * 0.1 + 1 * 0.4) / 6."""
+def test_surface_weight_applies_near_the_surface():
+    """Two voxels, one of them within a quarter of the band: (5 * 0.1 + 1 * 0.4) / 6."""
     distance_mm = torch.tensor([4.9, 12.0]).reshape(1, 1, 2, 1, 1)
     regressed = distance_mm / 20 + torch.tensor([0.1, -0.4]).reshape(1, 1, 2, 1, 1)
     assert distance_term(regressed, distance_mm, surface_weight=5).item() == pytest.approx(0.9 / 6)
     assert distance_term(regressed, distance_mm).item() == pytest.approx(0.25)
 
 
-def test_a_logit_is_judged_within_the_band_only():
-    """Logits of 0 say 0 mm; the error is |d| / band, and the voxel at 25 mm does not count."""
+def test_conversion_to_distance_counts_only_within_the_band():
+    """A logit of 0 is a distance of 0 mm; the error is |d| / band, and the voxel at 25 mm does not count."""
     distance_mm = torch.tensor([-5.0, 15.0, 25.0]).reshape(1, 1, 3, 1, 1)
     logit = torch.zeros(1, 1, 3, 1, 1, requires_grad=True)
     loss = conv_distance_term(logit, distance_mm, tau=2, band=20)
@@ -133,7 +133,7 @@ def test_a_logit_is_judged_within_the_band_only():
     assert logit.grad.flatten().tolist() == pytest.approx([-0.05, 0.05, 0])  # tau / band / 2 voxels
 
 
-def test_consistency_of_both_heads():
+def test_consistency_sums_both_heads():
     first, second = random_outputs(2, seed=1), random_outputs(2, seed=2)
     masks = F.mse_loss(first.seg.sigmoid(), second.seg.sigmoid())
     distances = F.mse_loss(first.distance, second.distance)
@@ -142,16 +142,16 @@ def test_consistency_of_both_heads():
     assert out_term(first.seg, first.seg, first.distance, first.distance).item() == 0
 
 
-def test_a_slice_holds_tumour_with_more_than_ten_voxels():
+def test_tumour_slice_has_more_than_ten_voxels():
     mask = torch.zeros(1, 1, 8, 8, 3)
-    mask[0, 0, 0, :5, 1], mask[0, 0, 1, :5, 1] = 1, 1  # 10 voxels: not yet
+    mask[0, 0, 0, :5, 1], mask[0, 0, 1, :5, 1] = 1, 1  # 10 voxels: no tumour slice
     mask[0, 0, 0, :6, 2], mask[0, 0, 1, :5, 2] = 1, 1  # 11
     logits = torch.tensor([[-20.0, -20.0, 20.0]])
     assert slice_term(logits, mask).item() < 1e-6
     assert slice_term(-logits, mask).item() == pytest.approx(20)
 
 
-def test_features_are_contrasted_over_all_slices_of_the_batch():
+def test_contrast_covers_all_slices_of_the_batch():
     mask, distance_mm = target_of(torch.cat([ball(), ball(centre=(30, 12, 10), radius=4)]))
     embedding = torch.randn(2, 32, 6, 6, 4, generator=generator())
     ours = feat_term(embedding, mask, distance_mm, generator=generator(4))
@@ -163,12 +163,12 @@ def test_features_are_contrasted_over_all_slices_of_the_batch():
     assert ours.item() == nt_xent(core_cells, shell_cells).item() > 0
 
 
-# -- one sample never silences another (trap 9) -------------------------------------------------------------
+# -- samples are independent (trap 9) -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("term", ["seg", "dist", "conv_mask", "conv_distance", "slice"])
-def test_a_batch_is_the_mean_of_its_samples(term):
-    """The second sample is empty; the first counts half, as beside any other."""
+def test_loss_of_a_batch_is_the_mean_of_its_samples(term):
+    """The second sample is empty; the first still counts one half."""
     shape = (16, 16, 16)
     mask = torch.cat([ball(shape, (8, 7, 8), 4), torch.zeros(1, 1, *shape)])
     objective, outputs = Objective(weights={term: 1}, surface_weight=3), random_outputs(2)
@@ -180,7 +180,7 @@ def test_a_batch_is_the_mean_of_its_samples(term):
     assert value([0, 1]) == pytest.approx((value([0]) + value([1])) / 2, rel=1e-5)
 
 
-def test_a_sample_without_lesion_still_learns_that_it_is_far():
+def test_sample_without_lesion_still_has_a_distance_gradient():
     mask = torch.cat([ball(), torch.zeros_like(ball())])
     regressed = torch.zeros_like(mask, requires_grad=True)
     distance_term(regressed, target_of(mask).distance_mm).backward()
@@ -189,7 +189,7 @@ def test_a_sample_without_lesion_still_learns_that_it_is_far():
 
 
 @pytest.mark.parametrize("fill", [0.0, 1.0])
-def test_nothing_but_empty_or_full_masks_is_finite(fill):
+def test_empty_and_full_masks_give_finite_terms(fill):
     target = target_of(torch.full((2, 1, 16, 16, 16), fill))
     views = [random_outputs(2, seed=seed) for seed in (0, 1)]
     for view in views:
@@ -224,15 +224,15 @@ def test_only_terms_with_a_weight_are_computed():
     assert list(terms) == ["seg"]
 
 
-def test_total_weighs_and_ramps():
+def test_total_applies_weights_and_ramps():
     terms = {term: torch.tensor(float(10**i)) for i, term in enumerate(TERMS)}
     objective = Objective(weights={term: 1 + i for i, term in enumerate(TERMS)})
     assert objective.total(terms).item() == 7654321
-    assert objective.total(terms, ramp=0).item() == 21  # seg and dist are never held back
+    assert objective.total(terms, ramp=0).item() == 21  # the ramp leaves out seg and dist
     assert objective.total(terms, ramp={"slice": 0.0, "seg": 0.0}).item() == 654320
 
 
-def test_the_paper_weights():
+def test_default_weights_are_the_papers():
     assert Objective().weights == {
         "seg": 1,
         "dist": 1,
@@ -244,7 +244,7 @@ def test_the_paper_weights():
     }
 
 
-def test_the_same_generator_gives_the_same_bits():
+def test_same_generator_gives_identical_terms():
     target = target_of(ball())
     views = [random_outputs(1, (48, 48, 32), seed) for seed in (0, 1)]
     first, second, third = (Objective()(views, target, generator=generator(seed)) for seed in (5, 5, 6))
@@ -262,12 +262,12 @@ def test_the_same_generator_gives_the_same_bits():
         ({"tau": 0}, "above 0"),
     ],
 )
-def test_bad_settings_are_refused(options, message):
+def test_invalid_settings_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Objective(**options)
 
 
-def test_what_a_term_needs_is_said():
+def test_error_names_the_missing_view_or_head():
     target = target_of(ball((16, 16, 16), (8, 7, 8), 4))
     view = random_outputs(1)
     with pytest.raises(ValueError, match="compares two views; give two, or set its weight to 0"):
@@ -284,10 +284,10 @@ def test_what_a_term_needs_is_said():
             Objective(weights={term: 1})([view._replace(**{field: None})], target, generator=generator())
 
 
-# -- who is taught by which term, at initialisation ---------------------------------------------------------
+# -- which term trains which part, at initialisation --------------------------------------------------------
 
 VOXEL_PATH = {"encoder", "decoder"}
-TEACHES = {
+TRAINS = {
     "seg": {"seg_head"} | VOXEL_PATH,
     "dist": {"distance_head"} | VOXEL_PATH,
     "conv_mask": {"distance_head"} | VOXEL_PATH,
@@ -331,16 +331,16 @@ def gradient_norms(at_initialisation, term):
 
 
 @pytest.mark.parametrize("term", TERMS)
-def test_each_term_teaches_its_heads_and_the_encoder_and_nobody_else(term, at_initialisation):
-    """Trap 10: with both voxel heads near zero, nothing starts saturated."""
+def test_each_term_trains_only_its_own_parts(term, at_initialisation):
+    """Trap 10: with both voxel heads near zero, no term starts with a vanishing gradient."""
     norms = gradient_norms(at_initialisation, term)
     assert all(math.isfinite(norm) for norm in norms.values())
-    taught = {part for part, norm in norms.items() if norm > 0}
-    assert taught == TEACHES[term]
-    assert min(norms[part] for part in taught) > 1e-7
+    trained = {part for part, norm in norms.items() if norm > 0}
+    assert trained == TRAINS[term]
+    assert min(norms[part] for part in trained) > 1e-7
 
 
-def test_every_parameter_learns_from_the_whole_objective(at_initialisation):
+def test_whole_objective_trains_every_parameter(at_initialisation):
     net, views, target = at_initialisation
     net.zero_grad(set_to_none=True)
     objective = Objective()
@@ -348,5 +348,5 @@ def test_every_parameter_learns_from_the_whole_objective(at_initialisation):
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_terms_are_the_papers():
+def test_terms_have_the_papers_order():
     assert losses.TERMS == ("seg", "dist", "conv_mask", "conv_distance", "out", "feat", "slice")

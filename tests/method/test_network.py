@@ -1,4 +1,4 @@
-"""The network: golden forward pass, sizes and cost, bad input, and heads that start alive (trap 10)."""
+"""The network: golden forward pass, sizes and cost, invalid input, and heads that start unsaturated (trap 10)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def fresh(width=8, **options):
     return DualTaskNet(width, **options)
 
 
-def around_the_distance_head(net, x):
-    """The features that enter the head, its output before tanh, and what the network says."""
-    seen = []
-    hook = net.distance_head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+def run_with_distance_head(net, x):
+    """The features that enter the distance head, its output before tanh, and the outputs of the network."""
+    calls = []
+    hook = net.distance_head.register_forward_hook(lambda _, inputs, output: calls.append((inputs[0], output)))
     outputs = net(x)
     hook.remove()
-    (features, before_tanh), *_ = seen
+    (features, before_tanh), *_ = calls
     return features, before_tanh, outputs
 
 
@@ -65,7 +65,7 @@ def golden():
 
     @torch.no_grad()
     def run(net, x):
-        _, before_tanh, outputs = around_the_distance_head(net, x)
+        _, before_tanh, outputs = run_with_distance_head(net, x)
         torch.testing.assert_close(outputs.distance, torch.tanh(before_tanh))
         return {"seg": outputs.seg, "emb": outputs.embedding, "dis": before_tanh, "cls": outputs.slices}
 
@@ -109,7 +109,7 @@ def test_golden_forward_voxels(golden):
     [("seg", 0.002901208301), ("emb", 0.001041690616), ("dis", 0.004392047863), ("cls", 3.215171553e-05)],
 )
 def test_golden_float32_deviation(golden, head, deviation):
-    """As large as the published network's: rounding differs from machine to machine, its size does not."""
+    """At most twice that of the published network: rounding differs between machines, its size does not."""
     exact, rounded = golden
     assert (rounded[head] - exact[head]).abs().max() < 2 * deviation
 
@@ -165,7 +165,7 @@ def test_golden_standardised_convolution(stride, padding, dilation, shape, mean,
         ({}, 18_999_619),  # tumour-fine
     ],
 )
-def test_golden_parameters(heads, parameters):
+def test_golden_number_of_parameters(heads, parameters):
     with torch.device("meta"):
         assert sum(p.numel() for p in DualTaskNet(32, **heads).parameters()) == parameters
 
@@ -183,7 +183,7 @@ def test_golden_shapes_and_cost():
 # -- standardised weights -----------------------------------------------------------------------------------
 
 
-def test_standardised_filters_have_mean_0_and_deviation_1():
+def test_standardised_filters_have_mean_zero_and_deviation_one():
     conv = StandardisedConv3d(4, 6, 3, bias=False)
     nn.init.uniform_(conv.weight, 3, 9)
     ones = torch.eye(4 * 27).reshape(4 * 27, 4, 3, 3, 3)  # each reads one weight of each filter
@@ -192,14 +192,14 @@ def test_standardised_filters_have_mean_0_and_deviation_1():
     torch.testing.assert_close(filters.std(0), torch.ones(6))
 
 
-def test_standardised_convolution_does_not_see_scale_and_offset_of_its_weights():
+def test_standardised_convolution_ignores_scale_and_offset_of_its_weights():
     conv, x = StandardisedConv3d(2, 3, 3, bias=False), image(1, 2, 6, 6, 6)
     before = conv(x)
     conv.weight.data = 7 * conv.weight.data + 2
     torch.testing.assert_close(conv(x), before, atol=1e-4, rtol=1e-4)
 
 
-def test_a_filter_of_equal_weights_stays_finite():
+def test_filter_of_equal_weights_stays_finite():
     conv = StandardisedConv3d(2, 3, 3, bias=False)
     nn.init.ones_(conv.weight)
     output = conv(image(1, 2, 6, 6, 6))
@@ -208,7 +208,7 @@ def test_a_filter_of_equal_weights_stays_finite():
     assert torch.isfinite(conv.weight.grad).all()
 
 
-def test_standardise_is_a_switch():
+def test_standardisation_can_be_switched_off():
     plain = fresh(standardise=False)
     assert not any(isinstance(module, StandardisedConv3d) for module in plain.modules())
     assert plain.state_dict().keys() == fresh().state_dict().keys()
@@ -222,10 +222,10 @@ def test_standardise_is_a_switch():
 
 @pytest.mark.parametrize("standardise", [True, False])
 @pytest.mark.parametrize("width", [8, 32])
-def test_heads_start_alive(width, standardise):
-    """No voxel of tanh is saturated, and each voxel and channel of the features below has a gradient."""
+def test_heads_start_unsaturated(width, standardise):
+    """No voxel of tanh is saturated, and every voxel and channel of the features has a gradient."""
     net = fresh(width, standardise=standardise)
-    features, before_tanh, outputs = around_the_distance_head(net, image(1, 1, 32, 32, 16))
+    features, before_tanh, outputs = run_with_distance_head(net, image(1, 1, 32, 32, 16))
     assert outputs.distance.abs().max() < 0.9
     assert outputs.seg.abs().max() < 2
     (gradient,) = torch.autograd.grad(outputs.distance.sum(), before_tanh, retain_graph=True)
@@ -235,11 +235,11 @@ def test_heads_start_alive(width, standardise):
         assert (gradient != 0).all()
 
 
-def test_heads_of_usual_size_would_start_dead():
-    """The trap itself, at the paper's width: most voxels saturated, half of them with no gradient at all."""
+def test_heads_with_default_initialisation_would_start_saturated():
+    """The trap itself, at the paper's width: most voxels are saturated, half of them without any gradient."""
     net = fresh(32)
     net.distance_head.reset_parameters()
-    _, before_tanh, outputs = around_the_distance_head(net, image(1, 1, 32, 32, 32))
+    _, before_tanh, outputs = run_with_distance_head(net, image(1, 1, 32, 32, 32))
     (gradient,) = torch.autograd.grad(outputs.distance.sum(), before_tanh)
     assert 0.7 < (outputs.distance.abs() > 0.999).double().mean() < 0.9
     assert 0.5 < (gradient == 0).double().mean() < 0.7
@@ -257,8 +257,8 @@ def test_every_parameter_gets_a_gradient(standardise):
 
 
 @pytest.mark.parametrize("task", ["seg", "distance"])
-def test_each_task_alone_teaches_the_whole_body(task):
-    """Through the bottleneck too, without the help of the projector or the slice head."""
+def test_each_task_alone_trains_the_whole_body(task):
+    """Including the bottleneck, without the projector and the slice head."""
     net = fresh(projector=False, slice_head=False)
     (getattr(net(image(1, 1, 16, 16, 16)), task) ** 2).mean().backward()
     other = "distance_head" if task == "seg" else "seg_head"
@@ -270,7 +270,7 @@ def test_each_task_alone_teaches_the_whole_body(task):
 # -- heads, sizes, determinism -------------------------------------------------------------------------------
 
 
-def test_a_head_that_is_not_built_says_none():
+def test_head_that_is_not_built_outputs_none():
     outputs = fresh(projector=False, distance_head=False, slice_head=False)(image(1, 1, 8, 8, 8))
     assert isinstance(outputs, Outputs)
     assert outputs.seg.shape == (1, 1, 8, 8, 8)
@@ -278,8 +278,8 @@ def test_a_head_that_is_not_built_says_none():
 
 
 @torch.no_grad()
-def test_the_slice_head_reads_the_last_axis():
-    """The 8 slices of one coarse slice share a logit; where in the slice something lies does not matter."""
+def test_slice_head_classifies_slices_of_the_last_axis():
+    """The 8 slices of one coarse slice share a logit; positions within the slice do not matter."""
     head, bottleneck = fresh().slice_head, image(1, 64, 2, 3, 4)
     slices = head(bottleneck)
     assert torch.equal(slices.reshape(1, 4, 8), slices[:, ::8, None].expand(1, 4, 8))
@@ -289,7 +289,7 @@ def test_the_slice_head_reads_the_last_axis():
 
 
 @pytest.mark.parametrize("shape", [(8, 8, 8), (16, 8, 40)])
-def test_any_multiple_of_8(shape):
+def test_any_multiple_of_eight_is_accepted(shape):
     outputs = fresh()(image(2, 1, *shape))
     assert outputs.seg.shape == outputs.distance.shape == (2, 1, *shape)
     assert outputs.embedding.shape == (2, 32, *(n // STRIDE for n in shape))
@@ -316,14 +316,14 @@ def test_other_widths_are_refused(width):
         DualTaskNet(width)
 
 
-def test_samples_of_a_batch_do_not_see_each_other():
+def test_samples_of_a_batch_are_independent():
     net, x = fresh().double().eval(), image(3, 1, 16, 16, 8).double()
     with torch.no_grad():
         for together, alone in zip(net(x), net(x[1:2]), strict=True):
             torch.testing.assert_close(together[1:2], alone)
 
 
-def test_same_seed_same_network_same_result():
+def test_same_seed_gives_the_same_network_and_result():
     first, second = fresh(), fresh()
     x = image(1, 1, 16, 16, 8)
     torch.manual_seed(1)
@@ -333,7 +333,7 @@ def test_same_seed_same_network_same_result():
     assert all(torch.equal(p, q) for p, q in zip(a, b, strict=True))
 
 
-def test_dropout_only_in_training():
+def test_dropout_acts_only_in_training():
     net, x = fresh(), image(1, 1, 16, 16, 8)
     assert not torch.equal(net(x).seg, net(x).seg)
     net.eval()
@@ -364,7 +364,7 @@ def test_runs_in_bfloat16_autocast():
     net, x = (
         fresh(),
         image(1, 1, 32, 32, 32),
-    )  # smaller ones meet a fault of torch: random memory in the gradient
+    )  # smaller ones hit a bug of torch: uninitialised memory in the gradient
     with torch.autocast("cpu", torch.bfloat16):
         outputs = net(x)
     sum(output.float().sum() for output in outputs).backward()

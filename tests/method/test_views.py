@@ -1,4 +1,4 @@
-"""Imaging views: golden values, the identity, replay, and what happens when a view shows nothing."""
+"""Imaging views: golden values, the identity, replay, and views that show no anatomy."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def textured(seed=0, shape=(16, 16, 12)):
 
 
 def test_golden_mix():
-    """golden `randconv_mix`; its (z, y, x) is our (x, y, z) turned around, also in the kernel."""
+    """Golden `randconv_mix`; its (z, y, x) is our (x, y, z) reversed, also in the kernel."""
     x, y, z = grid(32, 24, 16)
     image = (0.5 + 0.5 * torch.sin(0.35 * z + 0.2 * y) * torch.cos(0.15 * x))[None]
     c, b, a = grid(3, 3, 3)
@@ -36,20 +36,20 @@ def test_golden_mix():
     clipped = views._convolve(image, view).clamp(0, 1)
     assert clipped.mean().item() == pytest.approx(0.1616391636, abs=1e-9)
     assert (clipped == 0).double().mean().item() == pytest.approx(0.02937825521, abs=1e-9)
-    shown = apply_view(image, view)[0]
-    assert shown.mean().item() == pytest.approx(0.3410210268, abs=1e-9)
-    assert shown[0, 0, 0].item() == pytest.approx(0.3379158085, abs=1e-9)
-    assert shown[16, 12, 8].item() == pytest.approx(0.5442146317, abs=1e-9)
+    viewed = apply_view(image, view)[0]
+    assert viewed.mean().item() == pytest.approx(0.3410210268, abs=1e-9)
+    assert viewed[0, 0, 0].item() == pytest.approx(0.3379158085, abs=1e-9)
+    assert viewed[16, 12, 8].item() == pytest.approx(0.5442146317, abs=1e-9)
 
 
-def test_a_blend_of_zero_is_the_identity():
-    image = 0.2 + 0.5 * textured()  # does not span [0, 1]: a rescaling would show
+def test_blend_of_zero_is_the_identity():
+    image = 0.2 + 0.5 * textured()  # does not span [0, 1], so a rescaling would change it
     for seed in range(5):
         assert torch.equal(apply_view(image, draw_view(generator(seed), max_blend=0)), image)
     assert torch.equal(random_view(image[None], generator(), max_blend=0)[0], image)
 
 
-def test_the_same_seed_draws_the_same_view_and_a_view_can_be_replayed():
+def test_same_seed_draws_the_same_views():
     first, second = draw_view(generator(3)), draw_view(generator(3))
     assert torch.equal(first.kernel, second.kernel)
     assert first[1:] == second[1:]
@@ -58,7 +58,7 @@ def test_the_same_seed_draws_the_same_view_and_a_view_can_be_replayed():
     assert not torch.equal(random_view(batch, generator(5)), random_view(batch, generator(6)))
 
 
-def test_drawn_from_the_distributions_that_the_method_names():
+def test_views_follow_the_distributions_of_the_method():
     source = generator()
     drawn = [draw_view(source) for _ in range(1500)]
     for size in (3, 5, 7):
@@ -77,60 +77,60 @@ def test_drawn_from_the_distributions_that_the_method_names():
     assert 0.25 < gentle.max() <= 0.3
 
 
-def test_each_sample_has_a_view_of_its_own():
-    shown = random_view(textured().expand(4, 1, -1, -1, -1), generator())
-    assert all(not torch.equal(shown[i], shown[j]) for i in range(4) for j in range(i))
+def test_each_sample_gets_its_own_view():
+    viewed = random_view(textured().expand(4, 1, -1, -1, -1), generator())
+    assert all(not torch.equal(viewed[i], viewed[j]) for i in range(4) for j in range(i))
 
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), blend=st.floats(0.05, 1))
-def test_what_is_shown_is_never_flat_saturated_or_out_of_range(seed, blend):
+def test_views_are_never_flat_saturated_or_out_of_range(seed, blend):
     batch = torch.stack([textured(seed), textured(seed + 1)])
-    shown = random_view(batch, generator(seed), max_blend=blend)
-    assert shown.shape == batch.shape
-    assert shown.dtype == batch.dtype
-    assert torch.isfinite(shown).all()
-    assert shown.min() >= 0
-    assert shown.max() <= 1
-    assert (shown.flatten(1).std(1) >= views.FLATTEST).all()
-    for before, after in zip(batch, shown, strict=True):
+    viewed = random_view(batch, generator(seed), max_blend=blend)
+    assert viewed.shape == batch.shape
+    assert viewed.dtype == batch.dtype
+    assert torch.isfinite(viewed).all()
+    assert viewed.min() >= 0
+    assert viewed.max() <= 1
+    assert (viewed.flatten(1).std(1) >= views.FLATTEST).all()
+    for before, after in zip(batch, viewed, strict=True):
         had_contrast = (before > 0) & (before < 1)
         assert ((after <= 0) | (after >= 1))[had_contrast].double().mean() <= views.MOST_SATURATED + 0.01
 
 
-def test_blind_draws_saturate_and_checked_ones_do_not():
-    """Trap 11: of 600 blind views 19 % were more than half saturated. The share is of that size here too."""
+def test_unchecked_views_are_often_saturated():
+    """Trap 11: of 600 unchecked views 19 % were more than half saturated; the share is similar here."""
     source, image = generator(), textured()
-    blind = torch.tensor([saturation(image, draw_view(source)) for _ in range(300)])
-    assert 0.1 < (blind > 0.5).double().mean() < 0.4
+    unchecked = torch.tensor([saturation(image, draw_view(source)) for _ in range(300)])
+    assert 0.1 < (unchecked > 0.5).double().mean() < 0.4
 
 
-def test_saturation_counts_what_the_clip_takes():
-    flood = View(torch.zeros(3, 3, 3), bias=2.0, blend=1.0)  # everything becomes 2
+def test_saturation_counts_voxels_lost_to_the_clip():
+    bright = View(torch.zeros(3, 3, 3), bias=2.0, blend=1.0)  # every voxel becomes 2
     image = textured()
-    assert saturation(image, flood) == 1
-    assert not shows_anatomy(image, flood)
-    assert saturation(image.round(), flood) == 0  # air and bone alone: there was nothing to take
+    assert saturation(image, bright) == 1
+    assert not shows_anatomy(image, bright)
+    assert saturation(image.round(), bright) == 0  # air and bone only: no contrast to lose
 
 
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
-def test_a_constant_image_stays(value):
+def test_constant_image_is_unchanged(value):
     image = torch.full((1, 1, 8, 8, 8), value)
     assert torch.equal(random_view(image, generator()), image)
     none = View(torch.zeros(3, 3, 3), bias=0.1, blend=1.0)
     assert torch.isfinite(apply_view(image[0], none)).all()
 
 
-def test_a_sample_that_is_not_finite_stays_and_leaves_the_others_alone():
+def test_non_finite_sample_is_unchanged_and_others_are_viewed():
     batch = torch.stack([textured(), textured(1)])
     batch[0, 0, 0, 0, 0] = float("nan")
-    shown = random_view(batch, generator())
-    assert torch.equal(shown[0].nan_to_num(), batch[0].nan_to_num())
-    assert torch.isfinite(shown[1]).all()
-    assert not torch.equal(shown[1], batch[1])
+    viewed = random_view(batch, generator())
+    assert torch.equal(viewed[0].nan_to_num(), batch[0].nan_to_num())
+    assert torch.isfinite(viewed[1]).all()
+    assert not torch.equal(viewed[1], batch[1])
 
 
-def test_draws_are_bounded(monkeypatch):
+def test_number_of_draws_is_bounded(monkeypatch):
     calls = []
     real = views.draw_view
     monkeypatch.setattr(views, "draw_view", lambda *a, **k: calls.append(1) or real(*a, **k))
@@ -138,7 +138,7 @@ def test_draws_are_bounded(monkeypatch):
     assert len(calls) == views.TRIES
 
 
-def test_bad_settings_are_refused():
+def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="odd"):
         draw_view(generator(), kernel_sizes=(3, 4))
     with pytest.raises(ValueError, match="between 0 and 1"):

@@ -19,15 +19,12 @@ import torch
 from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.stats import spearmanr
 
-from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.engine.data.dataset import cut_region
 from dualtask_lite.engine.data.grid import resample
-from dualtask_lite.engine.judging.evaluation import refuse_training_cases
-from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_region, predict_scan
-from dualtask_lite.engine.progress import progress_bar
+from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_region
 from dualtask_lite.engine.run import Model
-from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.convert import logit_to_distance
 from dualtask_lite.method.views import random_view
 
@@ -183,30 +180,6 @@ class Assessment:
     perfect: float
     useless: float
     spearman_voxels: float
-
-
-def assess(
-    models: Sequence[Model], cases: Sequence[Case], *, views: int = VIEWS, seed: int = 0, progress: bool = True
-) -> Assessment:
-    """Measure the warnings against the truth, on labelled cases that the models never saw.
-
-    The risk of a case is 1 - Dice of the last stage's target. A case without the target counts too: risk 0 when
-    nothing was found, 1 when something was.
-
-    Raises:
-        DualTaskError: when a model saw one of the cases, or there is none with a label.
-    """
-    cases = [case for case in cases if case.label is not None]
-    if not cases:
-        raise DualTaskError("there is no labelled case to judge the warnings by", "name a source with labels")
-    refuse_training_cases(models, cases)
-    rows = []
-    with progress_bar(progress) as bar:
-        for case in bar.track(cases, description="asking for second opinions"):
-            scan = case.load()
-            prediction = predict_scan(models, scan)
-            rows.append(judge(scan, prediction, disagreement(models, scan, prediction, views=views, seed=seed)))
-    return summarise_warnings(rows)
 
 
 def judge(scan: Scan, prediction: Prediction, opinions: Disagreement) -> dict[str, Any]:

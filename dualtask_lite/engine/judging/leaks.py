@@ -105,7 +105,7 @@ def threshold_leak(
 
     Args:
         models: of the cascade.
-        validation: labelled cases of the training centres that did not train, see ``validation_cases``.
+        validation: labelled cases of the training centres that did not train.
         test: labelled cases that the models never saw.
         thresholds: to choose from.
 
@@ -132,12 +132,6 @@ def threshold_leak(
         on_validation=on_validation.tolist(),
         default=float(on_test[every.index(default)]),
     )
-
-
-def validation_cases(models: Sequence[Model], cases: Sequence[Case]) -> list[Case]:
-    """Those of the cases that were kept for validation when the last stage was trained."""
-    kept = {used.id for used in in_cascade_order(models)[-1].training_cases if used.role == "validation"}
-    return [case for case in cases if case.id in kept]
 
 
 def _dice_by_threshold(

@@ -1,23 +1,21 @@
-"""What stands in the sections of the page of a run."""
+"""The sections of the page of a run, each as pieces of HTML."""
 
 from __future__ import annotations
 
 import html
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import figures
 from dualtask_lite.show.figures import Row, trust
+from dualtask_lite.show.report.contents import Example, Report
 from dualtask_lite.show.table import Table
 from dualtask_lite.show.volume.volume3d import volume3d
 
-if TYPE_CHECKING:
-    from dualtask_lite.show.report.page import Example, Report
-
-_SUMMARY = {  # column of the evaluation: its head
+_METRICS = {  # column of the evaluation -> its heading in a table
     "dice": "Dice",
     "nsd_2mm": "NSD at 2 mm",
     "hd95_mm": "HD95 (mm)",
@@ -27,17 +25,17 @@ _SUMMARY = {  # column of the evaluation: its head
 }
 _CASES = {
     **{name: name for name in ("case", "centre", "target")},
-    **_SUMMARY,
+    **_METRICS,
     "volume_ml_truth": "true volume (ml)",
     "volume_ml_prediction": "found (ml)",
 }
-_LEAST = {name: value for value, name in LABELS.items()}  # pancreas means label 1 and up
+_LOWEST_LABEL = {name: value for value, name in LABELS.items()}  # the pancreas is label 1 and above
 
 
 def _training(report: Report) -> Iterator[str]:
     yield paragraph(
-        "Thin lines are single steps, thick lines running means. The Dice of validation cases watches a run; it is "
-        "measured on boxes from their labels, and is no result."
+        "Thin lines are single steps, thick lines running means. The validation Dice monitors the training; it is "
+        "measured in boxes around the labels, so it is not a test result."
     )
     for stage in report.stages:
         yield f"<h3>{html.escape(stage.name)}</h3>"
@@ -51,50 +49,51 @@ def _evaluation(report: Report) -> Iterator[str]:
     yield paragraph(
         "Each case was predicted from its whole volume and compared with its label. Mean over the cases where the "
         "metric is defined, ± standard deviation (number of cases). Dice and NSD: 1 is perfect; HD95 and ASSD: mm "
-        "between the surfaces; detected: share of the structures that were met in at least one voxel."
+        "between the surfaces; detected: share of the structures of which at least one voxel was found."
     )
     lines = [
-        {"target": target, "centre": centre, **{head: _mean(of.get(name)) for name, head in _SUMMARY.items()}}
+        {"target": target, "centre": centre, **{head: _mean(metrics.get(key)) for key, head in _METRICS.items()}}
         for target, centres in report.summary.items()
-        for centre, of in centres.items()
+        for centre, metrics in centres.items()
     ]
     yield _table(lines, "Evaluation")
     if report.failed:
         yield _table(
-            [{"case": case, "why": why} for case, why in report.failed.items()], "Not evaluated, in no average"
+            [{"case": case, "reason": reason} for case, reason in report.failed.items()],
+            "Not evaluated, and left out of every average",
         )
     yield figures.scores(report.rows, by="target").to_html()
     lines = [{head: _value(row.get(name)) for name, head in _CASES.items()} for row in report.rows]
     yield _table(lines, "Case by case")
 
 
-def examples(report: Report, looked_at: Sequence[tuple[str, str]]) -> Iterator[str]:
-    """Write the cases to look at: what ``one_example`` says of each, and its slice browser or nothing."""
-    if looked_at:
+def examples(descriptions: Sequence[str], browsers: Sequence[str]) -> Iterator[str]:
+    """Write the examples: the HTML of ``describe_example`` for each, and its slice browser, empty when left out."""
+    if descriptions:
         yield paragraph(
             "Chosen by the Dice of the last target among the cases that have it. An average hides the worst case; a "
             "picture of the best one hides all others."
         )
-    for text, browser in looked_at:
+    for description, browser in zip(descriptions, browsers, strict=True):
         left_out = paragraph("The slice browser of this case would make the page too large and was left out.")
-        yield text + (browser or left_out)
+        yield description + (browser or left_out)
 
 
-def one_example(example: Example) -> Iterator[str]:
-    """Write one case: its numbers, its planes with the prediction, and its error beside what the heads disagree on."""
+def describe_example(example: Example) -> Iterator[str]:
+    """Write one example: its numbers, its planes with the prediction, and its error beside the heads' difference."""
     row, scan = example.row, example.scan
     target = str(row["target"])
     yield f"<h3>{example.role.capitalize()}: {html.escape(f'case {scan.id}, centre {scan.centre}')}</h3>"
-    values = ", ".join(f"{head} {_value(row.get(name))}" for name, head in _SUMMARY.items() if name != "detected")
+    values = ", ".join(f"{head} {_value(row.get(name))}" for name, head in _METRICS.items() if name != "detected")
     yield paragraph(f"{target.capitalize()}: {values}.")
     yield figures.orthogonal(scan, prediction=example.mask, distance=example.distance_mm).to_html()
     yield trust.where_wrong(
-        scan, example.mask, _LEAST[target], error=example.error_mm, doubt=example.doubt_mm
+        scan, example.mask, _LOWEST_LABEL[target], error=example.error_mm, doubt=example.doubt_mm
     ).to_html()
 
 
 def in_3d(examples: Sequence[Example]) -> str:
-    """Write the last example, the worst, so that it can be turned; nothing without examples."""
+    """Write an interactive 3D view of the last example, the worst; nothing without examples."""
     if not examples:
         return ""
     role, scan, mask, distance = (getattr(examples[-1], name) for name in ("role", "scan", "mask", "distance_mm"))
@@ -110,10 +109,11 @@ def _doubts(report: Report) -> Iterator[str]:
     if doubts is None:
         return
     yield paragraph(
-        f"Where two opinions on the {doubts.target} differ, at least one is wrong; no label is needed to see it. How "
-        "well do such warnings go with the true error (1 - Dice)? Spearman: 1 when the order is the same, 0 when there "
-        "is no relation. Gain: when cases are handed to a human in the order of the warning, how much is saved of what "
-        "a perfect warning would save; 0 is no better than chance. A tumour that all miss gives no warning."
+        f"Where two predictions of the {doubts.target} differ, at least one is wrong, and no label is needed to see "
+        "it. How well does such a warning follow the true error (1 - Dice)? Spearman: 1 when both give the same order "
+        "of the cases, 0 when there is no relation. Gain: a human corrects the cases in the order of the warning; the "
+        "share of the error that this saves, compared with a perfect warning; 0 is no better than chance. A tumour "
+        "that all predictions miss gives no warning."
     )
     yield _table(doubts.summary, f"Warnings against the true error, {len(doubts.rows)} cases")
     warning, label = doubts.shown
@@ -136,61 +136,65 @@ def _settings(report: Report) -> Iterator[str]:
 
 
 def _manifest(report: Report) -> Iterator[str]:
-    known = {s.name: {k: v for k, v in s.manifest.items() if k != "cases"} for s in report.stages if s.manifest}
-    names = dict.fromkeys(name for values in known.values() for name in values)
-    if known:
+    entries = {s.name: {k: v for k, v in s.manifest.items() if k != "cases"} for s in report.stages if s.manifest}
+    names = dict.fromkeys(name for values in entries.values() for name in values)
+    if entries:
         yield _table(
-            [{"what": name, **{s: _plain(values.get(name)) for s, values in known.items()}} for name in names],
-            "With what it was trained",
+            [{"entry": name, **{s: _plain(values.get(name)) for s, values in entries.items()}} for name in names],
+            "Versions, device and duration of the training",
         )
-    seen: dict[tuple[str, ...], list[str]] = {}
+    used_by: dict[tuple[str, ...], list[str]] = {}
     for stage in report.stages:
         for case in stage.manifest.get("cases", ()):
             key = (case["id"], case["centre"], case["role"], case["digest"][:16])
-            seen.setdefault(key, []).append(stage.name)
-    if seen:
+            used_by.setdefault(key, []).append(stage.name)
+    columns = ("case", "centre", "role", "SHA-256 of its voxels")
+    if used_by:
         yield _table(
-            [
-                dict(
-                    zip(("case", "centre", "role", "SHA-256 of its voxels"), key, strict=True), stages=", ".join(stages)
-                )
-                for key, stages in seen.items()
-            ],
-            "Cases that the model has seen: a test on one of them would say nothing",
+            [dict(zip(columns, key, strict=True), stages=", ".join(stages)) for key, stages in used_by.items()],
+            "Training and validation cases: do not test on any of them",
         )
 
 
-#: Section: (heading, what writes it); the examples are written by the page, which may have to leave some out.
-SECTIONS: dict[str, tuple[str, Callable[[Report], Iterator[str]]]] = {
-    "evaluation": ("Evaluation", _evaluation),
-    "examples": ("Best, median and worst case", lambda report: examples(report, ())),
-    "doubts": ("Does it know when it is wrong?", _doubts),
-    "curves": ("Training", _training),
-    "settings": ("Settings", _settings),
-    "manifest": ("Manifest", _manifest),
+HEADINGS = {  # of the sections, in the order of the page
+    "evaluation": "Evaluation",
+    "examples": "Best, median and worst case",
+    "doubts": "Does it know when it is wrong?",
+    "curves": "Training",
+    "settings": "Settings",
+    "manifest": "Manifest",
+}
+#: Section -> what writes it, except the examples: the page writes these, because it may have to leave some out.
+WRITERS: dict[str, Callable[[Report], Iterator[str]]] = {
+    "evaluation": _evaluation,
+    "doubts": _doubts,
+    "curves": _training,
+    "settings": _settings,
+    "manifest": _manifest,
 }
 
 
 def paragraph(text: str) -> str:
-    """Write text, escaped."""
+    """Write a paragraph of escaped text."""
     return f"<p>{html.escape(text)}</p>"
 
 
 def _table(rows: Sequence[Row], caption: str) -> str:
-    """A table that scrolls by itself where the page is narrow, also by keyboard."""
+    """Write a table that scrolls on its own where the page is narrow, also by keyboard."""
     label = html.escape(caption)
     return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{Table(rows, caption).to_html()}</div>'
 
 
-def _mean(of: Mapping[str, Any] | None) -> str:
-    if not of or of["mean"] is None or not of["n"]:
+def _mean(metric: Mapping[str, Any] | None) -> str:
+    """Write ``mean ± standard deviation (number of cases)``."""
+    if not metric or metric["mean"] is None or not metric["n"]:
         return "-"
-    spread = "" if of["sd"] is None else f" ± {of['sd']:.2f}"
-    return f"{of['mean']:.2f}{spread} ({of['n']})"
+    spread = "" if metric["sd"] is None else f" ± {metric['sd']:.2f}"
+    return f"{metric['mean']:.2f}{spread} ({metric['n']})"
 
 
 def _value(value: Any) -> str:
-    """A field of ``cases.csv``: numbers with two decimals, words as they are."""
+    """Write a field of ``cases.csv``: a number with two decimals, text unchanged."""
     if value is None or str(value) in ("", "nan"):
         return "-"
     try:
@@ -200,6 +204,7 @@ def _value(value: Any) -> str:
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Flatten nested settings to dotted names."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{name}.")
@@ -208,5 +213,5 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _plain(value: Any) -> Any:
-    """Keep small numbers readable: a table would round 0.0001 to 0.00."""
+    """Write a small number with all its digits: a table would round 0.0001 to 0.00."""
     return f"{value:g}" if isinstance(value, float) else value

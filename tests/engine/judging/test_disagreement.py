@@ -14,8 +14,6 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import disagreement as engine
 from dualtask_lite.engine.judging.disagreement import (
-    WARNINGS,
-    assess,
     disagreement,
     risk_coverage,
     spearman,
@@ -24,8 +22,7 @@ from dualtask_lite.engine.judging.disagreement import (
 )
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.engine.predict import Prediction, predict_scan
-from dualtask_lite.engine.run import Model, TrainingCase
-from dualtask_lite.errors import DualTaskError
+from dualtask_lite.engine.run import Model
 from dualtask_lite.method.network import Outputs
 
 TAU, BAND = 2.0, 20.0  # mm
@@ -45,9 +42,9 @@ class Heads(torch.nn.Module):
         return Outputs(seg=logit, distance=distance.clamp(-1, 1), embedding=None, slices=None)
 
 
-def model(stage="pancreas-coarse", seen=(), overrides=None, **heads):
+def model(stage="pancreas-coarse", overrides=None, **heads):
     values = {"sample.patch": [16, 16, 16], "sample.spacing": [2, 2, 2], "objective.tau": TAU, **(overrides or {})}
-    return Model(Heads(**heads), Settings.of("laptop", {"stage": stage, **values}), tuple(seen), stage)
+    return Model(Heads(**heads), Settings.of("laptop", {"stage": stage, **values}), (), stage)
 
 
 def bright_box(name="box", hu=240, seed=0):
@@ -248,21 +245,3 @@ def test_the_summary_says_how_much_of_the_possible_gain_a_warning_brings():
     assert found.summary["unsure"]["gain"] < 0
     assert found.useless == pytest.approx(0.4)
     assert found.spearman_voxels == pytest.approx(0.6)
-
-
-def test_assess_predicts_and_judges_every_labelled_case():
-    cases = [bright_box("bright"), bright_box("dim", hu=75, seed=1)]
-    unlabelled = Case("u", "C", bright_box(seed=2).image, None, np.eye(4))
-    found = assess([model(apart=1.0)], [*cases, unlabelled], views=1, progress=False)
-    assert [row["case"] for row in found.rows] == ["bright", "dim"]
-    assert set(found.summary) == set(WARNINGS)
-    assert found.rows[0]["risk"] < 0.05
-    with pytest.raises(DualTaskError, match="no labelled case"):
-        assess([model()], [unlabelled], progress=False)
-
-
-def test_a_case_that_was_seen_is_refused():
-    case = bright_box()
-    seen = TrainingCase("other", "A", case.digest(), "validation")
-    with pytest.raises(DualTaskError, match="was seen in training"):
-        assess([model(seen=[seen])], [case], progress=False)

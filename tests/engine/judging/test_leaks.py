@@ -9,7 +9,7 @@ from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import cut_region
 from dualtask_lite.engine.judging import leaks as engine
-from dualtask_lite.engine.judging.leaks import box_leak, slice_leak, slices_of, threshold_leak, validation_cases
+from dualtask_lite.engine.judging.leaks import box_leak, slice_leak, slices_of, threshold_leak
 from dualtask_lite.engine.run import Model, TrainingCase, load_model
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import Outputs
@@ -65,14 +65,6 @@ def test_no_other_threshold_reports_more_than_the_one_tuned_on_the_test():
     found = threshold_leak([model()], [case("v", seed=9)], test)
     assert found.reported == max(found.on_test) >= max(found.honest, found.default)
     assert found.default == found.on_test[list(found.thresholds).index(0.5)]
-
-
-def test_validation_cases_are_those_of_the_last_stage():
-    cases = [case("a"), case("b", seed=1), case("c", seed=2)]
-    seen = [TrainingCase("a", "A", "0", "train"), TrainingCase("b", "A", "1", "validation")]
-    last = model("tumour-coarse", seen=seen)
-    other = model(seen=[TrainingCase("c", "A", "2", "validation")])
-    assert [c.id for c in validation_cases([last, other], cases)] == ["b"]
 
 
 def test_a_box_from_the_label_hides_what_the_first_stage_missed():

@@ -1,0 +1,207 @@
+"""What a report of a run shows, collected: the files of the run, and its evaluated cases predicted once more.
+
+The values are plain, so that ``show.report`` needs nothing of the engine; their names are the fields of
+``show.report.contents``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.masks import target_mask
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.config import STAGES, Settings
+from dualtask_lite.engine.judging.disagreement import (
+    WARNINGS,
+    disagreement,
+    judge,
+    risk_coverage,
+    summarise_warnings,
+    surface_error_mm,
+)
+from dualtask_lite.engine.judging.evaluation import score
+from dualtask_lite.engine.predict import in_cascade_order, predict_scan
+from dualtask_lite.engine.progress import progress_bar
+from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, Model, load_models, provenance, read_json, read_rows
+from dualtask_lite.engine.training.devices import pick_device
+from dualtask_lite.errors import DualTaskError
+
+_PLOTTED = ("heads_probability", "views_probability", "unsure")  # warnings with a curve; the first is shown by case
+_TOLERANCE = 0.01  # Dice; a case whose new score differs by more is not the case of the table
+
+
+@dataclass(frozen=True)
+class Examination:
+    """The evaluated cases, predicted once more.
+
+    Attributes:
+        examples: best, median and worst case, each with the fields of ``show.report.contents.Example``.
+        doubts: the fields of ``show.report.contents.Doubts``; None when no case was examined.
+        missing: section of the report -> why it is incomplete.
+    """
+
+    examples: Sequence[dict[str, Any]] = ()
+    doubts: dict[str, Any] | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+
+
+def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[str, Any]:
+    """Collect the contents of a report, by the field names of ``show.report.contents.Report``.
+
+    Args:
+        run: a run folder, or the folder of a cascade.
+        source: where the evaluated cases are; by default what the last stage was trained on.
+        device: to predict the examples on.
+
+    Raises:
+        DualTaskError: when the folder holds no run. Anything else that is absent is listed under ``missing``.
+    """
+    stages = read_stages(run)
+    rows: list[dict[str, Any]] = [dict(row) for row in read_rows(run / "evaluation" / "cases.csv")]
+    evaluation = _read_optional(run / "evaluation" / "summary.json")
+    missing = {}
+    if not all(stage["curves"] for stage in stages):
+        missing["curves"] = f"Part of this run is not trained yet: dualtask train --resume {run}"
+    if not all(stage["manifest"] for stage in stages):
+        missing["manifest"] = f"The training is not finished, so there is no manifest: dualtask train --resume {run}"
+    examination = Examination()
+    if not rows:
+        missing["evaluation"] = f"This run is not evaluated yet: dualtask evaluate {run}"
+        missing["examples"] = missing["doubts"] = "No case can be shown before the evaluation."
+    else:
+        try:
+            models = in_cascade_order(load_models(run, pick_device(device)))
+            cases = evaluated_cases(rows, source or stages[-1]["settings"]["data"]["source"])
+            examination = examine(models, cases, rows)
+        except DualTaskError as error:
+            missing["examples"] = f"The evaluated cases could not be predicted again, so none is shown: {error}"
+            missing["doubts"] = "Without these cases the warnings cannot be measured."
+    on = provenance(pick_device(device))
+    return {
+        "title": f"Run {run.resolve().name}",
+        "stages": stages,
+        "rows": rows,
+        "summary": evaluation.get("summary", {}),
+        "failed": evaluation.get("failed", {}),
+        "examples": examination.examples,
+        "doubts": examination.doubts,
+        "missing": {**missing, **examination.missing},
+        "made": f"Made by Dual-Task Lite {on['versions']['dualtask-lite']}, {on['date']}, on {on['device']}.",
+    }
+
+
+def read_stages(run: Path) -> list[dict[str, Any]]:
+    """Read the files of each stage, in the order of the cascade: name, settings, curves, manifest."""
+    folders = [run] if (run / CONFIG).exists() else [config.parent for config in run.glob(f"*/{CONFIG}")]
+    if not folders:
+        raise DualTaskError(f"{run}: holds no run", "name the folder that dualtask train made")
+    stages = []
+    for folder in folders:
+        settings = Settings.read(folder / CONFIG)
+        stages.append(
+            {
+                "name": settings.stage,
+                "settings": settings.model_dump(mode="json"),
+                "curves": read_rows(folder / METRICS),
+                "manifest": _read_optional(folder / MANIFEST),
+            }
+        )
+    return sorted(stages, key=lambda stage: list(STAGES).index(stage["name"]))
+
+
+def evaluated_cases(rows: Sequence[dict[str, Any]], source: str) -> list[Case]:
+    """Find the cases of an evaluation in a source, in the order of its rows.
+
+    Raises:
+        DualTaskError: when the source lacks one of them.
+    """
+    available = {case.id: case for case in find_cases(source)}
+    names = list(dict.fromkeys(row["case"] for row in rows))
+    if absent := [name for name in names if name not in available]:
+        raise DualTaskError(f"{source} has no case {absent[0]}", "name the source of the evaluated cases with --source")
+    return [available[name] for name in names]
+
+
+def examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> Examination:
+    """Predict the evaluated cases again, measure the warnings on all, and keep the examples."""
+    chosen, examples, judged, changed = choose_examples(rows), {}, [], []
+    with progress_bar() as bar:
+        for case in bar.track(cases, description="predicting"):
+            scan = case.load()
+            prediction = predict_scan(models, scan)
+            opinions = disagreement(models, scan, prediction)
+            judged.append(judge(scan, prediction, opinions))
+            if case.id not in chosen:
+                continue
+            role, row = chosen[case.id]
+            (again,) = score(scan, prediction, [row["target"]])
+            if abs(again["dice"] - float(row["dice"])) > _TOLERANCE:
+                changed.append(case.id)
+            assert scan.label is not None  # or it could not have been scored
+            found, truth = prediction.targets[row["target"]].mask, target_mask(scan.label, row["target"])
+            examples[role] = {
+                "role": role,
+                "row": row,
+                "scan": scan,
+                "mask": prediction.mask,
+                "distance_mm": prediction.distance_mm,
+                "error_mm": surface_error_mm(found, truth, scan.spacing),
+                "doubt_mm": opinions.heads_mm,
+            }
+    missing = {}
+    if changed:
+        missing["examples"] = (
+            f"Case {', '.join(changed)} now gets another Dice than in the table: the cases or the model changed since. "
+            "Evaluate again."
+        )
+    return Examination([examples[role] for role, _ in chosen.values()], _doubts(opinions.target, judged), missing)
+
+
+def choose_examples(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Choose the best, median and worst case by the Dice of the last target (the tumour, where there is one).
+
+    Args:
+        rows: of an evaluation, one a case and target.
+
+    Returns:
+        case -> (role, its row); a case that would fill two roles has the better one only.
+    """
+    target = "tumour" if any(row["target"] == "tumour" for row in rows) else "pancreas"
+    ranked = sorted(
+        (row for row in rows if row["target"] == target and row["dice"] not in ("", "nan")),
+        key=lambda row: float(row["dice"]),
+        reverse=True,
+    )
+    ranks = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1} if ranked else {}
+    chosen: dict[str, tuple[str, dict[str, Any]]] = {}
+    for role, rank in ranks.items():
+        chosen.setdefault(ranked[rank]["case"], (role, ranked[rank]))
+    return chosen
+
+
+def _doubts(target: str, judged: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How well the warnings of all cases follow their errors."""
+    assessment = summarise_warnings(judged)
+    risks = [row["risk"] for row in judged]
+    plotted = [name for name in _PLOTTED if name in assessment.summary]
+    return {
+        "target": target,
+        "rows": judged,
+        "summary": [{"warning": WARNINGS[name], **numbers} for name, numbers in assessment.summary.items()],
+        "shown": (plotted[0], WARNINGS[plotted[0]]),
+        "correlation": assessment.summary[plotted[0]]["spearman"],
+        "curves": {
+            WARNINGS[name]: risk_coverage(risks, [row[name] for row in judged]).risk.tolist() for name in plotted
+        },
+        "perfect": risk_coverage(risks, risks).risk.tolist(),
+        "voxels": assessment.spearman_voxels,
+    }
+
+
+def _read_optional(path: Path) -> dict[str, Any]:
+    """Read a JSON file; empty when it does not exist."""
+    return read_json(path) if path.exists() else {}

@@ -1,0 +1,60 @@
+"""What a report collects: the choice of the examples, the stages of a run, and what is missing."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.judging.report import choose_examples, collect, evaluated_cases, read_stages
+from dualtask_lite.errors import DualTaskError
+
+
+def row(case, dice, target="tumour"):
+    return {"case": case, "centre": "C", "target": target, "dice": dice}
+
+
+def test_examples_are_best_median_and_worst():
+    rows = [row("c", "0.3"), row("a", "0.9"), row("e", "0.1"), row("b", "0.7"), row("d", "0.2")]
+    chosen = choose_examples(rows)
+    assert {case: role for case, (role, _) in chosen.items()} == {"a": "best", "c": "median", "e": "worst"}
+    assert chosen["c"][1]["dice"] == "0.3"
+
+
+def test_undefined_dice_and_other_target_are_not_chosen():
+    rows = [row("a", "nan"), row("b", ""), row("c", "0.5"), row("d", "0.9", "pancreas")]
+    assert list(choose_examples(rows)) == ["c"]
+    assert list(choose_examples(rows[-1:])) == ["d"]  # the pancreas, where there is no tumour
+    assert choose_examples(rows[:2]) == {}
+
+
+def test_single_case_is_shown_once():
+    assert {case: role for case, (role, _) in choose_examples([row("a", "0.5")]).items()} == {"a": "best"}
+
+
+def test_stages_are_read_in_cascade_order(cascade):
+    stages = read_stages(cascade)
+    assert [stage["name"] for stage in stages] == ["pancreas-coarse", "tumour-coarse"]
+    assert [len(stage["curves"]) for stage in stages] == [3, 3]
+    assert stages[1]["settings"]["optimiser"]["steps"] == 3
+    manifest = json.loads((Path(cascade) / "tumour-coarse" / "manifest.json").read_text())
+    assert stages[1]["manifest"] == manifest
+    with pytest.raises(DualTaskError, match="holds no run"):
+        read_stages(Path(cascade) / "nowhere")
+
+
+def test_evaluated_cases_follow_the_rows(phantom_folder):
+    first, second, *_ = [case.id for case in find_cases(str(phantom_folder))]
+    rows = [row(second, "0.5"), row(second, "0.6", "pancreas"), row(first, "0.5")]
+    assert [case.id for case in evaluated_cases(rows, str(phantom_folder))] == [second, first]
+    with pytest.raises(DualTaskError, match="has no case Z"):
+        evaluated_cases([row("Z", "0.5")], str(phantom_folder))
+
+
+def test_run_without_evaluation_lists_what_is_missing(cascade, tmp_path):
+    run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
+    contents = collect(run)
+    assert set(contents["missing"]) == {"manifest", "evaluation", "examples", "doubts"}
+    assert contents["rows"] == []
+    assert contents["doubts"] is None
