@@ -33,7 +33,8 @@ lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
 	@$(NO_NEWS)
 	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --ServerApp.root_dir=notebooks $(if $(filter 0,$(shell id -u)),--allow-root)
 
-notebooks: $(STAMP) ## write notebooks/*.ipynb and notebooks/solutions/*.ipynb from notebooks/source/*.py
+notebooks: $(STAMP) ## write notebooks/*.ipynb from notebooks/source/*.py; ADDRESS=https://... sets where the course lies
+	$(if $(ADDRESS),$(BIN)/python notebooks/address.py '$(ADDRESS)')
 	$(BIN)/python notebooks/build.py notebooks
 
 fuzz: $(STAMP) ## 36,000 damaged files through every reader, 100 kills of running commands (not part of make test)

@@ -6,8 +6,8 @@
 
 A cell with one of the tags of ``VARIANTS`` is kept in that build only. So an exercise is three cells (its
 blank, its solution, a wrong answer that the tests try) and the cell that checks it. What a source need not
-say is filled in: the bootstrap cell, the measured time and memory, the link to Colab, and what each word of
-the glossary means, for who rests the mouse on its link.
+say is filled in: the bootstrap cell and the buttons that open it elsewhere (address.py), the measured time and
+memory, and what each word of the glossary means, for who rests the mouse on its link.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import address
 import jupytext
 import nbformat
 import papermill
@@ -33,6 +34,7 @@ import pictures
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
+from readme import ANSWERS, write_part
 from traitlets.config import Config
 
 from dualtask_lite.show.ladder import VARIABLE
@@ -79,6 +81,7 @@ caption {{ text-align: left; font-weight: bold; }}
 <p>Every lesson was run on this machine, with its solutions, on the embedded data.
 The words of the subject are explained in the <a href="glossary.html">glossary</a>.
 For teaching and research, not for diagnosis.</p>
+{figure}
 {lessons}
 <h2>Time and memory</h2>
 {times}
@@ -150,13 +153,6 @@ def terms() -> dict[str, str]:
     return {name.strip().replace(" ", "-"): " ".join(text.split("\n\n")[1].split()) for name, text in pairs}
 
 
-def colab(notebook: str) -> str:
-    """Address under which Colab opens a notebook of the place that the bootstrap cell installs from."""
-    bootstrap = (SOURCES / "bootstrap.py").read_text(encoding="utf-8")
-    (place,) = re.findall(r'^ADDRESS = "git\+https://github.com/([^"]+)"', bootstrap, re.M)
-    return f"https://colab.research.google.com/github/{place}/blob/main/{notebook}"
-
-
 def make_notebook(
     source: Path,
     keep: tuple[str, ...],
@@ -173,7 +169,7 @@ def make_notebook(
         measurement: its time and memory; by default those kept from the last ``make demo``.
     """
     notebook = jupytext.read(source)
-    bootstrap = (SOURCES / "bootstrap.py").read_text(encoding="utf-8").strip()
+    bootstrap = address.bootstrap()
     cells = []
     for number, cell in enumerate(notebook.cells):
         tags = cell.metadata.get("tags", [])
@@ -184,9 +180,9 @@ def make_notebook(
         if cell.cell_type == "markdown":
             cell.source = with_meanings(cell.source, folder)
         cells.append(cell)
-    address = colab(f"{folder.relative_to(HERE.parent).as_posix()}/{source.stem}.ipynb")
+    buttons = address.links(f"{folder.relative_to(HERE.parent).as_posix()}/{source.stem}.ipynb")
     cells[0].source = cells[0].source.replace("{measured}", in_words(measurement or measured(), source.stem))
-    cells[0].source += f"\n\n{HONEST} [Open in Colab]({address})"
+    cells[0].source += f"\n\n{HONEST} {buttons}".rstrip()
     notebook.cells = cells
     notebook.metadata = NotebookNode(kernelspec=KERNEL, language_info={"name": "python"})
     nbformat.validate(notebook)
@@ -293,50 +289,43 @@ def measurement(done: list[Executed]) -> dict[str, Any]:
     }
 
 
+def minutes() -> dict[str, str]:
+    """How long to plan for each lesson, as its opening says."""
+    texts = {source.stem: source.read_text(encoding="utf-8") for source in lessons()}
+    return {name: re.findall(r"(\d+) minutes to read and do", text)[0] for name, text in texts.items()}
+
+
 def readme_table() -> str:
-    """The README's table of measured times, as it stands between its two marks."""
-    known = measured()
+    """The README's table of lessons, with their measured times."""
+    known, planned = measured(), minutes()
     rows = [
-        f"| [{run['title']}](notebooks/{name}.ipynb) | {run['seconds']} s | {run['memory_mb'] / 1000:.1f} GB |"
+        f"| [{run['title'].partition(':')[0]}](notebooks/{name}.ipynb) | {ANSWERS.get(name[:2], '')} | "
+        f"{run['seconds']} s, {run['memory_mb'] / 1000:.1f} GB | {planned.get(name, '')} |"
         for name, run in known["lessons"].items()
     ]
-    total = sum(run["seconds"] for run in known["lessons"].values())
     return "\n".join(
         [
-            "| lesson | time | memory |",
-            "| --- | --- | --- |",
+            "| lesson | it answers | runs in | minutes to plan |",
+            "| --- | --- | --- | --- |",
             *rows,
-            f"| all | {total} s | |",
             "",
             f"*Measured by `{known['command']}`, seed 0, {known['device']}, {known['cores']} cores, {known['date']}.*",
         ]
     )
 
 
-def marks(what: str) -> tuple[str, str]:
-    """The lines of the README between which something that was made stands."""
-    return f"<!-- {what}: made by `make times` -->", f"<!-- end of {what} -->"
-
-
 def keep_times(folder: Path) -> None:
     """Keep what the demo in ``folder`` measured, and its pictures, among the results, in README and notebooks."""
     shutil.copyfile(folder / MEASURED.name, MEASURED)
-    write_readme("measured times", readme_table())
+    write_part(README, "measured times", readme_table())
+    figure = pictures.framework()
+    figure.save(MEASURED.parent / "framework.png")
+    write_part(README, "figure", f"![{figure.alt}](data/results/framework.png)")
     if (folder / pictures.LINES).exists():
         for file in folder.glob("*.jpg"):
             shutil.copyfile(file, MEASURED.parent / file.name)
-        write_readme("pictures", (folder / pictures.LINES).read_text(encoding="utf-8").strip())
+        write_part(README, "pictures", (folder / pictures.LINES).read_text(encoding="utf-8").strip())
     write_notebooks()
-
-
-def write_readme(what: str, lines: str) -> None:
-    """Put lines into the README where they stand."""
-    first, last = marks(what)
-    before, start, rest = README.read_text(encoding="utf-8").partition(first)
-    _, end, after = rest.partition(last)
-    if not (start and end):
-        sys.exit(f"{README.name} has no place for the {what}; put these lines into it:\n{first}\n{last}")
-    README.write_text(f"{before}{start}\n{lines}\n{end}{after}", encoding="utf-8")
 
 
 def index(done: list[Executed], folder: Path) -> str:
@@ -358,6 +347,7 @@ def index(done: list[Executed], folder: Path) -> str:
     items = "".join(f'<li><a href="{html.escape(name)}">{html.escape(name)}</a></li>' for name in left)
     runs_are = 'All their files are in <a href="runs">runs</a>.'
     return INDEX.format(
+        figure=pictures.framework().to_html(),
         lessons="\n".join(articles),
         times=Table(times, digits=0).to_html(),
         left=f"<h2>Pages that the lessons made</h2><ul>{items}</ul><p>{runs_are}</p>" if items else "",

@@ -1,4 +1,4 @@
-"""Pictures for the README, of the pages that ``make demo`` built: Chromium opens them, and what it shows is kept."""
+"""Pictures for the README: the figure of the method, and pages that ``make demo`` built, as Chromium shows them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from dualtask_lite.cases.phantom import make_case
+from dualtask_lite.show import figures
+from dualtask_lite.show.picture import Picture
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ("--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader")  # WebGL2 without a graphics card
@@ -31,8 +35,7 @@ SHOTS = (
         "body",
         "#summary",
         "body[data-ready='3d']",
-        "A tumour of centre C, and what a model that learned from centres A and B takes for it, in three planes and "
-        "in 3D: a page that `show.page` wrote in lesson 04. It needs no network, and turns by mouse and keys.",
+        "A tumour of the held-out hospital and its prediction, in three planes and in 3D: a page of lesson 04.",
     ),
     Shot(
         "slices",
@@ -40,10 +43,15 @@ SHOTS = (
         ".dualtask-slices",
         ".dualtask-slices .words",
         ".dualtask-slices .stage img.ct",
-        "The same case slice by slice, with the distance to the tumour's surface that the second head regressed: "
-        "`show.slices` in lesson 04. Lessons choose the case in the middle of those that the model hit.",
+        "The same case slice by slice, with the distance that the second head predicts. Of the tumours that were found, "
+        "it is the median by Dice.",
     ),
 )
+
+
+def framework() -> Picture:
+    """Draw the method, on a made-up case with finer voxels than the lessons use."""
+    return figures.framework(make_case("B", 5, size=(200, 200, 80)).load())
 
 
 def chromium() -> str | None:

@@ -13,6 +13,8 @@ from pathlib import Path
 import nbformat
 import papermill
 import pytest
+from PIL import Image
+from readme import ANSWERS, marks
 
 from dualtask_lite.cases.phantom import make_phantom
 from dualtask_lite.show.lesson import MANIFEST_TYPE, VERDICT_TYPE
@@ -170,8 +172,6 @@ def test_links_of_a_notebook_lead_somewhere(source):
         said = [meaning for way, meaning in links if "glossary.md#" in way]
         assert said, "a lesson links the words that it uses to the glossary"
         assert all(len(meaning) > 20 for meaning in said)
-        place = (folder / f"{source.stem}.ipynb").relative_to(ROOT).as_posix()
-        assert (build.colab(place), "") in links
 
 
 def test_the_instructors_plan_for_as_long_as_the_lessons_say():
@@ -386,6 +386,7 @@ def test_index_leads_to_every_page(tmp_path):
         "500 MB",
         'href="runs/case.html"',
         'href="runs"',
+        'alt="The method on case',
     ):
         assert part in text
     assert "cases.csv" not in text, "pages are for looking at; a list of every file is not"
@@ -395,12 +396,33 @@ def test_index_leads_to_every_page(tmp_path):
     assert build.in_words(build.measurement([]), "99_title") == "Not measured yet."
 
 
+def part_of_readme(part, *made_by):
+    """What stands between the two marks of a part."""
+    first, last = marks(part, *made_by)
+    _, start, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(first)
+    lines, end, _ = rest.partition(last)
+    assert start and end  # noqa: PT018
+    return lines.strip()
+
+
+def test_the_figure_in_the_readme_is_the_drawn_one():
+    figure = build.pictures.framework()
+    assert part_of_readme("figure") == f"![{figure.alt}](data/results/framework.png)"
+    file = ROOT / "data" / "results" / "framework.png"
+    assert Image.open(file).info["Description"] == figure.alt
+    assert file.stat().st_size < 200_000
+
+
+def test_the_readme_says_what_each_lesson_answers():
+    assert set(ANSWERS) == {source.stem[:2] for source in build.lessons()}
+    assert all(line.count("|") == 5 and "|  |" not in line for line in build.readme_table().splitlines()[:-2])
+
+
 def test_the_times_in_the_readme_are_the_measured_ones():
     measured = set(build.measured()["lessons"])
     if measured:
         assert measured == {source.stem for source in build.lessons()}, "make demo, then make times"
-    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(build.marks("measured times")[0])
-    assert rest.partition(build.marks("measured times")[1])[0].strip() == (build.readme_table() if measured else "")
+    assert part_of_readme("measured times") == (build.readme_table() if measured else "")
 
 
 def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
@@ -414,26 +436,26 @@ def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
     build.README.write_text("before\n")
     with pytest.raises(SystemExit, match="no place"):
         build.keep_times(tmp_path / "demo")
-    places = [build.marks(what) for what in ("pictures", "measured times")]
+    places = [marks(part) for part in ("figure", "pictures", "measured times")]
     build.README.write_text("before\n" + "between\n".join(f"{first}\nold\n{last}\n" for first, last in places))
     build.keep_times(tmp_path / "demo")
-    (_, end), (start, last) = places
+    _, (_, end), (start, last) = places
     assert build.README.read_text().endswith(f"old\n{end}\nbetween\n{start}\n{build.readme_table()}\n{last}\n")
+    assert (tmp_path / "framework.png").exists()
     (tmp_path / "demo" / "slices.jpg").write_bytes(b"jpeg")
     (tmp_path / "demo" / "pictures.md").write_text("![words](data/results/slices.jpg)\n")
     build.keep_times(tmp_path / "demo")
     text = build.README.read_text()
-    assert text.startswith(f"before\n{places[0][0]}\n![words](data/results/slices.jpg)\n{end}\nbetween\n")
+    assert text.startswith(f"before\n{places[0][0]}\n![The method on case")
+    assert f"{places[1][0]}\n![words](data/results/slices.jpg)\n{end}\nbetween\n" in text
     assert (tmp_path / "slices.jpg").read_bytes() == b"jpeg"
-    assert "| [99 A title](notebooks/99_title.ipynb) | 12 s | 0.5 GB |" in text
+    assert "| [99 A title](notebooks/99_title.ipynb) |  | 12 s, 0.5 GB |  |" in text
     assert "2026-01-02" in text
     assert build.measured() == known
 
 
 def test_the_pictures_in_the_readme_are_kept_small_and_have_their_words():
-    first, last = build.marks("pictures")
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").partition(first)[2].partition(last)[0]
-    shown = re.findall(r"!\[([^]]*)]\(([^)]*)\)", lines)
+    shown = re.findall(r"!\[([^]]*)]\(([^)]*)\)", part_of_readme("pictures"))
     assert [file for _, file in shown] == ["data/results/volume3d.jpg", "data/results/slices.jpg"]
     for words, file in shown:
         assert re.search(r"tumour [^.]*\d", words)

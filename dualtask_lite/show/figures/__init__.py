@@ -2,6 +2,7 @@
 
 from dualtask_lite.rows import Row
 from dualtask_lite.show.figures.cases import FIELD, centres_side_by_side, histogram, orthogonal, preview
+from dualtask_lite.show.figures.framework import framework
 from dualtask_lite.show.figures.method import core_and_shell, distance_profile, embeddings
 from dualtask_lite.show.figures.network import network_diagram
 from dualtask_lite.show.figures.scores import scores
@@ -16,6 +17,7 @@ __all__ = [
     "curves",
     "distance_profile",
     "embeddings",
+    "framework",
     "gradients",
     "histogram",
     "network_diagram",

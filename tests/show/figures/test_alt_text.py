@@ -87,6 +87,7 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
     ),
     "figures.distance_profile": lambda n: figures.distance_profile(scan(4 * n).label == 2, (2, 1, 4)),
     "figures.embeddings": lambda n: figures.embeddings(torch.eye(3) + n, -n * torch.eye(3)),
+    "figures.framework": lambda n: figures.framework(scan(n)),
     "figures.gradients": lambda n: figures.gradients([row | {"grad_seg": float(n)} for row in rows(1)]),
     "figures.histogram": lambda n: figures.histogram([scan(n)]),
     "figures.network_diagram": lambda n: figures.network_diagram(DualTaskNet(width=8 * n), (16, 16, 16)),
