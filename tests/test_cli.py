@@ -226,7 +226,7 @@ def test_predict_skips_a_bad_input_and_says_so(typed, cascade, tmp_path):
     (tmp_path / "in" / "bad.nii.gz").write_text("<html>")
     code, out, err = typed("predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
     assert code == 1
-    assert "skipped bad" in out
+    assert "failed bad" in out
     assert "1 of 2 inputs" in err
     assert (tmp_path / "out" / "good_seg.nii.gz").exists()
     assert not list((tmp_path / "out").glob("bad*"))

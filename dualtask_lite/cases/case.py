@@ -16,10 +16,12 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from nibabel.orientations import apply_orientation, io_orientation, ornt_transform
+from nibabel.spatialimages import HeaderDataError
 
 from dualtask_lite.cases import dicom
 from dualtask_lite.cases.findings import Finding, of_grid, of_label, of_voxels
 from dualtask_lite.cases.nifti import RAS, digest_of, on_ras_grid, open_image
+from dualtask_lite.cases.paths import is_nifti, printable
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 
@@ -31,14 +33,17 @@ class Case:
     """One CT, with its label when it has one; nothing is read before it is asked for.
 
     Args:
-        id: unique among the cases used together.
-        centre: the hospital.
-        image: a NIfTI file, the folder of a DICOM series, or an array (X, Y, Z) in HU.
+        id: unique among the cases used together; what cannot be printed of it is written as ``%1B``.
+        centre: the hospital; likewise.
+        image: a NIfTI file, the folder of a DICOM series, or an array (X, Y, Z) in HU. A path may be a string.
         label: a NIfTI file or an array on the same grid; 0 background, 1 pancreas, 2 tumour.
         affine: (4, 4), voxel -> mm in RAS+, of arrays; files bring their own.
         label_map: what each value of the label file means here, where that differs; applied when it is read.
         patient: whose CT it is; the cases of one patient stay on one side of a split. By default its own.
         origin: the known source that published the image first, where the set that holds it says so.
+
+    Raises:
+        TypeError: when the image or the label is neither a path nor an array.
     """
 
     id: str
@@ -49,6 +54,16 @@ class Case:
     label_map: Mapping[int, int] | None = None
     patient: str | None = None
     origin: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("id", "centre"):
+            object.__setattr__(self, name, printable(getattr(self, name)))
+        for name in ("image", "label"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                object.__setattr__(self, name, Path(value))
+            elif not isinstance(value, Path | np.ndarray) and not (name == "label" and value is None):
+                raise TypeError(f"case {self.id}: its {name} is {type(value).__name__}, not a path or a numpy array")
 
     def load(self) -> Scan:
         """Read and check the case.
@@ -116,25 +131,34 @@ class Scan:
         """Write an array (X, Y, Z) of this grid as NIfTI on the grid, affine and voxel order of the file.
 
         Args:
-            volume: of this scan's shape; its number type is kept.
+            volume: of this scan's shape; its number type is kept, and booleans become 0 and 1.
             path: ``.nii`` or ``.nii.gz``; missing folders are made.
 
         Raises:
             DualTaskError: when the file cannot be written.
-            ValueError: when the shape is another.
+            ValueError: when the shape is another, the number type is none of NIfTI, or the name is no NIfTI file's.
         """
+        path = Path(path)
+        if not is_nifti(path):
+            raise ValueError(f"{path}: is no name of a NIfTI file; let it end in .nii or .nii.gz")
         if volume.shape != self.shape:
             raise ValueError(f"the array has shape {volume.shape}, the scan {self.shape}")
+        if volume.dtype == bool:
+            volume = volume.astype(np.uint8)
         back = ornt_transform(RAS, io_orientation(self.source.affine))
-        header = self.source.header.copy()
-        header.set_data_dtype(volume.dtype)
+        kind = nib.Nifti2Image if isinstance(self.source.header, nib.Nifti2Header) else nib.Nifti1Image
+        header = kind.header_class.from_header(self.source.header, check=False)
+        try:
+            header.set_data_dtype(volume.dtype)
+        except HeaderDataError as error:
+            raise ValueError(f"NIfTI cannot hold numbers of type {volume.dtype}; save uint8 or float32") from error
         header.set_slope_inter(1, 0)
         header["cal_min"] = header["cal_max"] = 0  # display range of the CT, not of this
         for free_text in ("descrip", "aux_file", "db_name", "intent_name"):  # here some converters write the patient
-            header[free_text] = b""
+            if free_text in header:  # NIfTI-2 has fewer
+                header[free_text] = b""
         header.extensions.clear()
-        image = nib.Nifti1Image(apply_orientation(volume, back), self.source.affine, header)
-        path = Path(path)
+        image = kind(apply_orientation(volume, back), self.source.affine, header)
         # The file is ours to close: from Python 3.12 on, a gzip stream that a full disk cut off keeps it open.
         with whole_file(path) as temporary, temporary.open("wb") as file:
             if path.suffix.lower() == ".gz":

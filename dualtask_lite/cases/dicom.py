@@ -14,47 +14,79 @@ import nibabel as nib
 import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.uid import (
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    MediaStorageDirectoryStorage,
+)
 
+from dualtask_lite.cases.paths import folders_in, is_nifti, visible
 from dualtask_lite.errors import DualTaskError
 
 # Nothing else is read from a file: no name, birth date, number or comment of a patient ever enters the program.
 _HEADER = [
     *("Modality", "SeriesInstanceUID", "SeriesNumber", "ImageOrientationPatient", "ImagePositionPatient"),
-    *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames"),
+    *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "ImageType"),
 ]
 _PIXELS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
-    *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelData"),
+    *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
+    "PixelData",
 ]
 # How many numbers each must hold, where it is there.
 _NUMBERS = {"Rows": 1, "Columns": 1, "NumberOfFrames": 1, "SliceThickness": 1}
 _NUMBERS |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
 _UNEVEN = 0.05  # of the distance between slices; more than that is no even stack
-_CONVERT = "convert the series, say with dcm2niix, and give the NIfTI file"
+_CONVERT = "convert the series with dcm2niix, and give the NIfTI file"
+_REMOVE = f"remove this file if it is a localiser or a page of text; else {_CONVERT}"
+_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without preamble begins with
+_AIR = -1000.0  # HU
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its name or its first bytes."""
+    """Whether a file is DICOM, by its name, its first bytes, or what pydicom makes of a file without preamble."""
+    if is_index(path):
+        return False
     if path.suffix.lower() == ".dcm":
         return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+    try:
+        head = _head(path)
+    except OSError:
+        return False
+    return head[128:] == b"DICM" or _is_bare(path, head)
+
+
+def is_index(path: Path) -> bool:
+    """Whether a file is the index of a DICOM disc."""
+    return path.name.upper() in ("DICOMDIR", "DICOMDIR.")
 
 
 def files_of(folder: Path) -> list[Path]:
     """The DICOM files of a folder itself, without hidden ones and without the index of a disc."""
-    if not folder.is_dir():
-        return []
-    visible = sorted(path for path in folder.iterdir() if not path.name.startswith(".") and path.name != "DICOMDIR")
-    return [path for path in visible if path.is_file() and is_dicom(path)]
+    return [path for path in visible(folder) if path.is_file() and not is_nifti(path) and is_dicom(path)]
 
 
 def series_below(folder: Path) -> list[Path]:
     """The folders that hold DICOM files: the given one, or else those below it."""
     if files_of(folder):
         return [folder]
-    below = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    return [series for one in below for series in series_below(one)]
+    return [series for one in folders_in(folder) for series in series_below(one)]
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(132)
+
+
+def _is_bare(path: Path, head: bytes) -> bool:
+    """Whether a file is DICOM without the preamble that the standard asks for."""
+    if head[128:] == b"DICM" or head[:2] not in _FIRST_GROUPS:
+        return False
+    try:
+        return str(_dataset(path, ["SOPClassUID"], force=True).get("SOPClassUID", "")).startswith("1.2.840.10008.")
+    except Exception:  # pydicom has no base class for what other files set off
+        return False
 
 
 def read_series(folder: Path) -> nib.Nifti1Image:
@@ -101,15 +133,22 @@ def stamp(folder: Path) -> tuple[int, int]:
 def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
     """File and header of each slice of the only series of a folder."""
     by_series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
+    localisers = 0
     for path in files_of(folder):
         header = _read(path, _HEADER, pixels=False)
+        if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
+            continue  # the index of a disc under another name
+        if "LOCALIZER" in (header.get("ImageType") or ()):
+            localisers += 1
+            continue
         is_image = "Rows" in header and "Columns" in header
         if not is_image and header.get("Modality", "CT") == "CT":
-            raise DualTaskError(f"{path}: is a DICOM file that was cut off", "fetch or export it again")
+            raise DualTaskError(f"{path}: is a DICOM file that was cut off", "copy or fetch it again")
         if is_image:
             by_series[str(header.get("SeriesInstanceUID", ""))].append((path, header))
     if not by_series:
-        raise DualTaskError(f"{folder}: holds no DICOM image", "give the folder that holds the slices of a CT series")
+        found = "only localisers" if localisers else "no DICOM image"
+        raise DualTaskError(f"{folder}: holds {found}", "give the folder that holds the slices of a CT series")
     if len(by_series) > 1:
         named = ", ".join(
             f"number {slices[0][1].get('SeriesNumber')} ({len(slices)} images, say {slices[0][0].name})"
@@ -124,17 +163,25 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise DualTaskError(f"{path}: holds many slices in one file", _CONVERT)
         if missing := [tag for tag in _HEADER[3:6] if not header.get(tag)]:
-            raise DualTaskError(f"{path}: has no {missing[0]}, so its place is unknown", "export the series again")
-    first = slices[0][1]
-    for path, header in slices:
-        same = (header.Rows, header.Columns) == (first.Rows, first.Columns)
-        same &= np.allclose(header.PixelSpacing, first.PixelSpacing, rtol=1e-3)
-        if not (same and np.allclose(_directions(header), _directions(first), atol=1e-3)):
-            raise DualTaskError(
-                f"{path}: differs in size or direction from {slices[0][0].name}",
-                "leave only the slices of one volume in the folder; a localiser is none",
-            )
+            raise DualTaskError(f"{path}: has no {missing[0]}, so its place is unknown", _REMOVE)
+    _insist_on_one_grid(slices)
     return slices
+
+
+def _insist_on_one_grid(slices: list[tuple[Path, Dataset]]) -> None:
+    """Refuse slices of different sizes or directions, and name one that differs from most."""
+    for usual in slices:
+        odd = [path for path, header in slices if not _on_same_grid(header, usual[1])]
+        if len(odd) <= len(slices) // 2:
+            break
+    if odd:
+        raise DualTaskError(f"{odd[0]}: differs in size or direction from {usual[0].name}", _REMOVE)
+
+
+def _on_same_grid(one: Dataset, other: Dataset) -> bool:
+    same = (one.Rows, one.Columns) == (other.Rows, other.Columns)
+    same &= np.allclose(one.PixelSpacing, other.PixelSpacing, rtol=1e-3)
+    return bool(same and np.allclose(_directions(one), _directions(other), atol=1e-3))
 
 
 def _insist_on_numbers(path: Path, header: Dataset) -> None:
@@ -146,7 +193,7 @@ def _insist_on_numbers(path: Path, header: Dataset) -> None:
         except (TypeError, ValueError):
             numbers = np.empty(0)
         if len(numbers) != count or not np.isfinite(numbers).all():
-            raise DualTaskError(f"{path}: its {tag} is damaged", "fetch or export the series again")
+            raise DualTaskError(f"{path}: its {tag} is damaged", f"copy or fetch the series again, or {_CONVERT}")
 
 
 def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) -> np.ndarray:
@@ -162,11 +209,19 @@ def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) 
         twin = int(distances.argmin())
         finding = f"{slices[twin][0].name} and {slices[twin + 1][0].name} show the same place"
         raise DualTaskError(f"{folder}: {finding}", "keep one volume: one time or one reconstruction")
-    if abs(distances[odd] - usual) > _UNEVEN * usual:
+    uneven = np.flatnonzero(np.abs(distances - usual) > _UNEVEN * usual)
+    if len(uneven) > 1 and np.ptp(distances[uneven]) <= _UNEVEN * usual and np.ptp(uneven) == len(uneven) - 1:
+        changes = slices[uneven[0] or uneven[-1] + 1][0].name
+        before, after = distances[0], distances[-1]
+        raise DualTaskError(
+            f"{folder}: slices are {before:.3g} mm apart up to {changes}, then {after:.3g} mm",
+            "convert the series with dcm2niix, and give the NIfTI file with _Eq in its name: its slices are even",
+        )
+    if len(uneven):
         between = f"{slices[odd][0].name} and {slices[odd + 1][0].name}"
         raise DualTaskError(
             f"{folder}: slices are {usual:.3g} mm apart, but {distances[odd]:.3g} mm between {between}",
-            "a slice is missing or too many: fetch or export the series again",
+            f"a slice is missing or too many: copy or fetch the series again, or {_CONVERT}",
         )
     return np.asarray((positions[-1] - positions[0]) / (len(slices) - 1))
 
@@ -188,6 +243,9 @@ def _hu(path: Path) -> np.ndarray:
     try:
         slope, intercept = float(1 if slope is None else slope), float(intercept or 0)
         stored = content.pixel_array
+        hu = stored.astype(np.float32) * slope + intercept
+        padded = _padding(content, stored)
+        hu[padded] = np.minimum(hu[padded], _AIR)
     except Exception as error:  # every decoder has its own exceptions
         how = content.file_meta.get("TransferSyntaxUID")
         raise DualTaskError(
@@ -196,15 +254,32 @@ def _hu(path: Path) -> np.ndarray:
         ) from error
     if stored.ndim != 2:
         raise DualTaskError(f"{path}: holds colours, not HU", "export the CT itself, not a picture of it")
-    return stored.astype(np.float32) * slope + intercept
+    return hu
+
+
+def _padding(content: Dataset, stored: np.ndarray) -> np.ndarray:
+    """Where a slice holds no measurement but the value that fills its frame (DICOM standard, part 3, C.7.5.1.1.2)."""
+    if (value := content.get("PixelPaddingValue")) is None:
+        return np.zeros(stored.shape, bool)
+    other = content.get("PixelPaddingRangeLimit")
+    ends = np.array([int(value), int(value if other is None else other)]).astype(stored.dtype)  # a sign may be missing
+    return (stored >= ends.min()) & (stored <= ends.max())
 
 
 def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
     try:
-        with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-            warnings.simplefilter("ignore")  # they quote what the file holds, as the log of the validation does
-            content = pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags))
-            list(content)  # decodes each element here and not at its first use
-            return content
+        content = _dataset(path, tags, pixels=pixels, force=_is_bare(path, _head(path)))
+        list(content)  # decodes each element here and not at its first use
     except Exception as error:  # pydicom has no base class for what a damaged file sets off
-        raise DualTaskError(f"{path}: is not a readable DICOM file", "fetch or export it again") from error
+        raise DualTaskError(f"{path}: is not a readable DICOM file", "copy or fetch it again, or remove it") from error
+    if "TransferSyntaxUID" not in content.file_meta:
+        implicit, little = content.original_encoding
+        explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
+        content.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
+    return content
+
+
+def _dataset(path: Path, tags: list[str], *, pixels: bool = False, force: bool = False) -> Dataset:
+    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+        warnings.simplefilter("ignore")  # they quote what the file holds, as the log of the validation does
+        return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags), force=force)

@@ -14,6 +14,8 @@ import numpy as np
 
 LABELS = {0: "background", 1: "pancreas", 2: "tumour"}
 _SPACING = (0.05, 30.0)  # mm; what a CT voxel may measure
+_DISAGREE = 0.1  # of a voxel; more between sform and qform is no rounding
+_HIGHEST = 10_000.0  # HU; metal reaches some thousands
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,34 @@ def of_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
             f"{name}: its axes are not at right angles (gantry tilt?)",
             "resample it; distances in mm are off otherwise",
         )
+    yield from _of_geometry(image, name)
+
+
+def _of_geometry(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
+    """Findings about the two affines of a NIfTI header."""
+    coded = [int(image.header[code]) > 0 for code in ("sform_code", "qform_code")]
+    is_identity = np.array_equal(image.affine, np.eye(4))
+    if not any(coded) or (is_identity and image.get_filename()):
+        yield Finding(
+            "warning",
+            f"{name}: its affine is {'the identity' if is_identity else 'missing (sform_code and qform_code are 0)'}, "
+            "so which way its axes run is not known",
+            "convert the CT again with its geometry, say with dcm2niix; volumes in ml may be wrong",
+        )
+    elif all(coded):
+        try:
+            other = image.header.get_qform()
+        except ValueError:  # nibabel, of a damaged quaternion
+            yield Finding("warning", f"{name}: its qform is damaged", "nothing, if its sform is right: that is used")
+            return
+        here, there = (nib.affines.apply_affine(one, _corners(image.shape)) for one in (image.affine, other))
+        apart = np.abs(here - there).max()
+        if not apart <= _DISAGREE * nib.affines.voxel_sizes(image.affine).min():
+            yield Finding(
+                "warning",
+                f"{name}: its sform and qform place it {apart:.3g} mm apart",
+                "see which is right; the sform is used here, and other programs may use the qform",
+            )
 
 
 def of_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
@@ -60,6 +90,12 @@ def of_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
             "warning",
             f"{name}: values from {low:g} to {high:g} do not look like HU (air is -1000)",
             "rescale to HU with the slope and intercept of the scanner, or leave it out if it is a mask",
+        )
+    if high > _HIGHEST:
+        yield Finding(
+            "warning",
+            f"{name}: values up to {high:g} are above the range of CT",
+            "set the value that fills the frame, if it is that, to -1000 HU (air)",
         )
 
 

@@ -20,7 +20,7 @@ from urllib.parse import urlencode
 from dualtask_lite.cases import nih
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.download import FetchError, Progress, checksum_of, fetch, unpack
-from dualtask_lite.cases.layouts import cases_at
+from dualtask_lite.cases.inventory import take_inventory
 from dualtask_lite.cases.registry import Source
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
@@ -65,7 +65,9 @@ def get(
     except OSError as error:
         raise DualTaskError(f"{folder}: cannot be used ({error})", "choose another folder with --out") from error
     try:
-        return cases_at(folder)
+        found = take_inventory(folder)
+        found.insist_on_cases(folder)
+        return found.cases
     except DualTaskError as error:
         raise DualTaskError(error.what, f"in it, {source.by_hand} (see {source.url})") from error
 
@@ -221,7 +223,7 @@ def _json(url: str, folder: Path) -> Any:
 def _labelled(folder: Path) -> int:
     """How many cases with a label lie in a folder."""
     try:
-        return sum(case.label is not None for case in cases_at(folder))
+        return sum(case.label is not None for case in take_inventory(folder).cases)
     except DualTaskError:  # nothing there yet
         return 0
 

@@ -42,7 +42,8 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
                 f"{name}: is not a readable NIfTI file ({_first_line(error)})", "give .nii or .nii.gz"
             ) from error
         if not isinstance(image, nib.Nifti1Pair):
-            raise DualTaskError(f"{name}: is {type(image).__name__}, not NIfTI", "convert it to .nii.gz")
+            convert = "convert it to NIfTI, with: nib-convert scan.img scan.nii.gz"
+            raise DualTaskError(f"{name}: is {type(image).__name__}, not NIfTI", convert)
         _insist_on_size(image, name)
     if image.get_data_dtype().fields or np.issubdtype(image.get_data_dtype(), np.complexfloating):
         raise DualTaskError(

@@ -27,6 +27,7 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.dicom import series_below
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.cases.nifti import UNREADABLE
+from dualtask_lite.cases.paths import folders_in
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 
@@ -192,7 +193,7 @@ def _named(axes: tuple[int, ...]) -> tuple[str, ...]:
 def patients_of(folder: Path) -> dict[str, Path]:
     """The folder of each case that has a series, by its id; the retriever may put quotation marks into names."""
     found: dict[str, Path] = {}
-    for path in _folders(folder):
+    for path in folders_in(folder):
         name = path.name.strip("\"'")
         if re.fullmatch(r"PANCREAS_\d{4}", name):
             if name not in _WITHDRAWN and series_below(path):
@@ -204,7 +205,7 @@ def patients_of(folder: Path) -> dict[str, Path]:
 
 def labels_of(folder: Path) -> dict[str, Path]:
     """The label of each case as published, in the folder or one below, by the case's id."""
-    found = [path for place in [folder, *_folders(folder)] for path in place.glob("label*.nii.gz")]
+    found = [path for place in [folder, *folders_in(folder)] for path in place.glob("label*.nii.gz")]
     return {f"PANCREAS_{path.name[5:9]}": path for path in found if re.fullmatch(r"label\d{4}\.nii\.gz", path.name)}
 
 
@@ -214,7 +215,3 @@ def _only_series(patient: Path) -> Path:
         named = ", ".join(str(one.relative_to(patient)) for one in found[:3])
         raise DualTaskError(f"{patient}: holds {len(found)} series ({named})", "keep the one of the label")
     return found[0]
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))

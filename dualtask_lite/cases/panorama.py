@@ -13,10 +13,12 @@ The label files stay as they are; their values are mapped to ours when they are 
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from zipfile import BadZipFile
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.paths import visible
 from dualtask_lite.cases.registry import sources
 from dualtask_lite.errors import DualTaskError
 
@@ -79,11 +81,10 @@ def _origins(table: Path) -> dict[str, str]:
 def _below(folder: Path, depth: int) -> list[Path]:
     """The visible files below a folder, down to some depth."""
     found = []
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith("."):
-            continue
+    for path in visible(folder):
         if path.is_dir():
-            found += _below(path, depth - 1) if depth else []
+            with suppress(PermissionError):  # of a folder beside the set
+                found += _below(path, depth - 1) if depth else []
         else:
             found.append(path)
     return found

@@ -12,13 +12,15 @@ import os
 import re
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from pathlib import Path
 
 from dualtask_lite.cases import panorama
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.layouts import LAYOUTS, cases_at
+from dualtask_lite.cases.inventory import Inventory, Skipped, take_inventory
+from dualtask_lite.cases.layouts import LAYOUTS
 from dualtask_lite.cases.phantom import VERSION, centres, make_phantom
 from dualtask_lite.cases.registry import Source, sources, sources_table
 from dualtask_lite.errors import DualTaskError
@@ -34,6 +36,8 @@ _log = logging.getLogger(__name__)
 def find_cases(source: str | Path) -> list[Case]:
     """List the cases of a known source, a folder or one file; no volume is read.
 
+    What else lies there is left out; ``find_inputs`` lists it.
+
     ====================================  =======================================  ==================
     given                                 cases                                    centre
     ====================================  =======================================  ==================
@@ -43,20 +47,21 @@ def find_cases(source: str | Path) -> list[Case]:
     ``"msd,panorama"``                    of each                                  each source
     one NIfTI file                        that file                                its folder
     Task07 or nnU-Net folder              ``imagesTr`` with ``labelsTr``           the folder
-    folder of NIfTI files                 each file is a CT without label          the folder
-    DICOM series                          one, without label                       the folder above
-    folder of DICOM series                one a sub-folder, without label          the folder
-    DICOM tree                            patient, study, series; without label    the folder
-    TotalSegmentator folder               ``CASE/ct.nii.gz`` with                  the folder
+    TotalSegmentator case                 ``CASE/ct.nii.gz`` with                  the folder above
                                           ``CASE/segmentations/pancreas.nii.gz``
+    KiTS case                             ``CASE/imaging.nii.gz`` with             the folder above
+                                          ``CASE/segmentation.nii.gz``
     nih or panorama as published          see ``cases.nih``, ``cases.panorama``    the folder
+    any other folder                      each NIfTI file, without label           its folder
+    DICOM files in a folder               one, without label                       the folder above
+    DICOM tree                            patient, study, series; without label    the folder
     folder of such folders                all of them                              each sub-folder
     ====================================  =======================================  ==================
 
     Images that ``dataset.json`` lists and that are not there are left out; an image whose label is missing
     becomes a case without label. ``imagesTs`` is not returned. When two cases share an id, every id gets its
-    centre in front. Where panorama comes together with msd or nih, the cases that it took over from them are
-    left out of it, and a line in the log says how many.
+    centre in front, or the folders that tell them apart. Where panorama comes together with msd or nih, the cases
+    that it took over from them are left out of it, and a line in the log says how many.
 
     Args:
         source: a known source (see ``sources``), several joined by commas, or a path; write ``./phantom`` for a
@@ -66,10 +71,62 @@ def find_cases(source: str | Path) -> list[Case]:
         DualTaskError: when nothing is there or recognised, a known source was not fetched yet, or it cannot be told
             which cases panorama shares with another source.
     """
-    parts = [source]
+    cases = []
+    for part in _parts(source):
+        inventory = _of(part)
+        inventory.insist_on_cases(_path(part))
+        cases += inventory.cases
+    return _usable_together(cases)
+
+
+def find_inputs(sources: Sequence[str | Path]) -> Inventory:
+    """List the cases of several sources, files and folders, and what else lies there with the reason it is none.
+
+    A path that is given twice, or lies below another, is one case. Ids are unique over all, as in ``find_cases``.
+
+    Args:
+        sources: each as ``find_cases`` takes it.
+
+    Raises:
+        DualTaskError: as ``find_cases``; but one source without a case is skipped beside others.
+    """
+    cases: list[Case] = []
+    skipped: dict[Path, Skipped] = {}
+    taken: set[Path] = set()
+    for path, found in [(_path(part), _of(part)) for source in sources for part in _parts(source)]:
+        if len(sources) == 1:
+            found.insist_on_cases(path)
+        cases += found.cases
+        skipped |= {one.path: one for one in found.skipped}
+        if not (found.cases or found.skipped):
+            skipped[path] = Skipped(path, "holds no CT", LAYOUTS, may_be_ct=True)
+        if found.cases:
+            taken |= {path, *(Path(str(case.image)) for case in found.cases)}
+    rest = [one for place, one in skipped.items() if place not in taken]  # skipped in one folder, given by itself
+    everything = Inventory(_usable_together(cases), rest)
+    everything.insist_on_cases(_path(sources[0]))
+    return everything
+
+
+def _parts(source: str | Path) -> list[str | Path]:
+    """The sources that a text with commas joins."""
     if isinstance(source, str) and "," in source and not Path(source).expanduser().exists():
-        parts = [part.strip() for part in source.split(",")]
-    return _with_unique_ids(_without_shared([case for part in parts for case in _of(part)]))
+        return [part.strip() for part in source.split(",")]
+    return [source]
+
+
+def _usable_together(cases: list[Case]) -> list[Case]:
+    return _with_unique_ids(_without_shared(_once(cases)))
+
+
+def _once(cases: list[Case]) -> list[Case]:
+    """Each image once; where it was found with a label and without, with it."""
+    by_image: dict[str, Case] = {}
+    for case in cases:
+        place = os.path.abspath(str(case.image))
+        if place not in by_image or (by_image[place].label is None and case.label is not None):
+            by_image[place] = case
+    return list(by_image.values())
 
 
 def folder_of(source: Source) -> Path:
@@ -77,17 +134,22 @@ def folder_of(source: Source) -> Path:
     return cache_folder() / source.name
 
 
-def _of(source: str | Path) -> list[Case]:
-    """Cases of one known source or path."""
+def _path(source: str | Path) -> Path:
+    return Path(os.path.abspath(Path(source).expanduser()))  # "." has no name; a link keeps its own
+
+
+def _of(source: str | Path) -> Inventory:
+    """What lies at one known source or path."""
     known = sources().get(str(source))
-    path = Path(os.path.abspath(Path(source).expanduser()))  # "." has no name; a link keeps its own
+    path = _path(source)
     try:
         if known and known.how == "made" and not (isinstance(source, Path) and source.exists()):
-            return cases_at(_phantom(known.name))
+            return take_inventory(_phantom(known.name))
         if path.exists():
-            return cases_at(path)
+            return take_inventory(path)
         if known and (path := folder_of(known)).is_dir():
-            return [replace(case, centre=known.name) for case in cases_at(path)]
+            found = take_inventory(path)
+            return Inventory([replace(case, centre=known.name) for case in found.cases], found.skipped)
     except OSError as error:
         raise DualTaskError(f"{path}: cannot be read ({error})", "check the folder and your rights to it") from error
     raise _not_fetched(known) if known else _not_there(source)
@@ -135,12 +197,21 @@ def _phantom(name: str) -> Path:
 
 
 def _with_unique_ids(cases: list[Case]) -> list[Case]:
-    if _repeated(cases):
-        cases = [replace(case, id=f"{case.centre}_{case.id}") for case in cases]
-    if repeated := _repeated(cases):
-        first, second = [case for case in cases if case.id == repeated][:2]
+    unique = cases
+    for name in (lambda case: f"{case.centre}_{case.id}", _name_by_folders(cases)):
+        if _repeated(unique):
+            unique = [replace(case, id=name(case)) for case in cases]
+    if repeated := _repeated(unique):
+        first, second = [case for case in unique if case.id == repeated][:2]
         raise DualTaskError(f"{first.image} and {second.image}: would both be case {repeated}", "rename one of them")
-    return cases
+    return unique
+
+
+def _name_by_folders(cases: list[Case]) -> Callable[[Case], str]:
+    """What puts the folders in front of an id that are not above every image."""
+    columns = zip(*(Path(str(case.image)).parent.parts for case in cases), strict=False)
+    shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, columns))
+    return lambda case: "_".join((*Path(str(case.image)).parent.parts[shared:], case.id))
 
 
 def _repeated(cases: Iterable[Case]) -> str | None:

@@ -6,8 +6,11 @@ the user can put right, in one line; 2: wrong usage; 130: interrupted.
 
 from __future__ import annotations
 
+import io
 import os
+import re
 import sys
+from pathlib import Path
 
 import typer
 
@@ -16,14 +19,19 @@ import typer
 from dualtask_lite.cli import doctor, viewers, data, train, predict, evaluate, report, export, bench  # noqa: F401
 
 # isort: on
+from dualtask_lite.cases.paths import printable
 from dualtask_lite.cli.shared import app
 from dualtask_lite.errors import DualTaskError
 
 __all__ = ["app", "main"]
 
+_HOME = re.compile(r"^(--[\w-]+=)~(?=/|$)")  # after "=" no shell replaces it
+
 
 def main() -> None:
     """Entry point: one line for what the user can put right, a traceback only with ``--debug``."""
+    _make_output_safe()
+    sys.argv[1:] = [_HOME.sub(lambda option: option[1] + str(Path.home()), word) for word in sys.argv[1:]]
     try:
         app()
     except DualTaskError as error:
@@ -40,6 +48,16 @@ def main() -> None:
         raise
 
 
+def _make_output_safe() -> None:
+    """Escape what the terminal cannot show, and let a stream that is closed take everything: text never fails."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 (until the process ends)
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _end(told: str) -> None:
-    typer.echo(f"error: {told}", err=True)
+    typer.echo(f"error: {printable(told)}", err=True)
     sys.exit(1)

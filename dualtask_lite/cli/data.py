@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, out, print_json, print_table
+from dualtask_lite.cli.shared import AsJson, app, insist_on_folder, out, print_json, print_table, reason_of, say
 from dualtask_lite.errors import DualTaskError
 
 data_app = typer.Typer(help="Known sources, checks of a folder, and the embedded phantom.", no_args_is_help=True)
@@ -46,7 +46,9 @@ def data_get(
     name: Annotated[str, typer.Argument(help="phantom, msd, nih or panorama; see dualtask data list.")],
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Where to; default: the cache, where NAME alone finds it."),
+        typer.Option(
+            "--out", "-o", callback=insist_on_folder, help="Where to; default: the cache, where NAME alone finds it."
+        ),
     ] = None,
     part: Annotated[
         list[str] | None,
@@ -105,16 +107,23 @@ def data_check(
     source: Annotated[str, typer.Argument(help="A known source, a folder, or one NIfTI file.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check every case before training: header, voxels, label, grid."""
+    """Check every case before training: header, voxels, label, grid; list what is no case, and why."""
     from dualtask_lite.cases.case import check
-    from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.cases.findings import Finding
+    from dualtask_lite.cases.inventory import in_lines
+    from dualtask_lite.cases.sources import find_inputs
     from dualtask_lite.engine.progress import progress_bar
 
-    cases = find_cases(source)
+    found = find_inputs([source])
+    cases = found.cases
     rows, bad = [], set()
     with progress_bar() as bar:
         for case in bar.track(cases, description="checking"):
-            for finding in check(case):
+            try:
+                findings = check(case)
+            except Exception as error:  # whatever one case sets off, the others are checked
+                findings = [Finding("error", f"{case.image}: cannot be read", reason_of(error))]
+            for finding in findings:
                 rows.append(
                     {
                         "case": case.id,
@@ -126,9 +135,12 @@ def data_check(
                 if finding.level == "error":
                     bad.add(case.id)
     if as_json:
-        print_json({"cases": len(cases), "labelled": sum(c.label is not None for c in cases), "findings": rows})
+        labelled = sum(case.label is not None for case in cases)
+        print_json({"cases": len(cases), "labelled": labelled, "findings": rows, "skipped": found.skipped_rows()})
     else:
         print_table(rows)
+        for line in in_lines(found.skipped):
+            say(f"skipped {line}")
         labelled = sum(case.label is not None for case in cases)
         out.print(f"{len(cases)} cases, {labelled} with a label, {len(bad)} with errors, {len(rows)} findings")
     if bad:
@@ -138,7 +150,10 @@ def data_check(
 @data_app.command("make")
 def data_make(
     name: Annotated[str, typer.Argument(help="phantom")] = "phantom",
-    folder: Annotated[Path, typer.Option("--out", help="Folder to make; one sub-folder a centre.")] = Path("phantom"),
+    folder: Annotated[
+        Path,
+        typer.Option("--out", "-o", callback=insist_on_folder, help="Folder to make; one sub-folder a centre."),
+    ] = Path("phantom"),
     cases: Annotated[int, typer.Option(min=1, help="Cases a centre.")] = 16,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     size: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels X Y Z.")] = None,

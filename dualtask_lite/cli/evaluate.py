@@ -10,7 +10,18 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, Assignments, Profile, Stages, app, models_of, out, print_json, print_table
+from dualtask_lite.cli.shared import (
+    AsJson,
+    Assignments,
+    Profile,
+    Stages,
+    app,
+    insist_on_folder,
+    models_of,
+    out,
+    print_json,
+    print_table,
+)
 from dualtask_lite.errors import DualTaskError
 
 
@@ -29,7 +40,10 @@ def evaluate(
     centre: Annotated[
         str | None, typer.Option(help="Only this centre; default: the one that the model held out.")
     ] = None,
-    folder: Annotated[Path | None, typer.Option("--out", "-o", help="Where cases.csv and summary.json go.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", callback=insist_on_folder, help="Where cases.csv and summary.json go."),
+    ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
@@ -88,7 +102,8 @@ def ablate(
     jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
     assignments: Assignments = None,
     folder: Annotated[
-        Path, typer.Option("--out", "-o", help="Folder of the table; a run that was cut goes on.")
+        Path,
+        typer.Option("--out", "-o", callback=insist_on_folder, help="Folder of the table; a run that was cut goes on."),
     ] = Path("runs/ablation"),
     as_json: AsJson = False,
 ) -> None:

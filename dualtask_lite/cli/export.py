@@ -7,13 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, models_of, out, print_json
+from dualtask_lite.cli.shared import AsJson, app, insist_on_folder, models_of, out, print_json
 
 
 @app.command()
 def export(
     model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Folder of the bundle; a new one.")],
+    folder: Annotated[
+        Path, typer.Option("--out", "-o", callback=insist_on_folder, help="Folder of the bundle; a new one.")
+    ],
     as_json: AsJson = False,
 ) -> None:
     """Write a MONAI bundle that ``python -m monai.bundle run`` executes, with the same mask as predict."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, models_of, out, print_json, print_table
+from dualtask_lite.cli.shared import AsJson, app, insist_on_folder, models_of, print_json, print_table, reason_of, say
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import report_write_errors
 
@@ -20,22 +20,30 @@ if TYPE_CHECKING:
 @app.command()
 def predict(
     model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="NIfTI files or folders of them.")],
-    folder: Annotated[Path, typer.Option("--out", "-o", help="Where the results go.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="INPUT...", help="NIfTI files, and folders of them or of DICOM.")
+    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", callback=insist_on_folder, help="Folder of the results.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
     """Predict on each input's own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png.
 
+    A folder is looked through with all below it, except results of an earlier prediction; what is skipped is listed.
+
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite predict ...; they share the inputs.
     """
-    from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.cases.inventory import in_lines
+    from dualtask_lite.cases.sources import find_inputs
     from dualtask_lite.engine.progress import progress_bar
     from dualtask_lite.engine.training.devices import gather, join_processes, rank, world_size
 
     join_processes()
     models = models_of(device, model)
-    cases = [case for source in inputs for case in find_cases(source)]
+    found = find_inputs(inputs)
+    cases = found.cases
+    _insist_on_free_names(cases, folder)
+    gather(None)  # every process has listed the inputs before the first writes beside them
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     mine: list[tuple[str, dict[str, Any] | str]] = []  # the report, or why there is none
@@ -43,15 +51,15 @@ def predict(
         for case in bar.track(cases[rank() :: world_size()], description="predicting"):
             try:
                 mine.append((case.id, _predict_one(models, case, folder)))
-            except DualTaskError as error:
-                mine.append((case.id, str(error)))
-    told = dict(chain.from_iterable(gather(mine)))
+            except Exception as error:  # whatever one case sets off, the others go on
+                mine.append((case.id, reason_of(error)))
+    outcomes = dict(chain.from_iterable(gather(mine)))
     if rank() > 0:
         return
-    reports = [report for case in cases if isinstance(report := told[case.id], dict)]
-    failed = {name: why for name, why in told.items() if isinstance(why, str)}
+    reports = [report for case in cases if isinstance(report := outcomes[case.id], dict)]
+    failed = {name: why for name, why in outcomes.items() if isinstance(why, str)}
     if as_json:
-        print_json({"predicted": reports, "failed": failed})
+        print_json({"predicted": reports, "failed": failed, "skipped": found.skipped_rows()})
     else:
         print_table(
             [
@@ -64,29 +72,47 @@ def predict(
             ]
         )
         for warning in chain.from_iterable(report["warnings"] for report in reports):
-            out.print(f"warning: {warning}", markup=False, highlight=False)
+            say(f"warning: {warning}")
         for name, why in failed.items():
-            out.print(f"skipped {name}: {why}", markup=False, highlight=False)
-    if failed:
-        raise DualTaskError(f"{len(failed)} of {len(cases)} inputs could not be predicted", "see the list above")
+            say(f"failed {name}: {why}")
+        for line in in_lines(found.skipped):
+            say(f"skipped {line}")
+    lost = len(failed) + sum(one.may_be_ct for one in found.skipped)
+    if lost:
+        raise DualTaskError(f"{lost} of {lost + len(reports)} inputs could not be predicted", "see the list above")
+
+
+def _insist_on_free_names(cases: list[Case], folder: Path) -> None:
+    """Refuse to write over any file that is not the result of an earlier prediction, say a reader's own mask."""
+    from dualtask_lite.cases.results import is_result, result_files
+
+    for case in cases:
+        for path in result_files(folder, case.id).values():
+            if path.exists() and not is_result(path):
+                raise DualTaskError(
+                    f"{path}: the result of case {case.id} would replace it, and it is no result of dualtask predict",
+                    "choose another folder with -o",
+                )
 
 
 def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any]:
     """Predict one case and write its four files."""
-    from dualtask_lite.cases.findings import of_voxels
+    from dualtask_lite.cases.findings import of_grid, of_voxels
+    from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
     from dualtask_lite.engine.predict import predict_scan
     from dualtask_lite.engine.run import provenance, write_json
     from dualtask_lite.show.figures import preview
 
     scan = case.load()
     prediction = predict_scan(models, scan)
-    scan.save(prediction.mask, folder / f"{case.id}_seg.nii.gz")
-    scan.save(prediction.distance_mm, folder / f"{case.id}_distance.nii.gz")
     report = {
         "case": case.id,
-        "not_for_diagnosis": "made by Dual-Task Lite for teaching and research; not for diagnosis",
+        "not_for_diagnosis": NOT_FOR_DIAGNOSIS,
         "labels": {"1": "pancreas", "2": "tumour"},
-        "warnings": [f"{found.what}; {found.remedy}" for found in of_voxels(scan.volume, case.id)],
+        "warnings": [
+            f"{finding.what}; {finding.remedy}"
+            for finding in (*of_grid(scan.source, case.id), *of_voxels(scan.volume, case.id))
+        ],
         "distance": f"mm to the {prediction.target}, negative inside, clipped at the band",
         "volume_ml": {stage["stage"]: stage["volume_ml"] for stage in prediction.report},
         "seconds": round(sum(stage["seconds"] for stage in prediction.report), 2),
@@ -94,6 +120,9 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
         "models": [str(model.path) for model in models],
         **provenance(next(models[0].net.parameters()).device),
     }
-    write_json(folder / f"{case.id}.json", report)
-    preview(scan, prediction.mask, prediction.distance_mm).save(folder / f"{case.id}.png")
+    files = result_files(folder, case.id)
+    write_json(files["report"], report)  # first, because it marks the others as results
+    scan.save(prediction.mask, files["mask"])
+    scan.save(prediction.distance_mm, files["distance"])
+    preview(scan, prediction.mask, prediction.distance_mm).save(files["preview"])
     return report

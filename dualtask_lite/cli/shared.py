@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +14,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from dualtask_lite.cases.paths import printable
+from dualtask_lite.errors import DualTaskError
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command imports what it needs
     from dualtask_lite.engine.run import Model
@@ -38,13 +42,23 @@ Assignments = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, say optimiser.steps=50; may be repeated."),
 ]
 Profile = Annotated[str, typer.Option(help="laptop, colab, gpu or paper.")]
-out = Console(soft_wrap=True, width=None if sys.stdout.isatty() else 200)  # a pipe gets whole lines
+out = Console(soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 200)  # a pipe gets whole lines
+_FILES = (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm", ".json", ".csv", ".png", ".html", ".yaml")
 
 
 @app.callback()
 def _options(debug: Debug = False) -> None:
     if debug:
         os.environ["DUALTASK_DEBUG"] = "1"
+
+
+def reason_of(error: Exception) -> str:
+    """Why one case of many failed; what nobody foresaw is named as such, with its traceback where that is asked for."""
+    if isinstance(error, DualTaskError):
+        return str(error)
+    if os.environ.get("DUALTASK_DEBUG"):
+        traceback.print_exception(error)
+    return f"{type(error).__name__}: {error}; run dualtask --debug ... to see where, and report it"
 
 
 def models_of(device: str, *paths: Path) -> list[Model]:
@@ -55,6 +69,18 @@ def models_of(device: str, *paths: Path) -> list[Model]:
 
     device = pick_device(device)
     return in_cascade_order([stage for path in paths for stage in load_models(path, device)])
+
+
+def insist_on_folder(path: Path | None) -> Path | None:
+    """Refuse a name for a folder to write that is a file's: the callback of ``--out``."""
+    if path and (path.is_file() or path.name.lower().endswith(_FILES)):
+        raise DualTaskError(f"{path}: is the name of a file", "give the name of a folder; the files in it are named")
+    return path
+
+
+def say(line: str) -> None:
+    """Print one line as it is, whatever the names in it are made of."""
+    out.print(printable(line), markup=False, highlight=False)
 
 
 def print_json(content: Any) -> None:
@@ -69,6 +95,6 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
     table = Table()
     for name in rows[0]:
         table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(str(value)) for value in row.values()))  # brackets in a file's name are no markup
+    for row in rows:  # as Text, because brackets in a file's name are no markup
+        table.add_row(*(Text(printable(str(value))) for value in row.values()))
     out.print(table, soft_wrap=False)

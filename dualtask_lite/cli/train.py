@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, Assignments, Stages, app, out, print_json
+from dualtask_lite.cli.shared import AsJson, Assignments, Stages, app, insist_on_folder, out, print_json
 from dualtask_lite.errors import DualTaskError
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ def train(
     source: Annotated[str | None, typer.Option(help="Known source or folder (data.source).")] = None,
     held_out: Annotated[str | None, typer.Option(help="Centre that is never seen (data.held_out).")] = None,
     assignments: Assignments = None,
-    folder: Annotated[Path | None, typer.Option("--out", help="Run folder; default runs/PROFILE-STAGE.")] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", callback=insist_on_folder, help="Run folder; default runs/PROFILE-STAGE."),
+    ] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import html
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dualtask_lite.files import whole_file
 
@@ -34,8 +36,13 @@ class Picture:
     @classmethod
     def of(cls, figure: Figure, alt: str) -> Picture:
         """Draw ``figure`` (one made by ``new_figure``) once and keep the result."""
+        for text in figure.findobj(Text):
+            if "$" in text.get_text():  # the name of a case; ticks, which may be formulas, get their text later
+                text.set_parse_math(False)
         buffer = io.BytesIO()
-        FigureCanvasAgg(figure).print_png(buffer, metadata={"Description": alt, "Software": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")  # a letter that the font lacks is drawn as a box
+            FigureCanvasAgg(figure).print_png(buffer, metadata={"Description": alt, "Software": None})
         return cls(buffer.getvalue(), alt)
 
     def save(self, path: str | Path) -> Path:

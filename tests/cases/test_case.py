@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import json
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -210,6 +211,7 @@ def test_the_command_line_lists_each_broken_image_and_checks_the_others(tmp_path
         if found := [path for path in place.iterdir() if path.is_file() and path.name.startswith("ct")]:
             found[0].rename(tmp_path / f"{number}{''.join(found[0].suffixes)}")
             told[str(number)] = finding
+        shutil.rmtree(place)
     write(tmp_path / "good.nii.gz", hu())
     assert len(told) == len(broken_images()) - 2  # without the missing file and the empty folder
     done = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--json"])

@@ -1,0 +1,231 @@
+"""What lies at a path: the cases, and every other file with the reason why it is none.
+
+The whole tree is walked, so that nothing that was given is left out without a word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.dicom import files_of, is_dicom, is_index
+from dualtask_lite.cases.layouts import CASE_FOLDERS, LAYOUTS, Dataset, dataset_in
+from dualtask_lite.cases.paths import is_nifti, niftis_in, printable, stem
+from dualtask_lite.cases.results import is_result
+from dualtask_lite.errors import DualTaskError
+
+_ITK = "convert it to NIfTI, say with SimpleITK: WriteImage(ReadImage('scan.mha'), 'scan.nii.gz')"
+_NIBABEL = "convert it to NIfTI, with: nib-convert scan.img scan.nii.gz"
+_UNREAD = (
+    ((".mha", ".mhd"), "is MetaImage, not NIfTI", _ITK),
+    ((".nrrd", ".nhdr"), "is NRRD, not NIfTI", _ITK),
+    ((".img", ".hdr", ".img.gz", ".hdr.gz"), "is one of a pair of files (Analyze or NIfTI), not one file", _NIBABEL),
+    ((".mgz", ".mgh", ".mnc"), "is an image of FreeSurfer or MINC, not NIfTI", _NIBABEL),
+)
+_ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file or folder that became no case: with all below it, when it is a folder.
+
+    Attributes:
+        path: where it lies.
+        what: what it is.
+        remedy: what to do when it should have been a case.
+        may_be_ct: whether it may hold a CT that was asked for.
+    """
+
+    path: Path
+    what: str
+    remedy: str
+    may_be_ct: bool = False
+
+
+@dataclass
+class Inventory:
+    """The cases at a path, and all else that lies there."""
+
+    cases: list[Case] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def skipped_rows(self) -> list[dict[str, str]]:
+        """What was skipped, as JSON holds it."""
+        return [{"path": str(one.path), "what": one.what, "remedy": one.remedy} for one in self.skipped]
+
+    def insist_on_cases(self, path: Path) -> None:
+        """Refuse an inventory of ``path`` without a case.
+
+        Raises:
+            DualTaskError: with what lies there.
+        """
+        if self.cases:
+            return
+        if not path.is_dir():
+            raise DualTaskError(f"{path}: {self.skipped[0].what}", self.skipped[0].remedy)
+        lies_there = f" ({'; '.join(in_lines(self.skipped))})" if self.skipped else ""
+        raise DualTaskError(f"{path}: holds no CT in a layout that is known{lies_there}", LAYOUTS)
+
+
+def in_lines(skipped: Iterable[Skipped]) -> list[str]:
+    """Say what was skipped, a line a reason."""
+    by_reason: dict[tuple[str, str], list[Path]] = defaultdict(list)
+    for one in skipped:
+        by_reason[one.what, one.remedy].append(one.path)
+    return [
+        f"{printable(str(paths[0]))}{f' and {len(paths) - 1} more' if len(paths) > 1 else ''}: {what}; {remedy}"
+        for (what, remedy), paths in by_reason.items()
+    ]
+
+
+def take_inventory(path: Path) -> Inventory:
+    """List the cases at a path, and what else lies there; no volume is read.
+
+    A folder in the layout of a data set (see ``layouts``) gives what its layout says. In any other, each NIfTI file is
+    a case, the DICOM files of a folder are one, and its folders are looked through in the same way.
+
+    Raises:
+        DualTaskError: when a data set is broken.
+        OSError: when the path cannot be read.
+    """
+    if path.is_dir():
+        walk = _Walk(path)
+        walk.through(path)
+        return Inventory(walk.cases + _cases_of_series(path, walk.series), walk.skipped)
+    if path.is_file() and is_nifti(path) and not is_result(path):
+        return Inventory([_unlabelled(path)])
+    if path.is_file() and is_dicom(path):
+        slice_ = Skipped(path, "is one DICOM file, not a volume", "give the folder of the series", may_be_ct=True)
+        return Inventory(skipped=[slice_])
+    return Inventory(skipped=[_skip(path)])
+
+
+class _Walk:
+    """A walk through a tree that puts every file into one of three lists."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.cases: list[Case] = []
+        self.series: list[Path] = []  # folders of DICOM files
+        self.skipped: list[Skipped] = []
+
+    def through(self, folder: Path, above: frozenset[str] = frozenset()) -> None:
+        """Look through a folder and all below it; ``above`` holds the real paths of the folders above it."""
+        real = os.path.realpath(folder)
+        if real in above:
+            self.skipped.append(Skipped(folder, "is a link to a folder above it", "nothing: that folder is read"))
+            return
+        if dataset := dataset_in(folder):
+            self.cases += dataset.cases
+            self._skip_rest(folder, dataset)
+            return
+        entries, slices, niftis = sorted(folder.iterdir()), set(files_of(folder)), niftis_in(folder)
+        if slices:
+            self.series.append(folder)
+        for path in entries:
+            if path in slices:
+                continue
+            if path.is_dir() and not path.name.startswith("."):
+                try:
+                    self.through(path, above | {real})
+                except OSError as error:  # of listing it: what lies below it has its own turn
+                    why = f"cannot be read ({error.strerror or error})"
+                    self.skipped.append(Skipped(path, why, "check your rights to it", may_be_ct=True))
+            elif path in niftis and not is_result(path):
+                names_case = path.name in CASE_FOLDERS and len(niftis) == 1 and folder != self.root
+                self.cases.append(_named_by_folder(path) if names_case else _unlabelled(path))
+            else:
+                self.skipped.append(_skip(path))
+
+    def _skip_rest(self, folder: Path, dataset: Dataset) -> None:
+        """Skip what no case of a data set uses: whole folders where it uses nothing of them."""
+        used = {Path(os.path.abspath(path)) for case in dataset.cases for path in _files_of_case(case)}
+        used |= set(dataset.described_by)
+        holding = {above for path in used for above in path.parents}
+        unlabelled = [case.id for case in dataset.cases if case.label is None]
+
+        def through(below: Path) -> None:
+            for path in sorted(below.iterdir()):
+                if path in used:
+                    continue
+                if path in holding:
+                    through(path)
+                elif path.parent.name == "labelsTr" and is_nifti(path) and not path.name.startswith("."):
+                    self.skipped.append(_orphan(path, unlabelled))
+                elif is_nifti(path) or path.is_dir():
+                    why = f"is used by no case of the layout {dataset.layout}"
+                    self.skipped.append(Skipped(path, why, "give it by itself if it holds CTs"))
+                else:
+                    self.skipped.append(_skip(path))
+
+        through(folder)
+
+
+def _files_of_case(case: Case) -> list[Path]:
+    """The files of a case that was found: its image, and its label when it has one."""
+    assert isinstance(case.image, Path)
+    label = [case.label] if isinstance(case.label, Path) else []
+    return [*(files_of(case.image) or [case.image]), *label]
+
+
+def _orphan(label: Path, unlabelled: Sequence[str]) -> Skipped:
+    """A label whose name no image has; the nearest case without a label is probably meant."""
+    near = difflib.get_close_matches(stem(label), unlabelled, n=1)
+    remedy = f"the nearest case without a label is {near[0]}: name both alike" if near else "add its image"
+    return Skipped(label, "is a label, but no image has its name", remedy)
+
+
+def _skip(path: Path) -> Skipped:
+    """Say why a file is no case."""
+    if path.name.startswith("."):
+        return Skipped(path, "is hidden", "rename it if it holds a CT")
+    if not path.is_file():
+        return Skipped(path, "is no file: a link to nothing, or a device", "remove it")
+    if is_result(path):
+        return Skipped(path, "is a result of dualtask predict", "give the CT that it was made from")
+    if is_index(path):
+        return Skipped(path, "is the index of a DICOM disc", "give the folders of its series")
+    if not os.access(path, os.R_OK):
+        return Skipped(path, "cannot be read", "check your rights to it", may_be_ct=True)
+    for endings, what, remedy in _UNREAD:
+        if path.name.lower().endswith(endings):
+            return Skipped(path, what, remedy, may_be_ct=True)
+    if path.name.lower().endswith(_ARCHIVES):
+        return Skipped(path, "is an archive", "unpack it if it holds CTs")
+    return Skipped(path, "is no NIfTI file by its name (.nii, .nii.gz), and not DICOM", "rename it if it holds a CT")
+
+
+def _unlabelled(image: Path) -> Case:
+    return Case(id=stem(image), centre=image.parent.name, image=image)
+
+
+def _named_by_folder(image: Path) -> Case:
+    return Case(id=image.parent.name, centre=image.parent.parent.name, image=image)
+
+
+def _cases_of_series(root: Path, series: Sequence[Path]) -> list[Case]:
+    """The cases of the folders that hold DICOM files.
+
+    Folders right below one folder are the cases of that centre. Deeper ones are as archives hand them out (patient,
+    study, series): the patient names the case, and the root the centre.
+    """
+    below: dict[str, list[Path]] = defaultdict(list)
+    cases = []
+    for folder in series:
+        if folder in (root, root / folder.name):
+            cases.append(Case(folder.name, folder.parent.name, folder))
+        else:
+            below[folder.relative_to(root).parts[0]].append(folder)
+    for top, folders in below.items():
+        if all(folder.parent == root / top for folder in folders):
+            cases += [Case(folder.name, top, folder) for folder in folders]
+        elif len(folders) == 1:
+            cases.append(Case(top, root.name, folders[0]))
+        else:
+            cases += [Case("_".join(folder.relative_to(root).parts), root.name, folder) for folder in folders]
+    return cases

@@ -1,0 +1,39 @@
+"""Names of files and folders: what a listing shows, what is NIfTI by its name, and what a case is called after."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+
+def visible(folder: Path) -> list[Path]:
+    """List a folder, if there is one, without hidden files such as the ``._`` shadows of macOS archives."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The visible folders of a folder."""
+    return [path for path in visible(folder) if path.is_dir()]
+
+
+def niftis_in(folder: Path) -> list[Path]:
+    """The visible NIfTI files of a folder."""
+    return [path for path in visible(folder) if path.is_file() and is_nifti(path)]
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether a file is NIfTI by its name."""
+    return path.name.lower().endswith((".nii", ".nii.gz"))
+
+
+def stem(path: Path) -> str:
+    """The name without the ending of NIfTI."""
+    return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+
+
+def printable(name: str) -> str:
+    """A name that any file, table and figure can hold: bytes that are no text, and control characters, as ``%1B``."""
+    return "".join(letter if letter.isprintable() else quote(letter, errors="surrogateescape") for letter in name)
