@@ -46,6 +46,11 @@ MEASURED = HERE.parent / "data" / "results" / "lessons.json"
 README = HERE.parent / "README.md"
 VARIANTS = ("blank", "solution", "wrong")
 HONEST = "**For teaching and research, not for diagnosis.**"
+# Cells that a lesson needs and a learner need not read: collapsed, with a first line that says so.
+COLLAPSED = {
+    "bootstrap": "# Collapsed: installs the kit where it is missing. Click the dots to read it.",
+    "manifest": "# Collapsed: records how this lesson was run, and what came out. Click the dots to read it.",
+}
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
 # The page as nbconvert makes it, less what it would load from the network.
@@ -181,6 +186,9 @@ def make_notebook(
             continue
         cell.id = f"{source.stem[:2]}-{number:03d}"
         cell.source = bootstrap if "bootstrap" in tags else cell.source.strip()
+        for tag in COLLAPSED.keys() & tags:
+            cell.source = f"{COLLAPSED[tag]}\n{cell.source}"
+            cell.metadata["jupyter"] = {"source_hidden": True}
         if cell.cell_type == "markdown":
             cell.source = with_meanings(cell.source, folder)
         cells.append(cell)
