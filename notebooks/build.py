@@ -3,6 +3,7 @@
     python notebooks/build.py notebooks           write notebooks/*.ipynb and notebooks/solutions/*.ipynb
     python notebooks/build.py demo build/demo     run every solution notebook, make pages and an index
     python notebooks/build.py times build/demo    keep what that run measured and its pictures, for notebooks and README
+    python notebooks/build.py nbgrader build/nbgrader   write the lessons as assignments of nbgrader
 
 A cell with one of the tags of ``VARIANTS`` is kept in that build only. So an exercise is three cells (its
 blank, its solution, a wrong answer that the tests try) and the cell that checks it. What a source need not
@@ -26,6 +27,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import grading
 import jupytext
 import nbformat
 import papermill
@@ -380,12 +382,18 @@ def write_notebooks() -> None:
         print(path.relative_to(HERE.parent))
 
 
+def write_assignments(folder: Path) -> None:
+    """Write every lesson as an assignment of nbgrader."""
+    notebooks = {source.stem: make_notebook(source, ("blank", "solution")) for source in lessons()}
+    grading.write_course(folder, notebooks, GLOSSARY)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("notebooks").set_defaults(do=write_notebooks)
-    for name, do in (("demo", demo), ("times", keep_times)):
+    for name, do in (("demo", demo), ("times", keep_times), ("nbgrader", write_assignments)):
         command = commands.add_parser(name)
         command.add_argument("folder", type=Path)
         command.set_defaults(do=do)
