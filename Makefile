@@ -12,7 +12,7 @@ export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo times test fuzz load lab notebooks lint clean
+.PHONY: help demo times test fuzz load lab notebooks nbgrader lint clean
 
 help: ## this list
 	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
@@ -36,6 +36,9 @@ lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
 notebooks: $(STAMP) ## write notebooks/*.ipynb from notebooks/source/*.py; ADDRESS=https://... sets where the course lies
 	$(if $(ADDRESS),$(BIN)/python notebooks/address.py '$(ADDRESS)')
 	$(BIN)/python notebooks/build.py notebooks
+
+nbgrader: $(STAMP) ## write the lessons as assignments of nbgrader into build/nbgrader/
+	$(BIN)/python notebooks/build.py nbgrader build/nbgrader
 
 fuzz: $(STAMP) ## 36,000 damaged files through every reader, 100 kills of running commands (not part of make test)
 	DUALTASK_FUZZ=3000 DUALTASK_KILLS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/faults/test_kill.py

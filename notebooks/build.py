@@ -3,6 +3,7 @@
     python notebooks/build.py notebooks           write notebooks/*.ipynb and notebooks/solutions/*.ipynb
     python notebooks/build.py demo build/demo     run every solution notebook, make pages and an index
     python notebooks/build.py times build/demo    keep what that run measured and its pictures, for notebooks and README
+    python notebooks/build.py nbgrader build/nbgrader   write the lessons as assignments of nbgrader
 
 A cell with one of the tags of ``VARIANTS`` is kept in that build only. So an exercise is three cells (its
 blank, its solution, a wrong answer that the tests try) and the cell that checks it. What a source need not
@@ -27,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import address
+import grading
 import jupytext
 import nbformat
 import papermill
@@ -48,6 +50,11 @@ MEASURED = HERE.parent / "data" / "results" / "lessons.json"
 README = HERE.parent / "README.md"
 VARIANTS = ("blank", "solution", "wrong")
 HONEST = "**For teaching and research, not for diagnosis.**"
+# Cells that a lesson needs and a learner need not read: collapsed, with a first line that says so.
+COLLAPSED = {
+    "bootstrap": "# Collapsed: installs the kit where it is missing. Click the dots to read it.",
+    "manifest": "# Collapsed: records how this lesson was run, and what came out. Click the dots to read it.",
+}
 KERNEL = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
 
 # The page as nbconvert makes it, less what it would load from the network.
@@ -177,6 +184,9 @@ def make_notebook(
             continue
         cell.id = f"{source.stem[:2]}-{number:03d}"
         cell.source = bootstrap if "bootstrap" in tags else cell.source.strip()
+        for tag in COLLAPSED.keys() & tags:
+            cell.source = f"{COLLAPSED[tag]}\n{cell.source}"
+            cell.metadata["jupyter"] = {"source_hidden": True}
         if cell.cell_type == "markdown":
             cell.source = with_meanings(cell.source, folder)
         cells.append(cell)
@@ -362,12 +372,18 @@ def write_notebooks() -> None:
         print(path.relative_to(HERE.parent))
 
 
+def write_assignments(folder: Path) -> None:
+    """Write every lesson as an assignment of nbgrader."""
+    notebooks = {source.stem: make_notebook(source, ("blank", "solution")) for source in lessons()}
+    grading.write_course(folder, notebooks, GLOSSARY)
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("notebooks").set_defaults(do=write_notebooks)
-    for name, do in (("demo", demo), ("times", keep_times)):
+    for name, do in (("demo", demo), ("times", keep_times), ("nbgrader", write_assignments)):
         command = commands.add_parser(name)
         command.add_argument("folder", type=Path)
         command.set_defaults(do=do)

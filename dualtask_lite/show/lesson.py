@@ -1,4 +1,7 @@
-"""What every lesson needs around its subject: self-checks of exercises, and the record of its run."""
+"""What every lesson needs around its subject: the code that it teaches, a folder, and the record of its run.
+
+The checks of its exercises come from ``exercises``; a lesson imports all of it from here.
+"""
 
 from __future__ import annotations
 
@@ -12,60 +15,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
-
-import numpy as np
+from typing import Any
 
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.machine import peak_memory_mb
+from dualtask_lite.show.exercises import check
 from dualtask_lite.show.table import Table
 
-VERDICT_TYPE = "application/vnd.dualtask.verdict+json"
+__all__ = ["MANIFEST_TYPE", "Manifest", "Source", "check", "new_folder", "run_manifest", "show_source"]
+
 MANIFEST_TYPE = "application/vnd.dualtask.manifest+json"
-_SIGNS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
 _STARTED = time.monotonic()
 # Classes of Pygments, by their first letters -> the colour that JupyterLab's theme gives to such words.
 _WORDS = {"k": "keyword", "ow": "keyword", "s": "string", "c": "comment", "m": "number", "nb": "builtin", "nf": "def"}
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """How an answer was judged."""
-
-    state: Literal["not attempted", "wrong", "right"]
-    message: str
-
-    def __str__(self) -> str:
-        return f"{_SIGNS[self.state]} {self.message}"
-
-    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
-        paragraph = f'<p role="status"><strong>{html.escape(str(self))}</strong></p>'
-        return {"text/html": paragraph, "text/plain": str(self), VERDICT_TYPE: {"state": self.state}}
-
-
-def check_answer(answer: Any, right: Any, hint: str, *, tolerance: float = 0.01) -> Verdict:
-    """Judge an answer without giving the solution away.
-
-    Args:
-        answer: the learner's; ``...`` (or ``None``) means that there is none yet.
-        right: the right answer, or a function that says whether an answer is right. Numbers may be off by
-            ``tolerance`` (relative).
-        hint: what to think about when the answer is wrong.
-        tolerance: relative.
-    """
-    if answer is None or answer is ...:
-        return Verdict("not attempted", "Not attempted yet: replace the three dots by your answer and run this again.")
-    try:
-        correct = bool(right(answer)) if callable(right) else _same(answer, right, tolerance)
-    except Exception:  # whatever a learner's answer does when it is looked at, it is not the right one
-        correct = False
-    return Verdict("right", "Right.") if correct else Verdict("wrong", f"Not yet. Hint: {hint}")
-
-
-def _same(answer: Any, right: Any, tolerance: float) -> bool:
-    if isinstance(right, (str, bool)):
-        return type(answer) is type(right) and answer == right
-    return np.shape(answer) == np.shape(right) and np.allclose(answer, right, rtol=tolerance, atol=0)
 
 
 @dataclass(frozen=True)

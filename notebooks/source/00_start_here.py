@@ -53,7 +53,7 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 
 # %%
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.show.lesson import check_answer, run_manifest
+from dualtask_lite.show.lesson import check, run_manifest
 from dualtask_lite.show.table import Table
 
 cases = find_cases(data_dir or "phantom")
@@ -105,12 +105,7 @@ thickest = max(examples, key=lambda scan: scan.spacing[2]).centre
 thickest = min(examples, key=lambda scan: scan.spacing[2]).centre
 
 # %% tags=["check"]
-most = max(scan.spacing[2] for scan in examples)
-check_answer(
-    thickest,
-    lambda name: name in [scan.centre for scan in examples if scan.spacing[2] == most],
-    hint="print scan.centre and scan.spacing of every scan in examples; compare the last ones",
-)
+check("00.1", thickest)
 
 # %% [markdown]
 # ## One case, in three planes and in mm
@@ -144,12 +139,7 @@ tumour_ml = (scan.label == 2).sum() * math.prod(scan.spacing) / 1000
 tumour_ml = (scan.label == 2).sum() / 1000
 
 # %% tags=["check"]
-sx, sy, sz = scan.spacing
-check_answer(
-    tumour_ml,
-    (scan.label == 2).sum() * sx * sy * sz / 1000,
-    hint="count the voxels with label 2, then multiply by the volume of one voxel in mm³",
-)
+check("00.2", tumour_ml)
 
 # %% [markdown]
 # ## The same case, slice by slice
@@ -231,14 +221,10 @@ contrast = ...
 contrast = scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean()
 
 # %% tags=["exercise", "wrong"]
-contrast = scan.volume[scan.label >= 1].mean() - scan.volume[scan.label == 2].mean() + 20
+contrast = scan.volume[scan.label >= 1].mean() - scan.volume[scan.label == 2].mean()
 
 # %% tags=["check"]
-check_answer(
-    contrast,
-    scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean(),
-    hint="scan.volume[scan.label == 1] are the HU of the pancreas without the tumour",
-)
+check("00.3", contrast)
 
 # %% [markdown]
 # ## Does this machine work?

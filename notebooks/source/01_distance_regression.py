@@ -82,7 +82,7 @@ from dualtask_lite.method.distance import (
     signed_distance,
     to_band,
 )
-from dualtask_lite.show.lesson import check_answer, run_manifest, show_source
+from dualtask_lite.show.lesson import check, run_manifest, show_source
 
 show_source(signed_distance)
 
@@ -152,12 +152,7 @@ margin_ml = (~ball & (in_mm <= 10)).sum() * np.prod(spacing) / 1000
 margin_ml = (~ball & (in_voxels <= 10)).sum() * np.prod(spacing) / 1000
 
 # %% tags=["check"]
-right = ((in_mm > 0) & (in_mm <= 10)).sum() * 0.8 * 0.8 * 5 / 1000
-check_answer(
-    margin_ml,
-    right,
-    hint="outside is ~ball, within 10 mm is in_mm <= 10; a voxel is the product of spacing",
-)
+check("01.1", margin_ml)
 
 # %% [markdown]
 # ## What the network is asked for
@@ -224,12 +219,7 @@ place = list(way).index(10)
 factor = profiles["published, wide crop"][place] / profiles["published, tight crop"][place]
 
 # %% tags=["check"]
-both = [profiles[name][way == 10][0] for name in ("published, tight crop", "published, wide crop")]
-check_answer(
-    factor,
-    both[0] / both[1],
-    hint="read both lines at way == 10 and divide the larger by the smaller",
-)
+check("01.2", factor)
 
 # %% [markdown]
 # ## Try it
@@ -278,24 +268,20 @@ panels(
 # %% [markdown]
 # ### Exercise 3
 #
-# Mend the target of the thin lesion: an array of its shape, in [-1, 1], that is **negative in every
+# Repair the target of the thin lesion: an array of its shape, in [-1, 1], that is **negative in every
 # voxel of the lesion** and in which 1 mm is worth 1/20. The voxels measure 1 mm. You need two functions of this lesson.
 
 # %% tags=["exercise", "blank"]
-mended = ...
+repaired = ...
 
 # %% tags=["exercise", "solution"]
-mended = to_band(signed_distance(thin, (1.0, 1.0, 1.0)), 20.0)
+repaired = to_band(signed_distance(thin, (1.0, 1.0, 1.0)), 20.0)
 
 # %% tags=["exercise", "wrong"]
-mended = published_distance(thin)
+repaired = published_distance(thin)
 
 # %% tags=["check"]
-check_answer(
-    mended,
-    lambda target: ((target < 0) == thin).all() and abs(target[4, 4, 4] - 1 / 20) < 1e-3,
-    hint="first the distance in mm, then the band; compare mended < 0 with thin",
-)
+check("01.3", repaired)
 
 # %% [markdown]
 # ## What a distance sees that a mask does not
@@ -346,12 +332,7 @@ worse_by_mm = 10 * (error[list(moves).index(28)] - error[list(moves).index(18)])
 worse_by_mm = dice[list(moves).index(28)] - dice[list(moves).index(18)]
 
 # %% tags=["check"]
-at = dict(zip(moves.tolist(), error, strict=True))
-check_answer(
-    worse_by_mm,
-    10 * (at[28] - at[18]),
-    hint="subtract the entry for 18 mm from the one for 28 mm; 1 cm is 10 mm",
-)
+check("01.4", worse_by_mm)
 
 # %% [markdown]
 # ## A network that says how far

@@ -45,7 +45,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.training.train import split_for
-from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest
+from dualtask_lite.show.lesson import check, new_folder, run_manifest
 from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
@@ -88,11 +88,7 @@ shared = len({case.id for case in split.train} & {case.id for case in split.test
 shared = len({case.id for case in split.train} | {case.id for case in split.test})
 
 # %% tags=["check"]
-check_answer(
-    shared,
-    0,
-    hint="the intersection of two sets is a & b; a | b is everything that is in one of them",
-)
+check("04.1", shared)
 
 # %% [markdown]
 # ## The objective, term by term
@@ -273,6 +269,8 @@ print("largest difference of any weight from the whole run:", differences)
 # no number: a patient without a tumour has none to overlap with, and whatever is predicted there is a false alarm.
 
 # %%
+import numpy as np
+
 from dualtask_lite.engine.judging.evaluation import evaluate, write_evaluation
 
 models = [load_model(folder / stage) for stage in stages]
@@ -302,15 +300,10 @@ import statistics
 median_dice = statistics.median(row["dice"] for row in pancreas if not math.isnan(row["dice"]))
 
 # %% tags=["exercise", "wrong"]
-median_dice = max(row["dice"] for row in pancreas) + 1
+median_dice = statistics.median(row["hd95_mm"] for row in pancreas)
 
 # %% tags=["check"]
-import numpy as np
-
-expected = np.nanmedian([row["dice"] for row in pancreas])
-check_answer(
-    median_dice, expected, hint="half of the cases lie below the median; see statistics.median"
-)
+check("04.2", median_dice)
 
 # %% [markdown]
 # ## One prediction
@@ -359,14 +352,10 @@ deepest = ...
 deepest = -prediction.distance_mm.min()
 
 # %% tags=["exercise", "wrong"]
-deepest = prediction.distance_mm.max() + 1
+deepest = prediction.distance_mm.min()
 
 # %% tags=["check"]
-check_answer(
-    deepest,
-    -prediction.distance_mm.min(),
-    hint="the deepest voxel has the smallest (most negative) distance",
-)
+check("04.3", deepest)
 
 # %% [markdown]
 # ## Summary

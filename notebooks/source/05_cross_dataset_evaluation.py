@@ -41,7 +41,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # %%
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cases.splits import leave_one_centre_out
-from dualtask_lite.show.lesson import check_answer, new_folder, run_manifest, show_source
+from dualtask_lite.show.lesson import check, new_folder, run_manifest, show_source
 from dualtask_lite.show.table import Table
 
 every = [case for case in find_cases(data_dir or "phantom") if case.label is not None]
@@ -111,20 +111,14 @@ differences = [
 mean_difference = sum(differences) / len(differences)
 
 # %% tags=["exercise", "wrong"]
-mean_difference = max(float(row["dice"]) for row in rows) + 1
+dice = {(row["arm"], row["case"]): float(row["dice"]) for row in rows}
+differences = [
+    dice["segmentation", c] - dice["conversion", c] for arm, c in dice if arm == "conversion"
+]
+mean_difference = sum(differences) / len(differences)
 
 # %% tags=["check"]
-import numpy as np
-
-from dualtask_lite.engine.judging.statistics import bootstrap_interval, holm, paired_differences
-
-by_centre = paired_differences(rows, "conversion", "segmentation", "dice")
-together = np.concatenate(list(by_centre.values()))
-check_answer(
-    mean_difference,
-    lambda answer: abs(answer - together.mean()) < 1e-6,
-    hint="pair by case: the same case with both arms; then conversion minus segmentation",
-)
+check("05.1", mean_difference)
 
 # %% [markdown]
 # ## Is it luck?
@@ -134,9 +128,15 @@ check_answer(
 # the answer. If it holds 0, luck explains the difference.
 
 # %%
+from dualtask_lite.engine.judging.statistics import bootstrap_interval, holm, paired_differences
+
 show_source(bootstrap_interval)
 
 # %%
+import numpy as np
+
+by_centre = paired_differences(rows, "conversion", "segmentation", "dice")
+together = np.concatenate(list(by_centre.values()))
 low, high = bootstrap_interval(list(by_centre.values()), seed=seed)
 print(f"mean difference {together.mean():+.3f}, interval {low:+.3f} to {high:+.3f}")
 
@@ -168,12 +168,7 @@ still_significant = sum(p < 0.05 for p in holm([0.02, 0.04, 0.30]))
 still_significant = 2
 
 # %% tags=["check"]
-check_answer(
-    still_significant,
-    sum(p < 0.05 for p in holm([0.02, 0.04, 0.30])),
-    hint="the smallest of three is multiplied by 3, the next by 2, the last by 1",
-    tolerance=0,
-)
+check("05.2", still_significant)
 
 # %% [markdown]
 # ## The large matrix
@@ -421,11 +416,7 @@ lower_dice = min(scores, key=scores.get)
 lower_dice = "large"
 
 # %% tags=["check"]
-check_answer(
-    lower_dice,
-    lambda name: name == "small",
-    hint="np.roll(ball, 1, axis=0) moves a ball by one voxel; the error is 1 mm for both",
-)
+check("05.3", lower_dice)
 
 # %% [markdown]
 # Size is one way in which a score misleads. Here are more, all on a ball of 16 mm radius, with the score of
@@ -526,14 +517,10 @@ honest_guess = ...
 honest_guess = 0.80 - (by_slice.reported - by_slice.honest)
 
 # %% tags=["exercise", "wrong"]
-honest_guess = 0.80 + 1
+honest_guess = 0.80 + (by_slice.reported - by_slice.honest)
 
 # %% tags=["check"]
-check_answer(
-    honest_guess,
-    0.80 - by_slice.row["too high by"],
-    hint="too high by reported - honest; take that off 0.80",
-)
+check("05.4", honest_guess)
 
 # %% [markdown]
 # ## Summary

@@ -7,38 +7,11 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show.lesson import MANIFEST_TYPE, check_answer, new_folder, run_manifest, show_source
+from dualtask_lite.show.lesson import MANIFEST_TYPE, new_folder, run_manifest, show_source
 from dualtask_lite.show.table import Table
-
-
-@pytest.mark.parametrize(
-    ("answer", "right", "state"),
-    [
-        (..., 3, "not attempted"),
-        (None, 3, "not attempted"),
-        (3, 3, "right"),
-        (3.01, 3, "right"),
-        (3.1, 3, "wrong"),
-        ("3", 3, "wrong"),
-        (math.nan, 3, "wrong"),
-        (np.float32(3), 3, "right"),
-        ([1, 2], [1.0, 2.0], "right"),
-        ([1, 2, 3], [1.0, 2.0], "wrong"),
-        ("B", "B", "right"),
-        ("b", "B", "wrong"),
-        (object(), lambda answer: answer > 3, "wrong"),
-        (4, lambda answer: answer > 3, "right"),
-        (0, 0, "right"),
-    ],
-)
-def test_check_answer(answer, right, state):
-    verdict = check_answer(answer, right, hint="think")
-    assert verdict.state == state
-    assert ("think" in verdict.message) == (state == "wrong")
 
 
 def test_manifest_can_be_read_by_machines_and_people():
@@ -60,12 +33,12 @@ def test_table_shows_rows_with_different_columns_and_escapes():
 
 
 def test_a_source_is_shown_as_its_file_holds_it():
-    shown = show_source(check_answer)
-    assert shown.code == inspect.getsource(check_answer)
+    shown = show_source(new_folder)
+    assert shown.code == inspect.getsource(new_folder)
     assert shown.where.startswith("dualtask_lite.show.lesson, line ")
     bundle = shown._repr_mimebundle_()
     assert html.unescape(re.sub("<style>.*</style>|<[^>]+>", "", bundle["text/html"])) == shown.where + shown.code
-    assert "def check_answer(" in bundle["text/plain"]
+    assert "def new_folder(" in bundle["text/plain"]
 
 
 def test_a_folder_that_cannot_be_made_anywhere_is_said(monkeypatch, tmp_path):

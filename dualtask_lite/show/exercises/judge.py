@@ -1,0 +1,212 @@
+"""Check an answer: not attempted, wrong (with a hint, later with the way), or right (with its meaning).
+
+The function of an exercise is named like its answer, and its parameters are names of the lesson: ``check`` takes their
+values from the notebook that calls it. It returns the right answer, or, with a parameter ``answer``, whether that is
+right.
+"""
+
+from __future__ import annotations
+
+import html
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from dualtask_lite.errors import DualTaskError
+
+VERDICT_TYPE = "application/vnd.dualtask.verdict+json"
+PATIENCE = 3  # different wrong answers, after which the way to the solution is shown
+_SIGNS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
+_ASSIGNED = re.compile(r"^\s*(?:def\s+(\w+)\s*\(|(\w+)\s*(?::[^=\n]*)?=(?!=))", re.M)
+_exercises: dict[str, Exercise] = {}
+_wrong_answers: dict[str, set[str]] = {}
+_failed: set[str] = set()  # names that were assigned in a cell that ended with an error
+
+
+class MissingNameError(Exception):
+    """The notebook has not set a name that an exercise needs."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How an answer was judged."""
+
+    number: str
+    state: Literal["not attempted", "wrong", "right"]
+    message: str
+
+    def __str__(self) -> str:
+        return f"{_SIGNS[self.state]} {self.message}"
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, Any]:
+        first, *more = str(self).split("\n")
+        lines = [f"<strong>{html.escape(first)}</strong>", *map(html.escape, more)]
+        paragraph = f'<p role="status">{"<br>".join(lines)}</p>'
+        record = {"exercise": self.number, "state": self.state}
+        return {"text/html": paragraph, "text/plain": str(self), VERDICT_TYPE: record}
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """What is known of an exercise.
+
+    Attributes:
+        right: computes the right answer, or judges the parameter ``answer``.
+        hint: shown after a wrong answer.
+        way: the way to the solution, shown after ``PATIENCE`` wrong answers.
+        meaning: shown after the right answer; a text with ``{answer}`` in it, or a function like ``right``.
+        tolerance: relative, by which numbers may be off.
+    """
+
+    right: Callable[..., Any]
+    hint: str
+    way: str
+    meaning: str | Callable[..., str]
+    tolerance: float
+
+    @property
+    def name(self) -> str:
+        """The name of the answer in the notebook."""
+        return self.right.__name__
+
+    def accepts(self, answer: Any, lesson: Mapping[str, Any]) -> bool:
+        """Judge an answer with the values of the lesson."""
+        if "answer" not in inspect.signature(self.right).parameters:
+            expected = call_with(self.right, lesson)
+            try:
+                return _same(answer, expected, self.tolerance)
+            except Exception:  # an answer that cannot be compared is not the right one
+                return False
+        wanted = _arguments(self.right, {**lesson, "answer": answer})
+        try:
+            return bool(self.right(**wanted))
+        except Exception:  # whatever an answer does when it is judged, it is not the right one
+            return False
+
+    def explain(self, answer: Any, lesson: Mapping[str, Any]) -> str:
+        """Say what a right answer means."""
+        value = _plain(answer)
+        if callable(self.meaning):
+            return str(call_with(self.meaning, {**lesson, "answer": value}))
+        return self.meaning.format(answer=value)
+
+
+def exercise(
+    number: str, *, hint: str, way: str, meaning: str | Callable[..., str], tolerance: float = 0.01
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Register the decorated function as the exercise ``number``, such as ``"02.3"``; see ``Exercise``."""
+
+    def register(right: Callable[..., Any]) -> Callable[..., Any]:
+        _exercises[number] = Exercise(right, hint, way, meaning, tolerance)
+        return right
+
+    return register
+
+
+def find_exercise(number: str) -> Exercise:
+    """Get an exercise by its number.
+
+    Raises:
+        DualTaskError: when there is none.
+    """
+    load_lesson(number)
+    if number not in _exercises:
+        raise DualTaskError(f"there is no exercise {number!r}", "write lesson and number, such as '02.3'")
+    return _exercises[number]
+
+
+def load_lesson(number: str) -> None:
+    """Import the module of the lesson that an exercise or a choice belongs to, which registers both."""
+    try:
+        importlib.import_module(f"dualtask_lite.show.exercises.lesson_{number[:2]}")
+    except ModuleNotFoundError as missing:
+        raise DualTaskError(
+            f"there is no lesson {number[:2]!r}", "write lesson and number, such as '02.3'"
+        ) from missing
+
+
+def check(number: str, answer: Any) -> Verdict:
+    """Judge the answer to an exercise, with the values that the calling notebook holds.
+
+    Args:
+        number: of the exercise: lesson and place, such as ``"02.3"``.
+        answer: the learner's; ``...`` (or ``None``) means that there is none yet.
+
+    Raises:
+        DualTaskError: when there is no such exercise.
+    """
+    _listen()
+    task = find_exercise(number)
+    lesson = sys._getframe(1).f_globals
+    if answer is None or answer is ...:
+        told = "Not attempted yet: replace the three dots by your answer and run this again."
+        return Verdict(number, "not attempted", told)
+    if task.name in _failed:
+        told = f"Not judged: the cell that sets {task.name} ended with an error. Correct it and run both again."
+        return Verdict(number, "not attempted", told)
+    try:
+        if task.accepts(answer, lesson):
+            return Verdict(number, "right", f"Right. {task.explain(answer, lesson)}")
+    except MissingNameError as missing:
+        return Verdict(number, "not attempted", f"Not judged: {missing}")
+    tried = _wrong_answers.setdefault(number, set())
+    tried.add(repr(answer))
+    if len(tried) < PATIENCE:
+        return Verdict(number, "wrong", f"Not yet. Hint: {task.hint}")
+    return Verdict(number, "wrong", f"Not yet. Hint: {task.hint}\nThe way to the solution: {task.way}")
+
+
+def call_with(function: Callable[..., Any], lesson: Mapping[str, Any]) -> Any:
+    """Call a function with the lesson's values of its parameters.
+
+    Raises:
+        MissingNameError: when the notebook has not set one of them.
+    """
+    return function(**_arguments(function, lesson))
+
+
+def _arguments(function: Callable[..., Any], lesson: Mapping[str, Any]) -> dict[str, Any]:
+    names = list(inspect.signature(function).parameters)
+    if missing := [name for name in names if name not in lesson]:
+        raise MissingNameError(f"the check needs {', '.join(missing)} of the lesson; run the cells above first.")
+    return {name: lesson[name] for name in names}
+
+
+def _same(answer: Any, right: Any, tolerance: float) -> bool:
+    if isinstance(right, (str, bool)):
+        return type(answer) is type(right) and bool(answer == right)
+    return np.shape(answer) == np.shape(right) and bool(np.allclose(answer, right, rtol=tolerance, atol=0))
+
+
+def _plain(value: Any) -> Any:
+    """A number of numpy or torch as Python's, which any format takes."""
+    try:
+        return value.item()
+    except (AttributeError, ValueError, RuntimeError):  # no such number
+        return value
+
+
+def _listen() -> None:
+    """Let the notebook tell which cells fail, so that the old value of a name is not taken for its new one."""
+    get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
+    shell = get_ipython()
+    if shell is not None and _note_failure not in shell.events.callbacks["post_run_cell"]:
+        shell.events.register("post_run_cell", _note_failure)
+
+
+def _note_failure(result: Any) -> None:
+    """Remember which names a cell would have set, when it failed, and forget them when it ran."""
+    names = {name for pair in _ASSIGNED.findall(result.info.raw_cell or "") for name in pair if name}
+    if result.success:
+        _failed.difference_update(names)
+    else:
+        _failed.update(names)
+
+
+_listen()

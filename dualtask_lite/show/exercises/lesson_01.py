@@ -1,0 +1,64 @@
+"""Exercises of lesson 01, distance regression."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualtask_lite.show.exercises.judge import exercise
+
+Field = NDArray[np.floating]
+Mask = NDArray[np.bool_]
+
+
+def _in_margin(distance: Field, spacing: Sequence[float]) -> float:
+    return float(((distance > 0) & (distance <= 10)).sum() * np.prod(spacing) / 1000)
+
+
+def _margin_in_voxels(answer: float, in_voxels: Field, spacing: Sequence[float]) -> str:
+    counted = _in_margin(in_voxels, spacing)
+    return f"{answer:.1f} ml. Whoever counts voxels for mm plans {counted:.1f} ml."
+
+
+@exercise(
+    "01.1",
+    hint="outside is ~ball, within 10 mm is in_mm <= 10; the volume of a voxel is the product of spacing.",
+    way="(~ball & (in_mm <= 10)).sum() voxels, times np.prod(spacing) mm³, divided by 1000.",
+    meaning=_margin_in_voxels,
+)
+def margin_ml(in_mm: Field, spacing: Sequence[float]) -> float:
+    return _in_margin(in_mm, spacing)
+
+
+@exercise(
+    "01.2",
+    hint="read both lines at way == 10 and divide the tight crop's value by the wide crop's.",
+    way='take profiles["published, tight crop"] and profiles["published, wide crop"] where way == 10, and divide.',
+    meaning="{answer:.1f}: same lesson, same voxel, and {answer:.1f} times the target, because of the crop alone.",
+)
+def factor(profiles: Mapping[str, Field], way: Field) -> float:
+    tight, wide = (profiles[f"published, {crop} crop"][way == 10][0] for crop in ("tight", "wide"))
+    return float(tight / wide)
+
+
+@exercise(
+    "01.3",
+    hint="first the distance in mm, then the band; compare repaired < 0 with thin.",
+    way="to_band(signed_distance(thin, (1.0, 1.0, 1.0)), 20.0)",
+    meaning="All voxels of the lesion are negative now, and 1 mm is worth 1/20, as everywhere else.",
+)
+def repaired(answer: Field, thin: Mask) -> bool:
+    return bool(((answer < 0) == thin).all() and abs(answer[4, 4, 4] - 1 / 20) < 1e-3)
+
+
+@exercise(
+    "01.4",
+    hint="subtract the entry for 18 mm from the one for 28 mm; 1 cm is 10 mm.",
+    way="10 * (error[i] - error[j]), where moves[i] is 28 and moves[j] is 18.",
+    meaning="{answer:.1f} mm. Dice is 0 for both models, and so cannot tell them apart.",
+)
+def worse_by_mm(error: Sequence[float], moves: NDArray[np.integer]) -> float:
+    at = dict(zip(moves.tolist(), error, strict=True))
+    return float(10 * (at[28] - at[18]))

@@ -1,0 +1,84 @@
+"""Exercises of lesson 02, task conversion."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from dualtask_lite.method.convert import gradient_alive, logit_to_distance
+from dualtask_lite.show.exercises.judge import exercise
+
+
+@exercise(
+    "02.1",
+    hint="d = -tau * logit; a voxel that is probably inside has a negative distance.",
+    way="the logit of 0.9 is log(0.9 / 0.1); multiply it by -2.",
+    meaning="{answer:.1f} mm: negative, so inside, and deeper the larger tau is.",
+)
+def distance_mm() -> float:
+    return logit_to_distance(torch.logit(torch.tensor(0.9)), 2.0, 20.0).item()
+
+
+def _next_tau(answer: float, taus: Sequence[float], best: Sequence[Mapping[str, float]]) -> str:
+    larger = min((tau for tau in taus if tau > answer), default=None)
+    told = f"{answer:g} mm."
+    if larger is not None:
+        told += f" With {larger:g} mm even a perfect distance has a soft Dice of {best[1][f'tau {larger:g} mm']:.2f}."
+    return told
+
+
+@exercise(
+    "02.2",
+    hint="go along the row of 6 mm and stop before it falls under 0.8.",
+    way='max(tau for tau in taus if best[1][f"tau {tau:g} mm"] >= 0.8)',
+    meaning=_next_tau,
+)
+def largest_tau(taus: Sequence[float], best: Sequence[Mapping[str, float]]) -> float:
+    return max(tau for tau in taus if best[1][f"tau {tau:g} mm"] >= 0.8)
+
+
+@exercise(
+    "02.3",
+    hint="leaf.grad.abs().max() after backward(), not the loss itself.",
+    way="leaf = beside.clone().requires_grad_(); dice_loss(published(leaf), lesion).backward(); leaf.grad.",
+    meaning="{answer:g}: no voxel gets any gradient, so no voxel learns.",
+)
+def largest_gradient(answer: float, published: Callable[[Tensor], Tensor], beside: Tensor) -> bool:
+    through = torch.autograd.functional.vjp(published, beside, torch.ones_like(beside))[1]
+    return abs(float(answer) - float(through.abs().max())) < 1e-12
+
+
+def _alive(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> str:
+    return f"{gradient_alive(answer, inside_band):.0%} of the voxels get a gradient."
+
+
+@exercise(
+    "02.4",
+    hint="a step has slope 0, a steep sigmoid nearly so; divide by about one voxel, 2 mm.",
+    way="return torch.sigmoid(-distance_mm / 2.0)",
+    meaning=_alive,
+)
+def repaired(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> bool:
+    on_right_side = ((answer(inside_band) > 0.5) == (inside_band < 0)).all()
+    on_surface = float(answer(torch.tensor(0.0)))
+    return bool(gradient_alive(answer, inside_band) >= 0.05 and on_right_side and abs(on_surface - 0.5) < 0.01)
+
+
+def _error_near_surface(found: Tensor, true: Tensor) -> float:
+    return (found - true)[true.abs() < 6].abs().mean().item()
+
+
+def _against_logit(answer: float, by_logit: Tensor, true: Tensor) -> str:
+    return f"{answer:.2f} mm; -tau * logit is {_error_near_surface(by_logit, true):.2f} mm off."
+
+
+@exercise(
+    "02.5",
+    hint="by_look, not by_logit; absolute values, then the mean over true.abs() < 6.",
+    way="(by_look - true)[true.abs() < 6].abs().mean()",
+    meaning=_against_logit,
+)
+def off_mm(by_look: Tensor, true: Tensor) -> float:
+    return _error_near_surface(by_look, true)

@@ -1,0 +1,69 @@
+"""Exercises of lesson 03, dual self-supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dualtask_lite.method.contrast import nt_xent
+from dualtask_lite.method.losses import out_term
+from dualtask_lite.method.views import View, saturation
+from dualtask_lite.show.exercises.judge import exercise
+
+
+@exercise(
+    "03.1",
+    hint="saturation(image, view) is the share of one view; count the views where it exceeds 0.5.",
+    way="sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)",
+    meaning="{answer:.0%} of the views show next to nothing, and still carry the label.",
+)
+def ruined(image: Tensor, drawn: Sequence[View]) -> float:
+    return sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)
+
+
+@exercise(
+    "03.2",
+    hint="probabilities, not logits: torch.sigmoid(logits) first; then squares, then the mean.",
+    way="the mean of the squared difference of torch.sigmoid(logits)[0] and [1], plus that of the two distances.",
+    meaning="{answer:.4f}. It is 0 only where both heads answer the same for both views.",
+)
+def consistency(logits: Tensor, distances: Tensor) -> float:
+    return out_term(logits[:1], logits[1:], distances[:1], distances[1:]).item()
+
+
+@exercise(
+    "03.3",
+    hint="four shares, minus the logarithm of each, then the mean; the share of the pair 0, 1 is computed above.",
+    way="share of (i, j): weight[i, j] / (weight[i, j] + the weights of i with the two of the other kind).",
+    meaning="{answer:.3f}. It falls when partners grow alike and the two kinds grow apart.",
+)
+def loss_by_hand(cores: Tensor, shells: Tensor, temperature: float) -> float:
+    return nt_xent(cores, shells, temperature).item()
+
+
+def _own_kind(cells: Sequence[Tensor]) -> float:
+    """Share of the cells whose most similar other cell is of the same kind, of (core, shell, ...)."""
+    core, shell = cells[:2]
+    unit = torch.nn.functional.normalize(torch.cat([core, shell]), dim=1)
+    is_core = torch.arange(len(unit)) < len(core)
+    nearest = (unit @ unit.T).fill_diagonal_(-2).argmax(dim=1)
+    return float((is_core[nearest] == is_core).float().mean())
+
+
+def _by_chance(answer: float, before: Sequence[Tensor], after: Sequence[Tensor]) -> str:
+    core, shell = (len(part) for part in after[:2])
+    total = core + shell
+    chance = (core * (core - 1) + shell * (shell - 1)) / (total * (total - 1))
+    return f"{answer:.0%} after the training, {_own_kind(before):.0%} before it; chance alone gives {chance:.0%}."
+
+
+@exercise(
+    "03.4",
+    hint="argmax of each row without the diagonal (a cell is most similar to itself); then compare the kinds.",
+    way="nearest = cosine.fill_diagonal_(-2).argmax(dim=1); then the mean of is_core[nearest] == is_core.",
+    meaning=_by_chance,
+)
+def own_kind(after: Sequence[Tensor]) -> float:
+    return _own_kind(after)

@@ -1,0 +1,45 @@
+"""Exercises of lesson 04, the framework."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dualtask_lite.show.exercises.judge import exercise
+
+
+@exercise(
+    "04.1",
+    hint="the intersection of two sets is a & b; a | b is everything that is in one of them.",
+    way="len({case.id for case in split.train} & {case.id for case in split.test})",
+    meaning="{answer}: no case of the test was in the training, or the test would prove nothing.",
+)
+def shared(split: Any) -> int:
+    return len({case.id for case in split.train} & {case.id for case in split.test})
+
+
+def _median_and_mean(answer: float, pancreas: Sequence[Mapping[str, Any]]) -> str:
+    dice = [row["dice"] for row in pancreas]
+    return f"{answer:.2f}, where the mean is {np.nanmean(dice):.2f} and the worst case {np.nanmin(dice):.2f}."
+
+
+@exercise(
+    "04.2",
+    hint="half of the cases lie below the median; see statistics.median.",
+    way='statistics.median(row["dice"] for row in pancreas if not math.isnan(row["dice"]))',
+    meaning=_median_and_mean,
+)
+def median_dice(pancreas: Sequence[Mapping[str, Any]]) -> float:
+    return float(np.nanmedian([row["dice"] for row in pancreas]))
+
+
+@exercise(
+    "04.3",
+    hint="the deepest voxel has the smallest (most negative) distance; a depth is positive.",
+    way="-prediction.distance_mm.min()",
+    meaning="{answer:.1f} mm: what the distance head takes for the middle of the tumour.",
+)
+def deepest(prediction: Any) -> float:
+    return float(-prediction.distance_mm.min())

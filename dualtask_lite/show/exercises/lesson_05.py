@@ -1,0 +1,62 @@
+"""Exercises of lesson 05, cross-dataset evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dualtask_lite.show.exercises.judge import exercise
+
+
+def _paired(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    dice = {(row["arm"], row["case"]): float(row["dice"]) for row in rows}
+    return [dice["conversion", case] - dice["segmentation", case] for arm, case in dice if arm == "conversion"]
+
+
+def _how_many_gain(answer: float, rows: Sequence[Mapping[str, Any]]) -> str:
+    differences = _paired(rows)
+    gained = sum(one > 0 for one in differences)
+    return f"{answer:+.3f} on average; {gained} of {len(differences)} cases gained."
+
+
+@exercise(
+    "05.1",
+    hint="pair by case: the same case with both arms; then conversion minus segmentation.",
+    way='dice = {(row["arm"], row["case"]): float(row["dice"]) for row in rows}; subtract case by case; take the mean.',
+    meaning=_how_many_gain,
+)
+def mean_difference(answer: float, rows: Sequence[Mapping[str, Any]]) -> bool:
+    return abs(answer - float(np.mean(_paired(rows)))) < 1e-6
+
+
+@exercise(
+    "05.2",
+    hint="the smallest of three is multiplied by 3, the next by 2, the last by 1.",
+    way="0.02 * 3, 0.04 * 2 and 0.30 * 1: count those below 0.05.",
+    meaning="{answer}: 0.02 * 3 is 0.06 already. Without the correction there would have been two findings.",
+    tolerance=0,
+)
+def still_significant() -> int:
+    return 0
+
+
+@exercise(
+    "05.3",
+    hint="np.roll(ball, 1, axis=0) moves a ball by one voxel; the error is 1 mm for both.",
+    way='case_metrics(np.roll(ball, 1, axis=0), ball, (1, 1, 1))["dice"] of both balls; the smaller one.',
+    meaning="The {answer} one: the same error of 1 mm weighs more where there is less volume.",
+)
+def lower_dice() -> str:
+    return "small"
+
+
+@exercise(
+    "05.4",
+    hint="too high by reported - honest; take that off 0.80.",
+    way="0.80 - (by_slice.reported - by_slice.honest)",
+    meaning="{answer:.2f}. A guess, as a leak is not equally large everywhere; only a test without it would tell.",
+)
+def honest_guess(by_slice: Any) -> float:
+    return float(0.80 - (by_slice.reported - by_slice.honest))

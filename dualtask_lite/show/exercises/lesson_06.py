@@ -1,0 +1,62 @@
+"""Exercises of lesson 06, predictions in 3D."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.masks import Box
+from dualtask_lite.show.exercises.judge import exercise
+
+
+def _share_outside(prediction: Any, scan: Any) -> float:
+    """Share of the organ outside the box that the last stage looked at."""
+    last, organ = prediction.report[-1], scan.label > 0
+    return float(1 - organ[Box(last["box_start"], last["box_stop"]).slices].sum() / organ.sum())
+
+
+def _worst_loss(answer: int, predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> str:
+    worst = max(_share_outside(predictions[name], scan) for name, scan in scans.items())
+    return f"{answer} of {len(scans)} cases; in the worst of them {worst:.0%} of the organ was outside."
+
+
+@exercise(
+    "06.1",
+    hint="cut the box out of label > 0 and compare its sum with the sum over the whole volume; count cases.",
+    way="organ[x0:x1, y0:y1, z0:z1].sum() < organ.sum() for each case, with the corners from report[-1].",
+    meaning=_worst_loss,
+    tolerance=0,
+)
+def lost_before(predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> int:
+    return sum(_share_outside(predictions[name], scan) > 0 for name, scan in scans.items())
+
+
+@exercise(
+    "06.2",
+    hint="most voxels are NaN, as they are no surface: leave them out before you take the mean.",
+    way="(error[np.isfinite(error)] <= 2).mean()",
+    meaning="{answer:.0%}: for a move of one voxel. What is off by less than the slices are thick may be forgiven.",
+)
+def share_within_2mm(error: NDArray[np.floating]) -> float:
+    return float(np.mean(error[~np.isnan(error)] <= 2))
+
+
+def _against_all(answer: float, second_opinions: Sequence[Mapping[str, float]]) -> str:
+    every = np.mean([row["risk"] for row in second_opinions])
+    told = "The warning found the worse cases." if answer < every else "The warning did not find the worse cases."
+    return f"{answer:.2f}, against {every:.2f} over all cases. {told}"
+
+
+@exercise(
+    "06.3",
+    hint="sort by the warning, drop the last quarter, and take the mean risk of the others.",
+    way='sorted(second_opinions, key=lambda row: row["unsure"]) without its last quarter; the mean of row["risk"].',
+    meaning=_against_all,
+)
+def risk_left(second_opinions: Sequence[Mapping[str, float]]) -> float:
+    kept = sorted(second_opinions, key=lambda row: row["unsure"])
+    return float(np.mean([row["risk"] for row in kept[: len(kept) - len(kept) // 4]]))

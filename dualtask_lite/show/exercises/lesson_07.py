@@ -1,0 +1,58 @@
+"""Exercises of lesson 07, real data and real GPUs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dualtask_lite.show.exercises.judge import exercise
+
+A100 = "A100 (bf16)"
+
+
+@exercise(
+    "07.1",
+    hint="take finding['case'] where finding['level'] == 'error'; a set drops doubles.",
+    way='sorted({finding["case"] for finding in findings if finding["level"] == "error"})',
+    meaning="{answer}: the other cases of the folder stay usable.",
+)
+def unusable(answer: Sequence[str], findings: Sequence[Mapping[str, str]]) -> bool:
+    return list(answer) == sorted({found["case"] for found in findings if found["level"] == "error"})
+
+
+@exercise(
+    "07.2",
+    hint="rows with recompute False, and at most 15 in the last column.",
+    way='{row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}',
+    meaning="{answer}. These are estimates: leave some room.",
+)
+def fit_a_t4(answer: set[str], memory: Sequence[Mapping[str, Any]]) -> bool:
+    return set(answer) == {row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}
+
+
+@exercise(
+    "07.3",
+    hint="four stages, the price of an hour, and hours(plans['gpu'], ...) for one stage.",
+    way='4 * PRICES["A100 (bf16)"] * hours(plans["gpu"], PEAKS["A100 (bf16)"])',
+    meaning="{answer:.2f}, at an invented price and an assumed speed: measure the speed before you rent.",
+)
+def price(
+    hours: Callable[[Any, float], float],
+    plans: Mapping[str, Any],
+    PEAKS: Mapping[str, float],
+    PRICES: Mapping[str, float],
+) -> float:
+    return 4 * PRICES[A100] * hours(plans["gpu"], PEAKS[A100])
+
+
+@exercise(
+    "07.4",
+    hint="count voxels with label 1, times the product of the three zooms, divided by 1000.",
+    way="(np.asarray(found.dataobj) == 1).sum() * np.prod(found.header.get_zooms()) / 1000",
+    meaning="{answer:.1f} ml, as in the report that lies beside the label.",
+)
+def pancreas_ml(answer: float, found: Any) -> bool:
+    voxels = (np.asarray(found.dataobj) == 1).sum()
+    return abs(float(answer) - voxels * np.prod(found.header.get_zooms()[:3]) / 1000) < 0.01

@@ -1,0 +1,112 @@
+"""nbgrader itself makes an assignment of a lesson and grades what learners hand in."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from dualtask_lite.show.exercises.judge import find_exercise
+
+nbgrader = pytest.importorskip("nbgrader", reason="the dev extra is not installed")
+ROOT = Path(__file__).resolve().parents[2]
+NAME = "02_task_conversion"  # needs no training
+
+
+def load_builder():
+    spec = importlib.util.spec_from_file_location("notebook_builder", ROOT / "notebooks" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+build = load_builder()
+
+
+def assignment(source):
+    return build.grading.as_assignment(build.make_notebook(source, ("blank", "solution")))
+
+
+@pytest.mark.parametrize("source", build.lessons(), ids=lambda path: path.stem)
+def test_every_exercise_is_an_answer_and_a_locked_test(source):
+    notebook = assignment(source)
+    marks = [cell.metadata.nbgrader for cell in notebook.cells if "nbgrader" in cell.metadata]
+    assert [mark.solution for mark in marks] == [True, False] * (len(marks) // 2)
+    assert all(mark.locked == mark.grade == (not mark.solution) for mark in marks)
+    assert sum(mark.get("points", 0) for mark in marks) == len(marks) // 2 >= 3
+    for mark, cell in ((cell.metadata.nbgrader, cell) for cell in notebook.cells if "nbgrader" in cell.metadata):
+        if mark.solution:
+            blank, _, rest = cell.source.partition("### BEGIN SOLUTION")
+            assert blank.rstrip().endswith("= ...")
+            assert rest.rstrip().endswith("### END SOLUTION")
+
+
+@pytest.fixture(scope="module")
+def course(tmp_path_factory):
+    """A course of one lesson, released."""
+    from nbgrader.apps import NbGraderAPI
+    from traitlets.config import PyFileConfigLoader
+
+    folder = tmp_path_factory.mktemp("course")
+    (source,) = (path for path in build.lessons() if path.stem == NAME)
+    notebook = build.make_notebook(source, ("blank", "solution"))
+    given = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
+    given.source = given.source.replace("overrides: dict = {}", 'overrides: dict = {"steps": 1}')
+    build.grading.write_course(folder, {NAME: notebook}, build.GLOSSARY)
+    config = PyFileConfigLoader("nbgrader_config.py", path=str(folder)).load_config()
+    config.CourseDirectory.root = str(folder)
+    api = NbGraderAPI(config=config)
+    with pytest.MonkeyPatch.context() as patch:  # nbgrader calls alembic by its name, as in an activated environment
+        patch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+        made = api.generate_assignment(NAME)
+        assert made["success"], made.get("error") or made.get("log")
+        yield folder, api
+
+
+def hand_in(folder, student, answers):
+    """Copy the released notebook, with these answers by number, to where nbgrader collects."""
+    released = folder / "release" / NAME
+    place = folder / "submitted" / student / NAME
+    shutil.copytree(released, place)
+    notebook = nbformat.read(place / f"{NAME}.ipynb", 4)
+    for cell in notebook.cells:
+        number = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix("answer-").replace("-", ".")
+        if number in answers:
+            cell.source = answers[number]
+    nbformat.write(notebook, place / f"{NAME}.ipynb")
+
+
+def answers_of(variant):
+    """The answers of the source that are tagged so, by number."""
+    (source,) = (path for path in build.lessons() if path.stem == NAME)
+    cells = build.make_notebook(source, (variant,)).cells
+    tagged = [cell for cell in cells if variant in cell.metadata.get("tags", [])]
+    return {f"02.{i + 1}": cell.source for i, cell in enumerate(tagged)}
+
+
+def test_the_released_notebook_holds_no_solution(course):
+    folder, _ = course
+    text = (folder / "release" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8")
+    assert "SOLUTION" not in text
+    assert text.count("= ...") == len(answers_of("solution"))
+    assert find_exercise("02.4").way not in text
+
+
+@pytest.mark.filterwarnings("ignore:Object of type")  # nbgrader's own use of its database
+@pytest.mark.parametrize("variant", ["blank", "wrong", "solution"])
+def test_nbgrader_gives_points_for_right_answers_only(course, variant):
+    folder, api = course
+    hand_in(folder, variant, answers_of(variant))
+    graded = api.autograde(NAME, variant)
+    assert graded["success"], graded.get("error") or graded.get("log")
+    with api.gradebook as gradebook:
+        submission = gradebook.find_submission(NAME, variant)
+        points = (submission.score, submission.max_score)
+    every = len(answers_of(variant))
+    assert points == (every if variant == "solution" else 0, every)
