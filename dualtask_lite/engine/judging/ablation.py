@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from dualtask_lite.engine.judging.evaluation import evaluate, plain
 from dualtask_lite.engine.judging.summary import summarise_cells
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import MODEL, load_model, provenance, read_json, read_rows, write_json, write_rows
-from dualtask_lite.engine.training.devices import pick_device
+from dualtask_lite.engine.training.devices import cards, pick_device, take_card
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
@@ -127,7 +128,7 @@ def ablate(
         seeds: of the split, the weights and the samples.
         protocols: some of ``PROTOCOLS``.
         folds: parts of ``cross-validation``.
-        jobs: cells at a time, each in its own process.
+        jobs: cells at a time, each in its own process; the processes share the cards evenly.
         command: what to type to get the same table; kept in ``summary.json``.
         progress: show a bar on a terminal or in a notebook.
 
@@ -151,7 +152,9 @@ def ablate(
     context = multiprocessing.get_context("spawn")
     done: list[Cell] = []
     summary: dict[str, Any] = {}
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_end_with_the_parent)
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=context, initializer=_start_process, initargs=(context.Value("i", 0), cards())
+    )
     with progress_bar(progress) as bar, pool:
         task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
 
@@ -214,8 +217,9 @@ def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: 
     write_rows(folder / "cases.csv", rows)  # last: where it is, the cell is done
 
 
-def _end_with_the_parent() -> None:
-    """Let a process of the pool end when the one that started it was killed: else it would wait for work for ever."""
+def _start_process(started: Synchronized[int], of_cards: Sequence[str]) -> None:
+    """Give a process of the pool its card; end it when its parent was killed, or it would wait for work for ever."""
+    take_card(started, of_cards)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

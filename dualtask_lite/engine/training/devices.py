@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any, TypeVar
 
 import torch
@@ -47,6 +49,27 @@ def pick_device(wanted: str) -> str:
         raise DualTaskError(f"{processes} processes share {cards} CUDA devices", f"use --nproc-per-node={cards}")
     torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # what "cuda" means from here on
     return "cuda"
+
+
+def cards() -> list[str]:
+    """The CUDA cards of this process, by the names that ``CUDA_VISIBLE_DEVICES`` knows them by."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return chosen.split(",")[:count] if chosen else [str(number) for number in range(count)]
+
+
+def take_card(started: Synchronized[int], of: Sequence[str]) -> None:
+    """Let this process of a pool see one card, the next one in turn; call it before CUDA is used.
+
+    Args:
+        started: shared by the pool, how many of its processes have taken a card.
+        of: the cards, see :func:`cards`; without any, nothing is done.
+    """
+    with started.get_lock():
+        number = started.value
+        started.value += 1
+    if of:
+        os.environ["CUDA_VISIBLE_DEVICES"] = of[number % len(of)]
 
 
 def precision_of(wanted: str, device: str) -> str:

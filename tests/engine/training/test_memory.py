@@ -132,7 +132,7 @@ def test_a_second_stage_starts_on_the_card_of_the_first(card, recwarn):
 
 
 def test_a_card_that_seems_too_small_is_warned_of(card):
-    settings = Settings.of("paper", {"stage": "tumour-fine", "machine.precision": "32-true"})
+    settings = Settings.of("paper", {"stage": "tumour-fine", "optimiser.batch": 4})
     with pytest.warns(UserWarning, match=r"14\.0 GB free; if it runs out of memory, .*machine\.recompute=true"):
         assert "but the device has 14.0 GB free" in check_memory(settings, torch.device("cuda"))
 
