@@ -1,19 +1,23 @@
 """Who trains and who tests: whole centres are held out, and no case and no patient is on both sides.
 
 A split depends on the cases and the seed only, not on the order in which cases are listed; and what is drawn
-from a centre does not depend on which other centres there are.
+from a centre does not depend on which other centres there are. Cases that hold the same image, as some public sets
+have them under two names, count as one patient.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.errors import DualTaskError
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +27,7 @@ class Split:
     Making one reads every image once, to compare contents.
 
     Raises:
-        DualTaskError: when an id, or the content of an image, comes twice, or a patient on two sides: a copy on
+        DualTaskError: when an id comes twice, or a patient or the content of an image is on two sides: a copy on
             the other side would make the test worthless.
     """
 
@@ -33,24 +37,45 @@ class Split:
 
     def __post_init__(self) -> None:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        seen: dict[str, str] = {}
-        sides: dict[str, str] = {}
+        names: dict[str, str] = {}  # id -> how the case that has it is called in a message
+        sides: dict[str, tuple[str, str]] = {}  # patient or content -> its side, and the case that came first
         for part, cases in parts.items():
             for case in cases:
-                if case.patient and sides.setdefault(case.patient, part) != part:
-                    raise DualTaskError(
-                        f"patient {case.patient} is in {sides[case.patient]} and in {part}",
-                        "keep the CTs of a patient on one side",
-                    )
                 name = f"{case.id} ({case.centre}, {part})"
-                _insist_on_new(seen, f"id {case.id}", name, "have the same id")
-                _insist_on_new(seen, f"content {case.digest()}", name, "hold the same image")
+                if case.id in names:
+                    raise DualTaskError(f"cases {names[case.id]} and {name} have the same id", "rename one of them")
+                names[case.id] = name
+                for finding, key in (("hold the same image", case.digest()), ("are of one patient", case.patient)):
+                    side, first = sides.setdefault(key, (part, name)) if key else (part, name)
+                    if side != part:
+                        raise DualTaskError(
+                            f"cases {first} and {name} {finding}",
+                            "keep them on one side, or use one of them: data.cases lists the cases to use",
+                        )
 
 
-def _insist_on_new(seen: dict[str, str], key: str, name: str, finding: str) -> None:
-    if key in seen:
-        raise DualTaskError(f"cases {seen[key]} and {name} {finding}", "remove or rename one of them, then split again")
-    seen[key] = name
+def _with_twins_as_patients(cases: Sequence[Case]) -> list[Case]:
+    """The cases, where those that hold the same image are of one patient, so that a split keeps them together."""
+    first: dict[str, Case] = {}  # content -> the case that holds it
+    same: dict[str, str] = {}  # patient -> the one who it turned out to be
+
+    def patient_of(case: Case) -> str:
+        name = case.patient or case.id
+        while name in same:
+            name = same[name]
+        return name
+
+    for case in cases:
+        twin = first.setdefault(case.digest(), case)
+        if twin is not case:
+            _log.warning(
+                "cases %s and %s hold the same image and count as one patient; data.cases can list one of them alone",
+                twin.id,
+                case.id,
+            )
+            if patient_of(case) != patient_of(twin):
+                same[patient_of(case)] = patient_of(twin)
+    return [replace(case, patient=patient_of(case)) if patient_of(case) in same.values() else case for case in cases]
 
 
 def leave_one_centre_out(cases: Sequence[Case], held_out: str, *, validation: float, seed: int) -> Split:
@@ -121,28 +146,31 @@ def cross_validation(cases: Sequence[Case], fold: int, *, folds: int, seed: int)
     """Test on one of several equal parts of the cases, learn from the others; over all folds each case tests once.
 
     Args:
-        cases: at least as many as folds; each centre is spread over all folds.
+        cases: of at least as many patients as folds; each centre is spread over all folds.
         fold: the part to test on, counted from 0.
         folds: how many parts.
         seed: of the draw; the folds of one seed belong together.
 
     Raises:
-        DualTaskError: when there are fewer cases than folds, or a case comes twice.
+        DualTaskError: when there are fewer patients than folds, or a case comes twice.
     """
-    if not 2 <= folds <= len(cases):
-        raise DualTaskError(
-            f"{len(cases)} cases cannot be split into {folds} folds", "give at least 2 folds and as many cases"
-        )
     rng = np.random.default_rng(seed)
     shuffled = [of_centre[i] for of_centre in _by_centre(cases).values() for i in rng.permutation(len(of_centre))]
-    rest = tuple(case for number, case in enumerate(shuffled) if number % folds != fold)
-    return Split(train=rest, validation=(), test=tuple(shuffled[fold::folds]))
+    patients = {name: number for number, name in enumerate(dict.fromkeys(case.patient or case.id for case in shuffled))}
+    if not 2 <= folds <= len(patients):
+        raise DualTaskError(
+            f"{len(patients)} patients cannot be split into {folds} folds", "give at least 2 folds and as many patients"
+        )
+    tested = [patients[case.patient or case.id] % folds == fold for case in shuffled]
+    test = tuple(case for case, is_tested in zip(shuffled, tested, strict=True) if is_tested)
+    rest = tuple(case for case, is_tested in zip(shuffled, tested, strict=True) if not is_tested)
+    return Split(train=rest, validation=(), test=test)
 
 
 def _by_centre(cases: Sequence[Case]) -> dict[str, list[Case]]:
     """Cases of each centre; centres by name, cases by id."""
     groups: dict[str, list[Case]] = {centre: [] for centre in sorted({case.centre for case in cases})}
-    for case in sorted(cases, key=lambda case: case.id):
+    for case in _with_twins_as_patients(sorted(cases, key=lambda case: case.id)):
         groups[case.centre].append(case)
     return groups
 
@@ -156,9 +184,14 @@ def _of_centre(by_centre: dict[str, list[Case]], centre: str) -> list[Case]:
 def _kept_of_each(
     by_centre: dict[str, list[Case]], share: float, seed: int
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Training and validation cases, with the same share of every centre."""
-    drawn = [_drawn(of_centre, share, seed) for of_centre in by_centre.values()]
-    return tuple(case for rest, _ in drawn for case in rest), tuple(case for _, kept in drawn for case in kept)
+    """Training and validation cases, with the same share of every centre; a patient of two centres trains."""
+    rest = [case for of_centre in by_centre.values() for case in _drawn(of_centre, share, seed)[0]]
+    train = {case.patient or case.id for case in rest}
+    every = [case for of_centre in by_centre.values() for case in of_centre]
+    return (
+        tuple(case for case in every if (case.patient or case.id) in train),
+        tuple(case for case in every if (case.patient or case.id) not in train),
+    )
 
 
 def _drawn(cases: list[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:

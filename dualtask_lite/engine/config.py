@@ -230,12 +230,10 @@ class Settings(Section):
         """
         path = Path(path)
         try:
-            values = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            reason = str(error).splitlines()[0]
-            raise DualTaskError(
-                f"{path}: cannot be read as YAML ({reason})", "give a readable settings file"
-            ) from error
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise DualTaskError(f"{path}: cannot be read as YAML ({error})", "give a readable settings file") from error
+        values = _parsed(text, str(path))
         if values is None:
             values = {}
         if not isinstance(values, dict):
@@ -279,13 +277,42 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             raise DualTaskError(
                 f"--set {assignment}: not of the form key=value", "write, say, --set optimiser.steps=50"
             )
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise DualTaskError(
-                f"--set {assignment}: the value is not YAML", "quote it, or write it as in a settings file"
-            ) from error
+        overrides[key.strip()] = _parsed(value, f"--set {assignment}")
     return overrides
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML that refuses a name that comes twice in a mapping, where plain YAML keeps the last and drops the first."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        first: dict[str, yaml.Mark] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in first:
+                where = first[key.value].line + 1
+                raise yaml.constructor.ConstructorError(
+                    problem=f"{key.value!r} comes twice, first in line {where}", problem_mark=key.start_mark
+                )
+            first[key.value] = key.start_mark
+        return super().construct_mapping(node, deep)
+
+
+def _parsed(text: str, origin: str) -> Any:
+    """The value of a YAML text, which ``origin`` names.
+
+    Raises:
+        DualTaskError: with line and column when it is not YAML, or names a setting twice.
+    """
+    try:
+        return yaml.load(text, _StrictLoader)  # noqa: S506  # it builds on the safe loader
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        reason = error.problem or error.context
+    except yaml.reader.ReaderError as error:
+        line, column = text.count("\n", 0, error.position), error.position - text.rfind("\n", 0, error.position)
+        where, reason = f"line {line + 1}, column {column}: ", f"the character {chr(error.character)!r} is not allowed"
+    remedy = "correct this line: each name once, indented with spaces and not with tabs"
+    raise DualTaskError(f"{origin}: cannot be read as YAML ({where}{reason})", remedy)
 
 
 def _validated(values: Mapping[str, Any], *, origin: str) -> Settings:

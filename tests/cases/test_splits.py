@@ -106,15 +106,45 @@ def test_a_lone_case_is_for_training():
     assert parts(train_validation([], validation=0.5, seed=0)) == ([], [], [])
 
 
+def with_a_twin(cases, original, centre):
+    """The cases and one more that holds the image of another under a new name."""
+    return [*cases, Case("twin", centre, original.image, affine=np.eye(4))]
+
+
 @given(sizes, shares, seeds, st.data())
-def test_the_same_content_under_two_ids_is_refused(sizes, share, seed, data):
-    cases = a_cohort(**sizes)
-    original = data.draw(st.sampled_from(cases))
-    copy = Case("copy", data.draw(st.sampled_from("ABCD")), original.image, affine=np.eye(4))
-    with pytest.raises(DualTaskError, match="the same image") as error:
-        leave_one_centre_out([*cases, copy], original.centre, validation=share, seed=seed)
+def test_the_same_image_in_two_hospitals_cannot_be_held_out(sizes, share, seed, data):
+    original = data.draw(st.sampled_from(a_cohort(**sizes)))
+    elsewhere = data.draw(st.sampled_from([centre for centre in "ABCDE" if centre != original.centre]))
+    cases = with_a_twin(a_cohort(**sizes), original, elsewhere)
+    with pytest.raises(DualTaskError, match=r"the same image; .*data\.cases") as error:
+        leave_one_centre_out(cases, original.centre, validation=share, seed=seed)
     assert original.id in error.value.what
-    assert "copy" in error.value.what
+    assert "twin" in error.value.what
+
+
+@given(st.integers(3, 6), st.sampled_from([0.1, 0.5, 0.9]), seeds, st.data())
+def test_cases_of_the_same_image_stay_on_one_side_of_every_split(size, share, seed, data):
+    """Also when each of them is of a patient with other CTs: then all of these are of one patient."""
+    cases = [replace(case, patient=data.draw(st.sampled_from([None, "p", "q"]))) for case in a_cohort(A=size, B=size)]
+    original = data.draw(st.sampled_from([case for case in cases if case.centre == "A"]))
+    cases = with_a_twin(cases, original, data.draw(st.sampled_from("AB")))
+    cases[-1] = replace(cases[-1], patient=data.draw(st.sampled_from([None, "p", "q", "r"])))
+    fold = data.draw(st.integers(0, 1))
+    elsewhere = [replace(case, id=f"C{case.id}") for case in a_cohort(C=3)]
+    for split in (
+        train_validation(cases, validation=share, seed=seed),
+        leave_one_centre_out([*cases, *elsewhere], "C", validation=share, seed=seed),
+        cross_validation([*cases, *elsewhere], fold, folds=2, seed=seed),
+    ):
+        sides = [part for part in parts(split) if {original.id, "twin"} & set(part)]
+        assert [{original.id, "twin"} <= set(part) for part in sides] == [True]
+
+
+def test_cases_of_the_same_image_are_warned_of(caplog):
+    cases = a_cohort(A=3)
+    train_validation(with_a_twin(cases, cases[1], "A"), validation=0.3, seed=0)
+    assert "cases A_01 and twin hold the same image and count as one patient" in caplog.text
+    assert "data.cases" in caplog.text
 
 
 def test_the_same_id_on_both_sides_is_refused():
@@ -138,8 +168,8 @@ def test_the_cts_of_a_patient_stay_on_one_side(cts, share, seed):
 
 
 def test_a_patient_on_two_sides_is_refused():
-    one, two = (replace(a_case(name, name), patient="p") for name in "AB")
-    with pytest.raises(DualTaskError, match="patient p is in train and in test"):
+    one, two = (replace(a_case(name, centre), patient="p") for name, centre in (("one", "A"), ("two", "B")))
+    with pytest.raises(DualTaskError, match=r"one \(A, train\) and two \(B, test\) are of one patient"):
         Split(train=(one,), validation=(), test=(two,))
     with pytest.raises(DualTaskError, match="A: 1 patients"):
         within_centre([replace(one, centre="A"), replace(two, centre="A")], "A", test=0.5, validation=0, seed=0)

@@ -1,6 +1,7 @@
 """Settings: what a profile gives, what a user may change, and how a slip is told."""
 
 import contextlib
+import re
 
 import numpy as np
 import pytest
@@ -88,6 +89,26 @@ def test_a_file_that_is_no_settings_file_is_refused(text, tmp_path):
     file.write_text(text)
     with pytest.raises(DualTaskError, match=r"config\.yaml"):
         Settings.read(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data: {source: a}\nseed: 1\ndata: {held_out: C}\n", "line 3, column 1: 'data' comes twice, first in line 1"),
+        ("data:\n  source: a\n  source: b\n", "line 3, column 3: 'source' comes twice, first in line 2"),
+        ("a: {b: [{c: 1, c: 1}]}", "line 1, column 16: 'c' comes twice"),
+        ("seed: 1\noptimiser:\n\tsteps: 3\n", "line 3, column 1: found character '\\t'"),
+        ("seed: 1\n  steps: 3\n", "line 2, column 8: "),
+        ("seed: 1\nda\x00ta: 1\n", "line 2, column 3: the character '\\x00' is not allowed"),
+        ("seed: [1\n", "line 2, column 1: "),
+    ],
+)
+def test_a_fault_in_yaml_is_told_with_line_and_column(text, told, tmp_path):
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(DualTaskError, match=re.escape(f"config.yaml: cannot be read as YAML ({told}")):
+        Settings.read(tmp_path / "config.yaml")
+    with pytest.raises(DualTaskError, match=re.escape(f": cannot be read as YAML ({told}")):
+        parse_assignments([f"data={text}"])
 
 
 def test_an_empty_file_gives_the_laptop_profile(tmp_path):
