@@ -81,9 +81,10 @@ def evaluate(
 @app.command()
 def ablate(
     profile: Profile = "laptop",
-    source: Annotated[str, typer.Option(help="Known source or folder, of several centres or for cross-validation.")] = (
-        "phantom"
-    ),
+    source: Annotated[
+        str | None,
+        typer.Option(help="Known source or folder, of several centres or for cross-validation; default the profile's."),
+    ] = None,
     stage: Stages = None,
     arm: Annotated[
         list[str] | None,
@@ -96,6 +97,10 @@ def ablate(
         typer.Option(
             help="in-domain, unseen, leave-one-centre-out or cross-validation; default the first two; may be repeated."
         ),
+    ] = None,
+    part: Annotated[
+        list[str] | None,
+        typer.Option(help="Test only this centre, or this fold of cross-validation. Default all; may be repeated."),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of cross-validation.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted from 0.")] = 3,
@@ -114,18 +119,21 @@ def ablate(
     tumour is looked for in the whole volume, because no true box is used in a test.
     """
     from dualtask_lite.cases.sources import find_cases
-    from dualtask_lite.engine.config import parse_assignments
+    from dualtask_lite.engine.config import Settings, parse_assignments
     from dualtask_lite.engine.judging import ablation as engine
 
+    overrides = parse_assignments(assignments or [])
+    source = source or Settings.of(profile, overrides).data.source
     summary = engine.ablate(
         profile,
-        parse_assignments(assignments or []),
+        overrides,
         [case for case in find_cases(source) if case.label is not None],
         folder,
         stages=stage or ["pancreas-coarse", "tumour-coarse"],
         arms=arm or list(engine.ARMS),
         seeds=range(seeds),
         protocols=protocol or ["in-domain", "unseen"],
+        parts=part,
         folds=folds,
         jobs=jobs,
         command=shlex.join(["dualtask", *sys.argv[1:]]),

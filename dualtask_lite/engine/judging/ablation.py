@@ -13,10 +13,13 @@ An arm is what is asked of the *last* stage. The stages before it say where to l
 only, once for all arms, so that a difference between arms is never a luckier box. No true box is used in a test: a
 cascade of one stage looks in the whole volume.
 
-Equal work: in each step every arm shows the network as many images as the profile does (``optimiser.batch`` samples in
-``views.count`` views). An arm with two views of a sample shows half as many samples twice; an arm without views would
-see twice the same, which teaches nothing, and so sees other samples instead. What the views cost in samples is part
-of what they must earn. The arm ``views`` pays for them too: compare with it to credit a term, not the augmentation.
+Equal work, in both senses: in each step every arm shows the network as many *images* as the profile does
+(``optimiser.batch`` samples in ``views.count`` views), so an arm with two views sees half as many samples. Each such
+arm exists a second time, as ``NAME-samples``, with as many *samples* as the baseline and twice its images. Compare with
+``views`` to credit a term, not the augmentation.
+
+Equal inference: all arms are compared on the mask of the segmentation head; what the distance head and the mean of both
+give in the same forward pass stands beside it in the rows, and so does the Dice in the label's own box.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -38,17 +41,28 @@ import torch
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.splits import Split, cross_validation, leave_one_centre_out, within_centre
 from dualtask_lite.engine.config import STAGES, Settings, parse_assignments
-from dualtask_lite.engine.judging.curves import LearningCurve
+from dualtask_lite.engine.judging.curves import LearningCurve, read_curve
 from dualtask_lite.engine.judging.evaluation import evaluate, plain
 from dualtask_lite.engine.judging.summary import summarise_cells
+from dualtask_lite.engine.judging.table import ResultTable
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.run import MODEL, load_model, provenance, read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.run import (
+    MANIFEST,
+    MODEL,
+    load_model,
+    provenance,
+    read_json,
+    read_rows,
+    write_json,
+    write_rows,
+)
 from dualtask_lite.engine.training.devices import cards, pick_device, take_card
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
 
 BASELINE = "segmentation"
+CASES = "cases.csv"  # of a cell: its rows of the table
 #: Terms of each arm, and whether they see a sample in two views; a term has the weight that METHOD gives it.
 _BOTH = ("seg", "dist", "conv_mask", "conv_distance")
 _TERMS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -62,6 +76,7 @@ _TERMS: dict[str, tuple[tuple[str, ...], int]] = {
     "contrast": ((*_BOTH, "feat"), 2),
     "full": (tuple(PAPER_WEIGHTS), 2),
 }
+SAMPLES = "-samples"  # such an arm sees as many samples a step as one without views, and so twice as many images
 ARMS: dict[str, dict[str, Any]] = {
     name: {
         "views.count": views,
@@ -69,6 +84,7 @@ ARMS: dict[str, dict[str, Any]] = {
     }
     for name, (terms, views) in _TERMS.items()
 }
+ARMS |= {name + SAMPLES: changes for name, changes in ARMS.items() if changes["views.count"] == 2}
 PROTOCOLS = ("in-domain", "unseen", "leave-one-centre-out", "cross-validation")
 
 
@@ -111,6 +127,7 @@ def ablate(
     arms: Sequence[str],
     seeds: Sequence[int],
     protocols: Sequence[str] = ("in-domain", "unseen"),
+    parts: Sequence[str] | None = None,
     folds: int = 5,
     jobs: int = 1,
     command: str = "",
@@ -122,11 +139,12 @@ def ablate(
         profile: of the settings that all cells share.
         overrides: settings by dotted name, for all cells and stages; seed, views and weights are the cells' own.
         cases: labelled cases; of at least two centres, but for ``cross-validation``.
-        out: folder for the cells, ``cases.csv`` and ``summary.json``, which are written anew after each seed.
+        out: folder of the table (see ``table``), written after each cell; the runs lie in its ``cells`` and ``common``.
         stages: the stages of the cascade, in order; the arms are about the last one.
         arms: names of ``ARMS``, each perhaps with changed settings (``full+objective.tau=6``).
         seeds: of the split, the weights and the samples.
         protocols: some of ``PROTOCOLS``.
+        parts: only these centres or folds are tested; by default all.
         folds: parts of ``cross-validation``.
         jobs: cells at a time, each in its own process; the processes share the cards evenly.
         command: what to type to get the same table; kept in ``summary.json``.
@@ -143,14 +161,12 @@ def ablate(
         raise DualTaskError("there is no labelled case", "see dualtask data check for what is in the folder")
     watched = Settings.of(profile, overrides).data.validation
     plan = Plan(profile, dict(overrides), tuple(stages), folds, watched)
-    cells = {seed: cells_of(cases, arms, protocols, folds, seed) for seed in seeds}
+    cells = {seed: cells_of(cases, arms, protocols, folds, seed, parts) for seed in seeds}
     for cell in (cell for of_seed in cells.values() for cell in of_seed):
-        stage_settings(cell, plan, plan.stages[-1])  # a slip is told before anything is trained
-    _check_same_plan(plan, cases, out)
+        stage_settings(cell, plan, plan.stages[-1])  # refuse a wrong setting before anything is trained
+    table = ResultTable(out, plain({**vars(plan), "cases": {case.id: case.digest() for case in cases}}))
     threads = max(1, torch.get_num_threads() // jobs)
-    device = pick_device(Settings.of(profile, overrides).machine.device)
     context = multiprocessing.get_context("spawn")
-    done: list[Cell] = []
     summary: dict[str, Any] = {}
     pool = ProcessPoolExecutor(
         jobs, mp_context=context, initializer=_start_process, initargs=(context.Value("i", 0), cards())
@@ -158,12 +174,12 @@ def ablate(
     with progress_bar(progress) as bar, pool:
         task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
 
-        def work(run: Callable[..., None], some: Sequence[Cell], advance: int) -> None:
-            futures = [pool.submit(run, cell, plan, list(cases), out, threads) for cell in some]
+        def work(run: Callable[..., None], some: Sequence[Cell], on_finish: Callable[[Cell], None]) -> None:
+            futures = {pool.submit(run, cell, plan, list(cases), out, threads): cell for cell in some}
             try:
                 for future in as_completed(futures):
                     future.result()
-                    bar.update(task, advance=advance)
+                    on_finish(futures[future])
             except BrokenProcessPool as error:
                 raise DualTaskError(
                     "the process of a cell was killed, perhaps because the memory ran out",
@@ -173,28 +189,74 @@ def ablate(
                 pool.shutdown(cancel_futures=True)
                 raise
 
+        def keep(cell: Cell) -> None:
+            nonlocal summary
+            table.add(vars(cell), **read_cell(cell, plan, out))
+            summary = write_summary(table, plan, command, threads)
+            bar.update(task, advance=1)
+
         for of_seed in cells.values():
-            waiting = [cell for cell in of_seed if not (cell.folder(out) / "cases.csv").exists()]
+            waiting = [cell for cell in of_seed if not table.has(vars(cell))]
             bar.update(task, advance=len(of_seed) - len(waiting))
-            work(train_common, list({cell.common(out): cell for cell in waiting}.values()), 0)
-            work(run_cell, waiting, 1)
-            done += of_seed
-            rows = [row for cell in done for row in _rows(cell, out)]
-            summary = summarise_cells(rows, STAGES[plan.stages[-1]].target, BASELINE)
-            write_rows(out / "cases.csv", rows)
-            seeds_done = sorted({cell.seed for cell in done})
-            told = {"command": command, **vars(plan), "seeds": seeds_done, "threads_a_cell": threads}
-            write_json(out / "summary.json", plain({**told, **provenance(device), **summary}))
+            work(train_common, list({cell.common(out): cell for cell in waiting}.values()), lambda _: None)
+            work(run_cell, waiting, keep)
+    return summary or write_summary(table, plan, command, threads)
+
+
+def write_summary(table: ResultTable, plan: Plan, command: str, threads: int) -> dict[str, Any]:
+    """Sum up the rows of a table and write ``summary.json``."""
+    rows = table.rows["cases"]
+    summary = {
+        "command": command,
+        **vars(plan),
+        "seeds": sorted({int(row["seed"]) for row in rows}),
+        "threads_a_cell": threads,
+        **provenance("cpu"),
+        "mixed": table.mixed(),
+        **summarise_cells(rows, STAGES[plan.stages[-1]].target, BASELINE),
+    }
+    write_json(table.folder / "summary.json", plain(summary))
     return summary
 
 
-def cells_of(cases: Sequence[Case], arms: Sequence[str], protocols: Sequence[str], folds: int, seed: int) -> list[Cell]:
-    """The cells of one seed."""
+def read_cell(cell: Cell, plan: Plan, out: Path) -> dict[str, Any]:
+    """What a finished cell measured, as ``ResultTable.add`` takes it."""
+    run = cell.folder(out) / plan.stages[-1]
+    manifest, settings = read_json(run / MANIFEST), stage_settings(cell, plan, plan.stages[-1])
+    samples = settings.optimiser.batch
+    return {
+        "cases": read_rows(cell.folder(out) / CASES),
+        "curves": read_curve(run),
+        "cell": {
+            "steps": manifest["steps"],
+            "images_a_step": samples * settings.views.count,
+            "samples_a_step": samples,
+            "seconds": manifest["seconds"],
+            "device": manifest["device"],
+            "versions": "; ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
+            "date": manifest["date"],
+        },
+    }
+
+
+def cells_of(
+    cases: Sequence[Case],
+    arms: Sequence[str],
+    protocols: Sequence[str],
+    folds: int,
+    seed: int,
+    only: Sequence[str] | None = None,
+) -> list[Cell]:
+    """The cells of one seed, of all parts or ``only`` of some."""
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise DualTaskError(f"there is no protocol {unknown[0]!r}", f"choose from: {', '.join(PROTOCOLS)}")
     centres = sorted({case.centre for case in cases})
     parts = dict.fromkeys(PROTOCOLS, centres) | {"cross-validation": [str(fold) for fold in range(folds)]}
-    return [Cell(arm, name, part, seed) for arm in arms for name in protocols for part in parts[name]]
+    known = {part for name in protocols for part in parts[name]}
+    if wrong := sorted(set(only or ()) - known):
+        raise DualTaskError(f"there is no part {wrong[0]!r}", f"choose from: {', '.join(sorted(known))}")
+    wanted = known if only is None else set(only)
+    return [Cell(arm, name, part, seed) for arm in arms for name in protocols for part in parts[name] if part in wanted]
 
 
 def train_common(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: int) -> None:
@@ -206,6 +268,8 @@ def train_common(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threa
 def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: int) -> None:
     """Train the last stage of one cell, test the cascade, and write the cell's rows."""
     folder = cell.folder(out)
+    if (folder / CASES).exists():  # finished, but the table was not written any more
+        return
     *early, last = plan.stages
     _train(cell, plan, cases, last, folder, threads)
     device = pick_device(Settings.of(plan.profile, plan.overrides).machine.device)
@@ -214,7 +278,7 @@ def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: 
     if result.failed:  # a case fewer would make the cells differ in what they were tested on
         raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
     rows = [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in result.rows]
-    write_rows(folder / "cases.csv", rows)  # last: where it is, the cell is done
+    write_rows(folder / CASES, rows)  # last: where it is, the cell is done
 
 
 def _start_process(started: Synchronized[int], of_cards: Sequence[str]) -> None:
@@ -257,7 +321,8 @@ def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
     if arm not in ARMS:
         raise DualTaskError(f"there is no arm {arm!r}", f"choose from: {', '.join(ARMS)}")
     shared = Settings.of(plan.profile, {**plan.overrides, "stage": stage})
-    images, views = shared.optimiser.batch * shared.views.count, ARMS[arm]["views.count"]
+    images = shared.optimiser.batch * shared.views.count
+    views = 1 if arm.endswith(SAMPLES) else ARMS[arm]["views.count"]
     if images % views:
         raise DualTaskError(
             f"{arm}: {images} images a step cannot be {views} views of each sample",
@@ -280,19 +345,3 @@ def split_of(cell: Cell, cases: Sequence[Case], folds: int = 5, validation: floa
     outside = leave_one_centre_out(cases, cell.part, validation=0.0, seed=cell.seed).train
     order = np.random.default_rng(cell.seed).permutation(len(outside))[: len(inside.train)]
     return Split(train=tuple(outside[i] for i in sorted(order)), validation=(), test=inside.test)
-
-
-def _check_same_plan(plan: Plan, cases: Sequence[Case], out: Path) -> None:
-    """Keep in ``plan.json`` what a table was begun with: cells of other settings or cases are never mixed into it."""
-    file = out / "plan.json"
-    now = plain({**vars(plan), "cases": {case.id: case.digest() for case in cases}})
-    if not file.exists():
-        write_json(file, now)
-    elif (before := read_json(file)) != now:
-        other = next(key for key in now if now[key] != before.get(key))
-        raise DualTaskError(f"{out}: holds a table of other {other}", "choose another --out, or repeat its own command")
-
-
-def _rows(cell: Cell, out: Path) -> Iterator[dict[str, Any]]:
-    for row in read_rows(cell.folder(out) / "cases.csv"):
-        yield {"arm": cell.arm, "protocol": cell.protocol, "seed": cell.seed, **row}

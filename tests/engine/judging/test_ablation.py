@@ -1,6 +1,7 @@
 """The matrix: protocols are fair, arms do equal work, cells are kept."""
 
 import json
+import shutil
 
 import pytest
 
@@ -9,7 +10,7 @@ from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.judging import ablation as engine
 from dualtask_lite.engine.judging.ablation import ARMS, Cell, Plan, ablate, cells_of, split_of, stage_settings
 from dualtask_lite.engine.judging.evaluation import Evaluation, plain
-from dualtask_lite.engine.run import load_model, read_rows
+from dualtask_lite.engine.run import load_model, read_rows, write_rows
 from dualtask_lite.errors import DualTaskError
 
 CASCADE = ("pancreas-coarse", "tumour-coarse")
@@ -25,6 +26,7 @@ TERMS = {
     "full": {"seg", "dist", "conv_mask", "conv_distance", "out", "feat", "slice"},
 }
 TWO_VIEWS = {"views", "consistency", "contrast", "full"}
+SAME_IMAGES = [arm for arm in ARMS if not arm.endswith(engine.SAMPLES)]
 
 
 def plan(profile="laptop", overrides=None, stages=CASCADE, folds=5):
@@ -56,7 +58,7 @@ def test_cross_validation_tests_each_case_once_a_seed(phantom_folder):
     assert sorted(c.id for split in splits for c in split.test) == sorted(c.id for c in cases)
 
 
-@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("arm", SAME_IMAGES)
 @pytest.mark.parametrize("profile", ["laptop", "gpu", "paper"])
 def test_an_arm_differs_in_its_terms_and_views_alone_and_shows_as_many_images(arm, profile):
     overrides = {"optimiser.steps": 7, "network.width": 16, "objective.tau": 4.5, "sample.patch": [16, 24, 8]}
@@ -70,8 +72,20 @@ def test_an_arm_differs_in_its_terms_and_views_alone_and_shows_as_many_images(ar
     assert {name for name, weight in settings.objective.weights.items() if weight} == TERMS[arm]
     assert settings.views.count == (2 if arm in TWO_VIEWS else 1)
     assert settings.optimiser.batch * settings.views.count == base.optimiser.batch * base.views.count
+    assert settings.prediction.heads == base.prediction.heads == "segmentation"
     apart = {"objective": {"weights"}, "views": {"count"}, "optimiser": {"batch"}}
     assert settings.model_dump(exclude=apart) == base.model_dump(exclude=apart)
+
+
+@pytest.mark.parametrize("arm", sorted(TWO_VIEWS))
+def test_an_arm_of_equal_samples_shows_each_of_them_twice(arm):
+    of = {
+        name: stage_settings(Cell(name, "unseen", "A", 0), plan(), "tumour-coarse")
+        for name in ("segmentation", arm, arm + engine.SAMPLES)
+    }
+    assert of[arm + engine.SAMPLES].optimiser.batch == of["segmentation"].optimiser.batch == 2 * of[arm].optimiser.batch
+    assert of[arm + engine.SAMPLES].objective == of[arm].objective
+    assert of[arm + engine.SAMPLES].views == of[arm].views
 
 
 def test_an_arm_may_bring_settings_of_its_own():
@@ -115,13 +129,19 @@ def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom
     assert (written["profile"], written["overrides"]) == ("laptop", tiny_run)
     one = tmp_path / "cells" / "segmentation" / "unseen-A-0"
     assert {seen.centre for seen in load_model(one / "tumour-coarse").training_cases} == {"B"}
-    kept = (one / "cases.csv").stat().st_mtime_ns
-    (tmp_path / "cells" / "segmentation" / "unseen-B-0" / "cases.csv").unlink()  # as if it had been cut here
-    assert plain(ablate("laptop", tiny_run, cases, tmp_path, **how)) == plain(summary)
-    assert (one / "cases.csv").stat().st_mtime_ns == kept
-    with pytest.raises(DualTaskError, match="a table of other overrides"):  # nothing of it would be comparable
+    kept = (one / "tumour-coarse" / "model.safetensors").stat().st_mtime_ns
+    cells = read_rows(tmp_path / "cells.csv")
+    write_rows(tmp_path / "cells.csv", cells[:-1])  # as if it had been cut here
+    again = ablate("laptop", tiny_run, cases, tmp_path, **how)
+    assert plain(again["results"]) == plain(summary["results"])
+    assert read_rows(tmp_path / "cases.csv") == rows
+    assert (one / "tumour-coarse" / "model.safetensors").stat().st_mtime_ns == kept
+    shutil.rmtree(tmp_path / "cells")  # a committed table has no weights: its rows are enough to go on
+    assert plain(ablate("laptop", tiny_run, cases, tmp_path, **how)["results"]) == plain(summary["results"])
+    assert not (tmp_path / "cells").exists()
+    with pytest.raises(DualTaskError, match="a table with other overrides"):  # nothing of it would be comparable
         ablate("laptop", {**tiny_run, "optimiser.steps": 4}, cases, tmp_path, **how)
-    with pytest.raises(DualTaskError, match="a table of other cases"):
+    with pytest.raises(DualTaskError, match="a table with other cases"):
         ablate("laptop", tiny_run, cases[1:], tmp_path, **how)
 
 
@@ -153,3 +173,31 @@ def test_a_case_that_cannot_be_evaluated_stops_the_cell(phantom_folder, tmp_path
 def test_no_labelled_case_is_told(tmp_path):
     with pytest.raises(DualTaskError, match="no labelled case"):
         ablate("laptop", {}, [], tmp_path, stages=CASCADE, arms=["full"], seeds=[0])
+
+
+def test_a_table_says_which_cells_come_from_another_processor(phantom_folder, tmp_path, tiny_run):
+    cases = [case for case in find_cases(phantom_folder) if case.centre != "C"]
+    how = {"stages": ["pancreas-coarse"], "arms": ["segmentation"], "seeds": [0], "progress": False}
+    how |= {"protocols": ["leave-one-centre-out"]}
+    assert ablate("laptop", tiny_run, cases, tmp_path, parts=["A"], **how)["mixed"] == []
+    cells = read_rows(tmp_path / "cells.csv")
+    assert machine.processor() in cells[0]["device"]
+    write_rows(tmp_path / "cells.csv", [{**cells[0], "device": "cpu, another one, 1 threads"}])
+    (note,) = ablate("laptop", tiny_run, cases, tmp_path, **how)["mixed"]
+    assert "several processors" in note
+    assert [row["part"] for row in read_rows(tmp_path / "cells.csv") if "another" in row["device"]] == ["A"]
+    with pytest.raises(DualTaskError, match="no part 'D'; choose from: A, B"):
+        ablate("laptop", tiny_run, cases, tmp_path, parts=["D"], **how)
+
+
+def test_a_learning_curve_is_kept_and_goes_on_after_a_cut(phantom_folder, tmp_path, tiny_run):
+    cases = find_cases(phantom_folder)
+    overrides = {**tiny_run, "machine.validate_every": 1, "data.validation": 0.3}
+    how = {"stages": ["pancreas-coarse"], "arms": ["segmentation"], "seeds": [0], "parts": ["C"], "progress": False}
+    ablate("laptop", overrides, cases, tmp_path, protocols=["leave-one-centre-out"], **how)
+    rows = read_rows(tmp_path / "curves.csv")
+    assert [int(row["step"]) for row in rows] == list(range(1, tiny_run["optimiser.steps"] + 1))
+    assert {"train_dice", "validation_dice", "unseen_dice", "loss", "seg"} <= set(rows[0])
+    metrics = read_rows(tmp_path / "cells/segmentation/leave-one-centre-out-C-0/pancreas-coarse/metrics.csv")
+    assert float(rows[0]["loss"]) == pytest.approx(float(metrics[0]["total"]), abs=1e-3)
+    assert float(rows[0]["validation_dice"]) == pytest.approx(float(metrics[0]["val_dice"]), abs=1e-3)
