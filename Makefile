@@ -12,7 +12,7 @@ export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo times test fuzz load lab notebooks nbgrader lint clean
+.PHONY: help demo models times test fuzz load lab notebooks nbgrader lint clean
 
 help: ## this list
 	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
@@ -39,6 +39,11 @@ notebooks: $(STAMP) ## write notebooks/*.ipynb from notebooks/source/*.py; ADDRE
 
 nbgrader: $(STAMP) ## write the lessons as assignments of nbgrader into build/nbgrader/
 	$(BIN)/python notebooks/build.py nbgrader build/nbgrader
+
+models: $(STAMP) ## train the reference models again (hours; goes on where it was cut) and write data/models
+	OMP_NUM_THREADS=1 $(BIN)/dualtask ablate --profile reference --protocol leave-one-centre-out --part C --seeds 1 --jobs 2 \
+		--arm segmentation --arm conversion --arm full -o data/results/reference
+	$(BIN)/python -m dualtask_lite.engine.reference
 
 fuzz: $(STAMP) ## 36,000 damaged files through every reader, 100 kills of running commands (not part of make test)
 	DUALTASK_FUZZ=3000 DUALTASK_KILLS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/faults/test_kill.py

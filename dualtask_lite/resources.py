@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
+
+from dualtask_lite.errors import DualTaskError
 
 _PACKAGE = Path(__file__).parent
 _CLONE = _PACKAGE.parent / "data"
+#: Name of a reference model -> its stages in ``data/models``. ``reference`` is the recipe that the kit recommends.
+CASCADES = {
+    "reference": ("pancreas-coarse", "tumour-conversion"),
+    "reference-segmentation": ("pancreas-coarse", "tumour-segmentation"),
+    "reference-full": ("pancreas-coarse", "tumour-full"),
+}
+
+KNOWS = "the reference models know the made-up hospitals A and B only; on a real CT their answer means nothing"
 
 
 def data_file(name: str) -> Path:
@@ -22,3 +35,33 @@ def cache_folder() -> Path:
     if (_CLONE / "centres.yaml").exists():
         return _CLONE / "cache"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualtask_lite"
+
+
+def run_folder(path: str | Path) -> Path:
+    """Turn the name of a reference model into a run folder in the cache; any other path is returned as it is.
+
+    Raises:
+        DualTaskError: when the models are not there.
+    """
+    stages = CASCADES.get(str(path))
+    if stages is None or Path(path).exists():
+        return Path(path)
+    sources = [data_file(f"models/{stage}") for stage in stages]
+    weights = [source / "model.safetensors" for source in sources]
+    if missing := [file for file in weights if not file.exists()]:
+        raise DualTaskError(
+            f"{missing[0]}: this reference model is not there", "make it with make models, which takes hours"
+        )
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()
+    folder = cache_folder() / "models" / digest[:12] / str(path)
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".growing-", dir=folder.parent) as growing:
+            for source in sources:
+                shutil.copytree(source, Path(growing) / "run" / source.name)
+            try:
+                (Path(growing) / "run").rename(folder)
+            except OSError:
+                if not folder.exists():  # else another process was first, with the same content
+                    raise
+    return folder

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from dualtask_lite.cli.shared import (
+    MODEL_HELP,
     AsJson,
     Assignments,
     Profile,
@@ -29,9 +30,7 @@ from dualtask_lite.errors import DualTaskError
 def evaluate(
     model: Annotated[
         list[Path],
-        typer.Argument(
-            help="Run folder, .safetensors file, or a folder of the runs of a cascade; several are one cascade."
-        ),
+        typer.Argument(help=f"{MODEL_HELP}; several are one cascade."),
     ],
     source: Annotated[
         str | None,
@@ -50,6 +49,7 @@ def evaluate(
     """Score a model, from the whole volume, on cases that it never saw; a case it saw is refused."""
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine.judging import evaluation as engine
+    from dualtask_lite.resources import run_folder
 
     models = models_of(device, *model)
     if engine.targets(models) == ["tumour"]:
@@ -59,7 +59,8 @@ def evaluate(
     result = engine.evaluate(
         models, engine.unseen_cases(models, find_cases(source or models[0].settings.data.source), centre)
     )
-    where = folder or (model[0] if model[0].is_dir() else model[0].parent) / "evaluation"
+    run = run_folder(model[0])
+    where = folder or (run if run.is_dir() else run.parent) / "evaluation"
     engine.write_evaluation(result, where)
     if as_json:
         print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))

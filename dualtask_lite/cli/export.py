@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, insist_on_folder, models_of, out, print_json
+from dualtask_lite.cli.shared import MODEL_HELP, AsJson, app, insist_on_folder, models_of, out, print_json
 
 
 @app.command()
 def export(
-    model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help=f"{MODEL_HELP}."),
+    ],
     folder: Annotated[
         Path, typer.Option("--out", "-o", callback=insist_on_folder, help="Folder of the bundle; a new one.")
     ],

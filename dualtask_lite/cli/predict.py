@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, insist_on_folder, models_of, print_json, print_table, reason_of, say
+from dualtask_lite.cli.shared import (
+    MODEL_HELP,
+    AsJson,
+    app,
+    insist_on_folder,
+    models_of,
+    print_json,
+    print_table,
+    reason_of,
+    say,
+)
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import report_write_errors
 
@@ -19,7 +29,10 @@ if TYPE_CHECKING:
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Run folder, .safetensors file, or a folder of the runs of a cascade.")],
+    model: Annotated[
+        Path,
+        typer.Argument(help=f"{MODEL_HELP}."),
+    ],
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="NIfTI files, and folders of them or of DICOM.")
     ],

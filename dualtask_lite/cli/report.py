@@ -12,7 +12,7 @@ from dualtask_lite.cli.shared import AsJson, app, out, print_json
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder, or the folder of a cascade.")],
+    run: Annotated[Path, typer.Argument(help="Run folder, the folder of a cascade, or a reference model.")],
     file: Annotated[Path | None, typer.Option("--out", "-o", help="The page; default RUN/report.html.")] = None,
     source: Annotated[
         str | None,
@@ -24,9 +24,11 @@ def report(
     """Write one self-contained HTML page of a run: curves, table, best and worst case, warnings, manifest."""
     from dualtask_lite.engine.judging.report import collect
     from dualtask_lite.files import whole_file
+    from dualtask_lite.resources import run_folder
     from dualtask_lite.show.report.contents import Report
     from dualtask_lite.show.report.page import to_html
 
+    run = run_folder(run)
     contents = Report.from_values(collect(run, source, device))
     page = to_html(contents)
     path = file or run / "report.html"

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from dualtask_lite.cases.paths import printable
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.resources import CASCADES, KNOWS
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command imports what it needs
     from dualtask_lite.engine.run import Model
@@ -41,7 +42,8 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, say optimiser.steps=50; may be repeated."),
 ]
-Profile = Annotated[str, typer.Option(help="laptop, colab, gpu or paper.")]
+MODEL_HELP = "Run folder, .safetensors file, folder of a cascade, or reference (see dualtask models)"
+Profile = Annotated[str, typer.Option(help="laptop, reference, colab, gpu or paper.")]
 out = Console(soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 200)  # a pipe gets whole lines
 _FILES = (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm", ".json", ".csv", ".png", ".html", ".yaml")
 
@@ -68,6 +70,8 @@ def models_of(device: str, *paths: Path) -> list[Model]:
     from dualtask_lite.engine.training.devices import pick_device
 
     device = pick_device(device)
+    if any(str(path) in CASCADES for path in paths):
+        typer.echo(f"note: {KNOWS}", err=True)
     return in_cascade_order([stage for path in paths for stage in load_models(path, device)])
 
 

@@ -25,6 +25,7 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import report_write_errors, whole_file
 from dualtask_lite.method.network import DualTaskNet
+from dualtask_lite.resources import run_folder
 
 MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
     "model.safetensors",
@@ -95,8 +96,8 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
 
 
 def load_models(path: str | Path, device: str | torch.device = "cpu") -> list[Model]:
-    """Read one trained stage, or all that lie in the sub-folders of a cascade's folder."""
-    path = Path(path)
+    """Read one trained stage, or all in the sub-folders of a cascade's folder, or a reference model by its name."""
+    path = run_folder(path)
     folders = (
         [path] if path.is_file() or (path / MODEL).exists() else [f.parent for f in sorted(path.glob(f"*/{MODEL}"))]
     )

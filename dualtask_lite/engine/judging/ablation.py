@@ -329,6 +329,8 @@ def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
             "set optimiser.batch to an even number",
         )
     arm_changes = {**ARMS[arm], "prediction.heads": "segmentation"}  # the same inference in every arm
+    if cell.protocol == "leave-one-centre-out":
+        arm_changes["data.held_out"] = cell.part
     changes = {"seed": cell.seed, "optimiser.batch": images // views, **arm_changes, **parse_assignments(assignments)}
     return shared.changed(changes)
 
