@@ -45,7 +45,7 @@ models: $(STAMP) ## train the reference models again (hours; goes on where it wa
 		--arm segmentation --arm conversion --arm full -o data/results/reference
 	$(BIN)/python -m dualtask_lite.engine.reference
 
-fuzz: $(STAMP) ## 36,000 damaged files through every reader, 100 kills of running commands (not part of make test)
+fuzz: $(STAMP) ## 36,000 damaged files through every reader, 3,000 trees of inputs, 100 kills of running commands (not part of make test)
 	DUALTASK_FUZZ=3000 DUALTASK_KILLS=20 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/fuzz tests/faults/test_kill.py
 
 load: $(STAMP) ## a folder of 200 cases through every command, ten kernels at once (not part of make test)

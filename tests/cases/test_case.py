@@ -286,6 +286,113 @@ def test_what_can_be_used_is_a_warning(case, told):
     case.load()
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair, nib.Nifti2Pair])
+def test_every_kind_of_nifti_is_read_and_saved(tmp_path, kind):
+    name = "ct.img" if "Pair" in kind.__name__ else "ct.nii.gz"
+    nib.save(kind(hu(), affine_of(signs=(-1, -1, 1))), tmp_path / name)
+    scan = Case("c", "A", tmp_path / name).load()
+    saved = nib.load(scan.save(scan.volume, tmp_path / "seg.nii.gz"))
+    assert np.array_equal(saved.get_fdata(), hu())
+    assert np.array_equal(saved.affine, nib.load(tmp_path / name).affine)
+    assert isinstance(saved, nib.Nifti2Image) == ("2" in kind.__name__)
+
+
+def test_an_analyze_pair_is_refused_by_name_with_a_command(tmp_path):
+    nib.save(nib.AnalyzeImage(hu(), np.diag([*SPACING, 1])), tmp_path / "ct.img")
+    with pytest.raises(DualTaskError, match=r"ct\.img: is .*AnalyzeImage, not NIfTI; .*nib-convert"):
+        Case("c", "A", tmp_path / "ct.img").load()
+
+
+def test_a_path_may_be_a_string(good):
+    case = Case("c", "A", str(good.image), str(good.label))
+    assert (case.image, case.label) == (good.image, good.label)
+    assert case.digest() == good.digest()
+
+
+@pytest.mark.parametrize(
+    ("image", "label"), [(None, None), ([[1]], None), (hu(), 3), (nib.Nifti1Image(hu(), None), None)]
+)
+def test_what_is_no_path_and_no_array_is_refused_at_once(image, label):
+    with pytest.raises(TypeError, match="case c: its (image|label) is .*, not a path or a numpy array"):
+        Case("c", "A", image, label)
+
+
+def test_names_that_cannot_be_printed_are_escaped():
+    case = Case("ct\udcff\n\x1b[2J", "Übersicht 胰", hu())
+    assert (case.id, case.centre) == ("ct%FF%0A%1B[2J", "Übersicht 胰")
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64, np.float32, np.float64])
+def test_any_number_type_is_saved_and_read_again(good, tmp_path, dtype):
+    array = organ().astype(dtype)
+    saved = nib.load(good.load().save(array, tmp_path / "mask.nii.gz"))
+    assert np.array_equal(np.asarray(saved.dataobj), array)
+
+
+@pytest.mark.parametrize(
+    ("array", "name", "told"),
+    [
+        (organ().astype(np.float16), "mask.nii", "cannot hold numbers of type float16"),
+        (organ().astype(object), "mask.nii", "cannot hold numbers of type object"),
+        (organ(), "mask.mha", r"mask\.mha: is no name of a NIfTI file"),
+        (organ(), "mask", "is no name of a NIfTI file"),
+    ],
+)
+def test_what_cannot_be_saved_is_refused_before_a_file_is_made(good, tmp_path, array, name, told):
+    with pytest.raises(ValueError, match=told):
+        good.load().save(array, tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def geometry(path, sform=None, qform=None):
+    image = nib.Nifti1Image(hu(), None)
+    image.header.set_zooms(SPACING)
+    image.set_sform(sform, code=int(sform is not None))
+    image.set_qform(qform, code=int(qform is not None))
+    nib.save(image, path)
+    return path
+
+
+def moved_by(mm):
+    affine = affine_of()
+    affine[2, 3] += mm
+    return affine
+
+
+@pytest.mark.parametrize(
+    ("sform", "qform", "told"),
+    [
+        (None, None, "its affine is missing"),
+        (np.eye(4), None, "its affine is the identity"),
+        (affine_of(), moved_by(7), "sform and qform place it 7 mm apart"),
+        (affine_of(), affine_of(degrees=(5, 0)), "sform and qform place it"),
+        (affine_of(), affine_of(), None),
+        (affine_of(), moved_by(0.01), None),
+        (None, affine_of(), None),
+        (affine_of(), None, None),
+    ],
+)
+def test_a_geometry_that_cannot_be_trusted_is_a_warning(tmp_path, sform, qform, told):
+    case = Case("c", "A", geometry(tmp_path / "ct.nii", sform, qform), organ(), affine_of())
+    warnings = [finding.what for finding in check(case) if "label" not in finding.what]
+    assert len(warnings) == (told is not None)
+    assert all(told in what for what in warnings)
+
+
+def test_a_damaged_qform_beside_a_good_sform_is_a_warning(tmp_path):
+    raw = bytearray(geometry(tmp_path / "ct.nii", affine_of(), affine_of()).read_bytes())
+    raw[256:268] = np.array([3, 3, 3], "<f4").tobytes()  # quatern_b, c, d
+    (tmp_path / "ct.nii").write_bytes(raw)
+    assert any("its qform is damaged" in finding.what for finding in check(Case("c", "A", tmp_path / "ct.nii")))
+
+
+def test_values_above_the_range_of_ct_are_a_warning():
+    volume = hu().astype(np.float32)
+    volume[0, 0, 0] = 62_512
+    (finding,) = check(Case("c", "A", volume, organ()))
+    assert finding.what == "c: values up to 62512 are above the range of CT"
+
+
 def test_saving_another_shape_or_to_nowhere_fails_well(good, tmp_path):
     scan = good.load()
     with pytest.raises(ValueError, match="shape"):

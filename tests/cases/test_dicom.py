@@ -10,7 +10,7 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import JPEG2000Lossless, RLELossless
+from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, MediaStorageDirectoryStorage, RLELossless
 from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case, check
@@ -195,6 +195,97 @@ def test_a_file_that_was_cut_off_is_named(tmp_path, write_series, kept):
     last.write_bytes(last.read_bytes()[:kept])
     with pytest.raises(DualTaskError, match=r"000005\.dcm: "):
         Case("s", "A", folder).load()
+
+
+# DICOM as it is found on discs
+
+
+def bare(folder):
+    """Take the preamble and the file meta from each file, and the ending from its name, as old scanners wrote."""
+    for path in sorted(folder.iterdir()):
+        data = pydicom.dcmread(path)
+        data.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+        with path.with_suffix("").open("wb") as file:
+            pydicom.filewriter.write_dataset(encoded(file), data)
+        path.unlink()
+    return folder
+
+
+def encoded(file):
+    out = pydicom.filebase.DicomFileLike(file)
+    out.is_implicit_VR, out.is_little_endian = True, True
+    return out
+
+
+def test_files_without_preamble_and_ending_are_read(tmp_path, write_series):
+    folder = bare(write_series(tmp_path / "s", hu(), turned()))
+    (folder / "noise").write_bytes(b"\x08\x00" + bytes(range(256)) * 9)
+    assert (folder / "000000").read_bytes()[:2] == b"\x08\x00"
+    (case,) = find_cases(folder)
+    assert np.array_equal(case.load().volume, hu()[::-1, ::-1])
+
+
+@pytest.mark.parametrize("name", ["DICOMDIR", "dicomdir", "Dicomdir", "index.dcm"])
+def test_the_index_of_a_disc_is_no_slice(tmp_path, write_series, name):
+    folder = write_series(tmp_path / "s", hu(), turned())
+    index = pydicom.dcmread(folder / "000000.dcm", specific_tags=["SOPClassUID"])
+    index.file_meta.MediaStorageSOPClassUID = MediaStorageDirectoryStorage
+    pydicom.dcmwrite(folder / name, index)
+    (case,) = find_cases(folder)
+    assert case.load().shape == SHAPE
+
+
+@pytest.mark.parametrize("value", [63536, -2000])
+@pytest.mark.parametrize("representation", [0, 1])
+def test_padding_is_air_whatever_sign_its_tag_has(tmp_path, write_series, value, representation):
+    def pad(data, _):
+        stored = np.frombuffer(data.PixelData, "<i2").copy()
+        stored[:20] = -2000
+        data.PixelData, data.PixelRepresentation = stored.tobytes(), representation
+        data.add_new("PixelPaddingValue", "SS" if value < 0 else "US", value)
+
+    write_series(tmp_path / "s", np.clip(hu(), -1000, 500), turned(), change=pad, intercept=-1024)
+    volume = Case("s", "A", tmp_path / "s").load().volume
+    assert volume.max() <= 500
+    assert (volume <= -1000).sum() >= 20 * SHAPE[2]
+
+
+def localiser(data, index, *, declared):
+    if index == 0:
+        data.ImageOrientationPatient = [1, 0, 0, 0, 0, -1]
+        data.ImageType = ["ORIGINAL", "PRIMARY", "LOCALIZER" if declared else "AXIAL"]
+
+
+def test_a_declared_localiser_is_left_out(tmp_path, write_series):
+    write_series(tmp_path / "s", hu(), turned(), change=lambda *what: localiser(*what, declared=True))
+    assert Case("s", "A", tmp_path / "s").load().shape == (*SHAPE[:2], SHAPE[2] - 1)
+
+
+def test_of_slices_that_differ_the_odd_one_is_named(tmp_path, write_series):
+    """Also when it is the first."""
+    write_series(tmp_path / "s", hu(), turned(), change=lambda *what: localiser(*what, declared=False))
+    with pytest.raises(DualTaskError, match=r"000000\.dcm: differs in size or direction .*remove this file"):
+        Case("s", "A", tmp_path / "s").load()
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_change_of_the_slice_spacing_names_the_place_and_the_way_out(tmp_path, write_series, at):
+    def change(data, index):
+        data.ImagePositionPatient[2] += 2.5 * max(0, at - index) * -1  # 5 mm below, 2.5 mm above
+
+    write_series(tmp_path / "s", hu(), turned(), change=change)
+    with pytest.raises(DualTaskError) as caught:
+        Case("s", "A", tmp_path / "s").load()
+    assert f"slices are 5 mm apart up to {at:06d}.dcm, then 2.5 mm" in caught.value.what
+    assert "dcm2niix" in caught.value.remedy
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_no_remedy_asks_for_an_export_that_the_user_cannot_do(tmp_path, write_series, name):
+    folder = write_series(tmp_path / "series", hu(), turned(), **BROKEN[name][0])
+    with pytest.raises(DualTaskError) as caught:
+        Case("s", "A", folder).load()
+    assert "export" not in caught.value.remedy
 
 
 def test_nothing_about_the_patient_leaves_the_reader(tmp_path, write_series, capfd):

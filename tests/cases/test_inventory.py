@@ -1,0 +1,207 @@
+"""What is not a case is listed with its reason, and no two cases of a command share an id."""
+
+import json
+import os
+
+import pytest
+
+from dualtask_lite.cases.inventory import in_lines
+from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, is_result, result_files
+from dualtask_lite.cases.sources import find_cases, find_inputs
+from dualtask_lite.errors import DualTaskError
+
+
+@pytest.fixture
+def make(tmp_path):
+    """Make empty files below the folder of the test; gives that folder."""
+
+    def files(*names):
+        for name in names:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).touch()
+        return tmp_path
+
+    return files
+
+
+def ids(*sources):
+    return [case.id for case in find_inputs(sources).cases]
+
+
+def reasons(found, root):
+    return {str(one.path.relative_to(root)): one.what for one in found.skipped}
+
+
+# ids
+
+
+def test_files_of_one_name_get_their_folders_in_front(make):
+    root = make("a/ct.nii.gz", "b/ct.nii.gz")
+    assert ids(root / "a" / "ct.nii.gz", root / "b" / "ct.nii.gz") == ["a_ct", "b_ct"]
+
+
+def test_folders_of_one_name_get_what_tells_them_apart(make):
+    root = make("p/x/ct.nii.gz", "p/x/pet.nii.gz", "q/x/ct.nii.gz")
+    assert ids(root / "p" / "x", root / "q" / "x") == ["p_x_ct", "p_x_pet", "q_x_ct"]
+
+
+@pytest.mark.parametrize("again", ["a/ct.nii.gz", "a", ".", "a/../a/ct.nii.gz"])
+def test_a_path_given_twice_is_one_case(make, again):
+    root = make("a/ct.nii.gz", "a/b.nii.gz")
+    assert sorted(ids(root / "a", root / again)) == ["b", "ct"]
+
+
+def test_one_image_in_two_places_of_a_command_keeps_its_label(make):
+    root = make("X/imagesTr/a.nii.gz", "X/labelsTr/a.nii.gz")
+    (case,) = find_inputs([root / "X" / "imagesTr" / "a.nii.gz", root / "X"]).cases
+    assert case.label == root / "X" / "labelsTr" / "a.nii.gz"
+
+
+def test_names_that_folders_cannot_tell_apart_are_refused(make):
+    root = make("a/ct.nii", "a/ct.nii.gz")
+    with pytest.raises(DualTaskError, match=r"ct\.nii and .*ct\.nii\.gz: would both be case"):
+        find_inputs([root])
+
+
+# trees
+
+
+def test_all_depths_and_kinds_of_a_tree_are_taken(make):
+    root = make(
+        *("here.nii.gz", "deep/er/still.nii", "IM/1.dcm", "IM/beside.nii.gz", "P/study/s1/1.dcm", "P/s2/1.dcm"),
+        *("Q/imagesTr/q.nii.gz", "Q/labelsTr/q.nii.gz", "R/lone/ct.nii.gz", "R/case/segmentation.nii.gz"),
+        *("R/case/imaging.nii.gz", "A/study/series/1.dcm"),
+    )
+    found = find_inputs([root])
+    assert {case.id: case.centre for case in found.cases} == {
+        "here": root.name,
+        "still": "er",
+        "IM": root.name,
+        "beside": "IM",
+        "P_s2": root.name,
+        "P_study_s1": root.name,
+        "A": root.name,
+        "q": "Q",
+        "lone": "R",
+        "case": "R",
+    }
+    assert not found.skipped
+    assert {case.id for case in found.cases if case.label} == {"q", "case"}
+
+
+def test_each_thing_that_is_no_case_has_its_reason(make):
+    root = make(
+        *("ct.nii.gz", "notes.txt", "a.mha", "b.nrrd", "c.img", "c.hdr", "d.mgz", "old.zip", "._ct.nii.gz"),
+        *("dicomdir", "Q/imagesTr/q.nii.gz", "Q/imagesTs/t.nii.gz", "Q/dataset.json"),
+    )
+    (root / "Q" / "dataset.json").write_text("{}")
+    (root / "gone").symlink_to(root / "nowhere")
+    (root / "around").symlink_to(root, target_is_directory=True)
+    found = find_inputs([root])
+    assert {case.id for case in found.cases} == {"ct", "q"}
+    expected = {
+        "notes.txt": "no NIfTI file",
+        "a.mha": "MetaImage",
+        "b.nrrd": "NRRD",
+        "c.img": "a pair",
+        "c.hdr": "a pair",
+        "d.mgz": "FreeSurfer",
+        "old.zip": "archive",
+        "._ct.nii.gz": "hidden",
+        "dicomdir": "index of a DICOM disc",
+        "Q/imagesTs": "no case of the layout Task07",
+        "gone": "link to nothing",
+        "around": "link to a folder above",
+    }
+    told = reasons(found, root)
+    assert told.keys() == expected.keys()
+    assert all(part in told[name] for name, part in expected.items())
+    assert {one.path.name for one in found.skipped if one.may_be_ct} == {"a.mha", "b.nrrd", "c.img", "c.hdr", "d.mgz"}
+
+
+def test_a_folder_is_skipped_once_and_not_when_given_by_itself(make):
+    root = make("Q/imagesTr/q.nii.gz", "Q/imagesTs/t.nii.gz")
+    found = find_inputs([root / "Q", root / "Q" / "imagesTs", root / "Q"])
+    assert [case.id for case in found.cases] == ["q", "t"]
+    assert not found.skipped
+
+
+def test_one_file_that_is_no_ct_does_not_stop_the_others(make):
+    root = make("ct.nii.gz", "readme.txt", "empty/.keep")
+    found = find_inputs([root / "readme.txt", root / "ct.nii.gz", root / "empty"])
+    assert [case.id for case in found.cases] == ["ct"]
+    assert reasons(found, root).keys() == {"readme.txt", "empty/.keep"}
+
+
+def test_a_tree_without_a_ct_says_what_lies_there(make):
+    root = make("a.mha", "b.mha", "c.txt")
+    with pytest.raises(DualTaskError, match=r"holds no CT .*a\.mha and 1 more: is MetaImage.*SimpleITK"):
+        find_cases(root)
+    with pytest.raises(DualTaskError, match=r"a\.mha: is MetaImage, not NIfTI; convert it"):
+        find_cases(root / "a.mha")
+
+
+def test_reasons_are_grouped_and_any_name_is_printable(make):
+    root = make("ct.nii.gz", "a.txt", "b.txt")
+    (root / os.fsdecode(b"c\xff\n.mha")).touch()
+    first, second = in_lines(find_inputs([root]).skipped)
+    assert "a.txt and 1 more: is no NIfTI" in first
+    assert "c%FF%0A.mha: is MetaImage" in second
+
+
+def test_a_folder_that_cannot_be_read_is_listed_and_the_others_taken(make, monkeypatch):
+    root = make("a/ct.nii.gz", "b/pet.nii.gz")
+    real = type(root).iterdir
+
+    def refuse(path):
+        if path.name == "b":
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(type(root), "iterdir", refuse)
+    found = find_inputs([root])
+    assert [case.id for case in found.cases] == ["a"]
+    (skipped,) = found.skipped
+    assert (skipped.path, skipped.what, skipped.may_be_ct) == (root / "b", "cannot be read (Permission denied)", True)
+
+
+def test_a_label_without_an_image_names_the_nearest_case(make):
+    names = [f"imagesTr/pancreas_{n:03}.nii.gz" for n in range(3)]
+    root = make(*names, "labelsTr/pancreas_000.nii.gz", "labelsTr/pancreas_02.nii.gz", "labelsTr/other.nii.gz")
+    remedies = {one.path.name: (one.what, one.remedy) for one in find_inputs([root]).skipped}
+    assert remedies["pancreas_02.nii.gz"] == (
+        "is a label, but no image has its name",
+        "the nearest case without a label is pancreas_002: name both alike",
+    )
+    assert remedies["other.nii.gz"][1] == "add its image"
+
+
+# results of earlier predictions
+
+
+def write_results(folder, case):
+    files = result_files(folder, case)
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    files["report"].write_text(json.dumps({"case": case, "not_for_diagnosis": NOT_FOR_DIAGNOSIS}, indent=2))
+    return files
+
+
+@pytest.mark.parametrize("below", [".", "out", "out/deeper"])
+def test_results_below_the_input_are_no_inputs(make, below):
+    root = make("ct.nii.gz", "b/ct_seg.nii.gz")
+    files = write_results(root / below, "ct")
+    found = find_inputs([root])
+    assert {case.id for case in found.cases} == {"ct", "ct_seg"}, "a mask of somebody else is no result"
+    assert {one.path for one in found.skipped} == set(files.values())
+    assert {one.what for one in found.skipped} == {"is a result of dualtask predict"}
+    with pytest.raises(DualTaskError, match="is a result of dualtask predict"):
+        find_inputs([files["mask"]])
+
+
+def test_a_report_of_another_program_makes_no_result(make):
+    root = make("ct.json", "ct_seg.nii.gz", "ct.nii.gz")
+    (root / "ct.json").write_text('{"not_for_diagnosis": "made by another program"}')
+    assert not is_result(root / "ct.json")
+    assert ids(root) == ["ct", "ct_seg"]
