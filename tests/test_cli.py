@@ -135,6 +135,77 @@ def test_a_run_is_not_overwritten_and_a_finished_one_resumes_to_itself(cascade, 
     assert (cascade / "tumour-coarse" / "model.safetensors").read_bytes() == before
 
 
+SLIPS = {
+    "no such source": ({"--source": "{data}x"}, "no such file or folder"),
+    "no such centre": ({"--held-out": "Z"}, "there is no centre 'Z'"),
+    "a case that cannot be read": ({"--source": "{spoiled}"}, "damaged or cut off"),
+    "a later stage without its target": ({"--source": "{organs}"}, "tumour-coarse: none of the 8 labels"),
+}
+
+
+@pytest.mark.parametrize("slip", SLIPS)
+def test_a_slip_leaves_the_run_folder_free(typed, tmp_path, phantom_folder, tiny_run, slip):
+    """Of one stage and of a cascade: the corrected command is typed again, and nothing goes on with the slip."""
+    spoiled, organs = (shutil.copytree(phantom_folder, tmp_path / name) for name in ("spoiled", "organs"))
+    for label in organs.glob("*/labelsTr/*.nii.gz"):
+        image = nib.load(label)
+        nib.save(nib.Nifti1Image(np.minimum(np.asarray(image.dataobj), 1), image.affine), label)
+    for label in spoiled.glob("*/labelsTr/*_00[13].nii.gz"):
+        label.write_bytes(label.read_bytes()[:200])
+    changes, told = SLIPS[slip]
+    given = {"--source": "{data}", "--held-out": "C"} | changes
+    words = [
+        word.format(data=phantom_folder, spoiled=spoiled, organs=organs) for pair in given.items() for word in pair
+    ]
+    words += [word for key, value in tiny_run.items() for word in ("--set", f"{key}={value}")]
+    code, _, err = typed(
+        "train", "--stage", "pancreas-coarse", "--stage", "tumour-coarse", *words, "-o", tmp_path / "run"
+    )
+    assert code == 1
+    assert told in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_finished_run_says_so_and_trains_on_when_its_steps_are_raised(typed, cascade, tmp_path):
+    run = shutil.copytree(cascade, tmp_path / "run")
+    code, _, err = typed("train", "--resume", run)
+    assert code == 0
+    assert err.count("is finished with 3 steps; raise optimiser.steps in its config.yaml to train on") == 2
+    config = run / "tumour-coarse" / "config.yaml"
+    config.write_text(config.read_text().replace("steps: 3", "steps: 5"))
+    code, _, err = typed("train", "--resume", run)
+    assert code == 0
+    assert "is finished with 3 steps; trains on to step 5" in err
+    assert [json.loads((run / stage / "manifest.json").read_text())["steps"] for stage in sorted(os.listdir(run))] == [
+        3,
+        5,
+    ]
+
+
+def test_a_cascade_that_was_cut_is_resumed_from_any_folder(typed, tmp_path, monkeypatch, phantom_folder, tiny_run):
+    """Also its stages that had not begun: they know where the cases lie."""
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(phantom_folder.parent)
+    words = [word for key, value in tiny_run.items() for word in ("--set", f"{key}={value}")]
+    words += [
+        "--stage",
+        "pancreas-coarse",
+        "--stage",
+        "tumour-coarse",
+        "--source",
+        phantom_folder.name,
+        "--held-out",
+        "C",
+    ]
+    with monkeypatch.context() as cut:
+        cut.setattr("dualtask_lite.engine.run.write_json", lambda *_: sys.exit("power cut"))
+        assert typed("train", *words, "-o", tmp_path / "run")[0] == "power cut"
+    assert sorted(os.listdir(tmp_path / "run")) == ["pancreas-coarse", "tumour-coarse"]
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert typed("train", "--resume", tmp_path / "run")[0] == 0
+    assert all((tmp_path / "run" / stage / "model.safetensors").exists() for stage in os.listdir(tmp_path / "run"))
+
+
 def test_evaluate_goes_to_the_held_out_centre_and_refuses_the_others(cascade, tmp_path, phantom_folder):
     apart = [cascade / "tumour-coarse", cascade / "pancreas-coarse"]
     call("evaluate", *apart, "-o", tmp_path / "apart")  # the same cascade, named stage by stage
@@ -144,7 +215,7 @@ def test_evaluate_goes_to_the_held_out_centre_and_refuses_the_others(cascade, tm
     assert {row["centre"] for row in read_rows(tmp_path / "cases.csv")} == {"C"}
     assert len(read_rows(tmp_path / "cases.csv")) == 8
     assert read_rows(tmp_path / "apart" / "cases.csv") == read_rows(tmp_path / "cases.csv")
-    assert "was seen in training" in str(call(*words, "--centre", "A", ok=False).exception)
+    assert "was used in training" in str(call(*words, "--centre", "A", ok=False).exception)
 
 
 def test_the_table_of_an_evaluation_counts_cases_for_each_metric(monkeypatch, tmp_path):

@@ -26,7 +26,7 @@ from dualtask_lite.cases.registry import Source, sources, sources_table
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import cache_folder
 
-__all__ = ["Source", "find_cases", "folder_of", "sources", "sources_table"]
+__all__ = ["Source", "absolute", "find_cases", "folder_of", "sources", "sources_table"]
 
 PHANTOM_SEED = 0
 PHANTOM_CASES = {"phantom": 16, "phantom-48": 48, "exam": 32}  # cases a centre of the sets that are made on first use
@@ -127,6 +127,15 @@ def _once(cases: list[Case]) -> list[Case]:
         if place not in by_image or (by_image[place].label is None and case.label is not None):
             by_image[place] = case
     return list(by_image.values())
+
+
+def absolute(source: str) -> str:
+    """Write a source so that it means the same from whatever folder a later command runs; a known name stays."""
+    path = Path(source).expanduser()
+    if "," in source and not path.exists():
+        return ",".join(absolute(part.strip()) for part in source.split(","))
+    is_made = source in sources() and sources()[source].how == "made"
+    return os.path.abspath(path) if path.exists() and not is_made else source
 
 
 def folder_of(source: Source) -> Path:

@@ -37,7 +37,8 @@ def evaluate(
         typer.Option(help="Known source or folder with labels; default: what the model was trained on."),
     ] = None,
     centre: Annotated[
-        str | None, typer.Option(help="Only this centre; default: the one that the model held out.")
+        str | None,
+        typer.Option(help="Only this centre; default: the held-out one of the training source."),
     ] = None,
     folder: Annotated[
         Path | None,
@@ -46,7 +47,7 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score a model, from the whole volume, on cases that it never saw; a case it saw is refused."""
+    """Score a model, from the whole volume, on new cases; one whose image was used in training is refused."""
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine.judging import evaluation as engine
     from dualtask_lite.resources import run_folder
@@ -56,9 +57,8 @@ def evaluate(
         typer.echo(
             "note: no pancreas stage says where to look, so the tumour is looked for in the whole volume", err=True
         )
-    result = engine.evaluate(
-        models, engine.unseen_cases(models, find_cases(source or models[0].settings.data.source), centre)
-    )
+    cases = find_cases(source or models[0].settings.data.source)
+    result = engine.evaluate(models, engine.unseen_cases(models, cases, centre, source=source))
     run = run_folder(model[0])
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
     engine.write_evaluation(result, where)

@@ -27,15 +27,18 @@ def train(
         Path | None,
         typer.Option("--out", "-o", callback=insist_on_folder, help="Run folder; default runs/PROFILE-STAGE."),
     ] = None,
-    resume: Annotated[Path | None, typer.Option(help="Go on with this run folder.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option(help="Go on with this run folder, a finished one if its steps were raised.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Train one stage, or a cascade of them (--stage more than once).
 
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite train ...; optimiser.batch is shared by all of them.
     """
-    from dualtask_lite.engine.run import CONFIG, MANIFEST, MODEL, read_json
+    from dualtask_lite.engine.run import CONFIG, MANIFEST, read_json
     from dualtask_lite.engine.training.devices import rank
+    from dualtask_lite.engine.training.train import checked_split
     from dualtask_lite.engine.training.train import train as train_stage
 
     if resume:
@@ -51,15 +54,20 @@ def train(
                 raise DualTaskError(
                     f"{run_folder}: holds a run already", f"choose another --out, or --resume {run_folder}"
                 )
-        for run_folder, settings in plan if rank() == 0 else ():
-            settings.write(run_folder / CONFIG)
-    done = []
-    for number, (run_folder, settings) in enumerate(plan, start=1):
-        if len(plan) > 1 and rank() == 0:
-            typer.echo(f"stage {number} of {len(plan)}: {settings.stage}", err=True)
-        if not (run_folder / MODEL).exists():
-            train_stage(settings, run_folder, resume=True)
-        done.append({"run": str(run_folder), **read_json(run_folder / MANIFEST)})
+    unfinished = [(run_folder, settings) for run_folder, settings in plan if not _is_finished(run_folder, settings)]
+    # Every stage is checked before the first one trains, and none leaves a file before that.
+    splits = [checked_split(settings, run_folder) for run_folder, settings in unfinished]
+
+    def keep_plan() -> None:
+        for run_folder, settings in unfinished:
+            if not (run_folder / CONFIG).exists():
+                settings.write(run_folder / CONFIG)
+
+    for number, ((run_folder, settings), split) in enumerate(zip(unfinished, splits, strict=True), start=1):
+        if len(unfinished) > 1 and rank() == 0:
+            typer.echo(f"stage {number} of {len(unfinished)}: {settings.stage}", err=True)
+        train_stage(settings, run_folder, split=split, resume=True, on_start=keep_plan)
+    done = [{"run": str(run_folder), **read_json(run_folder / MANIFEST)} for run_folder, _ in plan]
     if rank() > 0:
         return
     if as_json:
@@ -84,6 +92,7 @@ def _plan(
     folder: Path | None,
 ) -> list[tuple[Path, Settings]]:
     """The runs of one ``train`` command: one in ``folder`` itself, or one a stage in its sub-folders."""
+    from dualtask_lite.cases.sources import absolute
     from dualtask_lite.engine.config import Settings, parse_assignments
 
     overrides = given | parse_assignments(assignments)
@@ -94,6 +103,7 @@ def _plan(
             every.append(Settings.read(config, changes))
         else:
             every.append(Settings.of(changes.pop("profile", "laptop"), changes))
+    every = [settings.changed({"data.source": absolute(settings.data.source)}) for settings in every]
     if len(every) == 1:
         return [(folder or Path("runs") / f"{every[0].profile}-{every[0].stage}", every[0])]
     where = folder or Path("runs") / f"{every[0].profile}-cascade"
@@ -109,3 +119,15 @@ def _planned(folder: Path) -> list[tuple[Path, Settings]]:
     if not configs:
         raise DualTaskError(f"{folder}: holds no run", "name the folder that dualtask train made")
     return [(config.parent, Settings.read(config)) for config in configs]
+
+
+def _is_finished(folder: Path, settings: Settings) -> bool:
+    """Whether a run has nothing left to do, which is told; it goes on when more steps are asked for than it had."""
+    from dualtask_lite.engine.run import CONFIG, steps_of_model
+    from dualtask_lite.engine.training.devices import rank
+
+    steps, wanted = steps_of_model(folder), settings.optimiser.steps
+    if steps is not None and rank() == 0:
+        more = f"trains on to step {wanted}" if wanted > steps else f"raise optimiser.steps in its {CONFIG} to train on"
+        typer.echo(f"note: {folder} is finished with {steps} steps; {more}", err=True)
+    return steps is not None and wanted <= steps

@@ -9,7 +9,8 @@ from __future__ import annotations
 import csv
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from importlib import metadata
@@ -34,6 +35,7 @@ MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
     "config.yaml",
     "manifest.json",
 )
+_START_AGAIN = "start the run again without --resume"
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,7 @@ def build_network(settings: Settings) -> DualTaskNet:
 
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, cases: Sequence[TrainingCase]) -> None:
     """Write the weights, with the settings and the cases that trained or chose them as metadata."""
-    described = {"settings": settings.model_dump_json(), "cases": json.dumps([vars(case) for case in cases])}
-    _write(path, net.state_dict(), described)
+    _write(path, net.state_dict(), {"settings": settings.model_dump_json(), "cases": _listed(cases)})
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
@@ -87,12 +88,19 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
     tensors, described = _read(file, "a model", "train one with dualtask train, or name its run folder")
     try:
         settings = Settings.model_validate_json(described["settings"])
-        cases = tuple(TrainingCase(**case) for case in json.loads(described["cases"]))
+        cases = _unlisted(described["cases"])
         net = build_network(settings)
         net.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DualTaskError(f"{file}: is not a model of this kit", "name a run folder of dualtask train") from error
     return Model(net.to(device).eval(), settings, cases, file)
+
+
+def steps_of_model(folder: Path) -> int | None:
+    """How many steps the settings of a run's model asked for; ``None`` when there is no model yet."""
+    if not (folder / MODEL).exists():
+        return None
+    return load_model(folder).settings.optimiser.steps
 
 
 def load_models(path: str | Path, device: str | torch.device = "cpu") -> list[Model]:
@@ -110,12 +118,18 @@ def save_checkpoint(
     optimiser: torch.optim.Optimizer,
     step: int,
     scaler: torch.amp.GradScaler | None = None,
+    *,
+    cases: Sequence[TrainingCase] = (),
 ) -> None:
-    """Write everything that is needed to go on after ``step`` finished steps; a scaler is there in fp16."""
+    """Write everything that is needed to go on after ``step`` finished steps; a scaler is there in fp16.
+
+    ``cases`` are what the weights learned from: a run that goes on keeps to them.
+    """
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-    _write(path, tensors, {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})})
+    described = {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
+    _write(path, tensors, described | {"cases": _listed(cases)})
 
 
 def load_checkpoint(
@@ -126,8 +140,7 @@ def load_checkpoint(
     Raises:
         DualTaskError: when the checkpoint is missing, damaged or of other settings.
     """
-    remedy = "start the run again without --resume"
-    tensors, described = _read(path, "a checkpoint", remedy)
+    tensors, described = _read(path, "a checkpoint", _START_AGAIN)
     state: dict[int, dict[str, torch.Tensor]] = {}
     weights: dict[str, torch.Tensor] = {}
     try:
@@ -144,7 +157,25 @@ def load_checkpoint(
             scaler.load_state_dict(scaling)
         return int(described["step"])
     except (KeyError, ValueError, RuntimeError) as error:
-        raise DualTaskError(f"{path}: does not fit the settings of its run", remedy) from error
+        raise DualTaskError(f"{path}: does not fit the settings of its run", _START_AGAIN) from error
+
+
+def cases_of_checkpoint(path: Path) -> tuple[TrainingCase, ...]:
+    """The cases that the weights of a checkpoint learned from; none where an older version did not keep them.
+
+    Raises:
+        DualTaskError: when the checkpoint is missing or damaged.
+    """
+    with _opened(path, "a checkpoint", _START_AGAIN) as file:
+        return _unlisted((file.metadata() or {}).get("cases", "[]"))
+
+
+def _listed(cases: Sequence[TrainingCase]) -> str:
+    return json.dumps([vars(case) for case in cases])
+
+
+def _unlisted(text: str) -> tuple[TrainingCase, ...]:
+    return tuple(TrainingCase(**case) for case in json.loads(text))
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], described: dict[str, str]) -> None:
@@ -155,11 +186,18 @@ def _write(path: Path, tensors: Mapping[str, torch.Tensor], described: dict[str,
 
 
 def _read(path: Path, what: str, remedy: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    with _opened(path, what, remedy) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path, what: str, remedy: str) -> Iterator[Any]:
+    """Open a safetensors file; what cannot be read of it becomes a message."""
     if not path.is_file():
         raise DualTaskError(f"{path}: there is no such file, so no {what.split()[-1]}", remedy)
     try:
         with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+            yield file
     except (SafetensorError, OSError) as error:
         raise DualTaskError(f"{path}: is damaged or not {what} ({error})", remedy) from error
 

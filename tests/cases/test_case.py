@@ -313,7 +313,7 @@ def test_a_path_may_be_a_string(good):
     ("image", "label"), [(None, None), ([[1]], None), (hu(), 3), (nib.Nifti1Image(hu(), None), None)]
 )
 def test_what_is_no_path_and_no_array_is_refused_at_once(image, label):
-    with pytest.raises(TypeError, match="case c: its (image|label) is .*, not a path or a numpy array"):
+    with pytest.raises(TypeError, match=r"case c: its (image|label) is .*, not a path or a numpy array"):
         Case("c", "A", image, label)
 
 

@@ -218,6 +218,29 @@ def test_a_relative_folder_has_a_name(tmp_path, monkeypatch):
     assert found(".") == [pair("one", "X"), pair("two", "X")]
 
 
+@pytest.mark.parametrize("given", ["X", "./X", "X,Y", "Y, msd", "~/X", "msd", "phantom", "./phantom", "nowhere"])
+def test_an_absolute_source_means_the_same_from_another_folder(given, tmp_path, monkeypatch):
+    for name in ("X", "Y", "phantom", "msd-of-somebody"):
+        task07(tmp_path / name, [f"case_of_{name}"])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
+    task07(tmp_path / "cache" / "msd", ["fetched"])
+    monkeypatch.setattr(module, "_phantom", lambda: tmp_path / "X")
+
+    def listed(source):
+        try:
+            return [(case.id, case.image) for case in find_cases(source)]
+        except DualTaskError as error:
+            return str(error)
+
+    here, kept = listed(given), module.absolute(given)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert listed(kept) == here
+    assert module.absolute(kept) == kept
+
+
 def test_a_partial_download_gives_what_is_there(tmp_path):
     folder = task07(tmp_path / "X")
     describe(folder, ["zero", "one", "two", "three"])

@@ -13,6 +13,7 @@ import numpy as np
 
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import dice, target_mask
+from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.metrics import case_metrics, summarise
@@ -80,14 +81,18 @@ def evaluate(
 
 
 def refuse_training_cases(models: Sequence[Model], cases: Sequence[Case]) -> None:
-    """Refuse test cases that trained or chose a model, by id or by content; one that cannot be read has none."""
-    seen = {key for model in models for case in model.training_cases for key in (case.id, case.digest)}
-    if not seen:
+    """Refuse test cases whose image trained or chose a model, under whatever name; an unreadable one has none.
+
+    A name decides nothing: two hospitals may both call a case ``case_001``.
+    """
+    used = {one.digest: one.id for model in models for one in model.training_cases}
+    if not used:
         return
     for case in cases:
-        if case.id in seen or _content(case) in seen:
+        if (digest := _content(case)) in used:
+            under = "" if used[digest] in (case.id, digest) else f" as {used[digest]}"
             raise DualTaskError(
-                f"case {case.id} was seen in training, so a score on it would say nothing",
+                f"case {case.id} was used in training{under}, so a score on it would say nothing",
                 "evaluate on a held-out centre (--centre) or on another source",
             )
 
@@ -98,11 +103,25 @@ def _content(case: Case) -> str | None:
     return None
 
 
-def unseen_cases(models: Sequence[Model], cases: Sequence[Case], centre: str | None = None) -> list[Case]:
-    """The cases to evaluate on: those of ``centre``, else of the centre that the models held out, else all."""
-    held_out = {model.settings.data.held_out for model in models}
-    if centre is None and len(held_out) == 1:
-        (centre,) = held_out
+def unseen_cases(
+    models: Sequence[Model], cases: Sequence[Case], centre: str | None = None, *, source: str | None = None
+) -> list[Case]:
+    """The cases to evaluate on: those of ``centre``, else of the centre that the models held out, else all.
+
+    Args:
+        models: of one cascade.
+        cases: to choose from.
+        centre: the only one to evaluate on.
+        source: where the cases come from; by default where the models were trained. A model holds a centre out of the
+            source that trained it, so in another source the name of that centre means nothing.
+
+    Raises:
+        DualTaskError: when there is no case of the centre.
+    """
+    data = [model.settings.data for model in models]
+    if centre is None and (source is None or absolute(source) in {absolute(one.source) for one in data}):
+        held_out = {one.held_out for one in data}
+        centre = held_out.pop() if len(held_out) == 1 else None
     chosen = [case for case in cases if centre in (None, case.centre)]
     if not chosen:
         known = ", ".join(sorted({case.centre for case in cases}))

@@ -108,8 +108,8 @@ def test_a_box_cannot_leak_into_a_stage_that_sees_everything():
 @pytest.mark.parametrize("leak", [lambda m, t: threshold_leak(m, [case("v")], t), box_leak])
 def test_a_case_that_was_seen_and_one_without_target_are_refused(leak):
     tested = case("t", seed=1)
-    seen = TrainingCase("t", "C", "0", "train")
-    with pytest.raises(DualTaskError, match="was seen in training"):
+    seen = TrainingCase("t", "C", tested.digest(), "train")
+    with pytest.raises(DualTaskError, match="was used in training"):
         leak([model(seen=[seen]), model("tumour-coarse")], [tested])
     with pytest.raises(DualTaskError, match="has the target"):
         leak([model(), model("tumour-coarse")], [tested])

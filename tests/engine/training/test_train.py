@@ -3,7 +3,9 @@
 import csv
 import errno
 import json
+from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -138,6 +140,110 @@ def test_a_callback_can_stop_the_run(tmp_path):
     )
     assert json.loads((run / "manifest.json").read_text())["steps"] == 3
     assert files.load_model(run)
+
+
+def test_a_run_that_was_stopped_has_the_validation_of_the_weights_that_it_kept(tmp_path):
+    """In a step that would not validate; a run that validates in each step says what is right."""
+
+    def stop(row):
+        return row["step"] == 4
+
+    dice = []
+    for every in (1, 3):
+        chosen = Settings.of("laptop", {**TINY, "machine.validate_every": every})
+        run = train(chosen, tmp_path / str(every), split=split(), progress=False, callback=stop)
+        dice.append(json.loads((run / "manifest.json").read_text())["dice"])
+    assert dice[1] == dice[0]
+    assert dice[1]["validation"] == float(files.read_rows(tmp_path / "1" / "metrics.csv")[-1]["val_dice"])
+
+
+def write_cases(folder, names):
+    """A folder in Task07 layout, a ball for each name; the number at the end of the name says which."""
+    for name in names:
+        one = ball(name, seed=int(name[-1]))
+        for part, voxels in (("imagesTr", one.image), ("labelsTr", one.label)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(voxels, one.affine), folder / part / f"{name}.nii.gz")
+    return folder
+
+
+def rename(folder, old, new):
+    for part in ("imagesTr", "labelsTr"):
+        (folder / part / f"{old}.nii.gz").rename(folder / part / f"{new}.nii.gz")
+
+
+CHANGES = {
+    "added": lambda folder: write_cases(folder, ["a0", "b6", "case7"]),
+    "renamed": lambda folder: rename(folder, "case1", "z1"),
+    "moved away": lambda folder: (folder / "imagesTr" / "case1.nii.gz").unlink(),
+    "changed": lambda folder: (write_cases(folder, ["x9"]), rename(folder, "x9", "case1")),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_resumed_run_keeps_to_the_cases_that_it_began_with(tmp_path, change):
+    """Whatever comes to the folder or gets another name; where one of them is gone, it is refused."""
+    source = write_cases(tmp_path / "A", [f"case{number}" for number in range(1, 6)])
+    chosen = Settings.of("laptop", {**TINY, "data.source": str(source)})
+
+    def power_cut(row):
+        if row["step"] == 5:
+            raise OSError("power cut")
+
+    straight = train(chosen, tmp_path / "straight", progress=False)
+    with pytest.raises(OSError, match="power cut"):
+        train(chosen, tmp_path / "broken", progress=False, callback=power_cut)
+    CHANGES[change](source)
+    if change in ("moved away", "changed"):
+        with pytest.raises(DualTaskError, match="broken: began with case case1 of A, which is not among the cases"):
+            train(chosen, tmp_path / "broken", progress=False, resume=True)
+        return
+    broken = train(chosen, tmp_path / "broken", progress=False, resume=True)
+    used = [[(case.digest, case.role) for case in files.load_model(run).training_cases] for run in (straight, broken)]
+    assert used[0] == used[1]
+    assert all(torch.equal(tensor, weights(broken)[name]) for name, tensor in weights(straight).items())
+
+
+def test_a_run_is_not_resumed_with_another_split(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 1})
+    train(chosen, tmp_path, split=split(2, 1), progress=False)
+    before = (tmp_path / "model.safetensors").read_bytes()
+    for other in (split(3, 0), split(2, 0), split(3, 1)):
+        with pytest.raises(DualTaskError, match="began with"):
+            train(chosen, tmp_path, split=other, progress=False, resume=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == before
+
+
+def test_a_checkpoint_of_an_older_version_goes_on(tmp_path):
+    net = torch.nn.Linear(2, 1)
+    files.save_checkpoint(tmp_path / "last.ckpt", net, torch.optim.Adam(net.parameters()), 2)
+    assert files.cases_of_checkpoint(tmp_path / "last.ckpt") == ()
+
+
+def test_a_finished_run_trains_on_when_its_steps_are_raised(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 2})
+    run = train(chosen, tmp_path, split=split(), progress=False)
+    before = weights(run)["seg_head.weight"]
+    train(chosen.changed({"optimiser.steps": 4}), run, split=split(), progress=False, resume=True)
+    assert json.loads((run / "manifest.json").read_text())["steps"] == 4
+    assert [int(row["step"]) for row in files.read_rows(run / "metrics.csv")] == [1, 2, 3, 4]
+    assert not torch.equal(weights(run)["seg_head.weight"], before)
+
+
+def test_a_run_keeps_where_its_cases_lie_whatever_the_folder(tmp_path, monkeypatch):
+    write_cases(tmp_path / "A", ["case1", "case2"])
+    monkeypatch.chdir(tmp_path)
+    run = train(Settings.of("laptop", {**TINY, "optimiser.steps": 1, "data.source": "A"}), tmp_path / "run")
+    assert Settings.read(run / "config.yaml").data.source == str(tmp_path / "A")
+    assert files.load_model(run).settings.data.source == str(tmp_path / "A")
+
+
+@pytest.mark.parametrize(("value", "told"), [(1, r"they hold 0 \(background\), 1 \(pancreas\)"), (0, "they hold 0")])
+def test_labels_without_the_target_are_refused_before_anything_is_written(tmp_path, value, told):
+    cases = [replace(case, label=np.minimum(case.label, value)) for case in split().train]
+    with pytest.raises(DualTaskError, match=f"none of the 2 labels to train on holds the target, tumour; {told}"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=Split(tuple(cases), (), ()), progress=False)
+    assert not (tmp_path / "run").exists()
 
 
 def test_looking_at_the_gradients_changes_nothing(tmp_path):
