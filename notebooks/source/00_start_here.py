@@ -7,9 +7,9 @@
 # ---
 
 # %% [markdown]
-# # 00 Start here: three hospitals, one organ
+# # 00 Start here: a claim, and three hospitals to test it on
 #
-# What the task is, what the data look like, and whether this machine can run the lessons.
+# What the paper claims, what the task is, what the data look like, and whether this machine can run the lessons.
 #
 # **Objectives.** After this lesson you can
 #
@@ -30,6 +30,17 @@ seed = 0
 data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 
 # %% [markdown]
+# ## The claim
+#
+# A paper [3] says: take a network that marks pancreatic tumours in CT, let it also predict a distance, let the two
+# answers teach each other, show it each image in two disguises, and it will mark tumours of a hospital that it never
+# saw **9.5 points better** (Dice, in percent). The authors could not share two of their three data sets, so nobody can
+# repeat their table.
+#
+# This course is the investigation. Lessons 01 to 03 rebuild the parts of the method and look for the traps in each.
+# Lesson 04 puts them together, lesson 05 tests the claim, lesson 06 looks at where the method is wrong, and in the last
+# lesson you try to do better on a hospital that nobody has looked at. Each lesson ends with what is known by then.
+#
 # ## The task
 #
 # Pancreatic cancer is mostly found late: in the United States 13 of 100 patients are alive five years
@@ -40,7 +51,7 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 #
 # A model that **[segments](glossary.md#segmentation)** says for every [voxel](glossary.md#voxel) (a small box of the volume) whether it belongs to the
 # tumour. Such models do well on the hospital that they learned from, and often worse on the next one.
-# This course follows a method that was made for that [3]: besides the mask, the network predicts for
+# The method of the paper was made for that: besides the mask, the network predicts for
 # every voxel its **[signed distance](glossary.md#signed-distance)** to the tumour's surface in mm, and the two answers teach each
 # other.
 
@@ -85,9 +96,10 @@ for name in centres:
 figures.centres_side_by_side(examples)
 
 # %% [markdown]
-# The same organ looks brighter or darker, sharper or noisier, and the slices are thicker or thinner.
-# None of that is disease: it is the scanner, the timing of the contrast agent, and the habits of the
-# house. A network cannot know this unless it is taught.
+# The same organ looks brighter or darker, sharper or noisier, and the slices are thicker or thinner: that is the
+# scanner, the timing of the contrast agent, and each hospital's protocol. But the hospitals also treat **other
+# patients**: one sees more cysts than the next, one sees larger tumours. Scanner and disease change together, so a
+# score that falls in a new hospital may fall for either reason. Keep the question; lesson 06 comes back to it.
 
 # %% [markdown]
 # ### Exercise 1
@@ -238,6 +250,12 @@ from dualtask_lite.engine.doctor import diagnose
 print(diagnose().as_text())
 
 # %% [markdown]
+# ## What is known now
+#
+# - The claim: +9.5 points on tumours of a hospital that was not seen. Nothing is tested yet.
+# - The obstacle is real: a threshold that fits one hospital fails in another.
+# - Two suspects for it, scanner and disease, which this lesson cannot tell apart.
+#
 # ## Summary
 #
 # - The task: find a small, faint lesion inside a small organ, as a mask and as a distance in mm.
