@@ -1,13 +1,13 @@
-"""The one exception that a user is meant to read."""
+"""The exception whose message is written for users."""
 
 from __future__ import annotations
 
 
 class DualTaskError(Exception):
-    """Something that the user can put right.
+    """An error that the user can fix.
 
     Args:
-        what: what was found, naming the file or the setting.
+        what: what was found, with the name of the file or the setting.
         remedy: what to do about it, as an instruction.
     """
 

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and saying so when they cannot be written."""
+"""Writing files completely or not at all, with a clear message when writing fails."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from dualtask_lite.errors import DualTaskError
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary neighbour of ``path`` to write to; it takes the name only when the block succeeds.
+    """Yield a temporary path beside ``path`` to write to; it is renamed to ``path`` only when the block succeeds.
 
-    So a reader never meets half a file, also after a power cut: what is written is flushed before it is renamed.
-    Missing folders are made.
+    So a reader never finds half a file, even after a power cut: the file is flushed to disk before it is renamed.
+    Missing folders are created.
 
     Raises:
         DualTaskError: when the file cannot be written.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # the suffix tells some writers the format
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # some writers choose the format by the suffix
     with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -34,28 +34,28 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote a ``whole_file`` left in a folder of one writer."""
-    for left in folder.glob(".*.*"):
-        if left.name.split(".")[1].isdigit():
-            left.unlink(missing_ok=True)
+    """Remove the temporary files of a killed process from a folder that only one process writes to."""
+    for path in folder.glob(".*.*"):
+        if path.name.split(".")[1].isdigit():
+            path.unlink(missing_ok=True)
 
 
 def move_into(source: Path, target: Path) -> None:
-    """Move what a folder holds into another, whole folders where the other has none of the name."""
+    """Move the content of a folder into another one; folders that exist in both are merged."""
     for path in sorted(source.iterdir()):
-        place = target / path.name
-        if path.is_dir() and place.is_dir():
-            move_into(path, place)
+        moved = target / path.name
+        if path.is_dir() and moved.is_dir():
+            move_into(path, moved)
         else:
-            path.replace(place)
+            path.replace(moved)
 
 
 @contextmanager
 def report_write_errors(path: Path) -> Iterator[None]:
-    """Turn what a system says of a write that failed into a message with a remedy.
+    """Replace the error of a failed write by a message with a remedy.
 
     Raises:
-        DualTaskError: in place of an ``OSError``.
+        DualTaskError: instead of an ``OSError``.
     """
     try:
         yield
@@ -64,12 +64,12 @@ def report_write_errors(path: Path) -> Iterator[None]:
 
 
 def unwritable(path: Path, error: OSError) -> DualTaskError:
-    """The message for a file or folder that cannot be written."""
+    """Describe why a file or folder cannot be written, and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DualTaskError(
             f"{path}: the disk is full",
-            "make room, then run it again: a download goes on, and so does a training with --resume",
+            "make room, then run it again: a download resumes, and so does a training with --resume",
         )
     return DualTaskError(
-        f"{path}: cannot be written ({error.strerror or error})", "choose another folder, or check your rights to it"
+        f"{path}: cannot be written ({error.strerror or error})", "choose another folder, or check your permissions"
     )

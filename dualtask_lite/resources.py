@@ -1,4 +1,4 @@
-"""Where the files of the top-level ``data`` folder are, in a clone and in an installed wheel."""
+"""Paths of the files in the top-level ``data`` folder, in a clone and in an installed wheel."""
 
 from __future__ import annotations
 
@@ -23,13 +23,16 @@ KNOWS = "the reference models know the made-up hospitals A and B only; on a real
 
 
 def data_file(name: str) -> Path:
-    """Path of a file that the package reads from ``data/`` (``centres.yaml``, ``sources.yaml``)."""
+    """Find a file that the package reads from ``data/``, such as ``centres.yaml`` or ``sources.yaml``."""
     packaged = _PACKAGE / "_data" / name
     return packaged if packaged.exists() else _CLONE / name
 
 
 def cache_folder() -> Path:
-    """Where made or fetched volumes go: ``DUALTASK_DATA``, else the clone's ``data/cache``, else the user's cache."""
+    """Find the folder of generated and downloaded volumes.
+
+    It is ``DUALTASK_DATA`` if set, else ``data/cache`` of a clone, else the user's cache.
+    """
     if chosen := os.environ.get("DUALTASK_DATA"):
         return Path(chosen).expanduser()
     if (_CLONE / "centres.yaml").exists():

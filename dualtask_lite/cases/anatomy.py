@@ -1,4 +1,4 @@
-"""A made-up abdomen: which tissue lies where, for one patient drawn at random.
+"""A synthetic abdomen: the tissue of every voxel, for one patient drawn at random.
 
 Positions are in mm from a point in front of the spine at the level of the pancreas: x to the patient's right, y to
 the front, z to the head. Organs are ellipsoids and tubes, painted one after the other; a smooth warp of space and a
@@ -20,7 +20,7 @@ TumourKind = Literal["solid", "iso", "cystic"]
 
 
 class Tissue(IntEnum):
-    """What a voxel shows."""
+    """The tissue of a voxel."""
 
     AIR = 0
     FAT = 1
@@ -39,7 +39,7 @@ class Tissue(IntEnum):
     DUCT = 14
     TUMOUR = 15
     RIM = 16  # of a cystic tumour
-    SUBCUTANEOUS = 17  # fat outside the muscles of the wall, where no organ can be
+    SUBCUTANEOUS = 17  # fat outside the muscles of the abdominal wall; no organ is painted on it
 
 
 _SOFT = (Tissue.FAT, Tissue.FLUID, Tissue.GAS, Tissue.WALL, Tissue.LIVER, Tissue.SPLEEN)
@@ -58,7 +58,7 @@ _PANCREAS = np.array(
     ],
     dtype=float,
 )
-_TALLER = 1.3  # its section is taller than deep
+_Z_STRETCH = 1.3  # the cross-section of the gland is taller than it is deep
 _DUODENUM = [
     (25, 44, 16),
     (50, 34, 13),
@@ -78,15 +78,15 @@ _COLON = [
 
 @dataclass(frozen=True)
 class Tumour:
-    """One tumour as it is to be painted."""
+    """One tumour to paint."""
 
     kind: TumourKind
     diameter_mm: float
-    place: float  # along the centre line of the pancreas, 0 head to 1 tail
+    place: float  # position on the centre line of the pancreas, from 0 (head) to 1 (tail)
 
 
 class Canvas:
-    """Tissue of every voxel, with ways to paint on it.
+    """The tissue of every voxel, and methods that paint on it.
 
     Args:
         axes: positions (mm) of the voxels along x, y and z.
@@ -102,10 +102,10 @@ class Canvas:
         self.positions = [np.add(grid, _waves(grids, axis, rng)) for axis, grid in enumerate(grids)]
 
     def box(self, low: Point, high: Point) -> tuple[slice, slice, slice]:
-        """Voxels that may lie between two corners (mm), whatever the warp."""
-        reach = 2 * _WARP
+        """The voxels that may lie between two corners (mm) under any warp."""
+        margin = 2 * _WARP
         x, y, z = (
-            slice(int(np.searchsorted(line, a - reach)), int(np.searchsorted(line, b + reach, "right")))
+            slice(int(np.searchsorted(line, a - margin)), int(np.searchsorted(line, b + margin, "right")))
             for line, a, b in zip(self.lines, low, high, strict=True)
         )
         return x, y, z
@@ -129,38 +129,38 @@ class Canvas:
         self.paint(box, depth <= 0, tissue, over)
 
     def around(
-        self, line: np.ndarray, radius: np.ndarray, grow: float = 0.0, taller: float = 1.0
+        self, line: np.ndarray, radius: np.ndarray, margin: float = 0.0, z_stretch: float = 1.0
     ) -> tuple[tuple[slice, slice, slice], np.ndarray]:
-        """The box about a line of spheres, and how far its voxels lie outside of them (mm, negative inside)."""
-        reach = radius[:, None] * (1, 1, taller) + grow
-        box = self.box((line - reach).min(0), (line + reach).max(0))
+        """The box around a line of spheres, and the distance of its voxels to them (mm, negative inside)."""
+        extent = radius[:, None] * (1, 1, z_stretch) + margin
+        box = self.box((line - extent).min(0), (line + extent).max(0))
         x, y, z = (p[box] for p in self.positions)
         depth = np.full(x.shape, np.inf, np.float32)
         for (cx, cy, cz), r in zip(line, radius, strict=True):
-            np.minimum(depth, np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + ((z - cz) / taller) ** 2) - r, out=depth)
+            np.minimum(depth, np.sqrt((x - cx) ** 2 + (y - cy) ** 2 + ((z - cz) / z_stretch) ** 2) - r, out=depth)
         return box, depth
 
     def paint(self, box: tuple[slice, slice, slice], where: np.ndarray, tissue: Tissue, over: Sequence[Tissue]) -> None:
-        """Paint the voxels ``where`` of a box that show one of the tissues ``over``."""
+        """Paint those voxels of the mask ``where`` in a box whose tissue is in ``over``."""
         view = self.tissue[box]
         view[where & np.isin(view, over)] = tissue
 
 
 def centre_line(points: Sequence[Point] | np.ndarray, radius: float) -> np.ndarray:
-    """The smooth curve through some points as spheres' centres, near enough for a tube of this radius."""
+    """Centres of spheres on the smooth curve through some points, close enough to form a tube of this radius."""
     corners = np.asarray(points, float)
     length = np.linalg.norm(np.diff(corners, axis=0), axis=1).sum()
     return smooth(corners, 3 + int(2 * length / radius))
 
 
 def smooth(points: np.ndarray, count: int) -> np.ndarray:
-    """``count`` points on the smooth curve through some points (N, D), evenly spaced in the curve's parameter."""
+    """Place ``count`` points on the smooth curve through some points (N, D), evenly in the curve's parameter."""
     curve = CubicSpline(np.linspace(0, 1, len(points)), points)
     return np.asarray(curve(np.linspace(0, 1, count)))
 
 
 def paint_patient(canvas: Canvas, tumour: Tumour | None, rng: np.random.Generator) -> None:
-    """Paint a patient, from the body wall to the pancreas and its tumour."""
+    """Paint a patient, from the abdominal wall to the pancreas and its tumour."""
     _body_wall(canvas, rng)
     _spine(canvas)
     _vessels(canvas)
@@ -173,7 +173,7 @@ def paint_patient(canvas: Canvas, tumour: Tumour | None, rng: np.random.Generato
 
 
 def _waves(grids: Sequence[np.ndarray], axis: int, rng: np.random.Generator) -> np.ndarray:
-    """A smooth shift along one axis (mm): products of a wave along each of the two others."""
+    """A smooth shift along one axis (mm): a sum of products of waves along the two other axes."""
     u, v = (grid for other, grid in enumerate(grids) if other != axis)
     shift: np.ndarray = np.zeros((), np.float32)
     for _ in range(2):
@@ -184,7 +184,7 @@ def _waves(grids: Sequence[np.ndarray], axis: int, rng: np.random.Generator) -> 
 
 
 def _body_wall(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Skin and fat under it, the muscles of the wall with the ribs, and the fat inside."""
+    """Paint subcutaneous fat, the muscles of the wall with the ribs, and the fat inside."""
     x, y, z = canvas.positions
     fat, muscle = rng.uniform(8, 24), 9.0
     flat = np.where(y < 0, 0.9, 1.0)  # the back is flatter than the front
@@ -201,10 +201,10 @@ def _body_wall(canvas: Canvas, rng: np.random.Generator) -> None:
 
 
 def _spine(canvas: Canvas) -> None:
-    """Vertebrae with discs between them, the spinal canal, and the muscles beside them."""
-    every = (Tissue.FAT, Tissue.MUSCLE, Tissue.SUBCUTANEOUS)
+    """Paint vertebrae with discs between them, the spinal canal, and the muscles beside them."""
+    soft = (Tissue.FAT, Tissue.MUSCLE, Tissue.SUBCUTANEOUS)
     for side in (-1, 1):
-        canvas.ellipsoid((34 * side, -82, 0), (28, 20, 400), Tissue.MUSCLE, every)
+        canvas.ellipsoid((34 * side, -82, 0), (28, 20, 400), Tissue.MUSCLE, soft)
         canvas.ellipsoid((38 * side, -52, -90), (17, 17, 75), Tissue.MUSCLE)
     box = canvas.box((-45, -112, -400), (45, -25, 400))
     x, y, z = (p[box] for p in canvas.positions)
@@ -213,8 +213,8 @@ def _spine(canvas: Canvas) -> None:
     process = ((np.abs(x) < 4) & (y < -80) & (y > -108) & ~disc) | (
         (np.abs(y + 74) < 4) & (np.abs(x) < 38) & (np.abs(z % 36 - 18) < 6)
     )
-    bone = (*every, Tissue.BONE, Tissue.MARROW)
-    canvas.paint(box, process, Tissue.BONE, every)
+    bone = (*soft, Tissue.BONE, Tissue.MARROW)
+    canvas.paint(box, process, Tissue.BONE, soft)
     canvas.paint(box, body <= 1, Tissue.BONE, bone)
     canvas.paint(box, (body <= 0.8) & ~disc, Tissue.MARROW, bone)
     canvas.paint(box, (body <= 1) & disc, Tissue.MUSCLE, bone)
@@ -222,7 +222,7 @@ def _spine(canvas: Canvas) -> None:
 
 
 def _vessels(canvas: Canvas) -> None:
-    """Aorta with the coeliac trunk and the upper mesenteric artery; vena cava, mesenteric and portal vein."""
+    """Paint the aorta, coeliac trunk and superior mesenteric artery; vena cava, mesenteric and portal vein."""
     canvas.tube([(-12, -24, -200), (-10, -23, 0), (-8, -26, 200)], 11, Tissue.AORTA)
     canvas.tube([(-8, -14, 24), (-8, 4, 27), (-2, 12, 26)], 4, Tissue.AORTA)
     canvas.tube([(-9, -14, 8), (-4, 6, -12), (-3, 14, -60), (-3, 20, -130)], 4.5, Tissue.AORTA)
@@ -231,7 +231,7 @@ def _vessels(canvas: Canvas) -> None:
 
 
 def _liver_and_spleen(canvas: Canvas) -> None:
-    """Liver of two lobes with veins and gall bladder; spleen."""
+    """Paint the two lobes of the liver with veins and gall bladder, and the spleen."""
     canvas.ellipsoid((82, 8, 50), (72, 82, 78), Tissue.LIVER)
     canvas.ellipsoid((10, 55, 62), (70, 40, 36), Tissue.LIVER)
     for tip in ((110, -20, 60), (115, 40, 55), (70, 50, 75), (95, 0, 90)):
@@ -241,7 +241,7 @@ def _liver_and_spleen(canvas: Canvas) -> None:
 
 
 def _stomach_and_bowel(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Hollow organs: a wall, fluid in it, and gas where the patient, who lies on the back, has it in front."""
+    """Paint hollow organs: a wall, fluid, and gas at the front, because the patient lies on the back."""
     canvas.ellipsoid((-58, 44, 48), (46, 34, 44), Tissue.WALL)
     canvas.ellipsoid((-58, 44, 48), (42, 30, 40), Tissue.FLUID, (Tissue.WALL,))
     box = canvas.box((-110, 10, 0), (0, 80, 95))
@@ -265,33 +265,33 @@ def _stomach_and_bowel(canvas: Canvas, rng: np.random.Generator) -> None:
 def _hollow(
     canvas: Canvas, points: Sequence[Point] | np.ndarray, radius: float, rng: np.random.Generator, *, gas: float
 ) -> None:
-    """A piece of bowel; with probability ``gas`` its front half holds gas."""
+    """Paint a piece of bowel; with probability ``gas`` its front half holds gas."""
     line = centre_line(points, radius)
     box, depth = canvas.around(line, np.full(len(line), radius))
-    fresh = (depth <= 0) & (canvas.tissue[box] == Tissue.FAT)
-    canvas.paint(box, fresh, Tissue.WALL, (Tissue.FAT,))
-    canvas.paint(box, fresh & (depth <= -3), Tissue.FLUID, (Tissue.WALL,))
+    free = (depth <= 0) & (canvas.tissue[box] == Tissue.FAT)
+    canvas.paint(box, free, Tissue.WALL, (Tissue.FAT,))
+    canvas.paint(box, free & (depth <= -3), Tissue.FLUID, (Tissue.WALL,))
     if rng.random() < gas:
         front = canvas.positions[1][box] > np.mean(line[:, 1])
-        canvas.paint(box, fresh & (depth <= -3) & front, Tissue.GAS, (Tissue.FLUID,))
+        canvas.paint(box, free & (depth <= -3) & front, Tissue.GAS, (Tissue.FLUID,))
 
 
 def _pancreas(canvas: Canvas, tumour: Tumour | None, rng: np.random.Generator) -> None:
-    """The gland, its vein and duct, and the tumour."""
-    controls = _PANCREAS.copy()
-    controls[:, :3] += rng.normal(0, 2.5, (len(controls), 3))
-    controls[:, 3] *= rng.uniform(0.85, 1.15)
-    line, radius = np.split(smooth(controls, 41), [3], axis=1)
+    """Paint the gland, the splenic vein, the duct and the tumour."""
+    points = _PANCREAS.copy()
+    points[:, :3] += rng.normal(0, 2.5, (len(points), 3))
+    points[:, 3] *= rng.uniform(0.85, 1.15)
+    line, radius = np.split(smooth(points, 41), [3], axis=1)
     radius = radius[:, 0]
     along = np.linspace(0, 1, len(line))
     upstream = along >= tumour.place if tumour and tumour.kind != "cystic" else np.zeros(len(line), bool)
-    radius = np.where(upstream, 0.85 * radius, radius)  # the gland upstream of an obstructed duct wastes
+    radius = np.where(upstream, 0.85 * radius, radius)  # the gland shrinks upstream of an obstructed duct
     canvas.tube(line[18::4] - (0, 11, 3), 4, Tissue.VEINS)  # the splenic vein runs behind it
     uncinate = np.linspace((40, 8, -20), (16, -2, -24), 8)
     everything = np.concatenate([line, uncinate])
-    box, depth = canvas.around(everything, np.concatenate([radius, np.linspace(9, 6, 8)]), 4, _TALLER)
+    box, depth = canvas.around(everything, np.concatenate([radius, np.linspace(9, 6, 8)]), 4, _Z_STRETCH)
     depth += _lobules(canvas, box, rng)
-    canvas.paint(box, depth <= 2, Tissue.FAT, _SOFT)  # a plane of fat around it
+    canvas.paint(box, depth <= 2, Tissue.FAT, _SOFT)  # a layer of fat around it
     canvas.paint(box, depth <= 0, Tissue.PANCREAS, (*_SOFT, Tissue.MUSCLE))
     if tumour is None:
         return
@@ -303,7 +303,7 @@ def _pancreas(canvas: Canvas, tumour: Tumour | None, rng: np.random.Generator) -
 
 
 def _lobules(canvas: Canvas, box: tuple[slice, slice, slice], rng: np.random.Generator) -> np.ndarray:
-    """Bumps of the gland's surface, mm."""
+    """The relief of the gland's lobulated surface, mm."""
     bumps: np.ndarray = np.zeros((), np.float32)
     for height, length in ((1.6, 22), (1.1, 13)):
         waves = (
@@ -315,16 +315,16 @@ def _lobules(canvas: Canvas, box: tuple[slice, slice, slice], rng: np.random.Gen
 
 
 def _tumour(canvas: Canvas, tumour: Tumour, centre: np.ndarray, rng: np.random.Generator) -> None:
-    """An ellipsoid with an irregular outline, smoother when cystic; it has at least one voxel."""
+    """Paint an ellipsoid with an irregular outline, smoother when cystic, of at least one voxel."""
     axes = tumour.diameter_mm / 2 * rng.uniform(0.85, 1.18, 3)
     box = canvas.box(centre - 1.4 * axes, centre + 1.4 * axes)
     offset = [(p[box] - c) / a for p, c, a in zip(canvas.positions, centre, axes, strict=True)]
-    rough = 0.05 if tumour.kind == "cystic" else 0.16
+    roughness = 0.05 if tumour.kind == "cystic" else 0.16
     outline = np.sqrt(sum(o**2 for o in offset)) - 1
-    for turns in (3.0, 5.5):
-        waves = (np.sin(turns * o + rng.uniform(0, 2 * np.pi)) for o in offset)
-        outline = outline + rough * np.prod(np.broadcast_arrays(*waves), axis=0)
-    grows_into = (
+    for frequency in (3.0, 5.5):
+        waves = (np.sin(frequency * o + rng.uniform(0, 2 * np.pi)) for o in offset)
+        outline = outline + roughness * np.prod(np.broadcast_arrays(*waves), axis=0)
+    invaded = (
         Tissue.PANCREAS,
         Tissue.DUCT,
         Tissue.FAT,
@@ -333,10 +333,10 @@ def _tumour(canvas: Canvas, tumour: Tumour, centre: np.ndarray, rng: np.random.G
         Tissue.GAS,
         Tissue.VEINS,
     )
-    core = np.unravel_index(np.argmin(outline), outline.shape)
-    canvas.paint(box, outline <= 0, Tissue.TUMOUR, grows_into)
+    centre_voxel = np.unravel_index(np.argmin(outline), outline.shape)
+    canvas.paint(box, outline <= 0, Tissue.TUMOUR, invaded)
     if tumour.kind == "cystic":
         canvas.paint(box, outline > -2.5 / axes.mean(), Tissue.RIM, (Tissue.TUMOUR,))
     view = canvas.tissue[box]
-    if view[core] not in (Tissue.TUMOUR, Tissue.RIM):
-        view[core] = Tissue.TUMOUR
+    if view[centre_voxel] not in (Tissue.TUMOUR, Tissue.RIM):
+        view[centre_voxel] = Tissue.TUMOUR

@@ -1,8 +1,8 @@
-"""Fetch a known source into a folder, so that ``find_cases`` understands it.
+"""Download a known source into a folder in a layout that ``find_cases`` reads.
 
-What was fetched before is kept, what was cut goes on, and what lies there because somebody put it there by hand is
-used. Every byte is compared with what its publisher says: the archive's checksum (MONAI for msd, Zenodo's own record
-for panorama), the MD5 of each slice (TCIA), or the hash of each file (git).
+Files from an earlier run are kept, interrupted downloads resume, and files that the user put there by hand are used.
+Every byte is compared with the data of its publisher: the checksum of the archive (MONAI for msd, Zenodo's record for
+panorama), the MD5 of each slice (TCIA), or the hash of each file (git).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dualtask_lite.cases.registry import Source
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 
-_RECEIPTS = ".fetched.json"  # which archives were unpacked, and what files they gave
+_RECEIPTS = ".fetched.json"  # the archives that were unpacked, with the files of each
 _LABELS = "panorama_labels"
 
 
@@ -37,23 +37,23 @@ def get(
     offline: bool = False,
     progress: Progress | None = None,
 ) -> list[Case]:
-    """Fetch a source, and prepare what must be.
+    """Download a source and prepare its labels where necessary.
 
     Args:
-        source: of ``sources()``; not the phantom, which is made.
-        folder: where to; see the source's ``by_hand`` for what may lie there already.
-        parts: only the archives whose names begin so, such as ``batch_1`` of panorama; by default all.
-        offline: use only what lies in the folder.
+        source: one of ``sources()``, except the phantom, which is generated.
+        folder: to download to; the source's ``by_hand`` says which files it may already hold.
+        parts: beginnings of the names of the archives to fetch, such as ``batch_1`` of panorama; by default all.
+        offline: use only the files in the folder.
         progress: see ``Progress``.
 
     Returns:
         The cases in the folder.
 
     Raises:
-        DualTaskError: when something cannot be had, verified or prepared.
+        DualTaskError: when a file cannot be downloaded, verified or prepared.
     """
     if offline and not folder.is_dir():
-        raise DualTaskError(f"{folder}: is not there", f"make it, then {source.by_hand}")
+        raise DualTaskError(f"{folder}: does not exist", f"create it, then {source.by_hand}")
     if parts and source.name != "panorama":
         raise DualTaskError(f"{source.name} has no parts", "leave --part out")
     try:
@@ -80,7 +80,7 @@ def _msd(source: Source, folder: Path, parts: Sequence[str], offline: bool, prog
     url, md5 = DecathlonDataset.resource["Task07_Pancreas"], DecathlonDataset.md5["Task07_Pancreas"]
     archive = folder / "Task07_Pancreas.tar"
     if archive.exists() or not offline:
-        _archive(url, archive, folder, f"md5:{md5}", verify=_lift, progress=progress)
+        _archive(url, archive, folder, f"md5:{md5}", verify=_remove_top_folder, progress=progress)
 
 
 def _nih(source: Source, folder: Path, parts: Sequence[str], offline: bool, progress: Progress | None) -> None:
@@ -88,14 +88,14 @@ def _nih(source: Source, folder: Path, parts: Sequence[str], offline: bool, prog
     archive = folder / str(urls["labels"]).rsplit("/", 1)[1]
     if not nih.labels_of(folder) and (archive.exists() or not offline):
         _archive(urls["labels"], archive, folder, urls["labels_checksum"], progress=progress)
-    there = nih.patients_of(folder)
-    if not offline and len(there) < source.cases:
+    present = nih.patients_of(folder)
+    if not offline and len(present) < source.cases:
         query = urlencode({"Collection": urls["collection"], "format": "json"})
         for series in _json(f"{urls['api']}/getSeries?{query}", folder):
             patient, uid = str(series["PatientID"]), str(series["SeriesInstanceUID"])
-            if patient not in there and re.fullmatch(source.ids, patient) and re.fullmatch(r"[0-9.]+", uid):
+            if patient not in present and re.fullmatch(source.ids, patient) and re.fullmatch(r"[0-9.]+", uid):
                 url = f"{urls['api']}/getImageWithMD5Hash?{urlencode({'SeriesInstanceUID': uid})}"
-                verify = partial(_series, place=Path("Pancreas-CT") / patient / uid)
+                verify = partial(_check_series, target=Path("Pancreas-CT") / patient / uid)
                 _archive(url, folder / f"{patient}.zip", folder, None, verify=verify, progress=progress)
     nih.prepare(folder, progress=progress)
 
@@ -120,7 +120,7 @@ def _panorama(source: Source, folder: Path, parts: Sequence[str], offline: bool,
 
 
 def _panorama_labels(repository: str, folder: Path, progress: Progress | None) -> None:
-    """The repository of the labels, at the commit that it has now; it is kept with the receipts."""
+    """Download the repository of the labels at its current commit, and check each file against its git hash."""
     if any(folder.glob("*/manual_labels")):
         return
     commit = str(_json(f"{repository}/commits/main", folder)["sha"])
@@ -128,11 +128,11 @@ def _panorama_labels(repository: str, folder: Path, progress: Progress | None) -
     blobs = {entry["path"]: entry["sha"] for entry in tree if entry["type"] == "blob"}
 
     def compare(unpacked: Path) -> None:
-        (root,) = unpacked.iterdir()  # the archive's one folder, named after the commit
+        (root,) = unpacked.iterdir()  # the only folder of the archive, named after the commit
         for path, sha in blobs.items():
             file = root / path
             if not file.is_file() or _git_hash(file) != sha:
-                raise DualTaskError(f"{file.name}: is not as git has it at {commit[:12]}", "run it again")
+                raise DualTaskError(f"{file.name}: differs from its version in git at {commit[:12]}", "run it again")
         for path in (p for p in root.rglob("*") if p.is_file()):
             if str(path.relative_to(root).as_posix()) not in blobs:
                 raise DualTaskError(f"{path.name}: is not in git at {commit[:12]}", "run it again")
@@ -153,7 +153,7 @@ def _archive(
     verify: Callable[[Path], None] | None = None,
     progress: Progress | None = None,
 ) -> None:
-    """Fetch an archive unless it was, unpack it, and note what it gave; one that was put there by hand is kept."""
+    """Download and unpack an archive once, and record its files; an archive put there by hand is not deleted."""
     record = archive.parent / _RECEIPTS
     receipts = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     known = receipts.get(archive.name, {}).get("files", {})
@@ -166,7 +166,7 @@ def _archive(
         files = unpack(archive, folder, verify=verify, progress=progress)
     except DualTaskError:
         if not by_hand and checksum is None:
-            archive.unlink()  # nothing said before that it was whole
+            archive.unlink()  # no checksum had verified it
         raise
     receipts[archive.name] = {"url": url, "checksum": checksum, "files": files}
     with whole_file(record) as temporary:
@@ -175,40 +175,42 @@ def _archive(
         archive.unlink()
 
 
-def _lift(unpacked: Path) -> None:
-    """Do without the one folder that an archive packs everything into: the centre has the name that the user gave."""
+def _remove_top_folder(unpacked: Path) -> None:
+    """Drop the top folder of an archive: the centre gets the name of the folder that the user chose."""
     (root,) = unpacked.iterdir()
-    aside = root.rename(unpacked.with_name(f"{unpacked.name}.root"))
+    moved = root.rename(unpacked.with_name(f"{unpacked.name}.root"))
     unpacked.rmdir()
-    aside.rename(unpacked)
+    moved.rename(unpacked)
 
 
-def _series(unpacked: Path, place: Path) -> None:
-    """Compare a series with the MD5 sums that TCIA packs with it, and put it where the retriever would."""
+def _check_series(unpacked: Path, target: Path) -> None:
+    """Compare a series with the MD5 sums that TCIA packs with it, and move it to the retriever's folder layout."""
     sums = unpacked / "md5hashes.csv"
     if not sums.is_file():
-        raise DualTaskError("a series of TCIA came without md5hashes.csv", "fetch it with the NBIA Data Retriever")
+        raise DualTaskError("a series from TCIA has no md5hashes.csv", "fetch it with the NBIA Data Retriever")
     with sums.open(encoding="utf-8-sig", newline="") as file:
-        wanted = {row[0].strip(): row[1].strip().lower() for row in list(csv.reader(file))[1:] if len(row) > 1}
+        expected = {row[0].strip(): row[1].strip().lower() for row in list(csv.reader(file))[1:] if len(row) > 1}
     slices = {str(path.relative_to(unpacked).as_posix()): path for path in unpacked.rglob("*.dcm")}
-    if set(wanted) != set(slices):
-        raise DualTaskError(f"a series of TCIA has {len(slices)} slices, not {len(wanted)} as it says", "run it again")
+    if set(expected) != set(slices):
+        raise DualTaskError(
+            f"a series from TCIA has {len(slices)} slices, and its list names {len(expected)}", "run it again"
+        )
     for name, path in slices.items():
-        if checksum_of(path, "md5") != wanted[name]:
-            raise DualTaskError(f"{name}: is not the slice that TCIA sent (its MD5 differs)", "run it again")
-    (unpacked / place).mkdir(parents=True)
+        if checksum_of(path, "md5") != expected[name]:
+            raise DualTaskError(f"{name}: its MD5 differs from the one that TCIA gives", "run it again")
+    (unpacked / target).mkdir(parents=True)
     for path in [path for path in unpacked.iterdir() if path.is_file()]:
-        path.rename(unpacked / place / path.name)
+        path.rename(unpacked / target / path.name)
 
 
 def _git_hash(file: Path) -> str:
-    """The name that git gives to a file's content."""
+    """The hash that git gives to the content of a file."""
     content = file.read_bytes()
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
 
 
 def _json(url: str, folder: Path) -> Any:
-    """What an interface answers; it is asked each time, and not kept."""
+    """Download JSON from an interface; the answer is not kept."""
     path = folder / ".answer.json"
     path.unlink(missing_ok=True)
     path.with_name(f".{path.name}.part").unlink(missing_ok=True)
@@ -221,10 +223,10 @@ def _json(url: str, folder: Path) -> Any:
 
 
 def _labelled(folder: Path) -> int:
-    """How many cases with a label lie in a folder."""
+    """Count the cases with a label in a folder."""
     try:
         return sum(case.label is not None for case in take_inventory(folder).cases)
-    except DualTaskError:  # nothing there yet
+    except DualTaskError:  # the folder holds no case yet
         return 0
 
 

@@ -1,13 +1,14 @@
-"""NIH Pancreas-CT as it is published: a DICOM series a case, and labels apart whose place must be checked.
+"""NIH Pancreas-CT as published: one DICOM series a case, and separate labels whose orientation must be checked.
 
-Found in the folder that is given; the retriever puts ``Pancreas-CT`` below a ``manifest-...`` of its own::
+The folder holds the following; the NBIA Data Retriever puts ``Pancreas-CT`` below a folder ``manifest-...``::
 
     Pancreas-CT/PANCREAS_0001/STUDY/SERIES/*.dcm
     TCIA_pancreas_labels-02-05-2017/label0001.nii.gz
     labels_on_images/PANCREAS_0001.nii.gz          written by ``prepare``: the label on the grid of its series
 
-Public code turns these labels in different ways, so neither their header nor anybody's recipe is trusted: ``prepare``
-compares each label with its image and writes down what it found. The images stay as they are, nothing is copied.
+Public code flips these labels along different axes, so neither their header nor a published recipe is trusted:
+``prepare`` compares each label with its image and records the flip that it found. The images are neither changed nor
+copied.
 """
 
 from __future__ import annotations
@@ -32,28 +33,28 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 
 PREPARED = "labels_on_images"
-_WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")  # TCIA, version 2: cut from the scan of case 2; old copies have them
-_SOFT_HU = (0.0, 200.0)  # what a pancreas in the portal venous phase measures, nearly all of it; fat does not
-_SHELL = 3  # voxels in the plane
-_CLEAR = 0.05  # by how much the right way must fit better than any other
-_FITS = 0.1  # the least that the right way must reach
-_TURNS = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
+_WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")  # TCIA, version 2: parts of the scan of case 2; old copies hold them
+_SOFT_HU = (0.0, 200.0)  # the range of nearly all voxels of a pancreas in the portal venous phase; fat is below it
+_SHELL = 3  # voxels within the axial plane
+_MIN_LEAD = 0.05  # by which the chosen flip must fit better than any other
+_MIN_FIT = 0.1  # of the chosen flip
+_FLIPS = [axes for count in range(4) for axes in itertools.combinations(range(3), count)]
 
 
 @dataclass(frozen=True)
-class Placed:
-    """How a label was laid on its image.
+class Placement:
+    """How a label was aligned with its image.
 
     Attributes:
         case: its id.
-        turned: axes of the RAS+ grid along which the label was reversed against its own header.
-        fit: of the way chosen, see ``fit_of``.
-        next_fit: of the best other way.
-        header_fits: whether the label's header names the place of the image.
+        flipped: axes of the RAS+ grid along which the label was flipped, relative to its own header.
+        fit: of the chosen flip, see ``fit_of``.
+        next_fit: of the second best flip.
+        header_fits: whether the label's header has the affine of the image.
     """
 
     case: str
-    turned: tuple[str, ...]
+    flipped: tuple[str, ...]
     fit: float
     next_fit: float
     header_fits: bool
@@ -63,7 +64,7 @@ def cases(folder: Path) -> list[Case]:
     """List the cases of a folder; none when it holds no series of Pancreas-CT.
 
     Raises:
-        DualTaskError: when a case has two series, or labels that were not compared with their images yet.
+        DualTaskError: when a case has two series, or the labels were not compared with their images yet.
     """
     found = {name: _only_series(patient) for name, patient in patients_of(folder).items()}
     prepared = folder / PREPARED
@@ -79,17 +80,17 @@ def cases(folder: Path) -> list[Case]:
     ]
 
 
-def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | None = None) -> list[Placed]:
-    """Lay each label on its image, and write it to ``labels_on_images`` with the image's geometry.
+def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | None = None) -> list[Placement]:
+    """Align each label with its image, and write it to ``labels_on_images`` with the image's geometry.
 
-    Labels that were laid before are left as they are; a case that cannot be prepared does not stop the others.
+    Labels from an earlier run are kept; a case that cannot be prepared does not stop the others.
 
     Args:
         folder: with series and labels as published.
-        progress: called with what is done, how many cases are, and how many there are.
+        progress: called with a description of the step, the number of finished cases and of all cases.
 
     Returns:
-        How the labels laid now lie; all are kept in ``labels_on_images/placed.json``.
+        The placements of this run; ``labels_on_images/placed.json`` keeps those of all runs.
 
     Raises:
         DualTaskError: at the end, when some labels do not fit their images in exactly one way.
@@ -98,44 +99,44 @@ def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | 
     names = [name for name in patients if name in labels]
     record = folder / PREPARED / "placed.json"
     known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
-    placed, refused = [], []
+    placements, refused = [], []
     for count, name in enumerate(names, 1):
         target = folder / PREPARED / f"{name}.nii.gz"
         if not (target.is_file() and name in known):
             try:
                 scan = Case(name, folder.name, _only_series(patients[name])).load()
-                mask, how = place(scan, labels[name])
+                mask, placement = place(scan, labels[name])
             except DualTaskError as error:
                 refused.append(error)
                 continue
             scan.save(mask, target)
-            placed.append(how)
-            known[name] = asdict(how)
+            placements.append(placement)
+            known[name] = asdict(placement)
             with whole_file(record) as temporary:
                 temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         if progress:
             progress("comparing labels with images", count, len(names))
     if refused:
-        told = f"{len(refused)} of {len(names)} cases have no label that can be used: {refused[0].what}"
-        raise DualTaskError(told, f"{refused[0].remedy}; the other cases are ready")
-    return placed
+        what = f"{len(refused)} of {len(names)} cases have no usable label: {refused[0].what}"
+        raise DualTaskError(what, f"{refused[0].remedy}; the other cases are ready")
+    return placements
 
 
-def place(scan: Scan, label: Path) -> tuple[np.ndarray, Placed]:
-    """Find how a label lies on its image, by its header and by what the image shows under it.
+def place(scan: Scan, label: Path) -> tuple[np.ndarray, Placement]:
+    """Find how a label is aligned with its image, from its header and from the tissue under it.
 
-    A label whose header names the image's place is taken so, unless another way fits clearly better. One whose header
-    names another place may be reversed along any axis; the way that clearly fits best is taken.
+    A label whose header has the affine of the image is used unflipped, unless another flip fits clearly better. A
+    label with another affine may be flipped along any axes; the flip with the clearly best fit is used.
 
     Args:
         scan: the image.
         label: its file, of the same shape.
 
     Returns:
-        The mask (X, Y, Z) on the scan's grid, and how it lies.
+        The mask (X, Y, Z) on the scan's grid, and its placement.
 
     Raises:
-        DualTaskError: when the label cannot be read or is empty, shapes differ, or no way fits clearly.
+        DualTaskError: when the label cannot be read or is empty, shapes differ, or no flip has a clear lead.
     """
     try:
         image = nib.as_closest_canonical(nib.load(label))
@@ -145,36 +146,36 @@ def place(scan: Scan, label: Path) -> tuple[np.ndarray, Placed]:
     if mask.shape != scan.shape or not mask.any():
         finding = "is empty" if mask.shape == scan.shape else f"is {mask.shape}, its image {scan.shape}"
         raise DualTaskError(f"{label}: {finding}", "fetch the labels and the series again")
-    fits = {axes: fit_of(scan.volume, np.flip(mask, axes)) for axes in _TURNS}
+    fits = {axes: fit_of(scan.volume, np.flip(mask, axes)) for axes in _FLIPS}
     best, second = sorted(fits, key=lambda axes: -fits[axes])[:2]
     header_fits = bool(np.allclose(image.affine, scan.affine, atol=min(scan.spacing) / 2))
-    if header_fits and fits[best] - fits[()] < _CLEAR:
+    if header_fits and fits[best] - fits[()] < _MIN_LEAD:
         best, second = (), best or second
-    elif header_fits or fits[best] - fits[second] < _CLEAR:
-        shown = ", ".join(f"{_named(axes) or 'as it is'} {fits[axes]:.2f}" for axes in (best, second))
-        said = "; its header names the place of its image" if header_fits else ""
+    elif header_fits or fits[best] - fits[second] < _MIN_LEAD:
+        shown = ", ".join(f"{' and '.join(_names(axes)) or 'no axis'} {fits[axes]:.2f}" for axes in (best, second))
+        header = "; its header has the affine of the image" if header_fits else ""
         raise DualTaskError(
-            f"{label}: how it lies on its image is not clear (fit when reversed along {shown}{said})",
-            "look at both in a viewer; put a label on the image's grid, or leave the case out",
+            f"{label}: its orientation is not clear (fit when flipped along {shown}{header})",
+            "compare label and image in a viewer; save the label on the image's grid, or leave the case out",
         )
-    if fits[best] < _FITS:
+    if fits[best] < _MIN_FIT:
         raise DualTaskError(
-            f"{label}: shows no organ of its image, however it is turned (best fit {fits[best]:.2f})",
-            "see that label and series are of the same case",
+            f"{label}: outlines no organ of its image under any flip (best fit {fits[best]:.2f})",
+            "check that label and series are of the same case",
         )
-    how = Placed(scan.id, _named(best), round(fits[best], 3), round(fits[second], 3), header_fits)
-    return np.flip(mask, best).astype(np.uint8), how
+    placement = Placement(scan.id, _names(best), round(fits[best], 3), round(fits[second], 3), header_fits)
+    return np.flip(mask, best).astype(np.uint8), placement
 
 
 def fit_of(volume: np.ndarray, mask: np.ndarray) -> float:
-    """How well a mask outlines an organ: the share of soft tissue in it, less that in a shell around it in the plane.
+    """Measure how well a mask outlines an organ: the share of soft tissue in it, minus that in a shell around it.
 
     Args:
         volume: (X, Y, Z), HU.
         mask: (X, Y, Z), of one organ in fat.
 
     Returns:
-        From -1 to 1; about 0 for a mask that lies anywhere.
+        From -1 to 1; about 0 for a mask at a random position.
     """
     around = Box.around(mask, _SHELL)
     assert around is not None
@@ -186,12 +187,12 @@ def fit_of(volume: np.ndarray, mask: np.ndarray) -> float:
     return float(soft[organ].mean() - soft[shell].mean())
 
 
-def _named(axes: tuple[int, ...]) -> tuple[str, ...]:
+def _names(axes: tuple[int, ...]) -> tuple[str, ...]:
     return tuple("xyz"[axis] for axis in axes)
 
 
 def patients_of(folder: Path) -> dict[str, Path]:
-    """The folder of each case that has a series, by its id; the retriever may put quotation marks into names."""
+    """Find the folder of each case with a series, by its id; the retriever may put quotation marks into names."""
     found: dict[str, Path] = {}
     for path in folders_in(folder):
         name = path.name.strip("\"'")
@@ -204,8 +205,8 @@ def patients_of(folder: Path) -> dict[str, Path]:
 
 
 def labels_of(folder: Path) -> dict[str, Path]:
-    """The label of each case as published, in the folder or one below, by the case's id."""
-    found = [path for place in [folder, *folders_in(folder)] for path in place.glob("label*.nii.gz")]
+    """Find the published label of each case, in the folder or one level below, by the case's id."""
+    found = [path for parent in [folder, *folders_in(folder)] for path in parent.glob("label*.nii.gz")]
     return {f"PANCREAS_{path.name[5:9]}": path for path in found if re.fullmatch(r"label\d{4}\.nii\.gz", path.name)}
 
 
@@ -213,5 +214,5 @@ def _only_series(patient: Path) -> Path:
     found = series_below(patient)
     if len(found) != 1:
         named = ", ".join(str(one.relative_to(patient)) for one in found[:3])
-        raise DualTaskError(f"{patient}: holds {len(found)} series ({named})", "keep the one of the label")
+        raise DualTaskError(f"{patient}: holds {len(found)} series ({named})", "keep only the series of the label")
     return found[0]

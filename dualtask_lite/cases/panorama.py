@@ -1,13 +1,13 @@
-"""PANORAMA as it is published: images in four batches, labels and the table of cases in a repository of their own.
+"""PANORAMA as published: images in four batches, labels and the table of cases in a separate repository.
 
-Found in the folder that is given and two levels below (the batches do not agree on a folder)::
+The folder and up to two levels below it hold (the batches differ in their folders)::
 
     batch_3/100047_00002_0000.nii.gz              the image of study 2 of patient 100047
-    panorama_labels/manual_labels/100047_00002.nii.gz       its label; a reader's goes before a model's
+    panorama_labels/manual_labels/100047_00002.nii.gz       its label; a manual one is preferred
     panorama_labels/automatic_labels/100048_00001.nii.gz
-    panorama_labels/clinical_information.xlsx     where each case comes from
+    panorama_labels/clinical_information.xlsx     the origin of each case
 
-The label files stay as they are; their values are mapped to ours when they are read.
+The label files are not changed; their values are mapped to ours when they are read.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def cases(folder: Path) -> list[Case]:
     """List the cases of a folder; none when it holds no labels of PANORAMA.
 
     Raises:
-        DualTaskError: when the table of cases cannot be understood.
+        DualTaskError: when the table of cases lacks a column or cannot be read.
     """
     found = list(_below(folder, _DEPTH))
     labels = {}
@@ -61,8 +61,8 @@ def cases(folder: Path) -> list[Case]:
 
 
 def _origins(table: Path) -> dict[str, str]:
-    """The source of each case's image, by its study id."""
-    import openpyxl  # few inputs need it
+    """Read the source of each case's image, by its study id."""
+    import openpyxl  # needed for this source only
     from openpyxl.utils.exceptions import InvalidFileException
 
     try:
@@ -72,14 +72,14 @@ def _origins(table: Path) -> dict[str, str]:
         study, level = rows[0].index(_STUDY), rows[0].index(_LEVEL)
     except (InvalidFileException, BadZipFile, OSError, KeyError, ValueError, IndexError) as error:
         raise DualTaskError(
-            f"{table}: is no table with the columns {_STUDY} and {_LEVEL} ({error})",
+            f"{table}: is not a table with the columns {_STUDY} and {_LEVEL} ({error})",
             "fetch it again from github.com/DIAGNijmegen/panorama_labels",
         ) from error
     return {str(row[study]): TAKEN_OVER.get(str(row[level]), "panorama") for row in rows[1:] if row[study]}
 
 
 def _below(folder: Path, depth: int) -> list[Path]:
-    """The visible files below a folder, down to some depth."""
+    """List the files below a folder, down to some depth, without hidden ones."""
     found = []
     for path in visible(folder):
         if path.is_dir():

@@ -1,7 +1,7 @@
-"""The embedded data: synthetic abdominal CT of made-up centres, made from a seed.
+"""The embedded data: synthetic abdominal CT of several centres, generated from a seed.
 
-What sets a centre apart is in ``data/centres.yaml``, one named value with its source a line. The voxels are HU; the
-labels are those of the Medical Segmentation Decathlon's Task07.
+``data/centres.yaml`` describes how the centres differ, one named value with its source on each line. The voxels are
+in HU; the labels are those of the Medical Segmentation Decathlon's Task07.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import move_into, report_write_errors
 from dualtask_lite.resources import data_file
 
-VERSION = 1  # of the generator: the same version and seed make the same voxels
-MATRIX = 96  # voxels along x and y when nothing else is asked for
+VERSION = 1  # of the generator: the same version and seed give the same voxels
+MATRIX = 96  # default number of voxels along x and y
 COVERAGE = 150.0  # mm along z
-WITHOUT_TUMOUR = 8  # one case in so many has none
+WITHOUT_TUMOUR = 8  # one case in this many has no tumour
 
-# HU of what does not take up contrast agent, textbook values.
+# HU of the tissues that do not take up contrast agent, textbook values.
 _PLAIN = {
     Tissue.AIR: -1000,
     Tissue.FAT: -100,
@@ -44,7 +44,7 @@ _PLAIN = {
 }
 _CYST = 12.0  # HU, fluid
 _DIAMETER = (8.0, 75.0)  # mm, smallest and largest
-_PLACES = ((0.65, 0.08, 0.28), (0.2, 0.4, 0.68), (0.15, 0.72, 0.92))  # share, from, to: head, body, tail
+_TUMOUR_SITES = ((0.65, 0.08, 0.28), (0.2, 0.4, 0.68), (0.15, 0.72, 0.92))  # share, from, to: head, body, tail
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Tumours:
 
 @dataclass(frozen=True)
 class Centre:
-    """How one made-up hospital scans, and what it treats."""
+    """One synthetic hospital: its scanner, its protocol and its tumours."""
 
     name: str
     title: str
@@ -76,14 +76,14 @@ class Centre:
 
 
 def centres(*, exam: bool = False) -> dict[str, Centre]:
-    """The centres of ``data/centres.yaml``, by name: those that all may use, or that of the exam."""
+    """Read the centres of ``data/centres.yaml``, by name: those for everybody, or the one of the exam."""
     entries = yaml.safe_load(data_file("centres.yaml").read_text(encoding="utf-8"))
     try:
         every = [Centre(name=name, **{**e, "tumours": Tumours(**e["tumours"])}) for name, e in entries.items()]
         return {centre.name: centre for centre in every if centre.exam is exam}
     except (TypeError, KeyError, AttributeError) as error:
         raise DualTaskError(
-            f"{data_file('centres.yaml')}: {error}", "name every value that the shipped file names"
+            f"{data_file('centres.yaml')}: {error}", "give every value that the file of the package gives"
         ) from error
 
 
@@ -95,14 +95,14 @@ def make_case(
     size: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
 ) -> Case:
-    """Make one case.
+    """Generate one case.
 
     Args:
-        centre: its name in ``data/centres.yaml``, or a changed copy of one.
-        number: of the case; with centre and seed it decides everything.
+        centre: a name in ``data/centres.yaml``, or a changed copy of one of these centres.
+        number: of the case; centre, number and seed determine every voxel.
         seed: of the whole set.
         size: voxels along x, y and z; by default 96 x 96 and as many slices as cover 150 mm.
-        spacing: mm; by default what makes ``size`` cover the centre's field of view.
+        spacing: mm; by default ``size`` covers the field of view of the centre.
 
     Returns:
         A case in memory: HU as int16, labels as uint8.
@@ -128,7 +128,7 @@ def make_case(
     return Case(
         f"{centre.name}_{number:03d}",
         centre.name,
-        _scanned(canvas.tissue, tumour, centre, rng),
+        _scan(canvas.tissue, tumour, centre, rng),
         label,
         affine,
     )
@@ -143,28 +143,28 @@ def make_phantom(
     of: Mapping[str, Centre] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write the data of some centres, a folder in Task07 layout for each; none is there before all are whole.
+    """Write the data of some centres, each as a folder in Task07 layout; they appear only when all are complete.
 
     Args:
-        folder: where; it is made.
-        cases: of each centre.
-        of: the centres by name; by default all but that of the exam.
+        folder: to write to; it is created.
+        cases: number of cases of each centre.
+        of: the centres by name; by default all except that of the exam.
         seed: of the set.
         size: voxels along x, y and z, see ``make_case``.
-        progress: called with the number of cases done and of all.
+        progress: called with the number of finished cases and of all cases.
 
     Returns:
         The folder.
 
     Raises:
-        DualTaskError: when it cannot be written.
+        DualTaskError: when the folder cannot be written.
     """
     folder = Path(folder)
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as growing:
-            _write_centres(Path(growing), centres() if of is None else of, cases, seed, size, progress)
-            move_into(Path(growing), folder)
+        with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as unfinished:
+            _write_centres(Path(unfinished), centres() if of is None else of, cases, seed, size, progress)
+            move_into(Path(unfinished), folder)
     return folder
 
 
@@ -176,7 +176,7 @@ def _write_centres(
     size: Sequence[int] | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    for place, centre in enumerate(known.values()):
+    for index, centre in enumerate(known.values()):
         names = []
         for number in range(cases):
             case = make_case(centre, number, seed=seed, size=size)
@@ -187,8 +187,8 @@ def _write_centres(
                 image.header.set_xyzt_units("mm")
                 nib.save(image, folder / centre.name / part / names[-1])
             if progress:
-                progress(place * cases + number + 1, len(known) * cases)
-        described = {
+                progress(index * cases + number + 1, len(known) * cases)
+        description = {
             "name": centre.name,
             "description": f"synthetic CT, {centre.title}; seed {seed}, generator {VERSION}",
             "tensorImageSize": "3D",
@@ -199,7 +199,7 @@ def _write_centres(
             "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names],
             "test": [],
         }
-        (folder / centre.name / "dataset.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+        (folder / centre.name / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
 def _grid(
@@ -208,17 +208,17 @@ def _grid(
     """Positions of the voxels along each axis (mm), and their spacing."""
     field = (centre.field_of_view_mm, centre.field_of_view_mm, COVERAGE)
     if size is None:
-        wanted = spacing or (field[0] / MATRIX, field[1] / MATRIX, centre.slice_mm)
-        size = [max(1, round(extent / mm)) for extent, mm in zip(field, wanted, strict=True)]
+        default = spacing or (field[0] / MATRIX, field[1] / MATRIX, centre.slice_mm)
+        size = [max(1, round(extent / mm)) for extent, mm in zip(field, default, strict=True)]
     if spacing is None:
         spacing = [extent / n for extent, n in zip(field, size, strict=True)]
-    offset = rng.uniform((-6, -6, -8), (6, 6, 8))  # nobody lies in the very middle of the scanner
+    offset = rng.uniform((-6, -6, -8), (6, 6, 8))  # patients do not lie exactly in the middle of the scanner
     axes = [(np.arange(n) - (n - 1) / 2) * mm + shift for n, mm, shift in zip(size, spacing, offset, strict=True)]
     return axes, tuple(float(mm) for mm in spacing)
 
 
 def _healthy(centre: Centre, number: int, seed: int) -> int:
-    """Which case of this block of eight has no tumour."""
+    """Draw the position of the case without a tumour in this block of eight."""
     rng = np.random.default_rng([seed, number // WITHOUT_TUMOUR, *centre.name.encode(), 1])
     return int(rng.integers(WITHOUT_TUMOUR))
 
@@ -228,17 +228,17 @@ def _draw_tumour(centre: Centre, rng: np.random.Generator) -> Tumour:
     shares = np.array([getattr(centre.tumours, kind) for kind in kinds])
     kind = kinds[int(rng.choice(3, p=shares / shares.sum()))]
     mean, spread = centre.tumours.iso_diameter_mm if kind == "iso" else centre.tumours.diameter_mm
-    _, low, high = _PLACES[int(rng.choice(3, p=[share for share, *_ in _PLACES]))]
+    _, low, high = _TUMOUR_SITES[int(rng.choice(3, p=[share for share, *_ in _TUMOUR_SITES]))]
     width = np.log1p((spread / mean) ** 2)  # sizes are positive and skewed: log-normal of this mean and spread
     diameter = np.clip(rng.lognormal(np.log(mean) - width / 2, np.sqrt(width)), *_DIAMETER)
     return Tumour(kind, float(diameter), float(rng.uniform(low, high)))
 
 
-def _scanned(tissue: np.ndarray, tumour: Tumour | None, centre: Centre, rng: np.random.Generator) -> np.ndarray:
-    """HU (int16) of tissues as the centre's scanner shows them: attenuation, kernel, noise."""
+def _scan(tissue: np.ndarray, tumour: Tumour | None, centre: Centre, rng: np.random.Generator) -> np.ndarray:
+    """Simulate the scanner of a centre: tissues to HU (int16), with attenuation, reconstruction kernel and noise."""
     table = _attenuation(tumour, centre, rng)
     volume = table[tissue]
-    blur = (centre.kernel_voxels, centre.kernel_voxels, 0.3)  # a slice takes in a little of its neighbours
+    blur = (centre.kernel_voxels, centre.kernel_voxels, 0.3)  # a slice averages a little over its neighbours
     volume = gaussian_filter(volume, blur, output=np.float32)
     noise = gaussian_filter(rng.standard_normal(tissue.shape, dtype=np.float32), (*blur[:2], 0))
     volume += noise * (centre.noise_hu / noise.std())
@@ -248,16 +248,16 @@ def _scanned(tissue: np.ndarray, tumour: Tumour | None, centre: Centre, rng: np.
 def _attenuation(tumour: Tumour | None, centre: Centre, rng: np.random.Generator) -> np.ndarray:
     """HU of each tissue in one patient."""
     table: np.ndarray = np.zeros(len(Tissue), np.float32)
-    for tissue, plain in _PLAIN.items():
-        table[tissue] = plain
-    uptake = rng.normal(1, 0.07)  # one patient takes up more contrast agent than the next
+    for tissue, textbook in _PLAIN.items():
+        table[tissue] = textbook
+    uptake = rng.normal(1, 0.07)  # the uptake of contrast agent varies between patients
     for name, hu in centre.hu.items():
         table[Tissue[name.upper()]] = hu * uptake + rng.normal(0, 4)
     table[Tissue.PANCREAS] -= rng.uniform(0, 15)  # fat between its lobules
     pancreas = float(table[Tissue.PANCREAS])
     if tumour is not None:
         mean, spread = centre.tumours.iso_contrast_hu if tumour.kind == "iso" else centre.tumours.contrast_hu
-        darker = max(0.0, rng.normal(mean, spread))
-        table[Tissue.TUMOUR] = _CYST + rng.normal(0, 5) if tumour.kind == "cystic" else max(20.0, pancreas - darker)
+        contrast = max(0.0, rng.normal(mean, spread))
+        table[Tissue.TUMOUR] = _CYST + rng.normal(0, 5) if tumour.kind == "cystic" else max(20.0, pancreas - contrast)
         table[Tissue.RIM] = pancreas
     return table

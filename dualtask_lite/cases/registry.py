@@ -1,4 +1,4 @@
-"""The known sources of cases, as ``data/sources.yaml`` describes them; no torch, so that it answers at once."""
+"""The known sources of cases, read from ``data/sources.yaml``; without torch, so that commands start quickly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dualtask_lite.resources import data_file
 
 @dataclass(frozen=True)
 class Source:
-    """A known set of cases; what each value means is said at the top of ``data/sources.yaml``."""
+    """A known set of cases; the head of ``data/sources.yaml`` explains each value."""
 
     name: str
     title: str
@@ -37,7 +37,7 @@ class Source:
 def sources() -> dict[str, Source]:
     """Read the known sources, by name, in the order of ``data/sources.yaml``."""
     entries = yaml.safe_load(data_file("sources.yaml").read_text(encoding="utf-8"))
-    for entry in entries.values():  # the addresses stand in one place
+    for entry in entries.values():  # each address is written once
         entry["by_hand"] = entry["by_hand"].format(**entry["fetch"])
     return {
         name: Source(name=name, **{**entry, "unverified": tuple(entry["unverified"])})
@@ -46,7 +46,7 @@ def sources() -> dict[str, Source]:
 
 
 def sources_table() -> str:
-    """The known sources as the Markdown table that ``data/README.md`` shows."""
+    """Write the known sources as the Markdown table of ``data/README.md``."""
     rows = [
         f"| `{s.name}` | {s.title} | {s.cases} | {s.size_gb:g} GB | {s.licence} | {s.hospitals} | {s.citation} |"
         for s in sources().values()

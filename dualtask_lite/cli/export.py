@@ -17,7 +17,7 @@ def export(
         typer.Argument(help=f"{MODEL_HELP}."),
     ],
     folder: Annotated[
-        Path, typer.Option("--out", "-o", callback=insist_on_folder, help="Folder of the bundle; a new one.")
+        Path, typer.Option("--out", "-o", callback=insist_on_folder, help="New folder for the bundle.")
     ],
     as_json: AsJson = False,
 ) -> None:

@@ -15,35 +15,35 @@ app.add_typer(viewers, name="viewers")
 
 @viewers.command()
 def install(as_json: AsJson = False) -> None:
-    """Fetch the JavaScript of itkwidgets with npm, verify it, and serve it from JupyterLab itself.
+    """Download the JavaScript of itkwidgets with npm, verify it, and serve it from JupyterLab itself.
 
-    Beside the JupyterLab extension imjoy-jupyterlab-extension; of its own files only package.json is changed.
-    Repeat it after that extension was installed again. Open pages of JupyterLab must be reloaded.
+    The files go beside the JupyterLab extension imjoy-jupyterlab-extension, of which only package.json is changed.
+    Repeat the command after reinstalling that extension, and reload open pages of JupyterLab.
     """
     from dualtask_lite.viewers import extension
 
-    _say(extension.install(), as_json)
+    _print_status(extension.install(), as_json)
 
 
 @viewers.command()
 def status(as_json: AsJson = False) -> None:
-    """Say from where itkwidgets gets its JavaScript."""
+    """Show where itkwidgets loads its JavaScript from."""
     from dualtask_lite.viewers import extension
 
-    _say(extension.status(), as_json)
+    _print_status(extension.status(), as_json)
 
 
 @viewers.command()
 def remove(as_json: AsJson = False) -> None:
-    """Take back what install did: itkwidgets then needs the network again."""
+    """Undo the installation: itkwidgets then needs the network again."""
     from dualtask_lite.viewers import extension
 
-    _say(extension.remove(), as_json)
+    _print_status(extension.remove(), as_json)
 
 
-def _say(found: Status, as_json: bool) -> None:
+def _print_status(status: Status, as_json: bool) -> None:
     if as_json:
-        print_json(asdict(found))
+        print_json(asdict(status))
         return
-    where = f"; {found.megabytes:.0f} MB in {found.folder}" if found.megabytes else ""
-    out.print(f"{found}{where}", markup=False, highlight=False)
+    size = f"; {status.megabytes:.0f} MB in {status.folder}" if status.megabytes else ""
+    out.print(f"{status}{size}", markup=False, highlight=False)

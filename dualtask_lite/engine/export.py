@@ -1,9 +1,9 @@
 """A trained stage or cascade as a MONAI bundle: ``python -m monai.bundle run`` gives the mask of ``dualtask predict``.
 
-The bundle's configuration calls this package's own prediction. A traced network would need no package, but where a
-stage looks, how often a fine stage repeats and which components stay depends on what was found before: no trace
-holds that, and a second implementation would drift from the first. The weights are safetensors, which execute
-nothing when they are loaded.
+The configuration of the bundle calls the prediction of this package. A traced network would not need the package, but
+the region of a stage, the repetitions of a fine stage and the choice of components depend on earlier results: a trace
+cannot represent that, and a second implementation would diverge from the first. The weights are safetensors, which
+execute no code when they are loaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dualtask_lite.files import report_write_errors
 NOT_FOR_DIAGNOSIS = "For teaching and research only, not for diagnosis."
 SCHEMA = "https://project-monai.github.io/schema/meta_schema_20240725.json"
 
-# What MONAI resolves: "@" refers to another entry, "$" is an expression, "_target_" is called with its neighbours.
+# Syntax of MONAI: "@" refers to another entry, "$" is an expression, "_target_" is called with its neighbours.
 INFERENCE: dict[str, Any] = {
     "bundle_root": ".",
     "dataset_dir": "$@bundle_root + '/input'",
@@ -50,12 +50,12 @@ INFERENCE: dict[str, Any] = {
 
 
 class Evaluator:
-    """What the bundle runs: each case through the inferer, its mask and distance written on its own grid.
+    """The program of the bundle: predicts each case and writes its mask and distance on the grid of its image.
 
     Args:
         inferer: :func:`~dualtask_lite.engine.predict.predict_scan` with its models; called with ``scan=``.
         dataset: the cases.
-        output_dir: where ``NAME_seg.nii.gz`` and ``NAME_distance.nii.gz`` (mm) go.
+        output_dir: folder for ``NAME_seg.nii.gz`` and ``NAME_distance.nii.gz`` (mm).
     """
 
     def __init__(self, inferer: Callable[..., Prediction], dataset: Sequence[Case], output_dir: str) -> None:
@@ -77,8 +77,8 @@ class Evaluator:
 def export_bundle(models: Sequence[Model], folder: Path) -> Path:
     """Write a MONAI bundle: ``configs``, ``models`` and ``docs``.
 
-    The weights keep the hashes of the CTs that they were trained on, so that an evaluation can still refuse them,
-    but neither the names of the cases nor the folder where they lay.
+    The weights keep the hashes of the training CTs, so that an evaluation can still refuse these, but neither the
+    names of the cases nor their folder.
 
     Args:
         models: one stage, or the stages of a cascade.
@@ -93,32 +93,32 @@ def export_bundle(models: Sequence[Model], folder: Path) -> Path:
     models = in_cascade_order(models)
     if folder.exists():
         raise DualTaskError(f"{folder}: exists already", "choose a new folder with --out")
-    growing = folder.with_name(f".{folder.name}.part")  # takes the name when it is whole
-    shutil.rmtree(growing, ignore_errors=True)
+    unfinished = folder.with_name(f".{folder.name}.part")  # renamed when it is complete
+    shutil.rmtree(unfinished, ignore_errors=True)
     try:
         for model in models:
-            _save_unnamed(model, growing / "models" / (model.settings.stage if len(models) > 1 else "") / MODEL)
-        write_json(growing / "configs" / "metadata.json", describe(models))
-        write_json(growing / "configs" / "inference.json", INFERENCE)
+            _save_unnamed(model, unfinished / "models" / (model.settings.stage if len(models) > 1 else "") / MODEL)
+        write_json(unfinished / "configs" / "metadata.json", describe(models))
+        write_json(unfinished / "configs" / "inference.json", INFERENCE)
         with report_write_errors(folder):
-            (growing / "docs").mkdir()
-            (growing / "docs" / "README.md").write_text(_readme(models), encoding="utf-8")
-            (growing / "docs" / "license.txt").write_text(_LICENCE, encoding="utf-8")
-            growing.rename(folder)
+            (unfinished / "docs").mkdir()
+            (unfinished / "docs" / "README.md").write_text(_readme(models), encoding="utf-8")
+            (unfinished / "docs" / "license.txt").write_text(_LICENCE, encoding="utf-8")
+            unfinished.rename(folder)
     finally:
-        shutil.rmtree(growing, ignore_errors=True)
+        shutil.rmtree(unfinished, ignore_errors=True)
     return folder
 
 
 def _save_unnamed(model: Model, path: Path) -> None:
-    """Write the weights without what may name a patient: ids of cases, and the path of their folder."""
+    """Write the weights without data that may identify a patient: the ids of the cases and their folder."""
     data = model.settings.data
     settings = model.settings.changed({"data.source": Path(data.source).name, "data.cases": None})
     save_model(path, model.net, settings, [replace(case, id=case.digest) for case in model.training_cases])
 
 
 def describe(models: Sequence[Model]) -> dict[str, Any]:
-    """``metadata.json`` of a bundle, by MONAI's specification; inputs and outputs are those of one stage's network."""
+    """Write ``metadata.json`` of a bundle, by MONAI's specification; inputs and outputs are those of one network."""
     version = {name: metadata.version(name) for name in ("dualtask-lite", "monai", "torch", "numpy")}
     tensor = {
         "type": "image",
@@ -187,7 +187,7 @@ def _readme(models: Sequence[Model]) -> str:
     stages = "\n".join(
         f"- {model.settings.stage}: width {model.settings.network.width}, working grid "
         f"{' x '.join(f'{s:g}' for s in model.settings.sample.spacing)} mm, "
-        f"learned from {sum(case.role == 'train' for case in model.training_cases)} cases"
+        f"trained on {sum(case.role == 'train' for case in model.training_cases)} cases"
         for model in models
     )
     return f"""# Dual-Task Lite: {_targets(models)} in CT
@@ -205,13 +205,13 @@ def _readme(models: Sequence[Model]) -> str:
 each input, `NAME_seg.nii.gz` (0 background, 1 pancreas, 2 tumour) and `NAME_distance.nii.gz` (mm to the surface of the
 last stage's target, negative inside): the same voxels as `dualtask predict models CT.nii.gz -o out` on the same device.
 
-The configuration calls the package `dualtask-lite`, which must be installed: where a stage looks depends on what the
-stage before it found, and that is code, not a network. The weights are safetensors with their settings as metadata.
-They hold the hashes of the CTs that they learned from, so that `dualtask evaluate models` refuses to score these, and
-no name of a case.
+The configuration calls the package `dualtask-lite`, which must be installed: the region of a stage depends on the
+result of the stage before it, and that is code, not a network. The weights are safetensors with their settings as
+metadata. They hold the hashes of the training CTs, so that `dualtask evaluate models` refuses to score these, and no
+names of cases.
 """
 
 
 _LICENCE = """The code of Dual-Task Lite is licensed under Apache-2.0 (http://www.apache.org/licenses/LICENSE-2.0).
-The licence of these weights is for whoever trained them to state; it depends on the data that they learned from.
+Whoever trained these weights states their licence; it depends on the training data.
 """

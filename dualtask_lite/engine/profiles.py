@@ -1,12 +1,12 @@
-"""What the named profiles and the stages set; all that is not here has the default of ``engine.config``."""
+"""The settings of the named profiles and of the stages; all others have the defaults of ``engine.config``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# Short schedules decide whether a lesson shows anything: a gentle temperature, the error weighted towards the surface,
-# ramps, no weight standardisation at width 8 (METHOD, "A first trial"), small patches and so more steps a minute, and
-# no mirrored anatomy, which takes longer to learn than a lesson lasts.
+# A short training must show an effect within a lesson: hence a high temperature, more weight near the surface, ramps,
+# no weight standardisation at width 8 (METHOD, "A first trial"), small patches for more steps a minute, and no flips,
+# because learning mirrored anatomy takes longer than a lesson.
 _LAPTOP: dict[str, Any] = {
     "sample": {"patch": [32, 32, 24], "foreground": 0.9},
     "augment": {"flip": 0.0, "elastic": 0.0},
@@ -51,14 +51,14 @@ PROFILES: dict[str, dict[str, Any]] = {
         "optimiser": {"name": "adamw", "lr": 5e-4, "schedule": "onecycle", "steps": 10_000, "batch": 2},
         "machine": {"workers": 8, "validate_every": 500, "checkpoint_every": 500},
     },
-    # The published recipe as far as it is no trap: two views, all terms, Adam with polynomial decay.
+    # The published recipe without its traps: two views, all terms, Adam with polynomial decay.
     "paper": {
         "sample": {"spacing": [0.8, 0.8, 2.5], "patch": [192, 160, 64]},
         "objective": {"tau": 1.0},
         "machine": {"workers": 8, "validate_every": 1_000, "checkpoint_every": 500},
     },
 }
-# The whole abdomen is seen on a coarser grid than the pancreas.
+# Stages that process the whole abdomen use a coarser grid.
 COARSE: dict[str, dict[str, Any]] = {
     "laptop": {"sample": {"spacing": [5.0, 5.0, 5.0], "patch": [32, 32, 24]}, "optimiser": {"steps": 250}},
     "reference": {"sample": {"spacing": [5.0, 5.0, 5.0], "patch": [32, 32, 24]}, "optimiser": {"steps": 1_600}},
@@ -66,10 +66,11 @@ COARSE: dict[str, dict[str, Any]] = {
     "gpu": {"sample": {"spacing": [2.0, 2.0, 2.5], "patch": [160, 128, 96]}},
     "paper": {"sample": {"spacing": [1.6, 1.6, 2.5], "patch": [192, 160, 96]}},
 }
-# A tumour's surroundings are seen in one piece, at most 6 million voxels of it; the tumour itself up close.
+# The coarse stage processes the region around the pancreas in one patch of at most 6 million voxels; the fine stage
+# uses a tight box around the tumour.
 TUMOUR: dict[str, dict[str, Any]] = {
     "tumour-coarse": {"sample": {"patch": [256, 224, 104]}},
     "tumour-fine": {"sample": {"patch": [160, 160, 64], "foreground": 1.0}},
 }
-# The slice head and the contrast ask where the tumour is: METHOD gives them to the tumour stages alone.
+# The slice head and the contrast need a tumour: METHOD uses them in the tumour stages only.
 TUMOUR_TERMS = ("feat", "slice")

@@ -1,4 +1,4 @@
-"""What a reader gives to look at: a case, arrays with their spacing, or NIfTI files."""
+"""Inputs of the views: a case, arrays with their spacing, or NIfTI files."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.errors import DualTaskError
 
 Volume = Union[np.ndarray, str, Path]  # noqa: UP007 - an alias is evaluated on Python 3.10 too
-Given = Union[Case, Scan, np.ndarray, str, Path]  # noqa: UP007
+CaseLike = Union[Case, Scan, np.ndarray, str, Path]  # noqa: UP007
 
 
-def as_scan(case: Given, truth: Volume | None = None, spacing: Sequence[float] | None = None) -> Scan:
-    """Make a scan of whatever holds a CT.
+def as_scan(case: CaseLike, truth: Volume | None = None, spacing: Sequence[float] | None = None) -> Scan:
+    """Load a CT from any of the accepted inputs.
 
     Args:
         case: a case, a loaded one, an array (X, Y, Z) in HU in RAS+ order, or a NIfTI file.
-        truth: its labels, (X, Y, Z) of 0, 1, 2, or a NIfTI file; a case brings its own.
-        spacing: size of a voxel along each axis in mm; of arrays only.
+        truth: its labels, (X, Y, Z) of 0, 1, 2, or a NIfTI file; a case has its own.
+        spacing: size of a voxel along each axis in mm; for arrays only.
 
     Raises:
-        DualTaskError: for what is not a CT, labels on another grid, or an array without spacing.
+        DualTaskError: for an input that is no CT, labels on another grid, or an array without spacing.
     """
     if isinstance(case, (str, Path)):
         path = Path(case)
         case = Case(path.name.partition(".")[0], "unknown", path)
     elif isinstance(case, np.ndarray):
         if spacing is None or len(spacing) != 3:
-            raise DualTaskError("an array has no size in mm", "give spacing=(x, y, z), the size of its voxels in mm")
+            raise DualTaskError("an array has no spacing", "give spacing=(x, y, z), the size of its voxels in mm")
         case = Case("array", "unknown", case, affine=np.diag([*map(float, spacing), 1.0]))
     scan = case.load() if isinstance(case, Case) else case
     return scan if truth is None else replace(scan, label=labels_on(scan, truth, "truth"))
@@ -64,7 +64,7 @@ def distance_on(scan: Scan, distance: Volume | None) -> NDArray[np.floating[Any]
     if isinstance(distance, (str, Path)):
         read = Case("distance", "", Path(distance)).load()
         if read.shape == scan.shape and not np.allclose(read.affine, scan.affine, atol=min(scan.spacing) / 2):
-            raise DualTaskError(f"{distance}: lies elsewhere than the CT", "give it on the grid of the CT")
+            raise DualTaskError(f"{distance}: has another position than the CT", "give it on the grid of the CT")
         distance = read.volume
     return None if distance is None else _same_shape(scan, distance, "distance")
 

@@ -1,7 +1,7 @@
-"""Which viewer draws: the best that works here, so that there is always something to look at.
+"""The choice of the viewer: the best one that works here, so that every view shows something.
 
-A widget where a browser can draw it, a page that holds all it needs where only pages are kept, and a picture
-where neither is possible (GitHub's view of a notebook, PDF).
+The steps of the ladder: a widget in a live notebook, a self-contained page in exported pages, and a picture where
+neither is possible (GitHub's view of a notebook, PDF).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.machine import in_kernel
 
 Viewer = Literal["niivue", "itk", "html", "picture"]
-Asked = Literal["auto", "niivue", "itk", "html", "picture"]
+ViewerChoice = Literal["auto", "niivue", "itk", "html", "picture"]
 VIEWERS: tuple[Viewer, ...] = ("niivue", "itk", "html", "picture")
 STATIC: tuple[Viewer, ...] = ("html", "picture")  # need no kernel
 VARIABLE = "DUALTASK_VIEWER"
@@ -24,12 +24,12 @@ VARIABLE = "DUALTASK_VIEWER"
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """Something to look at; a notebook shows the best that it can draw.
+    """A view of a case; a notebook shows the richest form that it supports.
 
     Attributes:
-        viewer: what draws it.
-        text: what it shows, in words, and how much the browser gets.
-        widget: the live widget, to work on with its own calls; None without one.
+        viewer: the viewer that draws it.
+        text: description of the view, and the size of the data for the browser.
+        widget: the live widget; None without one.
     """
 
     viewer: Viewer
@@ -45,31 +45,31 @@ class View:
 
 
 def choose(viewer: str = "auto", offered: Sequence[Viewer] = VIEWERS) -> Viewer:
-    """Decide what draws.
+    """Choose the viewer.
 
     Args:
-        viewer: one of ``VIEWERS``; or ``auto``: what ``DUALTASK_VIEWER`` names, else the best that works here.
-        offered: what there is for this kind of view.
+        viewer: one of ``VIEWERS``; or ``auto``: the value of ``DUALTASK_VIEWER``, else the best that works here.
+        offered: the viewers of this kind of view.
 
-    papermill and nbconvert run a kernel as a learner does: who builds static pages sets ``DUALTASK_VIEWER`` to
-    ``html`` or ``picture``. Then no widget is made, also where a notebook asks for one: nobody could draw it.
-    itkwidgets waits for its browser and would stop such a run, so it is used only where JupyterLab started the
-    kernel; elsewhere the choice is as for ``auto``.
+    A kernel of papermill or nbconvert looks like that of a learner, so builds of static pages set ``DUALTASK_VIEWER``
+    to ``html`` or ``picture``. Then no widget is made, even if a notebook requests one: no browser could draw it.
+    itkwidgets waits for its browser and would block such a run, so it is used only in kernels that JupyterLab started;
+    elsewhere the choice is that of ``auto``.
 
     Raises:
         DualTaskError: for an unknown viewer, or one that this view does not have.
     """
-    kept = os.environ.get(VARIABLE, "auto")
-    for name in (viewer, kept):
+    preset = os.environ.get(VARIABLE, "auto")
+    for name in (viewer, preset):
         if name not in ("auto", *VIEWERS):
             raise DualTaskError(f"the viewer {name!r} is unknown", f"choose auto, {', '.join(VIEWERS)}")
     if viewer != "auto" and viewer not in offered:
         raise DualTaskError(f"this view cannot be drawn by {viewer!r}", f"choose auto, {', '.join(offered)}")
-    wanted = kept if viewer == "auto" or (kept in STATIC and viewer not in STATIC) else viewer
-    if wanted == "itk" and "JPY_SESSION_NAME" not in os.environ:
-        wanted = "auto"
-    if wanted in offered:
-        return cast(Viewer, wanted)
+    chosen = preset if viewer == "auto" or (preset in STATIC and viewer not in STATIC) else viewer
+    if chosen == "itk" and "JPY_SESSION_NAME" not in os.environ:
+        chosen = "auto"
+    if chosen in offered:
+        return cast(Viewer, chosen)
     if "niivue" in offered:
         return "niivue" if in_kernel() and find_spec("ipyniivue") else "picture"
     return "html"

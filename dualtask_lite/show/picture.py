@@ -1,4 +1,4 @@
-"""A finished figure together with the words that replace it for who cannot see it."""
+"""A finished figure with its alternative text."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from matplotlib.text import Text
 from dualtask_lite.files import whole_file
 
 WIDTH = 900  # px of a notebook's output area
-_SHARPNESS = 1.5  # image pixels for each of these, for dense screens
+_SHARPNESS = 1.5  # image pixels for each px, for high-resolution screens
 _DPI = 100
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG with alt text; a notebook shows both, and so does the page built from it.
+    """A PNG with alt text; notebooks and exported pages show both.
 
     Args:
-        png: the image file's bytes.
-        alt: what the figure says, with its numbers.
+        png: bytes of the image file.
+        alt: the content of the figure in words, with its numbers.
     """
 
     png: bytes
@@ -35,7 +35,7 @@ class Picture:
 
     @classmethod
     def of(cls, figure: Figure, alt: str) -> Picture:
-        """Draw ``figure`` (one made by ``new_figure``) once and keep the result."""
+        """Render ``figure``, made by ``new_figure``, to a PNG."""
         for text in figure.findobj(Text):
             if "$" in text.get_text():  # the name of a case; ticks, which may be formulas, get their text later
                 text.set_parse_math(False)
@@ -53,13 +53,13 @@ class Picture:
         return path
 
     def to_html(self) -> str:
-        """Write an ``img`` element that holds the picture itself."""
+        """Write an ``img`` element that contains the image."""
         source = base64.b64encode(self.png).decode("ascii")
         style = f"width: {WIDTH}px; max-width: 100%; height: auto"
         return f'<img alt="{html.escape(self.alt)}" style="{style}" src="data:image/png;base64,{source}">'
 
     def bundle(self) -> dict[str, str]:
-        """Write it for every front end: HTML has the words beside it; the file itself is for PDF and GitHub."""
+        """Write the forms for all front ends: HTML with alt text, and the PNG for PDF and GitHub."""
         return {
             "text/html": self.to_html(),
             "image/png": base64.b64encode(self.png).decode("ascii"),
@@ -73,7 +73,7 @@ class Picture:
 def new_figure(height: float) -> Figure:
     """Make an empty figure as wide as a notebook and ``height`` px high, with constrained layout.
 
-    It belongs to no window and to no global state: nothing has to be closed. It is black on white, which can be read
-    on any page; for dark ones, ``matplotlib.style.use("dark_background")`` turns all that follow.
+    It belongs to no window and no global state, so it need not be closed. It is black on white, which is readable on
+    any page; ``matplotlib.style.use("dark_background")`` makes the following figures white on black.
     """
     return Figure(figsize=(WIDTH / _DPI, height / _DPI), dpi=_DPI * _SHARPNESS, layout="constrained")

@@ -1,7 +1,7 @@
 """One plane of a volume on matplotlib axes: grey values, distance and outlines, in mm.
 
-Planes are shown the way radiologists read them, from the patient's feet and front: the patient's right is on
-the left of the image. They keep their true proportions in mm, also for thick slices.
+Planes have the radiological orientation, seen from the patient's feet and front: the patient's right is on the left of
+the image. They have their true proportions in mm, also for thick slices.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from numpy.typing import NDArray
 from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.show import palette
 
-BAND = 20.0  # mm; a distance is coloured up to here, as the network regresses it
+BAND = 20.0  # mm; distances are coloured within it, as the network regresses them
 
-#: Name of a plane: the axis it cuts, and the letters at its left, right, top and bottom.
+#: Name of a plane -> the axis that it is perpendicular to, and the letters at its left, right, top and bottom.
 PLANES = {"axial": (2, "RLAP"), "coronal": (1, "RLSI"), "sagittal": (0, "APSI")}
-_LETTER_PLACES = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
+_LETTER_POSITIONS = ((0.04, 0.5), (0.96, 0.5), (0.5, 0.95), (0.5, 0.05))
 _ORGANS = {1: palette.PANCREAS, 2: palette.TUMOUR}  # outlines of all voxels with at least this label
 
 
 def middle(
     mask: NDArray[Any] | None, shape: Sequence[int], names: Sequence[tuple[int, str]]
 ) -> tuple[tuple[int, ...], str]:
-    """Find the voxel to cut through: the one of a structure that is nearest to its middle.
+    """Find the voxel to cut through: the voxel of a structure that is nearest to its centroid.
 
     Args:
         mask: labels, (X, Y, Z), or None.
-        shape: of the volume; its middle is the answer when no structure is there.
-        names: ``(least label, name)`` of the structures to look for, the wanted one first.
+        shape: of the volume; its middle is used when no structure is present.
+        names: ``(lowest label, name)`` of the structures, the preferred one first.
 
     Returns:
-        The voxel, and the name of what it is the middle of.
+        The voxel, and the name of the structure.
     """
     for least, name in names:
         if mask is not None and len(points := np.argwhere(mask >= least)):
@@ -58,7 +58,7 @@ def cut(
         at: the voxel to cut through.
 
     Returns:
-        Rows (downwards) and columns of an image, and where its edges lie in mm from the middle of that voxel:
+        Rows (downwards) and columns of an image, and the positions of its edges in mm from the middle of that voxel:
         left, right, bottom, top.
     """
     axis = PLANES[plane][0]
@@ -78,11 +78,11 @@ def draw_ct(axes: Axes, scan: Scan, plane: str, at: Sequence[int], field: float 
     """Draw the grey values of a plane in the CT window, with the letters of the patient's sides.
 
     Args:
-        axes: where to draw.
+        axes: to draw on.
         scan: the CT.
         plane: which plane.
         at: the voxel to cut through, which becomes 0 mm.
-        field: width and height shown, mm, around that voxel; all of the plane when left out.
+        field: visible width and height, mm, around that voxel; by default the whole plane.
     """
     image, extent = cut(scan.volume, scan.spacing, plane, at)
     low, high = CT_WINDOW
@@ -93,13 +93,13 @@ def draw_ct(axes: Axes, scan: Scan, plane: str, at: Sequence[int], field: float 
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(labelsize=8)
-    for letter, place in zip(PLANES[plane][1], _LETTER_PLACES, strict=True):
+    for letter, place in zip(PLANES[plane][1], _LETTER_POSITIONS, strict=True):
         text = axes.text(*place, letter, color="white", ha="center", va="center", transform=axes.transAxes)
         text.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 
 def draw_distance(axes: Axes, distance: NDArray[Any], spacing: Sequence[float], plane: str, at: Sequence[int]) -> Any:
-    """Lay a signed distance (X, Y, Z) in mm over a plane; returns what a colour bar needs."""
+    """Draw a signed distance (X, Y, Z) in mm over a plane; returns the image for a colour bar."""
     image, extent = cut(distance, spacing, plane, at)
     look: dict[str, Any] = {
         "cmap": palette.DISTANCE_MAP,
@@ -107,13 +107,13 @@ def draw_distance(axes: Axes, distance: NDArray[Any], spacing: Sequence[float], 
         "vmax": BAND,
         "interpolation": "nearest",
     }
-    return _keeping_view(axes, lambda: axes.imshow(image, extent=extent, **look))
+    return _keep_limits(axes, lambda: axes.imshow(image, extent=extent, **look))
 
 
 def outline_truth(
     axes: Axes, label: NDArray[Any] | None, spacing: Sequence[float], plane: str, at: Sequence[int]
 ) -> None:
-    """Outline pancreas (with its tumour) and tumour of a label (X, Y, Z), each in its colour."""
+    """Outline the pancreas (with its tumour) and the tumour of a label (X, Y, Z), each in its colour."""
     for least, colour in _ORGANS.items():
         if label is not None:
             outline(axes, label >= least, spacing, plane, at, colour)
@@ -122,7 +122,7 @@ def outline_truth(
 def outline_prediction(
     axes: Axes, labels: NDArray[Any] | None, spacing: Sequence[float], plane: str, at: Sequence[int]
 ) -> None:
-    """Outline predicted labels (X, Y, Z), all in the colour of predictions and dashed."""
+    """Outline predicted labels (X, Y, Z), dashed and in the colour of predictions."""
     for least in _ORGANS:
         if labels is not None:
             outline(axes, labels >= least, spacing, plane, at, palette.PREDICTION, "--")
@@ -137,7 +137,7 @@ def outline(
     colour: str,
     style: str = "-",
 ) -> None:
-    """Outline a mask (X, Y, Z) on a plane; one that reaches the border is closed there."""
+    """Outline a mask (X, Y, Z) on a plane; at the border of the volume the outline is closed."""
     image, (left, right, bottom, top) = cut(mask, spacing, plane, at)
     if not image.any():
         return
@@ -145,11 +145,11 @@ def outline(
     extent = (left - dx, right + dx, bottom - dy, top + dy)
     padded = np.pad(image.astype(np.float32), 1)
     look: dict[str, Any] = {"colors": [colour], "linestyles": [style], "linewidths": 1.5}
-    _keeping_view(axes, lambda: axes.contour(padded, levels=[0.5], extent=extent, origin="upper", **look))
+    _keep_limits(axes, lambda: axes.contour(padded, levels=[0.5], extent=extent, origin="upper", **look))
 
 
-def _keeping_view(axes: Axes, draw: Any) -> Any:
-    """Draw without letting matplotlib move the limits to what was drawn."""
+def _keep_limits(axes: Axes, draw: Any) -> Any:
+    """Draw without changing the limits of the axes."""
     view = axes.get_xlim(), axes.get_ylim()
     drawn = draw()
     axes.set(xlim=view[0], ylim=view[1])

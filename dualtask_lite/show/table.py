@@ -15,9 +15,9 @@ class Table:
 
     Args:
         rows: one mapping a row.
-        caption: what the table says.
-        columns: which columns, in this order; by default all, in order of first use.
-        digits: decimals of a number that is not whole.
+        caption: of the table.
+        columns: the columns to show, in this order; by default all, in order of first use.
+        digits: decimals of a float.
     """
 
     rows: Sequence[Mapping[str, Any]]

@@ -1,1 +1,1 @@
-"""Making itkwidgets draw without a network: its JavaScript from npm, served by JupyterLab itself."""
+"""Offline use of itkwidgets: its JavaScript comes from npm and is served by JupyterLab itself."""

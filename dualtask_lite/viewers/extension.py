@@ -1,7 +1,7 @@
-"""The JupyterLab extension that shows itkwidgets, with its JavaScript beside it instead of on the network.
+"""The JupyterLab extension of itkwidgets, with local JavaScript instead of JavaScript from the network.
 
-No file that pip installed is changed but ``package.json``, which names the script that JupyterLab loads: it
-then names a copy that was rewritten, under a new name, so that no browser shows an old one from its cache.
+Of the files that pip installed only ``package.json`` is changed. It names the script that JupyterLab loads, and then
+names a rewritten copy. The copy has a new file name, so that no browser uses an old version from its cache.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ NAME = "imjoy-jupyterlab-extension"
 State = Literal["missing", "network", "undone", "local"]
 _MARK = "dualtask"  # in the names of rewritten scripts
 _VENDOR = Path("static", "vendor")
-_WORDS = {
+_MESSAGES = {
     "missing": "the JupyterLab extension of itkwidgets is not installed",
     "network": "itkwidgets loads its JavaScript from the network",
-    "undone": "the JupyterLab extension of itkwidgets was installed again, or its local JavaScript is of an older kit",
+    "undone": "the JupyterLab extension of itkwidgets was installed again, or its local JavaScript is out of date",
     "local": "itkwidgets draws without network",
 }
 
 
 @dataclass(frozen=True)
 class Status:
-    """From where itkwidgets gets its JavaScript.
+    """Where itkwidgets loads its JavaScript from.
 
     Attributes:
-        state: ``missing``, no extension; ``network``; ``undone``, local until the extension or this package was
-            installed again; ``local``.
+        state: ``missing``, no extension; ``network``; ``local``; ``undone``, local until the extension or this
+            package was reinstalled.
         folder: of the extension.
-        megabytes: what the local JavaScript takes on disk.
+        megabytes: size of the local JavaScript on disk.
     """
 
     state: State
@@ -46,11 +46,11 @@ class Status:
     megabytes: float = 0.0
 
     def __str__(self) -> str:
-        return _WORDS[self.state]
+        return _MESSAGES[self.state]
 
 
 def find() -> Path | None:
-    """Find the extension's folder, the one that JupyterLab would load."""
+    """Find the folder of the extension that JupyterLab loads."""
     try:
         from jupyter_core.paths import jupyter_path
     except ImportError:
@@ -60,60 +60,60 @@ def find() -> Path | None:
 
 
 def status() -> Status:
-    """Say from where itkwidgets gets its JavaScript; nothing is changed."""
+    """Find out where itkwidgets loads its JavaScript from; nothing is changed."""
     folder = find()
     if folder is None:
         return Status("missing")
-    whole, rewritten = _whole(folder), _rewritten(folder)
-    if whole and rewritten:
+    complete, rewritten = _is_complete(folder), _is_rewritten(folder)
+    if complete and rewritten:
         size = sum(file.stat().st_size for file in (folder / _VENDOR).rglob("*") if file.is_file())
         return Status("local", folder, round(size / 1e6, 1))
     return Status("undone" if rewritten or (folder / _VENDOR).exists() else "network", folder)
 
 
 def install() -> Status:
-    """Fetch the JavaScript with npm where it is not there yet, and make the extension load it from here.
+    """Download the JavaScript with npm if necessary, and make the extension load the local copy.
 
     Raises:
-        DualTaskError: without the extension or npm, without the right to write, or for an unknown version.
+        DualTaskError: without the extension, npm or write permission, or for an unknown version of the extension.
     """
     folder = find()
     if folder is None:
         raise DualTaskError("itkwidgets is not installed", "run pip install 'dualtask-lite[viewers]'")
     try:
-        if not _whole(folder):
-            _bring(folder)
+        if not _is_complete(folder):
+            _download(folder)
             _rewrite(folder)
-        elif not _rewritten(folder):
+        elif not _is_rewritten(folder):
             _rewrite(folder)
     except OSError as error:
         raise DualTaskError(
-            f"{folder}: cannot be written ({error.strerror})", "do it as the user who installed JupyterLab"
+            f"{folder}: cannot be written ({error.strerror})", "run it as the user who installed JupyterLab"
         ) from error
     return status()
 
 
 def remove() -> Status:
-    """Take everything back that ``install`` did."""
+    """Undo everything that ``install`` did."""
     folder = find()
     if folder is None:
         return Status("missing")
-    if _rewritten(folder):
+    if _is_rewritten(folder):
         package = _read(folder)
         package["jupyterlab"]["_build"]["load"] = f"static/{_original(folder, 'remoteEntry').name}"
         _write(folder, package)
-    _sweep(folder)
+    _remove_rewritten(folder)
     shutil.rmtree(folder / _VENDOR, ignore_errors=True)
     return status()
 
 
-def _sweep(folder: Path) -> None:
+def _remove_rewritten(folder: Path) -> None:
     for script in folder.glob(f"static/*.{_MARK}*.js"):
         script.unlink()
 
 
-def _bring(folder: Path) -> None:
-    """Fetch all packages into a folder beside the final one, which they replace when they are whole."""
+def _download(folder: Path) -> None:
+    """Download all packages to a temporary folder, which replaces the final one when it is complete."""
     vendor = folder / _VENDOR
     with tempfile.TemporaryDirectory(dir=folder / "static") as temporary:
         fresh = Path(temporary, "vendor")
@@ -129,10 +129,10 @@ def _bring(folder: Path) -> None:
 
 
 def _localise(packages: Path) -> None:
-    """Rewrite what the packages would load from the network."""
-    stand_in = packages / rewrite.VUE_WINDOW / "lib" / "index.js"
-    stand_in.parent.mkdir(parents=True)
-    shutil.copy(Path(__file__).with_name("vue-window.js"), stand_in)
+    """Rewrite the network addresses in the packages."""
+    replacement = packages / rewrite.VUE_WINDOW / "lib" / "index.js"
+    replacement.parent.mkdir(parents=True)
+    shutil.copy(Path(__file__).with_name("vue-window.js"), replacement)
     page = packages / rewrite.VIEWER
     _edit(page, rewrite.viewer_page)
     _edit(page.with_name("itkVtkViewer.js"), rewrite.viewer_script)
@@ -146,7 +146,7 @@ def _edit(file: Path, change: Any) -> None:
 
 def _rewrite(folder: Path) -> None:
     """Write the rewritten scripts, and name the first of them in ``package.json``."""
-    _sweep(folder)
+    _remove_rewritten(folder)
     entry = _original(folder, "remoteEntry")
     text = entry.read_text(encoding="utf-8")
     changes = {
@@ -165,14 +165,14 @@ def _rewrite(folder: Path) -> None:
 
 
 def _save(folder: Path, stem: str, text: str) -> str:
-    """Write a script under a name made of its content, and give back that part of the name."""
+    """Write a script under a name made from the hash of its content, and return that part of the name."""
     name = f"{_MARK}{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     (folder / "static" / f"{stem}.{name}.js").write_text(text, encoding="utf-8")
     return name
 
 
 def _original(folder: Path, start: str) -> Path:
-    """Find a script as pip installed it."""
+    """Find a script that pip installed."""
     found = [path for path in folder.glob(f"static/{start}*.js") if f".{_MARK}" not in path.name]
     if len(found) != 1:
         raise DualTaskError(
@@ -182,8 +182,8 @@ def _original(folder: Path, start: str) -> Path:
     return found[0]
 
 
-def _whole(folder: Path) -> bool:
-    """Whether all files are there, as the present pins and rewriting make them."""
+def _is_complete(folder: Path) -> bool:
+    """Whether all files exist, made by the current pins and rewriting."""
     vendor = folder / _VENDOR
     try:
         installed = json.loads((vendor / "installed.json").read_text(encoding="utf-8"))
@@ -194,12 +194,12 @@ def _whole(folder: Path) -> bool:
 
 
 def _made_from() -> str:
-    """Name the pins and the rewriting by their content."""
+    """Hash the pins and the rewriting code."""
     sources = (Path(__file__).with_name(name) for name in ("packages.json", "rewrite.py", "vue-window.js"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
-def _rewritten(folder: Path) -> bool:
+def _is_rewritten(folder: Path) -> bool:
     """Whether JupyterLab loads the rewritten script."""
     load = _read(folder)["jupyterlab"]["_build"]["load"]
     return f".{_MARK}" in load and (folder / load).exists()

@@ -1,4 +1,4 @@
-"""Pinned npm packages: fetched by npm, verified here, and unpacked file by file."""
+"""Pinned npm packages: downloaded by npm, verified by their checksum, and unpacked file by file."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from pathlib import Path, PurePosixPath
 
 from dualtask_lite.errors import DualTaskError
 
-_PATIENCE = 300  # s for one package
-_WITHOUT = "itkwidgets then needs the network; the other viewers do not"
+_TIMEOUT = 300  # s for one package
+_CONSEQUENCE = "until then itkwidgets needs the network; the other viewers do not"
 
 
 @dataclass(frozen=True)
 class Package:
-    """One npm package, to the byte.
+    """One npm package with an exact checksum.
 
     Attributes:
         name: in the registry.
         version: exact.
         licence: SPDX.
         integrity: SHA-512 of the archive, as npm writes it.
-        files: patterns of what is unpacked, in the package's folder.
+        files: patterns of the files to unpack, relative to the package's folder.
     """
 
     name: str
@@ -38,59 +38,59 @@ class Package:
 
     @property
     def folder(self) -> str:
-        """Its folder's name, as in a CDN's addresses."""
+        """Name of its folder, as in the addresses of a CDN."""
         return f"{self.name}@{self.version}"
 
 
 def packages() -> list[Package]:
-    """List what the viewer consists of (``packages.json``)."""
+    """Read the packages of the viewer from ``packages.json``."""
     listed = json.loads(Path(__file__).with_name("packages.json").read_text(encoding="utf-8"))
     return [Package(**{**entry, "files": tuple(entry["files"])}) for entry in listed]
 
 
 def fetch(package: Package, folder: Path) -> Path:
-    """Get a package's archive from npm (its cache or the registry that it is set to) and verify it.
+    """Download the archive of a package with npm (from its cache or its registry) and verify it.
 
     Raises:
-        DualTaskError: when npm is not there or fails, or what it brings is not the pinned archive.
+        DualTaskError: when npm is not installed or fails, or the archive differs from the pinned one.
     """
     npm = shutil.which("npm")
     if npm is None:
-        raise DualTaskError("npm is not installed", f"install Node.js with npm and try again; {_WITHOUT}")
+        raise DualTaskError("npm is not installed", f"install Node.js with npm and try again; {_CONSEQUENCE}")
     command = [npm, "pack", package.folder, "--pack-destination", str(folder), "--silent", "--prefer-offline"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False, cwd=folder)
-    except subprocess.TimeoutExpired as slow:
-        raise DualTaskError(f"npm has not brought {package.folder} in {_PATIENCE} s", "try again later") from slow
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False, cwd=folder)
+    except subprocess.TimeoutExpired as error:
+        raise DualTaskError(f"npm did not deliver {package.folder} in {_TIMEOUT} s", "try again later") from error
     archive = folder / f"{package.name}-{package.version}.tgz"
     if done.returncode or not archive.exists():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise DualTaskError(f"npm cannot bring {package.folder} ({reason})", f"check the network; {_WITHOUT}")
+        raise DualTaskError(f"npm cannot deliver {package.folder} ({reason})", f"check the network; {_CONSEQUENCE}")
     found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode("ascii")
     if found != package.integrity:
         raise DualTaskError(
             f"{package.folder} from npm is not the pinned archive ({found[:20]}...)",
-            "nothing was installed; check which registry npm is set to (npm config get registry)",
+            "nothing was installed; check the registry of npm (npm config get registry)",
         )
     return archive
 
 
 def unpack(package: Package, archive: Path, folder: Path) -> None:
-    """Write the wanted files of a verified archive below ``folder``, and nothing else.
+    """Write the files of a verified archive that match the patterns of the package to ``folder``.
 
     Raises:
-        DualTaskError: when a wanted file is not in it.
+        DualTaskError: when no file matches a pattern.
     """
     missing = set(package.files)
     with tarfile.open(archive) as tar:
         for member in tar:
-            inside = PurePosixPath(*PurePosixPath(member.name).parts[1:])  # all lies in "package/"
-            wanted = {pattern for pattern in package.files if fnmatch(str(inside), pattern)}
-            if not wanted or not member.isfile() or ".." in inside.parts:
+            inside = PurePosixPath(*PurePosixPath(member.name).parts[1:])  # without the top folder "package/"
+            matching = {pattern for pattern in package.files if fnmatch(str(inside), pattern)}
+            if not matching or not member.isfile() or ".." in inside.parts:
                 continue
-            missing -= wanted
+            missing -= matching
             content = tar.extractfile(member)
-            assert content is not None  # it is a file
+            assert content is not None  # the member is a file
             target = folder / inside
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content.read())

@@ -1,4 +1,4 @@
-"""Small stand-ins for what hospitals and publishers hand out: a DICOM series, and a web server."""
+"""Small stand-ins for a hospital's DICOM series and a publisher's web server."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ def write_series(
     change=None,
     **tags,
 ):
-    """Write HU (columns, rows, slices) with a RAS+ affine as one file a slice, with a patient in its header.
+    """Write HU (columns, rows, slices) with a RAS+ affine as one file a slice, with a patient in the header.
 
-    ``order`` gives the slices' order in file names; ``change(dataset, index)`` spoils one.
+    ``order`` is the order of the slices in the file names; ``change(dataset, index)`` modifies a slice.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lps = np.diag([-1.0, -1, 1, 1]) @ affine
     spacing = np.linalg.norm(lps[:3, :3], axis=0)
     uid = generate_uid()
     order = list(range(hu.shape[2]) if order is None else order)
-    for place, index in enumerate(order):
+    for position, index in enumerate(order):
         if index in leave_out:
             continue
         meta = FileMetaDataset()
@@ -54,7 +54,7 @@ def write_series(
         data = FileDataset("", {}, file_meta=meta, preamble=b"\0" * 128)
         data.SOPClassUID, data.SOPInstanceUID = CTImageStorage, meta.MediaStorageSOPInstanceUID
         data.Modality, data.SeriesInstanceUID, data.SeriesNumber = "CT", uid, number
-        data.InstanceNumber = place + 1
+        data.InstanceNumber = position + 1
         data.ImageOrientationPatient = [float(f"{v:.9f}") for v in (lps[:3, :2] / spacing[:2]).T.ravel()]
         data.ImagePositionPatient = [float(f"{v:.6f}") for v in lps[:3, 3] + index * lps[:3, 2]]
         data.PixelSpacing = [float(f"{v:.6f}") for v in (spacing[1], spacing[0])]
@@ -69,7 +69,7 @@ def write_series(
             setattr(data, name, value)
         if change:
             change(data, index)
-        pydicom.dcmwrite(folder / names.format(place), data, enforce_file_format=True)
+        pydicom.dcmwrite(folder / names.format(position), data, enforce_file_format=True)
     return folder
 
 
@@ -82,12 +82,12 @@ def _write_series():
 
 
 class Server:
-    """Serves ``files`` (path -> bytes) on this machine, with the faults that real hosts have.
+    """Serves ``files`` (path -> bytes) on this machine, with the faults of real servers.
 
     Attributes:
-        ranges: whether parts of a file can be asked for.
-        cuts: after how many bytes each of the next answers breaks off.
-        codes: status of the next answers in place of the file.
+        ranges: whether parts of a file can be requested.
+        cuts: number of bytes after which each of the next answers is interrupted.
+        codes: status codes of the next answers, sent instead of the file.
         html: paths answered with a web page and status 200.
         asked: path and ``Range`` of each request.
     """
@@ -108,8 +108,8 @@ class Server:
         threading.Thread(target=self.http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 
     def answer(self, request):
-        path, wanted = request.path, request.headers.get("Range")
-        self.asked.append((path, wanted))
+        path, requested = request.path, request.headers.get("Range")
+        self.asked.append((path, requested))
         if self.codes and (code := self.codes.pop(0)):
             request.send_error(code)
             return
@@ -125,8 +125,8 @@ class Server:
             request.send_error(404)
             return
         content, start = self.files[path], 0
-        if wanted and self.ranges:
-            start = int(wanted.removeprefix("bytes=").partition("-")[0])
+        if requested and self.ranges:
+            start = int(requested.removeprefix("bytes=").partition("-")[0])
             if start >= len(content):
                 request.send_response(416)
                 request.send_header("Content-Range", f"bytes */{len(content)}")
@@ -156,5 +156,5 @@ def server():
 
 @pytest.fixture(scope="session")
 def new_server():
-    """What makes a server, for a test that needs many."""
+    """The class of the servers, for a test that needs several."""
     return Server

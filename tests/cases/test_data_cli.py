@@ -1,4 +1,4 @@
-"""``dualtask data`` as a user meets it: list, get, and what they say when something is wrong."""
+"""``dualtask data``: list, get, and their error messages."""
 
 import io
 import json
@@ -25,8 +25,8 @@ def refused(typed):
     """Exit code and the one line on standard error that ends a ``dualtask data`` command."""
 
     def run(*words):
-        code, _, told = typed("data", *words)
-        return code, told.splitlines()[-1]
+        code, _, err = typed("data", *words)
+        return code, err.splitlines()[-1]
 
     return run
 
@@ -54,7 +54,7 @@ def task07(phantom_folder, server, monkeypatch):
     return server
 
 
-def test_list_shows_what_the_registry_says_and_what_is_here(tmp_path):
+def test_list_shows_the_registry_and_the_local_copies(tmp_path):
     listed = json.loads(call("list", "--json"))
     assert list(listed) == list(sources())
     assert [name for name, one in listed.items() if one["here"]] == ["phantom"]
@@ -66,7 +66,7 @@ def test_list_shows_what_the_registry_says_and_what_is_here(tmp_path):
         assert f"{one.size_gb:g} GB" in shown
 
 
-def test_get_by_name_is_found_by_name(task07, typed):
+def test_downloaded_source_is_found_by_name(task07, typed):
     task07.cuts = [10_000]
     code, out, _ = typed("data", "get", "msd", "--json")
     assert code == 0
@@ -75,34 +75,34 @@ def test_get_by_name_is_found_by_name(task07, typed):
     assert json.loads(call("check", "msd", "--json"))["cases"] == 4
 
 
-def test_get_elsewhere_names_the_folder_to_go_on_with(task07, tmp_path):
+def test_get_to_another_folder_names_the_next_command(task07, tmp_path):
     folder = tmp_path / "my set"
     assert f"dualtask data check {folder}" in call("get", "msd", "--out", folder)
     assert json.loads(call("check", folder, "--json"))["labelled"] == 4
 
 
-def test_the_phantom_is_made(tmp_path, monkeypatch, phantom_folder):
+def test_get_phantom_generates_it(tmp_path, monkeypatch, phantom_folder):
     monkeypatch.setattr("dualtask_lite.cases.sources._phantom", lambda: phantom_folder)
     assert json.loads(call("get", "phantom", "--json"))["folder"] == str(phantom_folder)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["get", "mds"], "there is no source 'mds'; choose from: phantom, msd"),
         (["get", "phantom", "--out", "here"], "dualtask data make phantom --out here"),
-        (["get", "nih", "--offline", "--out", "nowhere"], "nowhere: is not there; make it, then open"),
+        (["get", "nih", "--offline", "--out", "nowhere"], "nowhere: does not exist; create it, then open"),
     ],
 )
-def test_one_line_says_what_and_what_to_do(refused, words, told, monkeypatch, tmp_path):
+def test_error_is_one_line_with_a_remedy(refused, words, message, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     code, line = refused(*words)
     assert code == 1
     assert line.startswith("error: ")
-    assert told in line
+    assert message in line
 
 
-def test_a_page_in_place_of_the_data_names_the_way_by_hand(refused, task07):
+def test_web_page_error_says_what_to_fetch_by_hand(refused, task07):
     task07.html.add("/Task07_Pancreas.tar")
     code, line = refused("get", "msd")
     assert code == 1
@@ -120,13 +120,13 @@ def test_help_and_list_need_no_torch():
 
 
 class Terminal(io.StringIO):
-    """A standard error stream that somebody watches."""
+    """A standard error stream that is a terminal."""
 
     def isatty(self):
         return True
 
 
-def test_progress_is_told_where_somebody_watches(task07, monkeypatch, tmp_path):
+def test_progress_is_shown_on_a_terminal(task07, monkeypatch, tmp_path):
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setattr(sys, "stderr", Terminal())
     app(["data", "get", "msd", "--out", str(tmp_path / "set"), "--json"], standalone_mode=False)

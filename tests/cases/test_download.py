@@ -1,4 +1,4 @@
-"""Downloads and archives with every fault that real hosts and archives have."""
+"""Downloads and archives with the faults of real servers and archives."""
 
 import hashlib
 import io
@@ -39,7 +39,7 @@ def get(served, folder, **how):
     return fetch(f"{served.url}/set.tar", folder / "set.tar", **{"checksum": MD5, **how})
 
 
-def test_a_file_comes_whole_and_is_told_on_the_way(served, tmp_path):
+def test_file_is_complete_and_progress_is_reported(served, tmp_path):
     steps = []
     path = get(served, tmp_path / "new", size=len(CONTENT), progress=lambda *step: steps.append(step))
     assert path.read_bytes() == CONTENT
@@ -48,27 +48,27 @@ def test_a_file_comes_whole_and_is_told_on_the_way(served, tmp_path):
     assert steps[-1] == ("fetching set.tar", len(CONTENT), len(CONTENT))
 
 
-def test_a_file_that_is_there_is_verified_and_not_fetched(served, tmp_path):
+def test_existing_file_is_verified_and_not_downloaded(served, tmp_path):
     get(served, tmp_path)
     get(served, tmp_path)
     assert len(served.asked) == 1
     (tmp_path / "set.tar").write_bytes(CONTENT[:-1] + b"?")
     with pytest.raises(DualTaskError, match=r"set\.tar: has the wrong checksum"):
         get(served, tmp_path)
-    assert (tmp_path / "set.tar").exists(), "somebody put it there: it is theirs to remove"
+    assert (tmp_path / "set.tar").exists(), "the user put it there and may need it"
 
 
 @pytest.mark.parametrize("ranges", [True, False])
-def test_cuts_are_resumed_or_begun_anew(served, tmp_path, ranges):
+def test_interrupted_download_is_resumed_or_started_again(served, tmp_path, ranges):
     served.ranges, served.cuts = ranges, [300_000, 500_000, len(CONTENT)]
     assert get(served, tmp_path).read_bytes() == CONTENT
-    asked = [wanted for _, wanted in served.asked]
+    asked = [requested for _, requested in served.asked]
     assert asked == ([None, "bytes=300000-", "bytes=800000-"] if ranges else [None, "bytes=300000-", "bytes=500000-"])
 
 
-def test_a_cut_that_stays_is_told_and_the_next_run_goes_on(served, tmp_path):
+def test_next_run_resumes_a_failed_download(served, tmp_path):
     served.cuts = [1000] + [0] * download.ATTEMPTS
-    with pytest.raises(FetchError, match=r"was cut.*1000 bytes are kept"):
+    with pytest.raises(FetchError, match=r"was interrupted.*1000 bytes are kept"):
         get(served, tmp_path)
     assert os.listdir(tmp_path) == [PART]
     served.cuts = []
@@ -78,20 +78,20 @@ def test_a_cut_that_stays_is_told_and_the_next_run_goes_on(served, tmp_path):
 
 @settings(max_examples=20, deadline=None)
 @given(cuts=st.lists(st.integers(1, len(CONTENT)), max_size=6), ranges=st.booleans())
-def test_any_cuts_end_in_the_file_or_in_an_error(tmp_path_factory, new_server, cuts, ranges):
+def test_any_interruptions_end_in_the_file_or_an_error(tmp_path_factory, new_server, cuts, ranges):
     served, folder = new_server(), tmp_path_factory.mktemp("cuts")
     served.files["/set.tar"], served.cuts, served.ranges = CONTENT, list(cuts), ranges
     try:
         assert get(served, folder).read_bytes() == CONTENT
     except FetchError:
         assert not (folder / "set.tar").exists()
-        assert not ranges, "with ranges each cut brings new bytes"
+        assert not ranges, "with ranges each attempt adds bytes"
     finally:
         served.http.shutdown()
         served.http.server_close()
 
 
-def test_a_wrong_checksum_leaves_nothing(served, tmp_path):
+def test_wrong_checksum_leaves_no_file(served, tmp_path):
     served.files["/set.tar"] = CONTENT[::-1]
     with pytest.raises(FetchError, match=r"wrong checksum .md5 .* instead of"):
         get(served, tmp_path)
@@ -99,14 +99,14 @@ def test_a_wrong_checksum_leaves_nothing(served, tmp_path):
 
 
 @pytest.mark.parametrize("size", [len(CONTENT) - 1, len(CONTENT) + 1])
-def test_a_wrong_size_leaves_nothing(served, tmp_path, size):
+def test_wrong_size_leaves_no_file(served, tmp_path, size):
     with pytest.raises(FetchError, match="instead of"):
         get(served, tmp_path, checksum=None, size=size)
     assert not os.listdir(tmp_path)
 
 
-def test_a_part_of_another_file_is_not_mixed_in(served, tmp_path):
-    (tmp_path / PART).write_bytes(b"x" * 100)  # resumed, then found out
+def test_part_of_another_file_is_discarded(served, tmp_path):
+    (tmp_path / PART).write_bytes(b"x" * 100)  # resumed, then rejected by its checksum
     with pytest.raises(FetchError, match="wrong checksum"):
         get(served, tmp_path)
     assert get(served, tmp_path).read_bytes() == CONTENT
@@ -115,7 +115,7 @@ def test_a_part_of_another_file_is_not_mixed_in(served, tmp_path):
     assert get(served, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_whole_part_is_not_fetched_again(served, tmp_path):
+def test_complete_part_is_not_downloaded_again(served, tmp_path):
     (tmp_path / PART).write_bytes(CONTENT)
     get(served, tmp_path, size=len(CONTENT))
     assert served.asked == []
@@ -124,7 +124,7 @@ def test_a_whole_part_is_not_fetched_again(served, tmp_path):
     assert served.asked == [("/set.tar", f"bytes={len(CONTENT)}-")]
 
 
-def test_a_web_page_is_not_taken_for_data(served, tmp_path):
+def test_web_page_is_refused(served, tmp_path):
     served.html.add("/set.tar")
     with pytest.raises(FetchError, match="web page instead of the file"):
         get(served, tmp_path, checksum=None)
@@ -137,7 +137,7 @@ def test_a_web_page_is_not_taken_for_data(served, tmp_path):
     assert get(served, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_page_that_answers_a_resumed_download_does_not_end_in_it(served, tmp_path):
+def test_web_page_is_not_appended_to_a_part(served, tmp_path):
     (tmp_path / PART).write_bytes(CONTENT[:1000])
     served.html.add("/set.tar")
     with pytest.raises(FetchError, match="web page"):
@@ -146,7 +146,7 @@ def test_a_page_that_answers_a_resumed_download_does_not_end_in_it(served, tmp_p
     assert get(served, tmp_path).read_bytes() == CONTENT
 
 
-def test_busy_servers_are_asked_again_and_missing_files_are_not(served, tmp_path):
+def test_busy_server_is_retried_and_missing_file_is_not(served, tmp_path):
     served.codes = [503, 429, 500]
     assert get(served, tmp_path).read_bytes() == CONTENT
     for code in (404, 403, 410):
@@ -159,20 +159,20 @@ def test_busy_servers_are_asked_again_and_missing_files_are_not(served, tmp_path
         get(served, tmp_path / "busy")
 
 
-def test_nobody_there(served, tmp_path):
+def test_unreachable_server_is_reported(served, tmp_path):
     served.http.shutdown()
     served.http.server_close()
-    with pytest.raises(FetchError, match="was cut"):
+    with pytest.raises(FetchError, match="was interrupted"):
         get(served, tmp_path)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://host/x", "set.tar"])
-def test_only_the_web_is_fetched_from(url, tmp_path):
-    with pytest.raises(DualTaskError, match="is no web address"):
+def test_only_web_addresses_are_accepted(url, tmp_path):
+    with pytest.raises(DualTaskError, match="is not a web address"):
         fetch(url, tmp_path / "x", checksum=None)
 
 
-def test_an_encrypted_address_may_not_lead_to_one_that_is_not(tmp_path, monkeypatch):
+def test_redirect_to_an_unencrypted_address_is_refused(tmp_path, monkeypatch):
     class Answer(io.BytesIO):
         status, headers = 200, Message()
 
@@ -180,12 +180,12 @@ def test_an_encrypted_address_may_not_lead_to_one_that_is_not(tmp_path, monkeypa
             return "http://elsewhere/set.tar"
 
     monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: Answer(CONTENT))
-    with pytest.raises(FetchError, match=r"leads to http://elsewhere/set\.tar, which is not encrypted"):
+    with pytest.raises(FetchError, match=r"redirects to http://elsewhere/set\.tar, which is not encrypted"):
         fetch("https://publisher/set.tar", tmp_path / "set.tar", checksum=MD5)
     assert not list(tmp_path.iterdir())
 
 
-def test_no_room_is_told_before_and_on_the_way(served, tmp_path, monkeypatch):
+def test_full_disk_is_reported_before_and_during_the_download(served, tmp_path, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage(0, 0, 1000))
     with pytest.raises(DualTaskError, match="GB are needed"):
@@ -202,7 +202,7 @@ def test_no_room_is_told_before_and_on_the_way(served, tmp_path, monkeypatch):
     assert get(served, tmp_path).read_bytes() == CONTENT
 
 
-def test_a_folder_that_cannot_be_made_is_told(served, tmp_path):
+def test_folder_that_cannot_be_created_is_reported(served, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(DualTaskError, match="cannot be written"):
         get(served, tmp_path / "file")
@@ -214,7 +214,7 @@ FILES = {"Task07/dataset.json": b"{}", "Task07/imagesTr/one.nii.gz": CONTENT, "T
 
 
 def tar(path, members, mode="w"):
-    """Write a tar; a member is (name, content) or (name, type, where it leads)."""
+    """Write a tar; a member is (name, content) or (name, type, target of the link)."""
     with tarfile.open(path, mode) as packed:
         for name, *rest in members:
             info = tarfile.TarInfo(name)
@@ -239,7 +239,7 @@ def tree(folder):
 
 
 @pytest.mark.parametrize("kind", ["tar", "tar.gz", "zip"])
-def test_an_archive_is_unpacked(tmp_path, kind):
+def test_archive_is_unpacked(tmp_path, kind):
     archive, steps = tmp_path / f"set.{kind}", []
     if kind == "zip":
         zipped(archive, [("Task07/", b""), *FILES.items()])
@@ -256,23 +256,23 @@ EVIL_NAMES = ["../evil", "a/../../evil", "/tmp/evil", "..", "a/..\\..\\evil", "C
 
 @pytest.mark.parametrize("name", EVIL_NAMES)
 @pytest.mark.parametrize("make", [tar, zipped])
-def test_an_archive_cannot_climb_out_of_its_folder(tmp_path, name, make):
+def test_archive_cannot_write_outside_its_folder(tmp_path, name, make):
     archive = make(tmp_path / "evil.archive", [("good", b"good"), (name, b"evil")])
     with pytest.raises(DualTaskError, match="leads out of the folder"):
         unpack(archive, tmp_path / "deep" / "out")
-    assert list(tree(tmp_path)) == ["evil.archive"], "not even the good part is there"
+    assert list(tree(tmp_path)) == ["evil.archive"], "the harmless member is not unpacked either"
 
 
-@pytest.mark.parametrize("leads", ["/etc", "../..", "good"])
+@pytest.mark.parametrize("target", ["/etc", "../..", "good"])
 @pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, tarfile.CHRTYPE])
-def test_links_and_devices_are_refused(tmp_path, kind, leads):
-    archive = tar(tmp_path / "evil.tar", [("good", b"good"), ("link", kind, leads), ("link/evil", b"evil")])
+def test_links_and_devices_are_refused(tmp_path, kind, target):
+    archive = tar(tmp_path / "evil.tar", [("good", b"good"), ("link", kind, target), ("link/evil", b"evil")])
     with pytest.raises(DualTaskError, match="is a link or a device"):
         unpack(archive, tmp_path / "out")
     assert list(tree(tmp_path)) == ["evil.tar"]
 
 
-def test_a_link_in_a_zip_is_refused(tmp_path):
+def test_link_in_a_zip_is_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as packed:
         info = zipfile.ZipInfo("link")
         info.external_attr = 0o120777 << 16
@@ -283,7 +283,7 @@ def test_a_link_in_a_zip_is_refused(tmp_path):
 
 @settings(max_examples=40, deadline=None)
 @given(name=st.lists(st.sampled_from(["..", ".", "a", "", "b\\", "c:"]), min_size=1, max_size=5).map("/".join))
-def test_whatever_its_names_nothing_lands_outside(tmp_path_factory, name):
+def test_no_member_name_leads_outside_the_folder(tmp_path_factory, name):
     base = tmp_path_factory.mktemp("names")
     archive = tar(base / "x.tar", [(name, b"content")])
     (base / "in").mkdir()
@@ -294,7 +294,7 @@ def test_whatever_its_names_nothing_lands_outside(tmp_path_factory, name):
 
 @pytest.mark.parametrize("make", ["tar", "tar.gz", "zip"])
 @pytest.mark.parametrize("kept", [0.3, 0.8])
-def test_a_cut_archive_leaves_nothing(tmp_path, make, kept):
+def test_truncated_archive_leaves_no_file(tmp_path, make, kept):
     archive = tmp_path / f"set.{make}"
     members = [("one", os.urandom(40_000)), ("two", os.urandom(40_000))]
     zipped(archive, members) if make == "zip" else tar(archive, members, "w:gz" if make == "tar.gz" else "w")
@@ -304,7 +304,7 @@ def test_a_cut_archive_leaves_nothing(tmp_path, make, kept):
     assert list(tree(tmp_path)) == [archive.name]
 
 
-def test_a_flipped_bit_in_a_zip_is_found(tmp_path):
+def test_flipped_bit_in_a_zip_is_detected(tmp_path):
     archive = zipped(tmp_path / "set.zip", [("one", b"A" * 5000)])
     content = bytearray(archive.read_bytes())
     content[2000] ^= 1
@@ -313,29 +313,29 @@ def test_a_flipped_bit_in_a_zip_is_found(tmp_path):
         unpack(archive, tmp_path / "out")
 
 
-@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "packed in an unknown way"])
-def test_a_zip_that_cannot_be_read_is_told(tmp_path, offset, value):
+@pytest.mark.parametrize(("offset", "value"), [(8, 1), (10, 99)], ids=["encrypted", "unknown compression"])
+def test_unreadable_zip_is_reported(tmp_path, offset, value):
     """Flag and method of a member, in its directory entry: a RuntimeError and a NotImplementedError of zipfile."""
     archive = zipped(tmp_path / "set.zip", [("one", b"A" * 5000)])
     content = bytearray(archive.read_bytes())
     content[content.index(b"PK\x01\x02") + offset] = value
     archive.write_bytes(content)
-    with pytest.raises(DualTaskError, match="is damaged, or no archive that can be read"):
+    with pytest.raises(DualTaskError, match="is damaged, or not a readable archive"):
         unpack(archive, tmp_path / "out")
     assert list(tree(tmp_path)) == ["set.zip"]
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>", b"\0" * 10240, os.urandom(4000)])
-def test_what_is_no_archive_is_told(tmp_path, content):
+def test_file_that_is_no_archive_is_reported(tmp_path, content):
     (tmp_path / "x.tar").write_bytes(content)
     if content == b"\0" * 10240:
-        assert unpack(tmp_path / "x.tar", tmp_path / "out") == {}  # tar's way to write an empty archive
+        assert unpack(tmp_path / "x.tar", tmp_path / "out") == {}  # this is an empty tar archive
         return
     with pytest.raises(DualTaskError, match=re.escape(str(tmp_path / "x.tar"))):
         unpack(tmp_path / "x.tar", tmp_path / "out")
 
 
-def test_what_a_check_refuses_takes_no_place(tmp_path):
+def test_refused_archive_leaves_no_file(tmp_path):
     archive = zipped(tmp_path / "set.zip", FILES.items())
 
     def refuse(unpacked):
@@ -347,7 +347,7 @@ def test_what_a_check_refuses_takes_no_place(tmp_path):
     assert list(tree(tmp_path)) == ["set.zip"]
 
 
-def test_no_room_for_the_unpacked_is_told_before(tmp_path, monkeypatch):
+def test_full_disk_is_reported_before_unpacking(tmp_path, monkeypatch):
     archive = zipped(tmp_path / "set.zip", FILES.items())
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage(0, 0, 1000))

@@ -1,4 +1,4 @@
-"""Each known source from a web server with its real layout, to cases that can be trained on."""
+"""Each known source, from a web server with its real layout to cases that can be trained on."""
 
 import hashlib
 import io
@@ -32,7 +32,7 @@ def _no_pauses(monkeypatch, tmp_path):
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
 
 
-made = lru_cache(make_case)  # each is asked for often
+made = lru_cache(make_case)  # each is used by many tests
 
 
 def md5(content):
@@ -65,7 +65,7 @@ def msd(server, monkeypatch, tmp_path):
     """A small Task07_Pancreas.tar behind the address and MD5 that MONAI knows."""
     names = ["pancreas_001", "pancreas_004"]
     files = {
-        "Task07_Pancreas/._dataset.json": b"a shadow of macOS",
+        "Task07_Pancreas/._dataset.json": b"a metadata file of macOS",
         "Task07_Pancreas/imagesTs/pancreas_002.nii.gz": b"x",
     }
     listed = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names]
@@ -86,18 +86,18 @@ def msd(server, monkeypatch, tmp_path):
     return replace(sources()["msd"], cases=2)
 
 
-def test_msd_is_fetched_verified_and_found(msd, server, tmp_path):
+def test_msd_is_downloaded_verified_and_found(msd, server, tmp_path):
     server.cuts = [5000]
     cases = get(msd, tmp_path / "set")
     assert [case.id for case in cases] == ["pancreas_001", "pancreas_004"]
     assert all(check(case) == [] for case in cases)
-    assert not (tmp_path / "set" / "Task07_Pancreas.tar").exists(), "the archive would take its room twice"
+    assert not (tmp_path / "set" / "Task07_Pancreas.tar").exists(), "the archive would take disk space twice"
     asked = len(server.asked)
     assert len(get(msd, tmp_path / "set")) == 2
-    assert len(server.asked) == asked, "nothing is fetched twice"
+    assert len(server.asked) == asked, "nothing is downloaded twice"
     next((tmp_path / "set" / "labelsTr").iterdir()).unlink()
     assert all(case.label for case in get(msd, tmp_path / "set"))
-    assert len(server.asked) > asked, "what somebody removed is fetched again"
+    assert len(server.asked) > asked, "a removed file is downloaded again"
 
 
 def test_only_panorama_has_parts(msd, tmp_path):
@@ -111,15 +111,15 @@ def test_msd_by_hand_needs_no_network(msd, server, tmp_path):
     (folder / "Task07_Pancreas.tar").write_bytes(server.files["/Task07_Pancreas.tar"])
     assert len(get(msd, folder, offline=True)) == 2
     assert server.asked == []
-    assert (folder / "Task07_Pancreas.tar").exists(), "it is not ours to remove"
-    spoiled = tmp_path / "spoiled"
-    spoiled.mkdir()
-    (spoiled / "Task07_Pancreas.tar").write_bytes(server.files["/Task07_Pancreas.tar"][:-1] + b"?")
+    assert (folder / "Task07_Pancreas.tar").exists(), "the user put it there"
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    (damaged / "Task07_Pancreas.tar").write_bytes(server.files["/Task07_Pancreas.tar"][:-1] + b"?")
     with pytest.raises(DualTaskError, match="wrong checksum"):
-        get(msd, spoiled, offline=True)
+        get(msd, damaged, offline=True)
 
 
-def test_what_cannot_be_had_names_the_way_by_hand(msd, server, tmp_path):
+def test_failed_download_says_what_to_fetch_by_hand(msd, server, tmp_path):
     server.html.add("/Task07_Pancreas.tar")
     with pytest.raises(DualTaskError, match="web page") as caught:
         get(msd, tmp_path / "set")
@@ -130,7 +130,7 @@ def test_what_cannot_be_had_names_the_way_by_hand(msd, server, tmp_path):
         get(msd, tmp_path / "set")
     with pytest.raises(DualTaskError, match="holds no CT"):
         find_cases(tmp_path / "set")
-    with pytest.raises(DualTaskError, match="is not there"):
+    with pytest.raises(DualTaskError, match="does not exist"):
         get(msd, tmp_path / "elsewhere", offline=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(DualTaskError, match="holds no CT") as caught:
@@ -143,9 +143,9 @@ def test_what_cannot_be_had_names_the_way_by_hand(msd, server, tmp_path):
 
 @pytest.fixture
 def nih(server, write_series, tmp_path):
-    """TCIA's interface with two series, and the zip of the labels; ``lie`` says how a label is stored."""
+    """TCIA's interface with two series, and the zip of the labels; ``store`` maps a label to its stored form."""
 
-    def serve(lie=lambda label, affine: (label, affine), count=2):
+    def serve(store=lambda label, affine: (label, affine), count=2):
         labels, listed = {}, []
         for number in range(1, count + 1):
             name, uid = f"PANCREAS_{number:04d}", f"1.2.826.{number}"
@@ -156,7 +156,7 @@ def nih(server, write_series, tmp_path):
             packed = zipped({**slices, "LICENSE": b"CC BY 3.0", "md5hashes.csv": sums.encode()})
             server.files[f"/api/getImageWithMD5Hash?SeriesInstanceUID={uid}"] = packed
             listed.append({"PatientID": name, "SeriesInstanceUID": uid, "Modality": "CT"})
-            organ, affine = lie((case.label > 0).astype(np.uint8), case.affine)
+            organ, affine = store((case.label > 0).astype(np.uint8), case.affine)
             labels[f"label{number:04d}.nii.gz"] = gz(organ, affine, tmp_path)
         listed.append({"PatientID": "../../evil", "SeriesInstanceUID": "1.2"})
         server.files["/api/getSeries?Collection=Pancreas-CT&format=json"] = json.dumps(listed).encode()
@@ -176,24 +176,24 @@ def nih(server, write_series, tmp_path):
 
 
 def as_dicom_rows(label, affine):
-    """Right by its header, stored as published: towards the left, the front and the feet."""
-    turned = affine.copy()
-    turned[:3, 0], turned[:3, 2] = -affine[:3, 0], -affine[:3, 2]
-    turned[:3, 3] = (affine @ [label.shape[0] - 1, 0, label.shape[2] - 1, 1])[:3]
-    return label[::-1, :, ::-1], turned
+    """A correct header, and voxels in the published order: towards the left, the front and the feet."""
+    flipped = affine.copy()
+    flipped[:3, 0], flipped[:3, 2] = -affine[:3, 0], -affine[:3, 2]
+    flipped[:3, 3] = (affine @ [label.shape[0] - 1, 0, label.shape[2] - 1, 1])[:3]
+    return label[::-1, :, ::-1], flipped
 
 
-def without_place(*axes):
-    """A header with the spacing alone, and voxels reversed along some axes of the RAS+ grid."""
+def without_origin(*axes):
+    """A header with only the spacing, and voxels flipped along some axes of the RAS+ grid."""
     return lambda label, affine: (np.flip(label, axes), np.diag([*np.diag(affine)[:3], 1]))
 
 
 @pytest.mark.parametrize(
-    ("lie", "turned"),
-    [(as_dicom_rows, []), (without_place(), []), (without_place(1), ["y"]), (without_place(0, 2), ["x", "z"])],
+    ("store", "flipped"),
+    [(as_dicom_rows, []), (without_origin(), []), (without_origin(1), ["y"]), (without_origin(0, 2), ["x", "z"])],
 )
-def test_nih_labels_end_on_their_images_however_they_are_stored(nih, tmp_path, lie, turned):
-    source = nih(lie)
+def test_nih_labels_are_aligned_with_their_images(nih, tmp_path, store, flipped):
+    source = nih(store)
     cases = get(source, tmp_path / "set")
     assert [case.id for case in cases] == ["PANCREAS_0001", "PANCREAS_0002"]
     for number, case in enumerate(cases, 1):
@@ -203,12 +203,12 @@ def test_nih_labels_end_on_their_images_however_they_are_stored(nih, tmp_path, l
         assert np.array_equal(scan.label, phantom.label > 0)
         assert check(case) == []
     placed = json.loads((tmp_path / "set" / "labels_on_images" / "placed.json").read_text())
-    assert [one["turned"] for one in placed.values()] == [turned, turned]
-    assert all(one["header_fits"] == (lie is as_dicom_rows) for one in placed.values())
+    assert [one["flipped"] for one in placed.values()] == [flipped, flipped]
+    assert all(one["header_fits"] == (store is as_dicom_rows) for one in placed.values())
     assert all(one["fit"] > one["next_fit"] + 0.05 for one in placed.values())
 
 
-def test_nih_is_not_fetched_or_laid_twice(nih, server, tmp_path):
+def test_nih_is_downloaded_and_prepared_once(nih, server, tmp_path):
     source = nih()
     get(source, tmp_path / "set")
     before, asked = {n: p.stat().st_mtime_ns for n, p in tree(tmp_path / "set").items()}, len(server.asked)
@@ -217,17 +217,17 @@ def test_nih_is_not_fetched_or_laid_twice(nih, server, tmp_path):
     assert len(server.asked) == asked
 
 
-def test_a_header_that_the_image_contradicts_is_refused(nih, tmp_path):
+def test_header_that_contradicts_the_image_is_refused(nih, tmp_path):
     source = nih(lambda label, affine: (label[:, ::-1], affine))
-    with pytest.raises(DualTaskError, match=r"how it lies on its image is not clear .*reversed along .*y"):
+    with pytest.raises(DualTaskError, match=r"its orientation is not clear .*flipped along .*y"):
         get(source, tmp_path / "set")
     assert not (tmp_path / "set" / "labels_on_images" / "PANCREAS_0001.nii.gz").exists()
 
 
-def test_a_label_of_nothing_is_refused(nih, tmp_path):
+def test_unusable_label_is_refused(nih, tmp_path):
     rng = np.random.default_rng(0)
     source = nih(lambda label, affine: (rng.integers(0, 2, label.shape, np.uint8), affine))
-    with pytest.raises(DualTaskError, match=r"shows no organ|not clear"):
+    with pytest.raises(DualTaskError, match=r"outlines no organ|not clear"):
         get(source, tmp_path / "set")
     source = nih(lambda label, affine: (label[:, :, :-1], affine))
     with pytest.raises(DualTaskError, match=r"is \(56, 48, 23\), its image \(56, 48, 24\)"):
@@ -238,38 +238,36 @@ def test_a_label_of_nothing_is_refused(nih, tmp_path):
         get(source, tmp_path / "other")
 
 
-@pytest.mark.parametrize("fault", ["another slice", "a slice less", "no sums"])
-def test_a_series_that_is_not_as_tcia_says_is_not_used(nih, server, tmp_path, fault):
+@pytest.mark.parametrize("fault", ["changed slice", "missing slice", "no sums"])
+def test_series_that_differs_from_its_sums_is_refused(nih, server, tmp_path, fault):
     source = nih(count=1)
     (path,) = (path for path in server.files if "getImageWithMD5Hash" in path)
     with zipfile.ZipFile(io.BytesIO(server.files[path])) as packed:
         files = {name: packed.read(name) for name in packed.namelist()}
-    if fault == "another slice":
+    if fault == "changed slice":
         files["1-003.dcm"] = files["1-003.dcm"][:-2] + b"??"
     else:
-        del files["1-003.dcm" if fault == "a slice less" else "md5hashes.csv"]
+        del files["1-003.dcm" if fault == "missing slice" else "md5hashes.csv"]
     server.files[path] = zipped(files)
     with pytest.raises(DualTaskError, match="TCIA"):
         get(source, tmp_path / "set")
     assert not [name for name in tree(tmp_path / "set") if name.endswith((".dcm", "PANCREAS_0001.zip"))]
 
 
-def test_a_case_that_cannot_be_prepared_does_not_stop_the_others(nih, tmp_path):
-    spoilt = (made("A", 1, size=SIZE).label > 0).sum()
-    source = nih(lambda label, affine: (label, affine) if label.sum() != spoilt else (0 * label, affine))
-    with pytest.raises(
-        DualTaskError, match=r"1 of 2 cases have no label that can be used: .*label0001.* is empty"
-    ) as caught:
+def test_unusable_case_does_not_stop_the_others(nih, tmp_path):
+    damaged = (made("A", 1, size=SIZE).label > 0).sum()
+    source = nih(lambda label, affine: (label, affine) if label.sum() != damaged else (0 * label, affine))
+    with pytest.raises(DualTaskError, match=r"1 of 2 cases have no usable label: .*label0001.* is empty") as caught:
         get(source, tmp_path / "set")
     assert "the other cases are ready" in caught.value.remedy
     assert [case.label is not None for case in find_cases(tmp_path / "set")] == [False, True]
 
 
-def test_a_fetch_of_nih_that_was_killed_goes_on(nih, server, tmp_path, monkeypatch):
+def test_killed_download_of_nih_is_resumed(nih, server, tmp_path, monkeypatch):
     source = nih()
 
-    def killed(what, done, of):
-        if what == "unpacking PANCREAS_0002.zip" and done == of:
+    def killed(step, done, total):
+        if step == "unpacking PANCREAS_0002.zip" and done == total:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -280,14 +278,14 @@ def test_a_fetch_of_nih_that_was_killed_goes_on(nih, server, tmp_path, monkeypat
     assert not [path for path, _ in server.asked[asked:] if path.endswith("UID=1.2.826.1")]
 
 
-def test_withdrawn_cases_of_an_old_copy_are_left_out(write_series, tmp_path):
+def test_withdrawn_cases_are_left_out(write_series, tmp_path):
     for name in ("PANCREAS_0002", "PANCREAS_0025", "PANCREAS_0070"):
         write_series(tmp_path / "X" / name / "study" / "series", np.zeros((4, 4, 2)), np.eye(4))
     (tmp_path / "X" / "PANCREAS_0003").mkdir()  # empty, as the retriever leaves it
     assert [case.id for case in find_cases(tmp_path / "X")] == ["PANCREAS_0002"]
 
 
-def test_nih_by_hand_as_the_retriever_leaves_it(nih, server, write_series, tmp_path):
+def test_nih_by_hand_is_read_from_the_retrievers_folders(nih, server, write_series, tmp_path):
     source, folder = nih(), tmp_path / "set"
     for number in (1, 2):
         case = made("A", number, size=SIZE)
@@ -295,7 +293,7 @@ def test_nih_by_hand_as_the_retriever_leaves_it(nih, server, write_series, tmp_p
         write_series(where, case.image.astype(float), case.affine)
     (folder / "labels-1.zip").write_bytes(server.files["/labels-1.zip"])
     assert [case.id for case in find_cases(folder)] == ["PANCREAS_0001", "PANCREAS_0002"], (
-        "images alone can be predicted"
+        "images without labels can be predicted"
     )
     assert [case.label is not None for case in get(source, folder, offline=True)] == [True, True]
     assert server.asked == []
@@ -315,8 +313,8 @@ STUDIES = {  # study: level in the table, folder of the label
 }
 
 
-def theirs(label):
-    """A label in PANORAMA's values: half of the gland as duct, vessels and bile duct beside it."""
+def panorama_values(label):
+    """Convert a label to PANORAMA's values: half of the gland as duct, vessels and bile duct beside it."""
     values = np.zeros_like(label)
     values[label == 1] = 4
     values[label == 2] = 1
@@ -336,7 +334,7 @@ def table(studies=STUDIES, columns=("PANORAMA_patient_id", "PANORAMA_study_id", 
 
 @pytest.fixture
 def panorama(server, tmp_path):
-    """Zenodo's records with a batch each, and the repository of the labels at a commit."""
+    """Zenodo's records with one batch each, and the repository of the labels at a commit."""
     commit, repository, batches = (
         "1c" * 20,
         {"README.md": b"labels", "clinical_information.xlsx": table()},
@@ -344,9 +342,9 @@ def panorama(server, tmp_path):
     )
     for number, (study, (_, kind)) in enumerate(STUDIES.items()):
         case = made("B", number, size=SMALL)
-        batch, below = (1, "") if number < 3 else (2, "batch_2/")  # the batches do not agree on a folder
+        batch, below = (1, "") if number < 3 else (2, "batch_2/")  # the batches differ in their folders
         batches[batch][f"{below}{study}_0000.nii.gz"] = gz(case.image, case.affine, tmp_path)
-        repository[f"{kind}/{study}.nii.gz"] = gz(theirs(case.label), case.affine, tmp_path)
+        repository[f"{kind}/{study}.nii.gz"] = gz(panorama_values(case.label), case.affine, tmp_path)
     tree_of = [
         {"path": n, "type": "blob", "sha": hashlib.sha1(b"blob %d\0" % len(c) + c).hexdigest()}
         for n, c in repository.items()
@@ -373,7 +371,7 @@ def panorama(server, tmp_path):
     return replace(sources()["panorama"], cases=len(STUDIES), fetch=fetched)
 
 
-def test_panorama_is_fetched_mapped_and_told_apart(panorama, server, tmp_path):
+def test_panorama_is_downloaded_mapped_and_its_origins_read(panorama, server, tmp_path):
     cases = get(panorama, tmp_path / "panorama")
     assert [case.id for case in cases] == list(STUDIES)
     assert [case.patient for case in cases] == [study[:6] for study in STUDIES]
@@ -386,7 +384,7 @@ def test_panorama_is_fetched_mapped_and_told_apart(panorama, server, tmp_path):
     assert len(server.asked) == asked
 
 
-def test_a_part_of_panorama(panorama, server, tmp_path):
+def test_panorama_is_downloaded_in_parts(panorama, server, tmp_path):
     assert [case.id for case in get(panorama, tmp_path / "set", parts=["batch_2"])] == ["102000_00001", "102001_00001"]
     assert len(get(panorama, tmp_path / "set", parts=["batch_1"])) == 5
     assert sum("zipball" in path for path, _ in server.asked) == 1
@@ -394,7 +392,7 @@ def test_a_part_of_panorama(panorama, server, tmp_path):
         get(panorama, tmp_path / "set", parts=["batch_9"])
 
 
-def test_panorama_labels_that_git_does_not_know_are_not_used(panorama, server, tmp_path):
+def test_panorama_labels_that_differ_from_git_are_refused(panorama, server, tmp_path):
     path = next(path for path in server.files if "zipball" in path)
     with zipfile.ZipFile(io.BytesIO(server.files[path])) as packed:
         files = {name: packed.read(name) for name in packed.namelist()}
@@ -406,7 +404,7 @@ def test_panorama_labels_that_git_does_not_know_are_not_used(panorama, server, t
         assert not tree(tmp_path / "set")
 
 
-def test_panorama_by_hand(panorama, server, tmp_path):
+def test_panorama_by_hand_needs_no_network(panorama, server, tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
     path = next(path for path in server.files if "zipball" in path)
@@ -418,7 +416,7 @@ def test_panorama_by_hand(panorama, server, tmp_path):
 
 
 @pytest.mark.parametrize("together", ["names", "folder"])
-def test_panorama_with_msd_or_nih_leaves_out_what_it_took_over(panorama, msd, nih, tmp_path, caplog, together):
+def test_cases_of_msd_and_nih_are_left_out_of_panorama(panorama, msd, nih, tmp_path, caplog, together):
     for source in (panorama, msd, nih()):
         get(source, tmp_path / "cache" / source.name)
     alone = find_cases("panorama")
@@ -434,7 +432,7 @@ def test_panorama_with_msd_or_nih_leaves_out_what_it_took_over(panorama, msd, ni
     ]
 
 
-def test_panorama_without_its_table_is_refused_beside_msd_only(panorama, msd, tmp_path):
+def test_panorama_without_its_table_is_refused_beside_msd(panorama, msd, tmp_path):
     for source in (panorama, msd):
         get(source, tmp_path / "cache" / source.name)
     (tmp_path / "cache" / "panorama" / "panorama_labels" / "clinical_information.xlsx").unlink()
@@ -444,8 +442,8 @@ def test_panorama_without_its_table_is_refused_beside_msd_only(panorama, msd, tm
 
 
 @pytest.mark.parametrize("content", [b"404: Not Found", table(columns=("a", "b", "c", "d", "e")), zipped({"x": b"y"})])
-def test_a_table_that_is_none_is_told(panorama, tmp_path, content):
+def test_unreadable_table_is_reported(panorama, tmp_path, content):
     get(panorama, tmp_path / "set")
     (tmp_path / "set" / "panorama_labels" / "clinical_information.xlsx").write_bytes(content)
-    with pytest.raises(DualTaskError, match=r"clinical_information\.xlsx: is no table with the columns"):
+    with pytest.raises(DualTaskError, match=r"clinical_information\.xlsx: is not a table with the columns"):
         find_cases(tmp_path / "set")

@@ -1,4 +1,4 @@
-"""The phantom: deterministic, anatomically in order, and with the differences between centres that the file names."""
+"""The phantom: deterministic, anatomically plausible, and with the centre differences of its file."""
 
 import dataclasses
 import itertools
@@ -30,7 +30,7 @@ def middle(tissue, kind, axes):
     return [axis[i] for axis, i in zip(axes, points.mean(0).round().astype(int), strict=True)]
 
 
-def test_the_same_seed_makes_the_same_voxels_and_another_does_not():
+def test_voxels_depend_only_on_the_seed():
     a, b = make_case("B", 5, seed=3, size=SMALL), make_case("B", 5, seed=3, size=SMALL)
     assert np.array_equal(a.image, b.image)
     assert np.array_equal(a.label, b.label)
@@ -38,7 +38,7 @@ def test_the_same_seed_makes_the_same_voxels_and_another_does_not():
         assert not np.array_equal(a.image, other.image)
 
 
-def test_every_case_of_the_default_set_passes_the_check_and_has_its_organs():
+def test_default_cases_pass_the_check_and_have_their_organs():
     for centre, number in itertools.product("ABC", (0, 7, 12)):
         case = make_case(centre, number)
         assert check(case) == []
@@ -49,14 +49,14 @@ def test_every_case_of_the_default_set_passes_the_check_and_has_its_organs():
         assert 96 == scan.shape[0] == scan.shape[1]
 
 
-def test_one_case_in_eight_has_no_tumour_in_every_centre():
+def test_one_case_in_eight_has_no_tumour():
     for centre in "ABC":
         has = [make_case(centre, number, size=(64, 64, 30)).label.max() == 2 for number in range(16)]
         assert sum(has[:8]) == sum(has[8:]) == 7
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_organs_lie_where_a_student_would_look(seed):
+def test_organs_are_at_their_anatomical_positions(seed):
     tissue, axes = tissues(seed)
     liver, spleen = middle(tissue, Tissue.LIVER, axes), middle(tissue, Tissue.SPLEEN, axes)
     pancreas, aorta = middle(tissue, Tissue.PANCREAS, axes), middle(tissue, Tissue.AORTA, axes)
@@ -74,7 +74,7 @@ def test_organs_lie_where_a_student_would_look(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_the_pancreas_is_one_curved_tapering_organ_from_duodenum_to_spleen(seed):
+def test_pancreas_is_one_curved_tapering_organ(seed):
     tissue, axes = tissues(seed)
     organ = tissue == Tissue.PANCREAS
     labels, count = ndimage.label(organ, np.ones((3, 3, 3)))
@@ -97,7 +97,7 @@ def test_the_pancreas_is_one_curved_tapering_organ_from_duodenum_to_spleen(seed)
 
 
 @pytest.mark.parametrize(("kind", "place"), [("solid", 0.15), ("iso", 0.5), ("cystic", 0.85)])
-def test_a_tumour_grows_in_the_pancreas_and_has_about_its_diameter(kind, place):
+def test_tumour_is_at_the_pancreas_with_about_its_diameter(kind, place):
     for seed in range(5):
         tissue, _ = tissues(seed, Tumour(kind, 30, place))
         tumour = np.isin(tissue, (Tissue.TUMOUR, Tissue.RIM))
@@ -110,7 +110,7 @@ def test_a_tumour_grows_in_the_pancreas_and_has_about_its_diameter(kind, place):
         assert ((tissue == Tissue.RIM).sum() > 20) == (kind == "cystic")
 
 
-def test_the_duct_is_wide_upstream_of_a_tumour_of_the_head_and_hidden_without_one():
+def test_duct_is_visible_only_upstream_of_an_obstructing_tumour():
     tissue, axes = tissues(1, Tumour("solid", 25, 0.2))
     duct, tumour = middle(tissue, Tissue.DUCT, axes), middle(tissue, Tissue.TUMOUR, axes)
     assert duct[0] < tumour[0] - 20
@@ -118,7 +118,7 @@ def test_the_duct_is_wide_upstream_of_a_tumour_of_the_head_and_hidden_without_on
         assert not (tissues(1, other)[0] == Tissue.DUCT).any()
 
 
-def test_a_tiny_tumour_has_at_least_one_voxel():
+def test_tiny_tumour_has_at_least_one_voxel():
     for seed in range(12):
         tissue, _ = tissues(seed, Tumour("iso", 8, 0.5), shape=(48, 48, 20), mm=(8.0, 8.0, 7.5))
         assert np.isin(tissue, (Tissue.TUMOUR, Tissue.RIM)).any()
@@ -128,11 +128,11 @@ def hu_of(case, value):
     return case.image[case.label == value]
 
 
-def test_each_difference_between_centres_can_be_set_by_itself():
+def test_each_centre_difference_can_be_set_alone():
     plain = centres()["A"]
     size = (64, 64, 40)
 
-    def liver_noise(case):  # in a place that lies in the liver
+    def liver_noise(case):  # in a block inside the liver
         block = case.image[44:50, 30:36, 26:30].astype(float)
         return block.std()
 
@@ -152,7 +152,7 @@ def test_each_difference_between_centres_can_be_set_by_itself():
 
 
 @pytest.mark.parametrize("kind", ["solid", "iso", "cystic"])
-def test_kinds_of_tumour_look_as_they_should(kind):
+def test_each_kind_of_tumour_has_its_contrast(kind):
     shares = {name: float(name == kind) for name in ("solid", "iso", "cystic")}
     centre = centres()["B"]
     tumours = Tumours(**{**dataclasses.asdict(centre.tumours), **shares, "iso_diameter_mm": (30, 1)})
@@ -166,7 +166,7 @@ def test_kinds_of_tumour_look_as_they_should(kind):
     assert {"solid": 35 < mean < 85, "iso": 0 < mean < 22, "cystic": mean > 55}[kind]
 
 
-def test_any_size_and_spacing():
+def test_size_and_spacing_can_be_chosen():
     case = make_case("C", 1, size=(40, 50, 20))
     assert case.image.shape == (40, 50, 20)
     assert case.affine[0, 0] == pytest.approx(430 / 40)
@@ -177,9 +177,9 @@ def test_any_size_and_spacing():
     assert np.allclose(np.diag(case.affine)[:3], 4)
 
 
-def test_a_made_folder_is_found_and_reads_as_it_was_made(tmp_path):
+def test_written_folder_is_found_and_read_back_unchanged(tmp_path):
     calls = []
-    folder = make_phantom(tmp_path / "p", cases=2, seed=1, size=SMALL, progress=lambda n, of: calls.append((n, of)))
+    folder = make_phantom(tmp_path / "p", cases=2, seed=1, size=SMALL, progress=lambda *step: calls.append(step))
     assert calls == [(n, 6) for n in range(1, 7)]
     cases = find_cases(folder)
     assert [(case.id, case.centre) for case in cases] == [(f"{c}_00{n}", c) for c in "ABC" for n in (0, 1)]
@@ -190,7 +190,7 @@ def test_a_made_folder_is_found_and_reads_as_it_was_made(tmp_path):
         assert case.digest() == made.digest()
 
 
-def test_an_unknown_centre_is_told():
+def test_unknown_centre_is_refused_with_the_known_ones():
     with pytest.raises(DualTaskError, match="choose one of: A, B, C"):
         make_case("D", 0)
 

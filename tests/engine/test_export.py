@@ -1,4 +1,4 @@
-"""The MONAI bundle: MONAI's own command runs it, to the same voxels as predict; it names no case."""
+"""The MONAI bundle: MONAI's command gives the same voxels as predict, and the bundle names no case."""
 
 import json
 import subprocess
@@ -46,7 +46,7 @@ def ct(tmp_path_factory):
 
 
 @pytest.mark.parametrize("stages", [["tumour-coarse"], ["pancreas-coarse", "tumour-coarse", "tumour-fine"]])
-def test_monai_runs_the_bundle_to_the_mask_of_predict(tmp_path, ct, stages):
+def test_bundle_gives_the_mask_of_predict(tmp_path, ct, stages):
     for seed, stage in enumerate(stages):
         run_folder(tmp_path / "runs" / stage, stage, seed)
     models = load_models(tmp_path / "runs")
@@ -74,15 +74,15 @@ def bundle(tmp_path):
     return export_bundle(load_models(tmp_path / "run"), tmp_path / "bundle")
 
 
-def test_what_monai_s_specification_asks_for_is_there(bundle):
-    described = json.loads((bundle / "configs" / "metadata.json").read_text())
-    assert set(DEFAULT_METADATA) | {"schema"} <= set(described)
-    assert all(described[key] for key in DEFAULT_METADATA)
-    formats = described["network_data_format"]
+def test_metadata_has_the_fields_of_monais_specification(bundle):
+    metadata = json.loads((bundle / "configs" / "metadata.json").read_text())
+    assert set(DEFAULT_METADATA) | {"schema"} <= set(metadata)
+    assert all(metadata[key] for key in DEFAULT_METADATA)
+    formats = metadata["network_data_format"]
     assert set(formats["inputs"]) == {"image"}
     for tensor in [*formats["inputs"].values(), *formats["outputs"].values()]:
-        wanted = "type format num_channels spatial_shape dtype value_range is_patch_data channel_def"
-        assert set(wanted.split()) <= set(tensor)
+        required = "type format num_channels spatial_shape dtype value_range is_patch_data channel_def"
+        assert set(required.split()) <= set(tensor)
         assert set(tensor["channel_def"]) == {str(c) for c in range(tensor["num_channels"])}
     files = {str(path.relative_to(bundle)) for path in bundle.rglob("*") if path.is_file()}
     assert files == {
@@ -95,7 +95,7 @@ def test_what_monai_s_specification_asks_for_is_there(bundle):
     assert "not for diagnosis" in (bundle / "docs" / "README.md").read_text()
 
 
-def test_monai_finds_the_properties_that_an_inference_bundle_must_have(bundle, ct):
+def test_monai_finds_the_required_properties(bundle, ct):
     workflow = ConfigWorkflow(
         config_file=str(bundle / "configs" / "inference.json"),
         meta_file=str(bundle / "configs" / "metadata.json"),
@@ -105,21 +105,21 @@ def test_monai_finds_the_properties_that_an_inference_bundle_must_have(bundle, c
     )
     workflow.initialize()
     assert not workflow.check_properties()
-    for name, told in InferProperties.items():
-        assert getattr(workflow, name) is not None or not told["required"]
+    for name, definition in InferProperties.items():
+        assert getattr(workflow, name) is not None or not definition["required"]
 
 
-def test_a_bundle_names_no_case_but_still_refuses_it(bundle):
+def test_bundle_keeps_the_digest_but_not_the_name_of_a_case(bundle):
     for path in bundle.rglob("*"):
         if path.is_file():
             content = path.read_bytes()
             assert PATIENT.encode() not in content
             assert FOLDER.encode() not in content
-    (seen,) = load_models(bundle / "models")[0].training_cases
-    assert seen == replace(seen, digest="0" * 64, role="train")
+    (used,) = load_models(bundle / "models")[0].training_cases
+    assert used == replace(used, digest="0" * 64, role="train")
 
 
-def test_a_folder_that_exists_is_left_alone(bundle):
+def test_existing_folder_is_not_changed(bundle):
     before = (bundle / "configs" / "metadata.json").stat().st_mtime_ns
     with pytest.raises(DualTaskError, match="exists already"):
         export_bundle(load_models(bundle / "models"), bundle)

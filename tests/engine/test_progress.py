@@ -1,4 +1,4 @@
-"""Bars are drawn on a terminal and in a notebook, and on nothing else."""
+"""Bars are drawn on a terminal and in a notebook, and nowhere else."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ print("done")
 
 
 def on_a_terminal(code):
-    """Run code with a pseudo-terminal for all three streams; gives its exit code and what was drawn."""
+    """Run code with a pseudo-terminal for all three streams; return its exit code and its output."""
     drawn = bytearray()
 
     def read(descriptor):
@@ -32,23 +32,23 @@ def on_a_terminal(code):
     return os.waitstatus_to_exitcode(status), drawn.decode()
 
 
-def test_a_terminal_gets_a_bar_for_tasks_with_and_without_a_note(capfd):
+def test_terminal_shows_tasks_with_and_without_a_note(capfd):
     code, drawn = on_a_terminal(BARS)
     assert code == 0, drawn
-    for words in ("counting", "3/3", "training", "1/2", "loss 0.4", "done"):
-        assert words in drawn
+    for text in ("counting", "3/3", "training", "1/2", "loss 0.4", "done"):
+        assert text in drawn
 
 
-def test_a_notebook_gets_one_output_that_is_replaced(monkeypatch):
+def test_notebook_gets_one_updated_output(monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
     nbclient = pytest.importorskip("nbclient", reason="the notebooks extra is not installed")
-    each = "from dualtask_lite.engine import progress; progress._PAUSE = -1"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(each + BARS)])
+    always_draw = "from dualtask_lite.engine import progress; progress._PAUSE = -1"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(always_draw + BARS)])
     client, drawn = nbclient.NotebookClient(notebook, kernel_name="python3"), []
 
-    def listen(message, *where, understand=client.process_message):
+    def listen(message, *args, process=client.process_message):
         drawn.append(message["content"].get("data", {}).get("text/plain"))
-        return understand(message, *where)
+        return process(message, *args)
 
     monkeypatch.setattr(client, "process_message", listen)
     client.execute()
@@ -56,11 +56,11 @@ def test_a_notebook_gets_one_output_that_is_replaced(monkeypatch):
     assert bar.data["text/plain"] == "training 1/2, loss 0.4"
     assert '<progress max="2" value="1">' in bar.data["text/html"]
     assert done.text == "done\n"
-    told = [words.partition(", about")[0] for words in dict.fromkeys(filter(None, drawn))]
-    assert told == [*(f"counting {n}/3" for n in range(4)), "training 0/2, loss 0.5", "training 1/2, loss 0.4"]
+    texts = [text.partition(", about")[0] for text in dict.fromkeys(filter(None, drawn))]
+    assert texts == [*(f"counting {n}/3" for n in range(4)), "training 0/2, loss 0.5", "training 1/2, loss 0.4"]
 
 
-def test_a_pipe_gets_none_also_when_colours_are_asked_for(monkeypatch):
+def test_pipe_gets_no_bar_even_with_forced_colours(monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     done = subprocess.run([sys.executable, "-c", BARS], capture_output=True, text=True, check=True)
     assert done.stdout == "done\n"

@@ -144,7 +144,7 @@ def test_a_file_in_the_way_is_one_line(typed, words_of, tmp_path, command):
     assert code == 1
     assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
     assert "taken" in err
-    assert "cannot be written (Not a directory); choose another folder, or check your rights to it" in err
+    assert "cannot be written (Not a directory); choose another folder, or check your permissions" in err
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a file that is always full")

@@ -56,7 +56,7 @@ def test_errors_are_where_the_prediction_says_more_or_less():
 def test_the_surface_error_is_scipys_distance_to_the_true_surface():
     truth, found = boxes(8, 14), boxes(10, 18)
     layer = surface_error(truth, found, SPACING)
-    assert "tumour" in layer.words
+    assert "tumour" in layer.title
     values = layer.values
     assert not values[found < 2].any()
     surfaces = [mask & ~binary_erosion(mask) for mask in (truth == 2, found == 2)]
@@ -74,7 +74,7 @@ def test_a_right_prediction_has_no_surface_error():
 def test_the_surface_error_is_the_pancreas_where_there_is_no_tumour():
     truth, found = np.minimum(boxes(8, 14), 1), boxes(10, 18)
     layer = surface_error(truth, found, SPACING)
-    assert "pancreas" in layer.words
+    assert "pancreas" in layer.title
     assert set(np.unique(layer.values)) == {0, 1}, "the pancreas is right"
     empty = surface_error(np.zeros_like(truth), found, SPACING)
     assert not empty.values.any()

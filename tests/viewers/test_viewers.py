@@ -13,7 +13,7 @@ from dualtask_lite.cli import app
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.viewers import extension, npm, rewrite
 
-PACKAGES = {  # file of a package: what of it matters here
+PACKAGES = {  # file of a package: the part of it that these tests need
     "vue@2.6.10/dist/vue.min.js": "vue",
     "vue-js-modal@2.0.1/dist/index.js": "modal",
     "imjoy-core@0.14.5/dist/imjoy-core.min.js": 'x("https://cdn.jsdelivr.net/npm/imjoy-rpc@latest/dist/")',
@@ -57,7 +57,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def registry(monkeypatch):
-    """Packages as npm would bring them; says which were asked for."""
+    """Replace npm by a stand-in; returns the list of requested packages."""
     asked = []
 
     def fetch(package, where):
@@ -81,13 +81,13 @@ def files_of(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_nothing_that_is_loaded_names_the_network_any_more(folder, registry):
+def test_installed_scripts_load_nothing_from_the_network(folder, registry):
     assert extension.status().state == "network"
     assert extension.install().state == "local"
     load = json.loads((folder / "package.json").read_text())["jupyterlab"]["_build"]["load"]
     entry = json.loads((folder / load).read_text())
     loaded = [folder / "static" / f"{name}.{version}.js" for name, version in entry.items()]
-    assert len({"222", "333"} & set(entry.values())) == 0, "under new names, for the caches of browsers"
+    assert len({"222", "333"} & set(entry.values())) == 0, "new names, because browsers cache the old ones"
     loaded += list((folder / "static" / "vendor" / "npm").rglob("*.*"))
     for path in loaded:
         if path.is_file():
@@ -97,7 +97,7 @@ def test_nothing_that_is_loaded_names_the_network_any_more(folder, registry):
     assert page == '<script src="../../imjoy-core@0.14.5/dist/imjoy-loader.js"></script>'
 
 
-def test_everything_is_taken_back(folder, registry):
+def test_remove_restores_all_files(folder, registry):
     before = {name: json.loads(data) if name == "package.json" else data for name, data in files_of(folder).items()}
     extension.install()
     assert extension.remove().state == "network"
@@ -106,7 +106,7 @@ def test_everything_is_taken_back(folder, registry):
     assert extension.remove().state == "network"
 
 
-def test_after_the_extension_was_installed_again_it_is_repeated_without_npm(folder, registry):
+def test_reinstalled_extension_is_repaired_without_npm(folder, registry):
     extension.install()
     registry.clear()
     (folder / "package.json").write_text(EXTENSION["package.json"])
@@ -115,7 +115,7 @@ def test_after_the_extension_was_installed_again_it_is_repeated_without_npm(fold
     assert registry == []
 
 
-def test_a_lost_file_and_other_pins_are_fetched_again(folder, registry, monkeypatch):
+def test_lost_file_and_other_pins_are_downloaded_again(folder, registry, monkeypatch):
     extension.install()
     (folder / "static/vendor/npm/vue@2.6.10/dist/vue.min.js").unlink()
     assert extension.status().state == "undone"
@@ -127,49 +127,49 @@ def test_a_lost_file_and_other_pins_are_fetched_again(folder, registry, monkeypa
     assert len(registry) == 6
 
 
-def test_half_a_fetch_changes_nothing(folder, registry, monkeypatch):
+def test_interrupted_download_changes_nothing(folder, registry, monkeypatch):
     before, fetch = files_of(folder), npm.fetch
 
-    def breaks(package, where):
+    def fail_on_rpc(package, where):
         if package.name == "imjoy-rpc":
-            raise DualTaskError("npm cannot bring it", "try again")
+            raise DualTaskError("npm cannot deliver it", "try again")
         return fetch(package, where)
 
-    monkeypatch.setattr(npm, "fetch", breaks)
-    with pytest.raises(DualTaskError, match="npm cannot bring it"):
+    monkeypatch.setattr(npm, "fetch", fail_on_rpc)
+    with pytest.raises(DualTaskError, match="npm cannot deliver it"):
         extension.install()
     assert files_of(folder) == before
 
 
-def test_another_version_of_the_extension_is_refused(folder, registry):
+def test_unknown_version_of_the_extension_is_refused(folder, registry):
     (folder / "static/lib_index_js.333.js").write_text("async createWindow(other) {}")
     with pytest.raises(DualTaskError, match=r"imjoy-jupyterlab-extension==0\.2\.6"):
         extension.install()
     assert json.loads((folder / "package.json").read_text()) == json.loads(EXTENSION["package.json"])
 
 
-def test_without_the_extension_there_is_a_remedy(monkeypatch):
+def test_missing_extension_is_reported_with_a_remedy(monkeypatch):
     monkeypatch.setattr(extension, "find", lambda: None)
     assert extension.status().state == extension.remove().state == "missing"
     with pytest.raises(DualTaskError, match=r"pip install 'dualtask-lite\[viewers\]'"):
         extension.install()
 
 
-def test_an_archive_that_is_not_the_pinned_one_is_refused(tmp_path, monkeypatch):
+def test_archive_with_another_checksum_is_refused(tmp_path, monkeypatch):
     data = tarball({"package/a.js": "a"})
     integrity = "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode()
-    (tmp_path / "npm").write_text(f'#!/bin/sh\ncp "{tmp_path}/brought" "$4/a-1.0.0.tgz"\n')
+    (tmp_path / "npm").write_text(f'#!/bin/sh\ncp "{tmp_path}/delivered" "$4/a-1.0.0.tgz"\n')
     (tmp_path / "npm").chmod(0o755)
     monkeypatch.setattr(npm.shutil, "which", lambda _: str(tmp_path / "npm"))
     package = npm.Package("a", "1.0.0", "MIT", integrity, ("a.js",))
-    (tmp_path / "brought").write_bytes(data)
+    (tmp_path / "delivered").write_bytes(data)
     assert npm.fetch(package, tmp_path).read_bytes() == data
-    (tmp_path / "brought").write_bytes(data + b"x")
+    (tmp_path / "delivered").write_bytes(data + b"x")
     with pytest.raises(DualTaskError, match="not the pinned archive"):
         npm.fetch(package, tmp_path)
 
 
-def test_npm_that_is_missing_or_fails_is_named(tmp_path, monkeypatch):
+def test_missing_or_failing_npm_is_reported(tmp_path, monkeypatch):
     package = npm.packages()[0]
     monkeypatch.setattr(npm.shutil, "which", lambda _: None)
     with pytest.raises(DualTaskError, match="npm is not installed"):
@@ -179,7 +179,7 @@ def test_npm_that_is_missing_or_fails_is_named(tmp_path, monkeypatch):
         npm.fetch(package, tmp_path)
 
 
-def test_an_archive_cannot_climb_out_of_its_folder(tmp_path):
+def test_archive_cannot_write_outside_its_folder(tmp_path):
     archive = tmp_path / "a.tgz"
     archive.write_bytes(tarball({"package/../../evil.js": "x", "package/good.js": "y", "package/other.txt": "z"}))
     npm.unpack(npm.Package("a", "1", "MIT", "", ("*.js",)), archive, tmp_path / "inside" / "here")
@@ -191,14 +191,15 @@ def test_an_archive_cannot_climb_out_of_its_folder(tmp_path):
 def test_every_pin_has_a_licence_and_a_checksum():
     for package in npm.packages():
         assert package.licence in {"MIT", "BSD-3-Clause", "Apache-2.0"}
-        assert any(name.startswith("LICENSE") for name in package.files), "kept beside it"
+        assert any(name.startswith("LICENSE") for name in package.files), "the licence is unpacked too"
         assert len(base64.b64decode(package.integrity.removeprefix("sha512-"))) == 64
 
 
-def test_the_command_line_says_what_it_did(folder, registry):
+def test_commands_print_the_new_state(folder, registry):
     runner = CliRunner()
-    for command, words in (("status", "from the network"), ("install", "draws without network"), ("remove", "network")):
+    messages = {"status": "from the network", "install": "draws without network", "remove": "network"}
+    for command, message in messages.items():
         done = runner.invoke(app, ["viewers", command])
         assert done.exit_code == 0, done.output
-        assert words in done.output
+        assert message in done.output
     assert json.loads(runner.invoke(app, ["viewers", "status", "--json"]).output)["state"] == "network"

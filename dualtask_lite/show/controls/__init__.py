@@ -1,4 +1,4 @@
-"""The lessons' live controls: move a slider, and a function of the package answers."""
+"""Interactive controls of the lessons: sliders that call functions of the package."""
 
 from dualtask_lite.show.controls.conversion import conversion_explorer
 from dualtask_lite.show.controls.distance import distance_explorer

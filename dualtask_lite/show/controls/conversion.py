@@ -1,4 +1,4 @@
-"""What the temperature does when one task's output is turned into the other's."""
+"""The effect of the temperature on the conversion between the outputs of the two tasks."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ from dualtask_lite.method.convert import (
 )
 from dualtask_lite.method.distance import BAND, signed_distance
 from dualtask_lite.show import palette
-from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Look, Panel, colours_of, levels_of
+from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, LineStyle, Panel, colours_of, levels_of
 from dualtask_lite.show.controls.lesion import lesion
 
 _TAUS = (0.0, 0.0133, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0)  # mm; 0 is the hard threshold
-_SOFT = 2.0  # mm; the logits shown are those of a network whose probability falls by a factor of e in so many mm
-_LEAST, _MOST = -6.0, 1.0  # powers of ten of the gradient that the colours tell apart
-_DEAD = np.zeros((1, 3), np.uint8)  # black
-_WAYS = {"distance → mask": "mask", "mask → distance": "distance"}
-_LOOKS = {
-    "surface": Look("true surface", palette.YELLOW),
-    "found": Look("surface of the result", palette.MAGENTA, "5 4"),
+_SOFT = 2.0  # mm; over this distance the odds of the example logits fall by a factor of e
+_LEAST, _MOST = -6.0, 1.0  # powers of ten of the gradient at the ends of the colours
+_NO_GRADIENT = np.zeros((1, 3), np.uint8)  # black
+_DIRECTIONS = {"distance → mask": "mask", "mask → distance": "distance"}
+_STYLES = {
+    "surface": LineStyle("true surface", palette.YELLOW),
+    "found": LineStyle("surface of the result", palette.MAGENTA, "5 4"),
 }
 
 
 def conversion_explorer(
     mask: NDArray[np.bool_] | None = None, *, spacing: Sequence[float] = (0.8, 0.8, 0.8), band: float = BAND
 ) -> Explorer:
-    """Turn a distance into a mask or the other way, and see where a gradient comes back.
+    """Convert a distance to a mask or a mask to a distance, and show where the conversion passes a gradient.
 
-    What goes in is the true distance, or logits of which the distance is exactly ``-2 mm * logit``.
+    The input is the true distance, or logits of which the distance is exactly ``-2 mm * logit``.
 
     Args:
-        mask: (X, Y, Z) the lesion; by default one of known shape.
+        mask: (X, Y, Z) the lesion; by default a synthetic one.
         spacing: of the mask, mm.
-        band: mm, to which the mask's distance is clipped.
+        band: mm, at which the converted distance is clipped.
     """
     whole = lesion(spacing) if mask is None else np.asarray(mask) > 0
     widest = int(whole.sum(axis=(0, 2)).argmax())
     shown = np.ascontiguousarray(signed_distance(whole, spacing)[:, widest].T[::-1, ::-1])
     truth = torch.from_numpy(shown).double()
 
-    def look(way: str, tau: float) -> Frame:
+    def draw(way: str, tau: float) -> Frame:
         return _to_mask(truth, tau) if way == "mask" else _to_distance(truth, tau, band)
 
     taus = {f"{mm:g} mm" if mm else "hard": mm for mm in _TAUS}
     return Explorer(
-        title="From one task to the other, and the gradient back (coronal plane)",
+        title="Conversion between the tasks, and its gradient (coronal plane)",
         knobs=(
-            Knob("way", "Direction", _WAYS, "distance → mask", slides=False),
+            Knob("way", "Direction", _DIRECTIONS, "distance → mask", slides=False),
             Knob("tau", "Temperature tau", taus, "1 mm"),
         ),
-        look=look,
-        looks=_LOOKS,
+        draw=draw,
+        styles=_STYLES,
         aspect=whole.shape[0] * spacing[0] / (whole.shape[2] * spacing[2]),
         ahead=True,
     )
@@ -78,7 +78,7 @@ def _to_mask(truth: torch.Tensor, tau: float) -> Frame:
         convert,
         truth,
         {"between 0.05 and 0.95": f"{blur:.0%}"},
-        f"Distance to mask, {_named(tau)}.",
+        f"Distance to mask, {_temperature(tau)}.",
     )
 
 
@@ -98,7 +98,7 @@ def _to_distance(truth: torch.Tensor, tau: float, band: float) -> Frame:
         convert,
         logit,
         {"mean error of the distance": f"{error.mean():.1f} mm"},
-        f"Mask to distance, {_named(tau)}; the mask's own temperature is {_SOFT:g} mm.",
+        f"Mask to distance, {_temperature(tau)}; the temperature of the logits is {_SOFT:g} mm.",
     )
 
 
@@ -112,13 +112,13 @@ def _frame(
     numbers: dict[str, str],
     words: str,
 ) -> Frame:
-    dead = 1 - gradient_alive(convert, given)
+    without = 1 - gradient_alive(convert, given)
     size = _gradient(convert, given)
     level = levels_of(np.log10(np.maximum(size, 1e-300)), _LEAST, _MOST)
     level = np.where(size > 10**_LEAST, np.maximum(level, 1), 0).astype(np.uint8)
-    colours = np.concatenate([_DEAD, colours_of("viridis")[1:]])
-    # No outline here: its yellow would pass for the largest gradient.
-    gradient = Panel("gradient back (log scale)", level, colours, (f"dead: 1e{_LEAST:.0f}", f"{10**_MOST:g}"))
+    colours = np.concatenate([_NO_GRADIENT, colours_of("viridis")[1:]])
+    # No outline here: its yellow looks like the largest gradient.
+    gradient = Panel("gradient back (log scale)", level, colours, (f"none: 1e{_LEAST:.0f}", f"{10**_MOST:g}"))
     surface = {"surface": (truth.numpy(), 0.0)}
     return Frame(
         (
@@ -126,8 +126,8 @@ def _frame(
             after._replace(lines={**surface, "found": found}),
             gradient,
         ),
-        {"voxels without a gradient": f"{dead:.1%}", "largest gradient": f"{size.max():.3g}", **numbers},
-        f"{words} {dead:.0%} of the voxels get no gradient (10⁻⁶ or less) and learn nothing.",
+        {"voxels without a gradient": f"{without:.1%}", "largest gradient": f"{size.max():.3g}", **numbers},
+        f"{words} {without:.0%} of the voxels get no gradient (10⁻⁶ or less) and learn nothing.",
     )
 
 
@@ -141,5 +141,5 @@ def _mm(band: float) -> tuple[str, str]:
     return f"{-band:g} mm (inside)", f"{band:g} mm"
 
 
-def _named(tau: float) -> str:
+def _temperature(tau: float) -> str:
     return f"tau {tau:g} mm" if tau else "by a hard threshold"

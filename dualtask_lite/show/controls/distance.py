@@ -1,4 +1,4 @@
-"""What one lesion becomes as a target, and what the wrong ways cost in mm."""
+"""The regression target of one lesion, and the error of two wrong definitions in mm."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from numpy.typing import NDArray
 
 from dualtask_lite.method.distance import from_band, published_distance, signed_distance, to_band
 from dualtask_lite.show import palette
-from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Look, Panel, colours_of, levels_of
+from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, LineStyle, Panel, colours_of, levels_of
 from dualtask_lite.show.controls.lesion import lesion
 
 _BANDS = (5.0, 10.0, 20.0, 40.0)  # mm
 _THICKNESSES = (1.0, 2.5, 4.0, 5.0, 8.0)  # mm
 _FAR = 5.0  # mm; the second outline
-_WORST = 10.0  # mm; where the error's colours end
-_WAYS = {
+_WORST = 10.0  # mm; the error at the ends of the colours
+_DEFINITIONS = {
     "mm, in a fixed band": "mm",
     "voxels, in a fixed band": "voxels",
     "by the crop's own maximum (published)": "published",
 }
-_LOOKS = {
-    "surface": Look("surface", palette.YELLOW),
-    "far": Look(f"truly {_FAR:g} mm outside", palette.ORANGE),
-    "said": Look(f"where the target says {_FAR:g} mm outside", palette.MAGENTA, "5 4"),
+_STYLES = {
+    "surface": LineStyle("surface", palette.YELLOW),
+    "far": LineStyle(f"true distance {_FAR:g} mm", palette.ORANGE),
+    "target": LineStyle(f"target distance {_FAR:g} mm", palette.MAGENTA, "5 4"),
 }
 
 
 class _Slice(NamedTuple):
-    """The distances of one mask on the plane that is shown: rows from the head down, columns."""
+    """The distances of one mask on the visible plane: rows from the head down, columns."""
 
     mm: NDArray[np.float32]
     voxels: NDArray[np.float32]
     published: NDArray[np.float64]
-    ends: tuple[float, float]  # mm of the voxels where the published target is lowest and highest, in the whole crop
+    ends: tuple[float, float]  # mm at the voxels with the lowest and the highest published target, in the whole crop
 
 
 def distance_explorer(mask: NDArray[np.bool_] | None = None, *, spacing: Sequence[float] = (0.8, 0.8, 5.0)) -> Explorer:
-    """Turn a lesion into what a network regresses, the right way and two wrong ones.
+    """Show the regression target of a lesion by the right definition and by two wrong ones.
 
-    The coronal plane through the lesion shows the target and its error: the mm that it says, less the true ones
-    within the band. A target in voxels is read with the in-plane spacing; one by its own maximum (which means
-    nothing in mm) is read with the band.
+    The coronal plane through the lesion shows the target and its error: the distance of the target minus the true
+    distance within the band, in mm. A target in voxels is scaled by the in-plane spacing; a target divided by its own
+    maximum, which has no unit, is scaled by the band.
 
     Args:
-        mask: (X, Y, Z) the lesion; by default one of known shape, to be cut into slices of several thicknesses.
-        spacing: of the mask, mm; without a mask the last number is the thickness that it starts at.
+        mask: (X, Y, Z) the lesion; by default a synthetic one, sliced at several thicknesses.
+        spacing: of the mask, mm; without a mask the last number is the first slice thickness.
     """
     start = float(spacing[2])
     if mask is None:
@@ -61,7 +61,7 @@ def distance_explorer(mask: NDArray[np.bool_] | None = None, *, spacing: Sequenc
     def sliced(thick: float) -> _Slice:
         return _measure(masks[thick], (spacing[0], spacing[1], thick))
 
-    def look(thick: float, band: float, way: str) -> Frame:
+    def draw(thick: float, band: float, way: str) -> Frame:
         return _frame(sliced(thick), way, band, spacing[0], thick)
 
     first = masks[start]
@@ -70,10 +70,10 @@ def distance_explorer(mask: NDArray[np.bool_] | None = None, *, spacing: Sequenc
         knobs=(
             Knob("thick", "Slice thickness", {f"{mm:g} mm": mm for mm in masks}, f"{start:g} mm"),
             Knob("band", "Band", {f"{mm:g} mm": mm for mm in _BANDS}, "20 mm"),
-            Knob("way", "Distance in", _WAYS, next(iter(_WAYS)), slides=False),
+            Knob("way", "Distance in", _DEFINITIONS, next(iter(_DEFINITIONS)), slides=False),
         ),
-        look=look,
-        looks=_LOOKS,
+        draw=draw,
+        styles=_STYLES,
         aspect=first.shape[0] * spacing[0] / (first.shape[2] * start),
         ahead=True,
     )
@@ -96,19 +96,19 @@ def _frame(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> 
     }
     target = targets[way]
     error = from_band(target, band) - truth
-    surface, far, said = (shown.mm, 0.0), (shown.mm, _FAR), (from_band(target, band), _FAR)
+    surface, far = (shown.mm, 0.0), (shown.mm, _FAR)
     sizes = np.abs(error)
     lost = float(((shown.mm < 0) & (target >= 0)).sum() / max(1, (shown.mm < 0).sum()))
     numbers = {
         "mean error": f"{sizes.mean():.1f} mm",
         "largest error": f"{sizes.max():.1f} mm",
         "inside without a target": f"{lost:.0%}",
-        **_worth(shown, way, band, pixel, thick),
+        **_scale(shown, way, band, pixel, thick),
     }
     words = {
-        "mm": f"The target is the true distance up to {band:g} mm and has no error there, whatever the spacing.",
-        "voxels": f"A step to the next slice counts as {pixel:g} mm, though it is {thick:g} mm.",
-        "published": "Each side is divided by its own maximum, so a tenth of it is worth something else in each crop.",
+        "mm": f"The target is the true distance up to {band:g} mm and has no error there, at any spacing.",
+        "voxels": f"A step to the next slice counts as {pixel:g} mm, although it is {thick:g} mm.",
+        "published": "Each side is divided by its own maximum, so a tenth of the target differs in mm between crops.",
     }[way]
     diverging = colours_of(palette.DISTANCE_MAP)
     return Frame(
@@ -118,7 +118,7 @@ def _frame(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> 
                 levels_of(target, -1, 1),
                 diverging,
                 ("-1 (inside)", "1"),
-                {"surface": surface, "far": far, "said": said},
+                {"surface": surface, "far": far, "target": (from_band(target, band), _FAR)},
             ),
             Panel(
                 "error of the target",
@@ -133,8 +133,8 @@ def _frame(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> 
     )
 
 
-def _worth(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> dict[str, str]:
-    """How many mm a tenth of the target is worth."""
+def _scale(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> dict[str, str]:
+    """The distance in mm of a tenth of the target."""
     first, second, names = {
         "mm": (band, band, ("inside", "outside")),
         "voxels": (band, band * thick / pixel, ("along a slice", "across slices")),

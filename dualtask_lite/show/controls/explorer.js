@@ -1,11 +1,11 @@
-// Fills a figure with the frame of the knobs' setting. Frames made ahead are looked up; else `ask` is called for one,
-// and while it is on its way only the newest setting waits, so that a drag never runs behind the hand.
+// Fills a figure with the frame of the current setting. Precomputed frames are looked up; otherwise `ask` requests one.
+// During a request only the newest setting is kept, so that a drag never lags behind the pointer.
 const mount = (root, setup, ask) => {
   const knobs = [...root.querySelectorAll(".knobs input, .knobs select")];
   const stage = root.querySelector(".stage"), numbers = root.querySelector(".numbers");
   const words = root.querySelector(".words");
-  const place = knob => knob.tagName === "SELECT" ? knob.selectedIndex : Number(knob.value);
-  const many = knob => knob.tagName === "SELECT" ? knob.options.length : Number(knob.max) + 1;
+  const index = knob => knob.tagName === "SELECT" ? knob.selectedIndex : Number(knob.value);
+  const count = knob => knob.tagName === "SELECT" ? knob.options.length : Number(knob.max) + 1;
   const make = (tag, className = "", text = "") => {
     const element = document.createElement(tag);
     element.className = className;
@@ -13,11 +13,11 @@ const mount = (root, setup, ask) => {
     return element;
   };
   const write = (element, text) => element.textContent === text || (element.textContent = text);
-  // A panel is made once: a step changes what it shows, so that the browser lays out and draws no more than that.
+  // A panel is created once: a step changes only its content, so that the browser has little to lay out and draw.
   const makePanel = () => {
     const box = make("div", "panel"), title = make("h4"), frame = make("div", "frame"), scale = make("div", "scale");
     const image = new Image(), canvas = make("canvas"), ends = [make("span"), make("span")], bar = make("i");
-    // Outlines are drawn by the processor: where there is no graphics card, the browser needs several times as long.
+    // The CPU draws the outlines: without a graphics card the default is several times slower.
     const pen = canvas.getContext("2d", { willReadFrequently: true });
     image.alt = "";
     image.decoding = "sync";
@@ -26,16 +26,16 @@ const mount = (root, setup, ask) => {
     box.append(title, frame, scale);
     const outline = ({ sides, lines }) => {
       const dense = window.devicePixelRatio;
-      canvas.width = dense * frame.clientWidth;  // which empties it
+      canvas.width = dense * frame.clientWidth;  // this also clears it
       canvas.height = dense * frame.clientHeight;
       const onScreen = new DOMMatrix().scale(canvas.width / sides[0] / 10, canvas.height / sides[1] / 10);
-      for (const rim of [true, false])  // all rims lie under all lines
+      for (const rim of [true, false])  // all rims are below all lines
         for (const [name, line] of Object.entries(lines)) {
-          const look = setup.looks[name], path = new Path2D();
+          const style = setup.styles[name], path = new Path2D();
           path.addPath(new Path2D(line), onScreen);
-          pen.setLineDash(look.dashes.split(" ").map(length => dense * length));
+          pen.setLineDash(style.dashes.split(" ").map(length => dense * length));
           pen.lineWidth = dense * (rim ? 4 : 2);
-          pen.strokeStyle = rim ? "rgb(0, 0, 0, 0.45)" : look.colour;
+          pen.strokeStyle = rim ? "rgb(0, 0, 0, 0.45)" : style.colour;
           pen.stroke(path);
         }
     };
@@ -66,35 +66,35 @@ const mount = (root, setup, ask) => {
   };
   new ResizeObserver(() => drawAgain()).observe(stage);
   let busy = false, waiting = false;
-  const turned = () => {
+  const update = () => {
     for (const knob of knobs)
       if (knob.dataset.texts) {
-        const text = JSON.parse(knob.dataset.texts)[place(knob)];
+        const text = JSON.parse(knob.dataset.texts)[index(knob)];
         knob.setAttribute("aria-valuetext", text);
         knob.nextElementSibling.textContent = text;
       }
     if (!ask) {
-      const at = knobs.reduce((sum, knob) => sum * many(knob) + place(knob), 0);
+      const at = knobs.reduce((sum, knob) => sum * count(knob) + index(knob), 0);
       show(setup.frames[at], setup.images);
     } else if (busy) waiting = true;
     else {
       busy = true;
-      ask(knobs.map(place));
+      ask(knobs.map(index));
     }
   };
   const answered = answer => {
     busy = false;
     if (waiting) {
       waiting = false;
-      turned();
+      update();
     }
     show(answer.frames[0], setup.images.concat(answer.images));
   };
   root.querySelector(".still").remove();
   root.querySelector(".live").hidden = false;
-  root.addEventListener("input", turned);
+  root.addEventListener("input", update);
   if (ask) show(setup.frames[0], setup.images);
-  else turned();
+  else update();
   return answered;
 };
 const renderLive = async ({ model, el }) => {
@@ -103,9 +103,9 @@ const renderLive = async ({ model, el }) => {
   root.innerHTML = model.get("inside");
   el.append(root);
   const setup = model.get("setup"), answers = await model.widget_manager.get_model(setup.answers);
-  let asked = 0;  // numbered, for the answer to a setting asked twice would be no change
+  let asked = 0;  // a number, because a repeated answer would not count as a change
   const answered = mount(root, setup, at => model.send({ at, number: ++asked }));
-  const heard = () => answered(JSON.parse(answers.get("value")));
-  answers.on("change:value", heard);
-  return () => answers.off("change:value", heard);
+  const receive = () => answered(JSON.parse(answers.get("value")));
+  answers.on("change:value", receive);
+  return () => answers.off("change:value", receive);
 };

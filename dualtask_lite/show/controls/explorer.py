@@ -1,8 +1,8 @@
-"""Sliders beside pictures and numbers: what all explorers of this package share.
+"""Sliders beside pictures and numbers: the common base of all explorers.
 
-An explorer asks a function for what it shows at a setting of its knobs. With few settings all answers are made
-ahead: then it needs no kernel, and static pages keep it whole. With many the running kernel is asked, through an
-anywidget; where there is none, the picture of the first setting stands in its place. Both kinds share one script.
+An explorer calls a function for the frame at a setting of its knobs. With few settings all frames are computed in
+advance: then it needs no kernel, and exported pages keep it. With many settings an anywidget asks the running kernel;
+without a kernel the picture of the first setting is shown instead. Both kinds share one script.
 """
 
 from __future__ import annotations
@@ -30,73 +30,73 @@ from skimage.measure import find_contours
 from dualtask_lite.show.ladder import STATIC, VARIABLE, in_kernel
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
-_OWN_KEYS = "data-lm-suppress-shortcuts"  # JupyterLab moves between cells by arrow keys, except in such elements
+_OWN_KEYS = "data-lm-suppress-shortcuts"  # in such elements JupyterLab leaves the arrow keys to the element
 _HERE = Path(__file__)
 
 
 class Knob(NamedTuple):
-    """One thing to set."""
+    """One input of an explorer."""
 
-    name: str  # the argument that it sets
-    label: str  # what a reader reads
-    options: Mapping[str, Any]  # what a reader reads -> the value
-    start: str  # the option that it starts at
-    slides: bool = True  # a slider; else a list to choose from
+    name: str  # argument of the function
+    label: str
+    options: Mapping[str, Any]  # text of an option -> its value
+    start: str  # the first option
+    slides: bool = True  # a slider; else a drop-down list
 
 
-class Look(NamedTuple):
-    """How an outline is drawn, and what it means."""
+class LineStyle(NamedTuple):
+    """Colour, dashes and meaning of an outline."""
 
     meaning: str
     colour: str
-    dashes: str = ""  # as SVG writes them
+    dashes: str = ""  # in the notation of SVG
 
 
 class Panel(NamedTuple):
-    """One picture."""
+    """One image with outlines."""
 
     title: str
     levels: NDArray[np.uint8]  # rows (downwards) and columns
     colours: NDArray[np.uint8]  # (n, 3), the colour of each level
-    ends: tuple[str, str] | None = None  # what the first and the last colour mean; None without a scale
-    lines: Mapping[str, tuple[NDArray[Any], float]] = {}  # name of a look -> field and the level outlined
+    ends: tuple[str, str] | None = None  # meaning of the first and the last colour; None without a scale
+    lines: Mapping[str, tuple[NDArray[Any], float]] = {}  # name of a line style -> field, and the level to outline
 
 
 class Frame(NamedTuple):
-    """What is shown at one setting."""
+    """The content at one setting."""
 
     panels: Sequence[Panel]
     numbers: Mapping[str, str]
-    words: str  # what the panels show, for who cannot see them
+    words: str  # description of the panels, for readers who cannot see them
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Explorer:
-    """Knobs, and what is shown at each of their settings; a notebook shows the best that it can draw.
+    """Knobs and the frames at their settings; a notebook shows the richest form that it supports.
 
     Attributes:
-        title: what it is about.
-        knobs: what can be set.
-        look: called with a value for each knob.
-        looks: how outlines are drawn.
-        aspect: how many times wider than high a panel is.
-        ahead: make all frames ahead, instead of asking the kernel.
+        title: of the figure.
+        knobs: the inputs.
+        draw: returns the frame for a value of each knob.
+        styles: line styles of the outlines, by name.
+        aspect: width of a panel divided by its height.
+        ahead: compute all frames in advance instead of asking the kernel.
     """
 
     title: str
     knobs: Sequence[Knob]
-    look: Callable[..., Frame]
-    looks: Mapping[str, Look] = field(default_factory=dict)
+    draw: Callable[..., Frame]
+    styles: Mapping[str, LineStyle] = field(default_factory=dict)
     aspect: float = 1.0
     ahead: bool = False
 
     def frame(self, **values: Any) -> Frame:
-        """What is shown at some values; a knob that is left out stays where it starts."""
-        return self.look(**({knob.name: knob.options[knob.start] for knob in self.knobs} | values))
+        """Compute the frame at some values; the other knobs keep their first option."""
+        return self.draw(**({knob.name: knob.options[knob.start] for knob in self.knobs} | values))
 
     @cached_property
     def picture(self) -> Picture:
-        """The first setting as one picture."""
+        """The frame of the first setting as one picture."""
         frame = self.frame()
         panels, columns = frame.panels, len(frame.panels)
         wide = min(WIDTH / columns, 420)
@@ -108,8 +108,8 @@ class Explorer:
             axes.imshow(panel.colours[panel.levels], aspect=columns_ / rows_ / self.aspect, interpolation="nearest")
             for name, (values, level) in panel.lines.items():
                 if values.min() < level < values.max():
-                    style = "--" if self.looks[name].dashes else "-"
-                    axes.contour(values, [level], colors=[self.looks[name].colour], linestyles=[style])
+                    style = "--" if self.styles[name].dashes else "-"
+                    axes.contour(values, [level], colors=[self.styles[name].colour], linestyles=[style])
             axes.set_title(panel.title, fontsize=10)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -121,13 +121,13 @@ class Explorer:
         return Picture.of(figure, f"{self.title}. {setting}. {frame.words} {'; '.join(notes)}.")
 
     def to_html(self) -> str:
-        """Write a ``figure`` element with all frames in it, or only the picture when they are not made ahead."""
+        """Write a ``figure`` element with all frames, or only the picture when they are not computed in advance."""
         if not self.ahead:
             return self.picture.to_html()
-        root = f"explorer-{uuid.uuid4().hex[:12]}"  # a new one each time: the same explorer may be shown twice
+        root = f"explorer-{uuid.uuid4().hex[:12]}"  # unique, because the same explorer may be shown twice
         images: dict[str, int] = {}
         frames = [self._packed(frame, images) for frame in self._frames()]
-        setup = {"looks": self._pens(), "frames": frames, "images": list(images)}
+        setup = {"styles": self._styles(), "frames": frames, "images": list(images)}
         script = f'{_script()};mount(document.getElementById("{root}"), {_json(setup)});'
         return (
             f'<figure class="dualtask-explorer" id="{root}"><style>{_style()}</style>'
@@ -145,7 +145,7 @@ class Explorer:
 
     @cached_property
     def widget(self) -> Any:
-        """The live widget, which asks this kernel for each frame."""
+        """The live widget, which requests each frame from this kernel."""
         import anywidget
         import ipywidgets
         import traitlets
@@ -156,34 +156,35 @@ class Explorer:
             inside = traitlets.Unicode().tag(sync=True)
             setup = traitlets.Dict().tag(sync=True)
 
-        # A widget of ipywidgets takes the answers: anywidget lets nothing through to one that took over 2 s to load.
+        # The answers go through ipywidgets: an anywidget that needed over 2 s to load receives no messages.
         answers = ipywidgets.Text()
         start = self._answer(self._starts())
-        setup = {"looks": self._pens(), "answers": answers.model_id, **start}
+        setup = {"styles": self._styles(), "answers": answers.model_id, **start}
         widget = Live(inside=self._inside(""), setup=setup)
 
-        def answer(_: Any, asked: Mapping[str, Any], __: Any) -> None:
-            answers.value = json.dumps({**self._answer(asked["at"], start["images"]), "number": asked["number"]})
+        def answer(_: Any, request: Mapping[str, Any], __: Any) -> None:
+            frame = self._answer(request["at"], start["images"])
+            answers.value = json.dumps({**frame, "number": request["number"]})
 
         widget.on_msg(answer)
         return widget
 
     def _answer(self, at: Sequence[int], known: Sequence[str] = ()) -> dict[str, Any]:
-        """One frame with its images beyond those that are known, for options by their places."""
+        """Compute the frame for options by index, with its images that are not in ``known``."""
         images = {url: number for number, url in enumerate(known)}
         values = {knob.name: list(knob.options.values())[i] for knob, i in zip(self.knobs, at, strict=True)}
         return {"frames": [self._packed(self.frame(**values), images)], "images": list(images)[len(known) :]}
 
     def _frames(self) -> Iterator[Frame]:
-        """All frames; the last knob turns fastest."""
+        """Compute all frames; the last knob varies fastest."""
         for values in itertools.product(*(knob.options.values() for knob in self.knobs)):
-            yield self.look(**dict(zip((knob.name for knob in self.knobs), values, strict=True)))
+            yield self.draw(**dict(zip((knob.name for knob in self.knobs), values, strict=True)))
 
     def _starts(self) -> list[int]:
         return [list(knob.options).index(knob.start) for knob in self.knobs]
 
     def _packed(self, frame: Frame, images: dict[str, int]) -> dict[str, Any]:
-        """Write a frame for the script; an image that several frames share is kept once, in ``images``."""
+        """Encode a frame for the script; an image that several frames share is stored once, in ``images``."""
         panels = [
             {
                 "title": panel.title,
@@ -197,16 +198,16 @@ class Explorer:
         ]
         return {"panels": panels, "numbers": list(frame.numbers.items()), "words": frame.words}
 
-    def _pens(self) -> dict[str, Any]:
-        return {name: look._asdict() for name, look in self.looks.items()}
+    def _styles(self) -> dict[str, Any]:
+        return {name: style._asdict() for name, style in self.styles.items()}
 
     def _inside(self, still: str) -> str:
-        """Write what the figure holds before the script fills it: the picture, and hidden knobs and stage."""
+        """Write the figure before the script fills it: the picture, and hidden knobs and stage."""
         keys = "".join(
-            f'<span><svg width="30" height="8" aria-hidden="true" stroke-dasharray="{look.dashes or "none"}">'
-            f'<path d="M0 4H30" class="rim"/><path d="M0 4H30" stroke="{look.colour}"/></svg> '
-            f"{html.escape(look.meaning)}</span>"
-            for look in self.looks.values()
+            f'<span><svg width="30" height="8" aria-hidden="true" stroke-dasharray="{style.dashes or "none"}">'
+            f'<path d="M0 4H30" class="rim"/><path d="M0 4H30" stroke="{style.colour}"/></svg> '
+            f"{html.escape(style.meaning)}</span>"
+            for style in self.styles.values()
         )
         return (
             f'<figcaption>{html.escape(self.title)}</figcaption><div class="still">{still}</div>'
@@ -217,12 +218,12 @@ class Explorer:
 
 
 def is_live(library: str = "anywidget") -> bool:
-    """Whether a library's widgets can be shown: in a kernel, unless ``DUALTASK_VIEWER`` asks for what pages keep."""
+    """Whether widgets of a library can be shown: in a kernel, unless ``DUALTASK_VIEWER`` chooses a static viewer."""
     return in_kernel() and os.environ.get(VARIABLE) not in STATIC and find_spec(library) is not None
 
 
 def colours_of(name: str) -> NDArray[np.uint8]:
-    """The 256 colours of one of matplotlib's colour maps, (256, 3)."""
+    """The 256 colours of a colour map of matplotlib, (256, 3)."""
     return np.rint(matplotlib.colormaps[name](np.arange(256))[:, :3] * 255).astype(np.uint8)
 
 
@@ -254,7 +255,7 @@ def _url(levels: NDArray[np.uint8], colours: NDArray[np.uint8]) -> str:
 
 
 def _ramp(colours: NDArray[np.uint8]) -> str:
-    """List a scale's colours for CSS."""
+    """List the colours of a scale for CSS."""
     chosen = colours[np.linspace(0, len(colours) - 1, 9).astype(int)]
     return ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in chosen)
 
@@ -264,17 +265,18 @@ def _path(values: NDArray[Any], level: float) -> str:
     if not values.min() < level < values.max():
         return ""
     lines = find_contours(values.astype(np.float64), level)
-    return "".join(_drawn(np.rint(10 * (line[:, ::-1] + 0.5)).astype(int)) for line in lines)
+    return "".join(_line(np.rint(10 * (line[:, ::-1] + 0.5)).astype(int)) for line in lines)
 
 
-def _drawn(points: NDArray[np.int_]) -> str:
+def _line(points: NDArray[np.int_]) -> str:
+    """Write points (N, 2) as an SVG path of relative moves."""
     steps = np.diff(points, axis=0)
     moves = " ".join(f"{x} {y}" for x, y in steps[np.any(steps != 0, axis=1)])
     return f"M{points[0, 0]} {points[0, 1]}l{moves}" if moves else ""
 
 
 def _view_of(widget: Any) -> dict[str, Any]:
-    """The MIME type that shows a widget, which ipywidgets 7 and 8 write differently."""
+    """The MIME bundle that shows a widget; ipywidgets 7 and 8 differ in how they make it."""
     view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
     return {"application/vnd.jupyter.widget-view+json": view}
 

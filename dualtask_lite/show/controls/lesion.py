@@ -1,4 +1,4 @@
-"""The lesion that the explorers show when a lesson gives none: of known shape, in mm."""
+"""The synthetic lesion that the explorers show by default, with its shape defined in mm."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-SIDES = (64.0, 48.0, 64.0)  # mm; the part of the patient around it
+SIDES = (64.0, 48.0, 64.0)  # mm; size of the volume
 _BODY = ((-4.0, 0.0, 0.0), (13.0, 10.0, 15.0))  # mm; centre and half axes of an ellipsoid
 _LOBE = ((11.0, 0.0, 6.0), (9.0, 7.0, 6.0))
-_PLATE = ((13.0, 0.0, -13.0), (9.0, 7.0, 2.0))  # thinner than a slice of most hospitals
+_PLATE = ((13.0, 0.0, -13.0), (9.0, 7.0, 2.0))  # thinner than the slices of most CTs
 
 
 def lesion(spacing: Sequence[float]) -> NDArray[np.bool_]:
-    """Make a mask, (X, Y, Z): a body with a lobe, and a plate 4 mm thin beside it.
+    """Make a mask, (X, Y, Z): a body with a lobe, and a plate 4 mm thick beside it.
 
     Args:
         spacing: of its voxels, mm.

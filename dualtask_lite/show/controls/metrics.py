@@ -1,4 +1,4 @@
-"""How the usual metrics answer to the ways in which a mask can be wrong."""
+"""The response of the usual metrics to different errors of a mask."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from dualtask_lite.method.distance import signed_distance
 from dualtask_lite.show import palette
-from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Look, Panel
+from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, LineStyle, Panel
 from dualtask_lite.show.controls.lesion import lesion
 
 Measure = Callable[[NDArray[np.bool_], NDArray[np.bool_], Sequence[float]], Mapping[str, float]]
 
-_NAMES = {  # column: what a reader reads, and its unit
+_NAMES = {  # column -> its name and unit
     "dice": ("Dice", ""),
     "nsd_1mm": ("NSD at 1 mm", ""),
     "nsd_2mm": ("NSD at 2 mm", ""),
@@ -36,21 +36,21 @@ _KINDS = np.array(
     ],
     np.uint8,
 )
-_LOOKS = {
-    "truth": Look("truth (blue inside it: missed)", palette.YELLOW),
-    "prediction": Look("prediction (red inside it: too much)", palette.MAGENTA, "5 4"),
+_STYLES = {
+    "truth": LineStyle("truth (blue: false negative)", palette.YELLOW),
+    "prediction": LineStyle("prediction (red: false positive)", palette.MAGENTA, "5 4"),
 }
 
 
 def metric_explorer(
     measure: Measure, mask: NDArray[np.bool_] | None = None, *, spacing: Sequence[float] = (1.0, 1.0, 2.0)
 ) -> Explorer:
-    """Move, grow, pierce and split a mask, and watch the metrics.
+    """Move, grow, pierce and split a mask, and show its metrics.
 
     Args:
         measure: ``engine.judging.metrics.case_metrics``, or another function of (prediction, truth, spacing) that
             returns metrics by name.
-        mask: (X, Y, Z) the truth; by default a lesion of known shape.
+        mask: (X, Y, Z) the truth; by default a synthetic lesion.
         spacing: of the mask, mm.
     """
     truth = lesion(spacing) if mask is None else np.asarray(mask) > 0
@@ -65,13 +65,13 @@ def metric_explorer(
             Knob("hole", "Hole, radius", lengths, "0 mm"),
             Knob("split", "Split, gap", lengths, "0 mm"),
         ),
-        look=lambda **change: _frame(truth, spoil(distance, spacing, **change), spacing, measure),
-        looks=_LOOKS,
+        draw=lambda **change: _frame(truth, deform(distance, spacing, **change), spacing, measure),
+        styles=_STYLES,
         aspect=truth.shape[0] * spacing[0] / (truth.shape[1] * spacing[1]),
     )
 
 
-def spoil(
+def deform(
     distance: NDArray[np.float32],
     spacing: Sequence[float],
     *,
@@ -80,15 +80,15 @@ def spoil(
     hole: float = 0.0,
     split: float = 0.0,
 ) -> NDArray[np.bool_]:
-    """Make a wrong mask from the right one's signed distance.
+    """Make a wrong mask from the signed distance of the right one.
 
     Args:
         distance: (X, Y, Z) mm, negative inside.
         spacing: mm.
-        move: voxels to the patient's right end of the first axis; what leaves the volume is lost.
+        move: voxels towards the end of the first axis; voxels beyond the volume are lost.
         grow: mm that the surface moves outwards.
-        hole: radius in mm of a ball that is missing around the deepest voxel.
-        split: mm of a gap across the first axis through the same voxel.
+        hole: radius in mm of a hole around the deepest voxel.
+        split: width in mm of a gap across the first axis through the same voxel.
     """
     deepest = np.unravel_index(int(distance.argmin()), distance.shape)
     axes = [(np.arange(n) - at) * mm for n, at, mm in zip(distance.shape, deepest, spacing, strict=True)]
@@ -106,11 +106,11 @@ def _frame(
     truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: Sequence[float], measure: Measure
 ) -> Frame:
     found = measure(prediction, truth, spacing)
-    numbers = {text: _written(found[name], unit) for name, (text, unit) in _NAMES.items() if name in found}
+    numbers = {text: _format(found[name], unit) for name, (text, unit) in _NAMES.items() if name in found}
     level = int(truth.sum(axis=(0, 1)).argmax())
-    ours, right = (mask[:, :, level].T[::-1, ::-1] for mask in (prediction, truth))
-    kinds = np.select([ours & right, ours, right], [1, 2, 3], 0).astype(np.uint8)
-    lines: dict[str, Any] = {"truth": (right.astype(float), 0.5), "prediction": (ours.astype(float), 0.5)}
+    predicted, true = (mask[:, :, level].T[::-1, ::-1] for mask in (prediction, truth))
+    kinds = np.select([predicted & true, predicted, true], [1, 2, 3], 0).astype(np.uint8)
+    lines: dict[str, Any] = {"truth": (true.astype(float), 0.5), "prediction": (predicted.astype(float), 0.5)}
     both, too_much, missed = (
         int((mask).sum()) for mask in (prediction & truth, prediction & ~truth, truth & ~prediction)
     )
@@ -122,5 +122,5 @@ def _frame(
     return Frame((Panel("truth and prediction", kinds, _KINDS, None, lines),), numbers, words)
 
 
-def _written(value: float, unit: str) -> str:
+def _format(value: float, unit: str) -> str:
     return "not defined" if math.isnan(value) else f"{value:.2f}{unit}"

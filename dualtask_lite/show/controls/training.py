@@ -1,9 +1,9 @@
-"""Curves that are drawn while a training runs, and two ways to stop it.
+"""Curves of a running training, and two methods to stop it.
 
-The training runs in the cell, as it would without a monitor. The picture is an output that is replaced, which every
-front end can do. Every front end can interrupt the kernel, too: the first interrupt ends the training after its step,
-as if it were finished; the second breaks it off. The button under the pictures needs widgets and a kernel that
-takes a click while a cell runs: JupyterLab and Notebook send it to ipykernel 7 in a thread of its own (a subshell).
+The training runs in the cell, as without a monitor. The picture is one output that is updated, which every front end
+supports. Every front end can also interrupt the kernel: the first interrupt ends the training after the current step,
+as if it were finished; the second aborts it. The button needs widgets and a kernel that handles a click while a cell
+runs: JupyterLab and Notebook send it to a separate thread (subshell) of ipykernel 7.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from dualtask_lite.show import figures
 from dualtask_lite.show.controls.explorer import is_live
 from dualtask_lite.show.picture import Picture
 
-_SHARE = 10  # drawing may take one part in so many of the time
+_SHARE = 10  # drawing takes at most one part in this many of the time
 
 Predict = Callable[[Any, Any, Any], Any]  # (network, image (1, X, Y, Z), settings) -> (2, X, Y, Z)
 
 
 class TrainingMonitor:
-    """Shows a training as it goes, in the output of the cell that trains.
+    """Shows a running training in the output of its cell.
 
     Attributes:
-        rows: what the training has told so far.
-        stopped: whether the button was pressed.
+        rows: the metrics of the training so far.
+        stopped: whether the user asked to stop.
     """
 
     def __init__(self, predict: Predict | None = None) -> None:
@@ -37,12 +37,12 @@ class TrainingMonitor:
         self._predict = predict
         self._example: figures.Example | None = None
         self._stop = threading.Event()
-        self._shown: Any = None  # handle of the picture in the notebook
-        self._next = 0.0  # when to draw again
+        self._output: Any = None  # handle of the picture in the notebook
+        self._next = 0.0  # time of the next update
 
     @property
     def stopped(self) -> bool:
-        """Whether the button was pressed."""
+        """Whether the user asked to stop."""
         return self._stop.is_set()
 
     @property
@@ -51,11 +51,11 @@ class TrainingMonitor:
         return figures.curves(self.rows, self._example)
 
     def stop(self) -> None:
-        """Ask the training to end after the step that runs, as if it were finished; what the button does."""
+        """Ask the training to end after the current step, as if it were finished; the button calls this."""
         self._stop.set()
 
     def callback(self, row: Mapping[str, Any]) -> bool:
-        """Take a row of metrics; for ``train(callback=...)``.
+        """Receive a row of metrics; for ``train(callback=...)``.
 
         Returns:
             ``True`` when the training should stop.
@@ -68,9 +68,8 @@ class TrainingMonitor:
         return self.stopped
 
     def on_validation(self, net: Any, regions: Sequence[Any], settings: Any) -> None:
-        """Predict the first validation region that holds a target; for ``train(on_validation=...)``."""
-        holding = (region for region in regions if region.mask is not None and region.mask.any())
-        region = next(holding, None)
+        """Predict the first validation region with a target; for ``train(on_validation=...)``."""
+        region = next((one for one in regions if one.mask is not None and one.mask.any()), None)
         if self._predict is None or region is None:
             return
         truth = region.mask[0].numpy() > 0
@@ -88,29 +87,29 @@ class TrainingMonitor:
         from IPython import get_ipython
         from IPython.display import display
 
-        if self._shown is None:
-            self._listen()
+        if self._output is None:
+            self._handle_interrupts()
             if is_live("ipywidgets"):
-                display(self._button() if _takes_clicks() else _interrupt_label())
-            self._shown = display(self.picture, display_id=True)
+                display(self._button() if _handles_clicks() else _interrupt_label())
+            self._output = display(self.picture, display_id=True)
             get_ipython().events.register("post_run_cell", self._finish)
         else:
-            self._shown.update(self.picture)
+            self._output.update(self.picture)
 
     def _finish(self, *_: Any) -> None:
-        """Draw the last steps when the cell has ended; another one gets a picture of its own."""
+        """Draw the last steps when the cell has ended; the next cell gets a new picture."""
         from IPython import get_ipython
 
         get_ipython().events.unregister("post_run_cell", self._finish)
-        self._shown.update(self.picture)
-        self._shown = None
+        self._output.update(self.picture)
+        self._output = None
 
-    def _listen(self) -> None:
-        """Take the next interrupt of this cell as a wish to stop; ipykernel sets the handler anew for each cell."""
+    def _handle_interrupts(self) -> None:
+        """Let the next interrupt of this cell stop the training; ipykernel resets the handler for each cell."""
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, self._interrupted)
+            signal.signal(signal.SIGINT, self._on_interrupt)
 
-    def _interrupted(self, *_: Any) -> None:
+    def _on_interrupt(self, *_: Any) -> None:
         if self.stopped:
             raise KeyboardInterrupt
         self.stop()
@@ -119,14 +118,14 @@ class TrainingMonitor:
         import ipywidgets
 
         button = ipywidgets.Button(description="Stop training", icon="stop")
-        button.tooltip = "End the training after the step that runs, as if it were finished"
+        button.tooltip = "End the training after the current step, as if it were finished"
 
         def press(_: Any) -> None:
             self.stop()
             button.description, button.disabled = "Stopping", True
 
         button.on_click(press)
-        # ipykernel 7.4 sends what a widget hears to where the widget last spoke: to the thread that is busy training.
+        # ipykernel 7.4 sends messages for a widget to the thread that last used it: the one that is busy training.
         vars(button.comm).pop("_reply_subshell_id", None)
         return ipywidgets.HBox([button, _interrupt_label()])
 
@@ -140,25 +139,25 @@ class TrainingMonitor:
 def _interrupt_label() -> Any:
     import ipywidgets
 
-    return ipywidgets.Label("To stop, interrupt the kernel (■): the training ends after its step")
+    return ipywidgets.Label("To stop, interrupt the kernel (■): the training ends after the current step")
 
 
-def _takes_clicks() -> bool:
-    """Whether this kernel hears a button while a cell runs: an older one would stop when there is nothing to stop."""
+def _handles_clicks() -> bool:
+    """Whether this kernel handles a button while a cell runs: an older one would do so after the training."""
     import ipykernel
 
     return int(ipykernel.__version__.partition(".")[0]) >= 7
 
 
 def training_monitor(predict: Predict | None = None) -> TrainingMonitor:
-    """Watch a training while it runs, and stop it by a button.
+    """Monitor a training while it runs, and stop it by a button.
 
-    Its output appears where ``train`` runs; the picture of all rows is shown again by the monitor itself. Drawing
+    The output appears in the cell that runs ``train``; the monitor itself displays the final picture again. Drawing
     takes at most a tenth of the time.
 
     Args:
-        predict: ``engine.predict.predict_region``, or another function of (network, image, settings), to show a
-            slice of the first validation case; no slice without it.
+        predict: ``engine.predict.predict_region``, or another function of (network, image, settings); with it the
+            monitor shows a slice of the first validation case.
 
     Example:
         >>> monitor = training_monitor(predict_region)  # doctest: +SKIP

@@ -1,4 +1,4 @@
-"""Cases: their planes, with what is true and what was found, and their attenuation."""
+"""Figures of cases: planes with truth and prediction, and histograms of the attenuation."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _STYLES = ("-", "--", "-.", ":")
 
 
 def centres_side_by_side(scans: Sequence[Scan]) -> Picture:
-    """Show one CT of each centre, axial and coronal through its lesion, all on one scale in mm.
+    """Show one CT of each centre, axial and coronal through its lesion, all at the same scale in mm.
 
     Args:
         scans: labelled scans, one a centre.
     """
     wide, deep, high = (max(n * mm for n, mm in sizes) for sizes in zip(*map(_sides, scans), strict=True))
-    high = max(high, deep / 4)  # a few thick slices still get a panel that can be read
+    high = max(high, deep / 4)  # a few thick slices still get a readable panel
     scale = 0.93 * WIDTH / len(scans) / wide  # px a mm
     figure = new_figure(height=scale * (deep + high) + 130)
     layout = {"height_ratios": (deep, high)}
@@ -47,12 +47,12 @@ def centres_side_by_side(scans: Sequence[Scan]) -> Picture:
         _show_all(row, least)
         row[0].set_ylabel(f"{plane} (mm)", fontsize=9)
     figure.suptitle("pancreas outlined in blue, tumour in orange", fontsize=10)
-    what = "Axial and coronal CT planes, window {:g} to {:g} HU. ".format(*CT_WINDOW)
-    return Picture.of(figure, what + " ".join(notes))
+    summary = "Axial and coronal CT planes, window {:g} to {:g} HU. ".format(*CT_WINDOW)
+    return Picture.of(figure, summary + " ".join(notes))
 
 
 def _show_all(row: Sequence[Axes], least: float) -> None:
-    """Let panels that share their axes show all of their images, and ``least`` mm from top to bottom."""
+    """Set the limits of panels with shared axes to show all images, and at least ``least`` mm from top to bottom."""
     extents = np.array([axes.images[0].get_extent() for axes in row])
     bottom, top = extents[:, 2].min(), extents[:, 3].max()
     spare = max(0.0, least - (top - bottom)) / 2
@@ -69,7 +69,7 @@ def orthogonal(
 
     Args:
         scan: the CT, (X, Y, Z) in RAS+ order.
-        label: its truth, (X, Y, Z) of 0, 1, 2; the scan's own label when left out.
+        label: the truth, (X, Y, Z) of 0, 1, 2; by default the label of the scan.
         prediction: predicted labels, (X, Y, Z) of 0, 1, 2.
         distance: signed distance, (X, Y, Z) in mm, negative inside; adds a second row.
     """
@@ -77,12 +77,12 @@ def orthogonal(
 
 
 def preview(scan: Scan, mask: NDArray[Any], distance: NDArray[Any] | None) -> Picture:
-    """Show what a model found, without any truth: the picture beside a prediction.
+    """Show a prediction without any truth: the picture that ``dualtask predict`` writes.
 
     Args:
         scan: the CT, (X, Y, Z).
         mask: predicted labels, (X, Y, Z) of 0, 1, 2.
-        distance: predicted signed distance, (X, Y, Z) in mm, or None when there is none.
+        distance: predicted signed distance, (X, Y, Z) in mm, or None.
     """
     return _three_planes(scan, None, mask, distance)
 
@@ -138,10 +138,10 @@ def _three_planes(
     outlines += ["prediction: magenta, dashed"] if prediction is not None else []
     outlines += ["distance 0: black, dotted"] if distance is not None else []
     figure.suptitle(f"centre {scan.centre}, case {scan.id}\n{'; '.join(outlines)}", fontsize=10)
-    return Picture.of(figure, " ".join(_planes_in_words(scan, where, truth, prediction, distance)))
+    return Picture.of(figure, " ".join(_describe_planes(scan, where, truth, prediction, distance)))
 
 
-def _planes_in_words(
+def _describe_planes(
     scan: Scan,
     where: str,
     truth: NDArray[Any] | None,
@@ -163,14 +163,14 @@ def _planes_in_words(
 
 
 def _agreement(prediction: NDArray[Any], truth: NDArray[Any] | None, value: int) -> str:
-    """Put Dice into words; a tumour voxel counts as pancreas when it is about the pancreas."""
+    """Describe the agreement as Dice; for the pancreas a tumour voxel counts as pancreas."""
     if truth is None:
         return ""
     return f" (Dice {dice(prediction >= value, truth >= value):.2f})"
 
 
 def _attenuation(scans: Sequence[Scan], value: int) -> NDArray[np.float32]:
-    """Collect the HU of all voxels of one label; of the background only what is body, not air or lung."""
+    """Collect the HU of all voxels of one label; of the background only the body, without air and lung."""
     hu = np.concatenate([scan.volume[scan.label == value] for scan in scans if scan.label is not None])
     return hu[hu > -150] if value == 0 else hu
 

@@ -30,16 +30,16 @@ def panels(
     numbers: bool = False,
     unit: str = "",
 ) -> Picture:
-    """Show images side by side on one scale of colours, with their true proportions.
+    """Show images side by side on one colour scale, with their true proportions.
 
     Args:
         images: name -> (rows, columns), rows downwards; all of one shape.
-        caption: what the figure shows; it opens the alt text.
+        caption: of the figure; the alt text begins with it.
         spacing: of a column and of a row.
         colours: ``grey``, ``signed`` (blue below 0, red above, white at 0) or ``amount``.
-        limits: values of the darkest and the lightest colour; by default what the images hold.
-        outline: (rows, columns), a mask to outline on all of them.
-        numbers: write the value into each pixel, for images of a few of them.
+        limits: values of the darkest and the lightest colour; by default the range of the images.
+        outline: (rows, columns), a mask to outline on all images.
+        numbers: write the value into each pixel, for images of few pixels.
         unit: of the values.
     """
     values = np.stack([np.asarray(image, dtype=float) for image in images.values()])
@@ -60,16 +60,16 @@ def panels(
         axes.set_title(name, fontsize=10)
     if not numbers:
         figure.colorbar(drawn, ax=figure.axes, label=unit, shrink=0.8)
-    said = "; ".join(f"{name}: from {np.min(v):.3g} to {np.max(v):.3g}" for name, v in images.items())
-    return Picture.of(figure, f"{caption} {said}{f' {unit}' if unit else ''}.")
+    ranges = "; ".join(f"{name}: from {np.min(v):.3g} to {np.max(v):.3g}" for name, v in images.items())
+    return Picture.of(figure, f"{caption} {ranges}{f' {unit}' if unit else ''}.")
 
 
 def _write_numbers(axes: Axes, image: NDArray[Any], spacing: Sequence[float], drawn: AxesImage) -> None:
     for (row, column), value in np.ndenumerate(image):
-        place = ((column + 0.5) * spacing[0], (row + 0.5) * spacing[1])
+        position = ((column + 0.5) * spacing[0], (row + 0.5) * spacing[1])
         colour = palette.ink_on(drawn.to_rgba(value)[:3])
         text = f"{value:.1f}" if image.dtype.kind == "f" else f"{value:d}"
-        axes.text(*place, text, ha="center", va="center", fontsize=8, color=colour)
+        axes.text(*position, text, ha="center", va="center", fontsize=8, color=colour)
 
 
 def lines(
@@ -85,13 +85,13 @@ def lines(
     """Draw lines over one axis; they differ in style as well as in colour.
 
     Args:
-        x: where the values lie.
+        x: positions of the values.
         series: name -> one value for each of ``x``.
-        caption: what the figure shows; it opens the alt text.
-        across: words for the horizontal axis, with its unit.
-        up: words for the vertical axis, with its unit.
-        marks: name -> a place on the horizontal axis worth a dotted line.
-        log: draw the vertical axis in powers of ten.
+        caption: of the figure; the alt text begins with it.
+        across: label of the horizontal axis, with its unit.
+        up: label of the vertical axis, with its unit.
+        marks: name -> position of a dotted line on the horizontal axis.
+        log: use a logarithmic vertical axis.
     """
     figure = new_figure(height=340)
     axes = figure.subplots()
@@ -115,8 +115,8 @@ def lines(
     tidy(axes)
     axes.legend(frameon=False, fontsize=9)
     first, last = float(x[0]), float(x[-1])
-    said = "; ".join(
+    summary = "; ".join(
         f"{name}: {v[0]:.3g} at {first:.3g}, {v[-1]:.3g} at {last:.3g}, between {np.min(v):.3g} and {np.max(v):.3g}"
         for name, v in series.items()
     )
-    return Picture.of(figure, f"{caption} {up} over {across}. {said}.")
+    return Picture.of(figure, f"{caption} {up} over {across}. {summary}.")

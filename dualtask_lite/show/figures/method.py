@@ -1,4 +1,4 @@
-"""What the method looks at: distances across a lesion, cells for the contrast, and their embeddings."""
+"""Figures of the method: distances across a lesion, cells of the contrast, and their embeddings."""
 
 from __future__ import annotations
 
@@ -22,18 +22,23 @@ _KINDS = (("core", palette.ORANGE, "o"), ("shell", palette.BLUE, "x"))
 
 
 def distance_profile(mask: NDArray[np.bool_], spacing: Sequence[float], *, band: float = BAND) -> Picture:
-    """Show the signed distance along two lines through the deepest voxel of a lesion, the right way and two others.
+    """Show the signed distance along two lines through the deepest voxel of a lesion, by three definitions.
 
     Args:
         mask: (X, Y, Z).
         spacing: mm.
-        band: mm; what the published target, normalised by its own maximum, is read with.
+        band: mm; scales the published target, which is normalised by its own maximum.
     """
     true = signed_distance(mask, spacing)
-    ways = {
+    definitions = {
         "in mm": (true, palette.BLUE, "-", "o"),
-        "in voxels, read as in-plane mm": (signed_distance(mask, (1, 1, 1)) * spacing[0], palette.ORANGE, "--", "s"),
-        "by its own maximum, read with the band": (
+        "in voxels, scaled by the in-plane spacing": (
+            signed_distance(mask, (1, 1, 1)) * spacing[0],
+            palette.ORANGE,
+            "--",
+            "s",
+        ),
+        "by its own maximum, scaled by the band": (
             from_band(published_distance(mask), band),
             palette.MAGENTA,
             ":",
@@ -47,7 +52,7 @@ def distance_profile(mask: NDArray[np.bool_], spacing: Sequence[float], *, band:
         line = tuple(slice(None) if i == axis else at for i, at in enumerate(deepest))
         mm = (np.arange(mask.shape[axis]) - deepest[axis]) * spacing[axis]
         axes.axhline(0, color=palette.ink(), lw=0.8)
-        for name, (values, colour, style, marker) in ways.items():
+        for name, (values, colour, style, marker) in definitions.items():
             axes.plot(mm, values[line], color=colour, ls=style, marker=marker, ms=3, label=name)
             worst = np.abs(np.clip(values[line], -band, band) - np.clip(true[line], -band, band)).max()
             notes.append(f"{_AXES[axis]}, {name}: largest error {worst:.1f} mm")
@@ -55,8 +60,8 @@ def distance_profile(mask: NDArray[np.bool_], spacing: Sequence[float], *, band:
         tidy(axes)
     figure.axes[0].set_ylabel("distance (mm), negative inside")
     figure.axes[0].legend(frameon=False, fontsize=9)
-    what = f"Signed distance along two lines through the deepest voxel, {-true.min():.1f} mm deep. "
-    return Picture.of(figure, what + "; ".join(notes) + ".")
+    summary = f"Signed distance along two lines through the deepest voxel, {-true.min():.1f} mm deep. "
+    return Picture.of(figure, summary + "; ".join(notes) + ".")
 
 
 def core_and_shell(
@@ -106,7 +111,7 @@ def core_and_shell(
 def _draw_cells(
     axes: Axes, cells: NDArray[np.bool_], kind: tuple[str, str, str], spacing: Sequence[float], stride: int
 ) -> int:
-    """Draw each cell as a square with its kind's mark; returns how many there are."""
+    """Draw each cell as a square with the marker of its kind; return the number of cells."""
     name, colour, marker = kind
     wide, deep = stride * spacing[0], stride * spacing[1]
     corners = np.argwhere(cells) * (wide, deep)
@@ -119,7 +124,7 @@ def _draw_cells(
 
 
 def embeddings(core: torch.Tensor, shell: torch.Tensor) -> Picture:
-    """Show embeddings of core and shell on the two directions in which they vary most (PCA of unit vectors).
+    """Show embeddings of core and shell on their first two principal components (PCA of unit vectors).
 
     Args:
         core: (N, C).
@@ -132,8 +137,8 @@ def embeddings(core: torch.Tensor, shell: torch.Tensor) -> Picture:
     figure = new_figure(height=400)
     axes = figure.subplots()
     for part, (name, colour, marker) in zip(units, _KINDS, strict=True):
-        placed = (part - every.mean(axis=0)) @ directions[:2].T
-        axes.plot(placed[:, 0], placed[:, 1], marker, color=colour, ms=7, mew=1.5, label=f"{name} ({len(part)})")
+        projected = (part - every.mean(axis=0)) @ directions[:2].T
+        axes.plot(projected[:, 0], projected[:, 1], marker, color=colour, ms=7, mew=1.5, label=f"{name} ({len(part)})")
     axes.set(xlabel=f"first direction ({shares[0]:.0%} of the variance)", ylabel=f"second direction ({shares[1]:.0%})")
     axes.legend(frameon=False, fontsize=9)
     tidy(axes)
@@ -148,6 +153,6 @@ def embeddings(core: torch.Tensor, shell: torch.Tensor) -> Picture:
 
 
 def _mean_cosine(units: NDArray[np.float64]) -> float:
-    """Mean over all pairs of different rows; NaN for fewer than two."""
+    """Mean cosine over all pairs of different rows; NaN for fewer than two rows."""
     n = len(units)
     return float(((units @ units.T).sum() - n) / (n * (n - 1))) if n > 1 else float("nan")

@@ -1,4 +1,4 @@
-"""The network as it is: its stages with the shapes that really pass through them."""
+"""A diagram of a network: its stages with the measured shapes of their outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.show import palette
 from dualtask_lite.show.picture import Picture, new_figure
 
-_PLACES = {  # column and row of each stage; the U goes down on the left and up on the right
+_POSITIONS = {  # column and row of each stage; the U runs down on the left and up on the right
     "stem": (0, 0), "encoder1": (1, 0), "encoder2": (1, 1), "encoder3": (1, 2), "encoder4": (1, 3),
     "context": (2, 3), "fuse": (3, 3), "decoder3": (3, 2), "decoder2": (3, 1), "decoder1": (3, 0),
     "seg_head": (4, 0), "distance_head": (4, 1), "projector": (2, 4), "slice_head": (1, 4),
@@ -34,10 +34,10 @@ _WIDE, _HIGH = 0.8, 0.62
 
 
 def network_diagram(net: DualTaskNet, sides: Sequence[int] = (64, 64, 32)) -> Picture:
-    """Draw a network with the shapes that its stages give for one input.
+    """Draw a network with the output shapes of its stages for one input.
 
     Args:
-        net: the network; it is run once, on zeros.
+        net: the network; it is run once on zeros.
         sides: of the input, each a multiple of 8.
     """
     shapes = stage_shapes(net, sides)
@@ -57,15 +57,15 @@ def network_diagram(net: DualTaskNet, sides: Sequence[int] = (64, 64, 32)) -> Pi
         f"{size:,} weights; channels @ sides of one input of {_times(sides)}; dashed: skips, which are added",
         fontsize=10,
     )
-    told = "; ".join(f"{_named(name)} {_shape(shape)}" for name, shape in shapes.items())
-    return Picture.of(figure, f"Dual-task U-Net, {size:,} weights, for an input of {_times(sides)} voxels: {told}.")
+    stages = "; ".join(f"{_title(name)} {_shape(shape)}" for name, shape in shapes.items())
+    return Picture.of(figure, f"Dual-task U-Net, {size:,} weights, for an input of {_times(sides)} voxels: {stages}.")
 
 
 def stage_shapes(net: DualTaskNet, sides: Sequence[int]) -> dict[str, tuple[int, ...]]:
-    """Run a network on zeros and note what each stage and head gives, without the batch axis."""
+    """Run a network on zeros and record the output shape of each stage and head, without the batch axis."""
     shapes: dict[str, tuple[int, ...]] = {}
     hooks = []
-    for name in _PLACES:
+    for name in _POSITIONS:
         stage = getattr(net, name)
         if stage is not None:
             hooks.append(
@@ -81,28 +81,28 @@ def stage_shapes(net: DualTaskNet, sides: Sequence[int]) -> dict[str, tuple[int,
         net.train(was_training)
         for hook in hooks:
             hook.remove()
-    return {name: tuple(shapes[name]) for name in _PLACES if name in shapes}
+    return {name: tuple(shapes[name]) for name in _POSITIONS if name in shapes}
 
 
 def _draw_stage(axes: Axes, name: str, shape: tuple[int, ...]) -> None:
-    x, y = _PLACES[name]
+    x, y = _POSITIONS[name]
     colour = palette.ORANGE if name in _HEADS else palette.SKY
     corner = (x - _WIDE / 2, y - _HIGH / 2)
     axes.add_patch(Rectangle(corner, _WIDE, _HIGH, facecolor=colour, alpha=0.35, edgecolor="none"))
     axes.add_patch(Rectangle(corner, _WIDE, _HIGH, fill=False, edgecolor=colour, lw=1.5))
-    axes.text(x, y, f"{_named(name)}\n{_shape(shape)}", ha="center", va="center", fontsize=9)
+    axes.text(x, y, f"{_title(name)}\n{_shape(shape)}", ha="center", va="center", fontsize=9)
 
 
 def _draw_arrow(axes: Axes, start: str, end: str, colour: str, style: str) -> None:
-    """Join two boxes: side to side, but bottom to top for those in one column and for the heads below."""
-    (x, y), (u, v) = _PLACES[start], _PLACES[end]
-    upright = x == u or v == 4
-    aside, down = (0.0 if upright else _WIDE / 2), ((_HIGH / 2 if v > y else -_HIGH / 2) if upright else 0.0)
-    begin, finish = (x + aside, y + down), (u - aside, v - down)
-    axes.add_patch(FancyArrowPatch(begin, finish, arrowstyle="-|>", mutation_scale=12, color=colour, ls=style, lw=1.2))
+    """Connect two boxes: side to side, but bottom to top within a column and for the heads below."""
+    (x, y), (u, v) = _POSITIONS[start], _POSITIONS[end]
+    vertical = x == u or v == 4
+    dx, dy = (0.0 if vertical else _WIDE / 2), ((_HIGH / 2 if v > y else -_HIGH / 2) if vertical else 0.0)
+    tail, tip = (x + dx, y + dy), (u - dx, v - dy)
+    axes.add_patch(FancyArrowPatch(tail, tip, arrowstyle="-|>", mutation_scale=12, color=colour, ls=style, lw=1.2))
 
 
-def _named(name: str) -> str:
+def _title(name: str) -> str:
     return _HEADS.get(name, name)
 
 

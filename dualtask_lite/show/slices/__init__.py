@@ -1,4 +1,4 @@
-"""The slice browser: pictures of all slices and a slider, without a kernel."""
+"""The slice browser: images of all slices and a slider; it needs no kernel."""
 
 from dualtask_lite.show.slices.browser import slices
 from dualtask_lite.show.slices.compare import compare

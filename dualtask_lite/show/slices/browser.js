@@ -1,4 +1,4 @@
-// Every picture becomes an element once; a step only swaps elements, so that all layers change in the same frame.
+// Every image becomes an element once; a step only replaces elements, so that all layers change in the same frame.
 (() => {
   const script = document.currentScript;
   const root = (script && script.closest(".dualtask-slices")) || document.getElementById("ROOT");
@@ -20,29 +20,29 @@
     }
   const show = () => {
     const on = [...root.querySelectorAll("input[type=checkbox]:checked")].map(box => box.dataset.layer);
-    frames[slider.value].panels.forEach((panel, place) => {
-      const stage = stages[place];
+    frames[slider.value].panels.forEach((panel, index) => {
+      const stage = stages[index];
       for (const path of stage.querySelectorAll("[data-layer]"))
         path.setAttribute("d", on.includes(path.dataset.layer) ? panel.lines[path.dataset.layer] : "");
       stage.querySelectorAll("img").forEach(image => image.remove());
       stage.prepend(panel.ct, ...on.filter(layer => panel.images[layer]).map(layer => panel.images[layer]));
-      words[place].textContent = panel.text;
+      words[index].textContent = panel.text;
     });
     slider.setAttribute("aria-valuetext", frames[slider.value].panels[0].text.split(",")[0]);
   };
-  let turned = 0;
-  const turn = event => {
-    turned += event.deltaMode ? 100 * Math.sign(event.deltaY) : event.deltaY;
+  let wheel = 0;
+  const scroll = event => {
+    wheel += event.deltaMode ? 100 * Math.sign(event.deltaY) : event.deltaY;
     const from = slider.value;
-    const steps = Math.abs(turned) < 50 ? 0 : -Math.sign(turned);
+    const steps = Math.abs(wheel) < 50 ? 0 : -Math.sign(wheel);
     slider.value = Number(from) + steps;
-    if (steps) turned = 0;
+    if (steps) wheel = 0;
     if (steps && slider.value === from) return;
     event.preventDefault();
     show();
   };
   root.querySelectorAll("div[hidden]").forEach(part => part.hidden = false);
   root.addEventListener("input", show);
-  stages.forEach(stage => stage.addEventListener("wheel", turn, { passive: false }));
+  stages.forEach(stage => stage.addEventListener("wheel", scroll, { passive: false }));
   show();
 })();

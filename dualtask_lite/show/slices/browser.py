@@ -1,8 +1,7 @@
-"""A slice browser that needs no kernel and no network: pictures made ahead and a slider.
+"""A slice browser that needs no kernel and no network: prepared images and a slider.
 
-The kernel is asked for nothing while the reader moves, so a step takes one frame of the screen, and the page
-that is built from a notebook browses like the notebook itself. Where scripts do not run there is still a picture
-of one slice.
+Moving the slider sends nothing to the kernel, so a step takes one frame of the screen, and an exported page works like
+the notebook itself. Where scripts do not run, a picture of one slice remains.
 """
 
 from __future__ import annotations
@@ -22,37 +21,37 @@ from numpy.typing import NDArray
 from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import palette, planes
-from dualtask_lite.show.given import Given, Volume, as_scan, distance_on, labels_on
-from dualtask_lite.show.ladder import STATIC, Asked, choose
+from dualtask_lite.show.given import CaseLike, Volume, as_scan, distance_on, labels_on
+from dualtask_lite.show.ladder import STATIC, ViewerChoice, choose
 from dualtask_lite.show.overlays import Overlay
 from dualtask_lite.show.picture import Picture
 from dualtask_lite.show.slices.frames import Frame, Source, covered
 
-MOST_SLICES = 64  # more are skipped
-_LINES = {  # layer: (its words, colour, width in px, dashes)
+MOST_SLICES = 64  # of a thicker stack every n-th slice is shown
+_LINES = {  # layer: (description, colour, width in px, dashes)
     "pancreas": ("pancreas (truth)", palette.PANCREAS, 1.5, ""),
     "tumour": ("tumour (truth, thick)", palette.TUMOUR, 3.0, ""),
     "prediction": ("prediction (dashed)", palette.PREDICTION, 2.0, "6 4"),
     "distance": (f"signed distance (to {planes.BAND:g} mm; zero dotted)", palette.BLACK, 1.5, "1 3"),
 }
-_OFF = ("difference", "surface")  # shown when the reader asks
-_OWN_KEYS = "data-lm-suppress-shortcuts"  # JupyterLab moves between cells by arrow keys, except in such elements
+_OFF = ("difference", "surface")  # hidden until the reader ticks them
+_OWN_KEYS = "data-lm-suppress-shortcuts"  # in such elements JupyterLab leaves the arrow keys to the element
 _SIDE_NAMES = {"R": "right", "A": "front"}
 
 
 @dataclass(frozen=True, repr=False)  # megabytes of pictures
 class SliceBrowser:
-    """Slices that a reader steps through; shown by a notebook and by the page built from it.
+    """Slices with a slider, shown by a notebook and by pages exported from it.
 
     Attributes:
-        title: what is browsed.
-        frames: the slices shown.
-        start: the frame shown first.
-        still: that frame as one picture, for where scripts do not run.
-        voxels: rows and columns of the part of the slice that is shown.
+        title: of the figure.
+        frames: the slices.
+        start: index of the first frame to show.
+        still: that frame as one picture, for pages without scripts.
+        voxels: rows and columns of the visible part of a slice.
         size: width and height of the stage, px; in the proportions of the body.
         letters: the patient's sides at left, right, top and bottom.
-        layers: what is laid over the slices as colours.
+        layers: the overlays that are drawn as colours.
     """
 
     title: str
@@ -65,7 +64,7 @@ class SliceBrowser:
     layers: tuple[Overlay, ...]
 
     def to_html(self) -> str:
-        """Write a ``figure`` element that holds all it needs."""
+        """Write a self-contained ``figure`` element."""
         return write_figure(self.title, {"": self})
 
     def __str__(self) -> str:
@@ -77,7 +76,7 @@ class SliceBrowser:
 
 
 def slices(
-    case: Given,
+    case: CaseLike,
     prediction: Volume | None = None,
     distance: Volume | None = None,
     *,
@@ -85,26 +84,26 @@ def slices(
     spacing: Sequence[float] | None = None,
     plane: str = "axial",
     name: str = "",
-    viewer: Asked = "auto",
+    viewer: ViewerChoice = "auto",
 ) -> SliceBrowser | Picture:
-    """Browse a CT's slices with truth, prediction, errors and distances laid over them.
+    """Browse the slices of a CT with overlays of truth, prediction, errors and distances.
 
-    It starts at the slice with the most tumour, else the most pancreas, else in the middle. At most
-    ``MOST_SLICES`` slices of 256 pixels across are kept, cropped to the body.
+    The first slice is the one with the most tumour, else the most pancreas, else the middle one. At most
+    ``MOST_SLICES`` slices of 256 pixels across are shown, cropped to the body.
 
     Args:
         case: a case, a loaded one, an array (X, Y, Z) in HU in RAS+ order, or a NIfTI file.
         prediction: predicted labels, (X, Y, Z) of 0, 1, 2 on its grid, or a NIfTI file.
         distance: signed distance, (X, Y, Z) in mm, negative inside, or a NIfTI file.
-        truth: labels of an array or a file; a case brings its own.
-        spacing: size of a voxel along each axis in mm, of an array.
+        truth: labels for an array or a file; a case has its own.
+        spacing: size of a voxel along each axis in mm; for arrays only.
         plane: ``axial``, ``coronal`` or ``sagittal``.
-        name: what the caption calls the case; its id when left out.
-        viewer: ``html``, the browser; ``picture``, the slice it would start at; ``auto``, what ``DUALTASK_VIEWER``
-            names, else the browser.
+        name: of the case in the caption; by default its id.
+        viewer: ``html``, the browser; ``picture``, its first slice; ``auto``, the value of ``DUALTASK_VIEWER``, else
+            the browser.
 
     Raises:
-        DualTaskError: for what lies on another grid than the CT, or an unknown plane or viewer.
+        DualTaskError: for an array on another grid than the CT, or an unknown plane or viewer.
     """
     chosen = choose(viewer, STATIC)
     scan = as_scan(case, truth, spacing)
@@ -122,7 +121,7 @@ def browse(
     name: str,
     beside: Sequence[NDArray[Any]] = (),
 ) -> SliceBrowser:
-    """Make a browser; see ``slices``. Labels ``beside`` are those of other browsers, to be shown in the same crop.
+    """Make a browser; see ``slices``. ``beside`` holds the labels of other browsers that share its crop.
 
     Raises:
         DualTaskError: for an unknown plane.
@@ -148,13 +147,13 @@ def browse(
 
 
 def write_figure(title: str, panels: dict[str, SliceBrowser]) -> str:
-    """Write a ``figure`` element of one or more browsers of the same slices, which move together.
+    """Write a ``figure`` element of one or more browsers of the same slices under one slider.
 
     Args:
         title: the caption.
-        panels: a browser under the words that head it; none for an empty one.
+        panels: heading -> browser; an empty heading is not shown.
     """
-    root = f"slices-{uuid.uuid4().hex[:12]}"  # a new one each time: the same browser may be shown twice
+    root = f"slices-{uuid.uuid4().hex[:12]}"  # unique, because the same browser may be shown twice
     first = next(iter(panels.values()))
     data = json.dumps(list(_frames(list(panels.values())))).replace("<", "\\u003c")
     style = Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -169,7 +168,7 @@ def write_figure(title: str, panels: dict[str, SliceBrowser]) -> str:
 
 
 def _frames(browsers: Sequence[SliceBrowser]) -> Iterator[dict[str, Any]]:
-    """List what the script shows at each step; the grey values are the same in all panels."""
+    """List the data of the script for each step; the grey values are the same in all panels."""
     for frames in zip(*(browser.frames for browser in browsers), strict=True):
         panels = [
             {"images": {name: _url(png) for name, png in f.images.items()}, "lines": f.lines, "text": f.text}
@@ -179,9 +178,9 @@ def _frames(browsers: Sequence[SliceBrowser]) -> Iterator[dict[str, Any]]:
 
 
 def _panel(head: str, browser: SliceBrowser) -> str:
-    """Write one picture with its layers and letters, and its words below."""
+    """Write one picture with its layers and letters, and its description below."""
     (rows, columns), (width, height) = browser.voxels, browser.size
-    share = [100 * covered(n) for n in (columns, rows)]  # the last pixel may reach over the edge
+    share = [100 * covered(n) for n in (columns, rows)]  # the last pixel may extend beyond the edge
     under_first = sorted(_outlined([browser]), key=lambda layer: layer != "distance")
     paths = "".join(_paths(layer) for layer in under_first)
     letters = "".join(f'<b class="side{i}">{s}</b>' for i, s in enumerate(browser.letters))
@@ -198,12 +197,12 @@ def _panel(head: str, browser: SliceBrowser) -> str:
 
 
 def _controls(first: SliceBrowser, browsers: Sequence[SliceBrowser]) -> str:
-    """Write slider and checkboxes; the script shows them, as they do nothing without it."""
+    """Write slider and checkboxes; they are hidden until the script runs, because they need it."""
     images = {layer.name: layer for browser in browsers for layer in browser.layers}
     names = [*_outlined(browsers), *(name for name in images if name not in _LINES)]
     boxes = "".join(
         f'<label><input type="checkbox"{"" if name in _OFF else " checked"} data-layer="{name}" {_OWN_KEYS}>'
-        f"{_key(name, images)}</label>"
+        f"{_legend(name, images)}</label>"
         for name in names
     )
     fieldset = f"<fieldset><legend>Show</legend>{boxes}</fieldset>" if boxes else ""
@@ -213,21 +212,21 @@ def _controls(first: SliceBrowser, browsers: Sequence[SliceBrowser]) -> str:
     )
 
 
-def _key(name: str, images: dict[str, Overlay]) -> str:
-    """Write the key of a layer: its line, its colours, or both, with words."""
-    line = words = ""
+def _legend(name: str, images: dict[str, Overlay]) -> str:
+    """Write the legend entry of a layer: its line, its colours, or both, with a description."""
+    line = title = ""
     if name in _LINES:
-        words = _LINES[name][0]
+        title = _LINES[name][0]
         line = f'<svg width="28" height="8" aria-hidden="true"><path d="M0 4H28" {_pen(name)}/></svg>'
     if name not in images:
-        return f"{line} {html.escape(words)}"
+        return f"{line} {html.escape(title)}"
     layer = images[name]
     if len(layer.colours) == 2:
         named = zip(layer.colours, layer.meanings, strict=True)
         return " ".join(f'<i style="background: {colour}"></i> {meaning}' for colour, meaning in named)
     scale = f"linear-gradient(to right, {', '.join(layer.colours)})"
     ends = f'{layer.meanings[0]} <i class="scale" style="background: {scale}"></i> {layer.meanings[-1]}'
-    return f"{line} {html.escape(words or layer.words)}: {ends}"
+    return f"{line} {html.escape(title or layer.title)}: {ends}"
 
 
 def _outlined(browsers: Sequence[SliceBrowser]) -> list[str]:
@@ -236,11 +235,11 @@ def _outlined(browsers: Sequence[SliceBrowser]) -> list[str]:
 
 def _title(scan: Scan, plane: str, name: str, shown: int, count: int) -> str:
     side = _SIDE_NAMES[planes.PLANES[plane][1][0]]
-    many = f"{count}" if shown == count else f"{shown} of {count}"
-    thick = scan.spacing[planes.PLANES[plane][0]]
+    number = f"{count}" if shown == count else f"{shown} of {count}"
+    thickness = scan.spacing[planes.PLANES[plane][0]]
     low, high = CT_WINDOW
     return (
-        f"{name or scan.id}: {many} {plane} slices of {thick:.3g} mm, CT window {low:g} to {high:g} HU, "
+        f"{name or scan.id}: {number} {plane} slices of {thickness:.3g} mm, CT window {low:g} to {high:g} HU, "
         f"the patient's {side} is on the left of the picture"
     )
 
@@ -260,7 +259,7 @@ def _pen(layer: str) -> str:
 
 
 def _paths(layer: str) -> str:
-    """Write the elements that the script gives a layer's outlines: the line on a dark rim that lifts it off."""
+    """Write the elements for the outlines of a layer: the line, on a wider dark line for contrast."""
     width = _LINES[layer][2] + 1.5
     dark = f"stroke: black; stroke-opacity: 0.5; stroke-width: {width}px"
     rim = f'<path data-layer="{layer}" {_pen(layer)} style="{dark}"/>'

@@ -1,4 +1,4 @@
-"""Two or more answers about the same CT side by side, moving together."""
+"""Predictions of the same CT side by side, under one slider."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from PIL import Image
 
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show.given import Given, Volume, as_scan, labels_on
-from dualtask_lite.show.ladder import STATIC, Asked, choose
+from dualtask_lite.show.given import CaseLike, Volume, as_scan, labels_on
+from dualtask_lite.show.ladder import STATIC, ViewerChoice, choose
 from dualtask_lite.show.picture import Picture
 from dualtask_lite.show.slices.browser import SliceBrowser, browse, write_figure
 
@@ -20,12 +20,12 @@ _GAP = 8  # px between two pictures
 
 @dataclass(frozen=True, repr=False)  # megabytes of pictures
 class Comparison:
-    """Slice browsers under one slider; shown by a notebook and by the page built from it.
+    """Slice browsers under one slider, shown by a notebook and by pages exported from it.
 
     Attributes:
-        title: what is compared.
-        panels: the browsers, each under what it shows.
-        still: the first slice of all as one picture.
+        title: of the figure.
+        panels: heading -> browser.
+        still: the first slices of all browsers as one picture.
     """
 
     title: str
@@ -33,7 +33,7 @@ class Comparison:
     still: Picture
 
     def to_html(self) -> str:
-        """Write a ``figure`` element that holds all it needs."""
+        """Write a self-contained ``figure`` element."""
         return write_figure(self.title, dict(self.panels))
 
     def __str__(self) -> str:
@@ -44,54 +44,54 @@ class Comparison:
 
 
 def compare(
-    case: Given,
+    case: CaseLike,
     predictions: Mapping[str, Volume],
     *,
     truth: Volume | None = None,
     spacing: Sequence[float] | None = None,
     plane: str = "axial",
     name: str = "",
-    viewer: Asked = "auto",
+    viewer: ViewerChoice = "auto",
 ) -> Comparison | Picture:
     """Compare predictions of the same CT, side by side under one slider: two models, or two heads of one.
 
-    The truth is outlined in each. A single prediction is compared with the truth alone.
+    The truth is outlined in each panel. A single prediction is shown beside the truth.
 
     Args:
         case: a case, a loaded one, an array (X, Y, Z) in HU in RAS+ order, or a NIfTI file.
-        predictions: labels, (X, Y, Z) of 0, 1, 2 on its grid, or NIfTI files, each under a name. A distance head
-            is compared by what it calls inside: ``(distance < 0) * 2`` for a tumour.
-        truth: labels of an array or a file; a case brings its own.
-        spacing: size of a voxel along each axis in mm, of an array.
+        predictions: labels, (X, Y, Z) of 0, 1, 2 on its grid, or NIfTI files, each under a name. For a
+            distance head give the mask of its inside: ``(distance < 0) * 2`` for a tumour.
+        truth: labels for an array or a file; a case has its own.
+        spacing: size of a voxel along each axis in mm; for arrays only.
         plane: ``axial``, ``coronal`` or ``sagittal``.
-        name: what the caption calls the case; its id when left out.
+        name: of the case in the caption; by default its id.
         viewer: ``html``, ``picture`` or ``auto``; see ``slices``.
 
     Raises:
-        DualTaskError: for what lies on another grid than the CT, an unknown plane or viewer, or nothing to compare.
+        DualTaskError: for an array on another grid than the CT, an unknown plane or viewer, or nothing to compare.
     """
     chosen = choose(viewer, STATIC)
     scan = as_scan(case, truth, spacing)
     found = {head: labels_on(scan, prediction, f"prediction {head!r}") for head, prediction in predictions.items()}
     if not found or (len(found) == 1 and scan.label is None):
-        raise DualTaskError(f"{len(found)} answers cannot be compared", "give two predictions, or one and the truth")
+        raise DualTaskError(f"cannot compare {len(found)} predictions", "give two predictions, or one and the truth")
     if len(found) == 1:
         found = {"truth": None, **found}
     labels = [label for label in found.values() if label is not None]
     panels = {head: browse(scan, label, None, plane=plane, name=name, beside=labels) for head, label in found.items()}
     title = next(iter(panels.values())).title
-    still = _beside(panels)
+    still = _side_by_side(panels)
     return still if chosen == "picture" else Comparison(title, panels, still)
 
 
-def _beside(panels: Mapping[str, SliceBrowser]) -> Picture:
-    """Put the first pictures of all side by side."""
+def _side_by_side(panels: Mapping[str, SliceBrowser]) -> Picture:
+    """Combine the first slices of all panels into one picture."""
     pictures = [Image.open(BytesIO(browser.still.png)).convert("RGB") for browser in panels.values()]
     width, height = pictures[0].size
     sheet = Image.new("RGB", ((width + _GAP) * len(pictures) - _GAP, height), "white")
-    for place, picture in enumerate(pictures):
-        sheet.paste(picture, ((width + _GAP) * place, 0))
+    for index, picture in enumerate(pictures):
+        sheet.paste(picture, ((width + _GAP) * index, 0))
     buffer = BytesIO()
     sheet.save(buffer, "PNG")
-    words = (f"{head}: {browser.still.alt}" for head, browser in panels.items())
-    return Picture(buffer.getvalue(), "From left to right. " + " ".join(words))
+    descriptions = (f"{head}: {browser.still.alt}" for head, browser in panels.items())
+    return Picture(buffer.getvalue(), "From left to right. " + " ".join(descriptions))

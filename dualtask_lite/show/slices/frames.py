@@ -1,4 +1,4 @@
-"""Slices of a CT as small pictures: grey values, colours laid over them, outlines as paths, and words."""
+"""Slices of a CT as small images: grey values, coloured overlays, outlines as paths, and a description."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from dualtask_lite.show import planes
 from dualtask_lite.show.overlays import Overlay, overlays
 from dualtask_lite.show.picture import Picture
 
-MOST_PIXELS = 256  # across and down a picture; more is averaged
-_SIDES = (512, 460)  # px; the largest stage
-_BODY = -500.0  # HU; only air is darker
+MOST_PIXELS = 256  # along each side of an image; larger slices are averaged
+_SIDES = (512, 460)  # px; largest width and height of the stage
+_BODY = -500.0  # HU; only air is below
 _MARGIN = 3  # voxels kept around the body
-_GREYS = 64  # steps of 5 HU, finer than the noise of a CT; halves what the pictures weigh
+_GREYS = 64  # grey levels of 5 HU, finer than the noise of a CT; this halves the size of the images
 _DPI = 100
-_STRUCTURES = {least: LABELS[least] for least in (1, 2)}  # a tumour voxel is one of the pancreas too
+_STRUCTURES = {least: LABELS[least] for least in (1, 2)}  # a tumour voxel belongs to the pancreas too
 _OPACITY = {"distance": 128, "difference": 160, "surface": 255}  # of 255; the overlays that are drawn as colours
 Box = tuple[slice, slice]  # rows and columns of an image
 
 
 @dataclass(frozen=True, repr=False)  # megabytes of pictures
 class Frame:
-    """One slice, ready to be shown.
+    """The images and the description of one slice.
 
     Attributes:
         index: in the volume, from 0.
         ct: PNG of the grey values.
-        images: for each coloured layer, a PNG that is transparent where it says nothing.
-        lines: for each outlined layer, its outlines as an SVG path in half voxels of the picture.
-        text: what the slice shows, with its numbers.
+        images: for each coloured layer, a PNG that is transparent where the layer is 0.
+        lines: for each outlined layer, its outlines as an SVG path in half voxels of the image.
+        text: description of the slice, with its numbers.
     """
 
     index: int
@@ -60,7 +60,7 @@ class Source:
         prediction: labels, (X, Y, Z) of 0, 1, 2.
         distance: signed distance, (X, Y, Z) in mm.
         plane: ``axial``, ``coronal`` or ``sagittal``.
-        beside: labels that are shown beside these, in the same crop.
+        beside: labels of the other browsers that share the crop.
     """
 
     def __init__(
@@ -74,19 +74,19 @@ class Source:
         self.scan, self.prediction, self.distance, self.plane = scan, prediction, distance, plane
         self.axis = planes.PLANES[plane][0]
         self.count = scan.shape[self.axis]
-        self.box = _body(planes.cut(self._seen(beside), scan.spacing, plane, (0, 0, 0))[0])
+        self.box = _body(planes.cut(self._projection(beside), scan.spacing, plane, (0, 0, 0))[0])
         self.voxels = (self.box[0].stop - self.box[0].start, self.box[1].stop - self.box[1].start)
         across, up = (s for i, s in enumerate(scan.spacing) if i != self.axis)
         self.size = _fit(self.voxels[1] * across, self.voxels[0] * up)
 
     @cached_property
     def layers(self) -> list[Overlay]:
-        """List what is laid over the CT as colours."""
+        """List the overlays that are drawn as colours."""
         found = overlays(self.scan, self.prediction, self.distance)
         return [layer for layer in found if layer.name in _OPACITY]
 
     def frame(self, index: int, step: int) -> Frame:
-        """Make everything of one slice."""
+        """Make the images and the description of one slice."""
         truth, found, distance = (self._cut(v, index) for v in (self.scan.label, self.prediction, self.distance))
         lines = {}
         if truth is not None:
@@ -95,14 +95,14 @@ class Source:
             lines["prediction"] = "".join(_path(found >= least) for least in _STRUCTURES)
         if distance is not None:
             lines["distance"] = _path(distance < 0)
-        text = self._place(index, step) + _contents(truth, found, self._pixel())
+        text = self._position(index, step) + _contents(truth, found, self._pixel())
         images = {layer.name: _colour_png(self._cut(layer.values, index), layer) for layer in self.layers}
         return Frame(index, _ct_png(self._cut(self.scan.volume, index)), images, lines, text)
 
     def still(self, index: int) -> bytes:
         """Draw one slice as a single PNG, in the same frame as the layers."""
         width, height = self.size
-        # Matplotlib 3.9 cuts a fraction of a pixel off: what inches make of 460 may be 459.99.
+        # Matplotlib 3.9 rounds pixels down, and 460 px converted to inches and back may be 459.99.
         figure = Figure(figsize=((width + 0.01) / _DPI, (height + 0.01) / _DPI), dpi=_DPI)
         axes = figure.add_axes((0, 0, 1, 1))
         at = [0, 0, 0]
@@ -124,11 +124,11 @@ class Source:
         axes.set(ylim=(top - rows.stop * down, top - rows.start * down))
         axes.set_axis_off()
 
-    def _seen(self, beside: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
-        """Project what must be shown along the axis; the result is one voxel thick."""
+    def _projection(self, beside: Sequence[NDArray[Any]]) -> NDArray[np.bool_]:
+        """Project body and labels along the axis; the result is one voxel thick."""
         labels = [label for label in (self.scan.label, self.prediction, *beside) if label is not None]
-        seen = [self.scan.volume > _BODY, *(label > 0 for label in labels)]
-        return np.any([mask.any(axis=self.axis, keepdims=True) for mask in seen], axis=0)
+        masks = [self.scan.volume > _BODY, *(label > 0 for label in labels)]
+        return np.any([mask.any(axis=self.axis, keepdims=True) for mask in masks], axis=0)
 
     def _cut(self, volume: np.ndarray | None, index: int) -> Any:
         """Cut one slice, rows downwards, and crop it; None stays None."""
@@ -140,8 +140,8 @@ class Source:
         """Area of a voxel in the slice, mm2."""
         return float(np.prod(self.scan.spacing)) / self.scan.spacing[self.axis]
 
-    def _place(self, index: int, step: int) -> str:
-        """Say which slice it is and where its middle lies in the patient."""
+    def _position(self, index: int, step: int) -> str:
+        """Describe the number of the slice and the position of its middle in the patient."""
         at = (np.array(self.scan.shape) - 1) / 2
         at[self.axis] = index
         mm = float((self.scan.affine @ [*at, 1])[self.axis])
@@ -149,26 +149,26 @@ class Source:
         return f"Slice {index + 1} of {self.count}{skipped}, {'xyz'[self.axis]} = {mm:.1f} mm. "
 
 
-def _body(seen: NDArray[np.bool_]) -> Box:
-    """Find the rows and columns of an image that hold something, with a margin; all when nothing does."""
-    rows, columns = (np.flatnonzero(seen.any(axis=axis)) for axis in (1, 0))
+def _body(mask: NDArray[np.bool_]) -> Box:
+    """Find the rows and columns of a mask that are not empty, with a margin; all of an empty mask."""
+    rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
     if not len(rows):
-        return slice(0, seen.shape[0]), slice(0, seen.shape[1])
+        return slice(0, mask.shape[0]), slice(0, mask.shape[1])
     first, second = (
         slice(max(0, int(at[0]) - _MARGIN), min(n, int(at[-1]) + 1 + _MARGIN))
-        for at, n in zip((rows, columns), seen.shape, strict=True)
+        for at, n in zip((rows, columns), mask.shape, strict=True)
     )
     return first, second
 
 
 def _fit(across: float, down: float) -> tuple[int, int]:
-    """Scale mm to px so that the picture, however long, fits the stage."""
+    """Scale mm to px so that a picture of any proportions fits the stage."""
     scale = min(_SIDES[0] / across, _SIDES[1] / down)
     return max(1, round(across * scale)), max(1, round(down * scale))
 
 
 def _factor(voxels: int) -> int:
-    """How many voxels one pixel averages."""
+    """Number of voxels that one pixel averages."""
     return -(-voxels // MOST_PIXELS)
 
 
@@ -177,12 +177,12 @@ def _pixels(voxels: int) -> int:
 
 
 def covered(voxels: int) -> float:
-    """Say how much of so many voxels the pixels of a picture cover: a little more than all, where they average."""
+    """Ratio of the voxels that the pixels of an image cover to all voxels: slightly above 1 where pixels average."""
     return _pixels(voxels) * _factor(voxels) / voxels
 
 
 def _shrink(image: NDArray[Any], beyond: float) -> NDArray[Any]:
-    """Average an image down to ``MOST_PIXELS``; ``beyond`` fills what the last pixel covers outside of it."""
+    """Average an image down to ``MOST_PIXELS``; ``beyond`` fills the part of the last pixel outside it."""
     block = tuple(map(_factor, image.shape))
     shrunk: NDArray[Any] = image if block == (1, 1) else block_reduce(image, block, np.mean, cval=beyond)
     return shrunk
@@ -197,7 +197,7 @@ def _ct_png(hu: NDArray[Any]) -> bytes:
 
 
 def _colour_png(values: NDArray[np.uint8], layer: Overlay) -> bytes:
-    """Colour what is laid over a slice; nothing (0) is transparent."""
+    """Colour an overlay of a slice; 0 is transparent."""
     block = tuple(map(_factor, values.shape))
     shrunk = values if block == (1, 1) else block_reduce(values, block, np.max)
     colours = np.array([(0.0, 0.0, 0.0), *map(to_rgb, layer.colours)])
@@ -215,7 +215,7 @@ def _png(levels: NDArray[np.uint8], colours: NDArray[np.uint8], opacity: bytes |
 
 
 def _path(mask: NDArray[np.bool_]) -> str:
-    """Outline a mask as an SVG path in half voxels, in which all its corners are whole numbers."""
+    """Outline a mask as an SVG path in half voxels, the unit in which its corners are integers."""
     if not mask.any():
         return ""
     contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
@@ -223,7 +223,7 @@ def _path(mask: NDArray[np.bool_]) -> str:
 
 
 def _closed(points: NDArray[np.int_]) -> str:
-    """Write points (N, 2), the last one the first, as a closed path; straight runs become one stroke."""
+    """Write points (N, 2), whose last equals the first, as a closed path; collinear points are merged."""
     moves = np.diff(points, axis=0)
     corners = np.flatnonzero(np.any(moves[1:] != moves[:-1], axis=1)) + 1
     x, y = points[0]
@@ -231,12 +231,12 @@ def _closed(points: NDArray[np.int_]) -> str:
 
 
 def _contents(truth: NDArray[Any] | None, found: NDArray[Any] | None, pixel: float) -> str:
-    """Say what truth and prediction hold in a slice, in mm2, and how far they agree there."""
-    parts = [f"{what}: {', '.join(_areas(labels, truth, pixel))}." for what, labels in _named(truth, found)]
+    """Describe the areas of truth and prediction in a slice, in mm2, and their Dice."""
+    parts = [f"{what}: {', '.join(_areas(labels, truth, pixel))}." for what, labels in _label_maps(truth, found)]
     return " ".join(parts) or "No label."
 
 
-def _named(truth: NDArray[Any] | None, found: NDArray[Any] | None) -> Iterator[tuple[str, NDArray[Any]]]:
+def _label_maps(truth: NDArray[Any] | None, found: NDArray[Any] | None) -> Iterator[tuple[str, NDArray[Any]]]:
     if truth is not None:
         yield "Truth", truth
     if found is not None:

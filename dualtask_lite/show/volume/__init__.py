@@ -1,4 +1,4 @@
-"""A case in 3D in the browser: NiiVue, itkwidgets, or a self-contained page."""
+"""3D views of a case in the browser: NiiVue, itkwidgets, or a self-contained page."""
 
 from dualtask_lite.show.volume.volume3d import page, volume3d
 

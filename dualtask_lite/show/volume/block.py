@@ -1,4 +1,4 @@
-"""The part of a case that a browser gets: cut out around the labels, coarsened and cast until it is small enough."""
+"""The part of a case that is sent to a browser: cropped around the labels, downsampled, and cast to small types."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.masks import Box
 
 MARGIN = 40.0  # mm kept around the labels
-LIMIT = 8_000_000  # bytes of voxels that a browser gets
-_AIR = -500.0  # HU; what is above it is the body
+LIMIT = 8_000_000  # bytes of voxels that are sent to a browser
+_AIR = -500.0  # HU; the body is above it
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The part of a scan that a browser gets.
+    """The part of a scan that is sent to a browser.
 
     Attributes:
         ct: (X, Y, Z) int16, HU.
-        labels: (X, Y, Z) uint8, what is laid over it, by its name.
+        labels: name -> overlay, (X, Y, Z) uint8.
         affine: (4, 4), voxel -> mm.
     """
 
@@ -35,7 +35,7 @@ class Block:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all its voxels, before compression."""
+        """Size of all voxels in bytes, before compression."""
         return self.ct.nbytes + sum(label.nbytes for label in self.labels.values())
 
     @property
@@ -44,37 +44,37 @@ class Block:
         return tuple(float(s) for s in nib.affines.voxel_sizes(self.affine))
 
     def niftis(self) -> dict[str, bytes]:
-        """Its volumes as compressed NIfTI files, the CT first, by the name of each."""
+        """Encode the volumes as compressed NIfTI files, by name, the CT first."""
         labels = {name: _nifti(label, self.affine) for name, label in self.labels.items()}
         return {"ct": _nifti(self.ct, self.affine), **labels}
 
 
 def cut_block(scan: Scan, labels: Mapping[str, NDArray[Any]], *, limit: int = LIMIT) -> Block:
-    """Cut out the part around all labels (or the body), and coarsen it until it is small enough for a browser.
+    """Crop a scan around all labels (or the body), and downsample it until it is small enough for a browser.
 
     Args:
         scan: the CT.
-        labels: what is laid over it, (X, Y, Z) of small whole numbers on its grid, by its name.
-        limit: bytes of voxels, all volumes together.
+        labels: name -> overlay, (X, Y, Z) of small integers on the grid of the CT.
+        limit: bytes of voxels of all volumes together.
 
     Raises:
         ValueError: when a label has another shape.
     """
     if any(label.shape != scan.shape for label in labels.values()):
-        raise ValueError(f"a label's shape is not the scan's, {scan.shape}")
+        raise ValueError(f"an overlay has another shape than the scan, {scan.shape}")
     box, first = _box(scan, labels)
     shape = [part.stop - part.start for part in box]
     target = _coarser(shape, scan.spacing, limit // (2 + len(labels)))
     ct = np.clip(_resized(scan.volume[box], target, "area"), -1024, 3071)
     shrunk = {name: _resized(label[box], target, "nearest-exact").astype(np.uint8) for name, label in labels.items()}
-    # A coarse voxel covers `steps` fine ones: the outer faces stay where they were, the centres move.
+    # A coarse voxel covers `steps` fine ones: the outer faces keep their position, the centres move.
     steps = np.array(shape) / target
     affine = scan.affine @ nib.affines.from_matvec(np.diag(steps), first + (steps - 1) / 2)
     return Block(np.rint(ct).astype(np.int16), shrunk, affine)
 
 
 def _box(scan: Scan, labels: Mapping[str, NDArray[Any]]) -> tuple[tuple[slice, ...], NDArray[np.int64]]:
-    """Find the voxels to keep, and the first of them: around the labels, else around the body, else all."""
+    """Find the box to keep and its first voxel: around the labels, else around the body, else everything."""
     marked = np.zeros(scan.shape, bool)
     for label in labels.values():
         marked |= label > 0
@@ -83,7 +83,7 @@ def _box(scan: Scan, labels: Mapping[str, NDArray[Any]]) -> tuple[tuple[slice, .
 
 
 def _coarser(shape: list[int], spacing: tuple[float, ...], voxels: int) -> tuple[int, ...]:
-    """Find the finest grid of at most so many voxels; axes that are coarse already stay as they are."""
+    """Find the finest grid within a number of voxels; axes that are coarse already keep their size."""
     aim = min(spacing)
     sides = tuple(shape)
     while np.prod(sides) > voxels:
@@ -93,7 +93,7 @@ def _coarser(shape: list[int], spacing: tuple[float, ...], voxels: int) -> tuple
 
 
 def _resized(voxels: NDArray[Any], sides: tuple[int, ...], mode: str) -> NDArray[np.float32]:
-    import torch  # takes seconds
+    import torch  # the import takes seconds
     from torch.nn.functional import interpolate
 
     source = torch.from_numpy(np.ascontiguousarray(voxels, dtype=np.float32))[None, None]

@@ -1,7 +1,7 @@
-"""A case drawn by itkwidgets (ITK and VTK in the browser), for JupyterLab.
+"""A 3D view by itkwidgets (ITK and VTK in the browser), for JupyterLab.
 
-itkwidgets is imported here and nowhere else, and only when it is asked for: from its import on it holds every
-cell back until the browser has answered, so without its JavaScript a notebook would stand still.
+Only this module imports itkwidgets, and only when the user chooses it: after its import every cell waits for an answer
+of the browser, so without its JavaScript a notebook would hang.
 """
 
 from __future__ import annotations
@@ -22,49 +22,48 @@ from dualtask_lite.viewers.extension import status
 from dualtask_lite.viewers.rewrite import CDN
 
 _BLEND = 0.6  # share of the labels' colour over the grey values
-_PATIENCE = 3  # s for an answer of the network
-_COLOURS = ("red", "violet", "green", "teal")  # of the viewer's own table, in the order of the labels that are there
+_TIMEOUT = 3  # s for an answer of the network
+_COLOURS = ("red", "violet", "green", "teal")  # of the viewer's own table, in the order of the labels that occur
 _NAMES = ("true pancreas", "true tumour", "predicted pancreas", "predicted tumour")  # of the labels from 1
 
 
 def draw(block: Block, start: Sequence[float]) -> tuple[Any, str]:
-    """Show a block; the viewer appears in the cell that is running.
+    """Show a block in the running cell.
 
-    It begins with an axial slice; its menu has the other planes and 3D.
+    The viewer starts with an axial slice; its menu offers the other planes and 3D.
 
     Args:
-        block: what is shown.
-        start: where to look first, mm.
+        block: the volumes to show.
+        start: first position of the view, mm.
 
     Returns:
-        The ``itkwidgets.Viewer``, to work on with its own calls, and what its colours mean.
+        The ``itkwidgets.Viewer``, and the legend of its colours.
 
     Raises:
-        DualTaskError: when itkwidgets is not installed, or its JavaScript can come neither from here nor from the
-            network.
+        DualTaskError: when itkwidgets is not installed, or its JavaScript is neither on this machine nor reachable.
     """
-    _have_javascript()
+    _check_javascript()
     from itkwidgets import view
 
     labels = merged(block)
-    there = [] if labels is None else [value for value in np.unique(labels).tolist() if value]
-    more = {} if labels is None else {"label_image": _image(labels, block)}
+    present = [] if labels is None else [value for value in np.unique(labels).tolist() if value]
+    label_image = {} if labels is None else {"label_image": _image(labels, block)}
     viewer = view(
         image=_image(block.ct, block),
         cmap="Grayscale",
         color_range=list(CT_WINDOW),
         view_mode="ZPlane",
         z_slice=float(start[2]),
-        **more,
+        **label_image,
     )
-    if there:  # as an argument of view it would reach the browser before the labels do
+    if present:  # as an argument of view it would reach the browser before the labels
         viewer.set_label_image_blend(_BLEND)
-    legend = [f"{_NAMES[value - 1]} {colour}" for value, colour in zip(there, _COLOURS, strict=False)]
+    legend = [f"{_NAMES[value - 1]} {colour}" for value, colour in zip(present, _COLOURS, strict=False)]
     return viewer, f"In itkwidgets: {', '.join(legend) or 'no labels'}."
 
 
 def merged(block: Block) -> NDArray[np.uint8] | None:
-    """Make one volume of labels, all that itkwidgets shows: the truth as 1 and 2, what is only predicted as 3 and 4."""
+    """Merge the labels into one volume for itkwidgets: the truth as 1 and 2, voxels only predicted as 3 and 4."""
     truth, prediction = block.labels.get("truth"), block.labels.get("prediction")
     if prediction is None:
         return truth
@@ -73,29 +72,29 @@ def merged(block: Block) -> NDArray[np.uint8] | None:
 
 
 def _image(voxels: NDArray[Any], block: Block) -> Any:
-    """Turn voxels to the axes of ITK: from (X, Y, Z) in RAS+ to z, y, x that run to left, back and head."""
+    """Convert voxels to the axes of ITK: from (X, Y, Z) in RAS+ to (z, y, x) towards head, back and left."""
     from ngff_zarr import to_ngff_image
 
-    turned = np.ascontiguousarray(voxels[::-1, ::-1].transpose(2, 1, 0))
+    reordered = np.ascontiguousarray(voxels[::-1, ::-1].transpose(2, 1, 0))
     first = block.affine @ [voxels.shape[0] - 1, voxels.shape[1] - 1, 0, 1]
-    place = {"x": -float(first[0]), "y": -float(first[1]), "z": float(first[2])}
+    origin = {"x": -float(first[0]), "y": -float(first[1]), "z": float(first[2])}
     return to_ngff_image(
-        turned, dims=["z", "y", "x"], scale=dict(zip("xyz", block.spacing, strict=True)), translation=place
+        reordered, dims=["z", "y", "x"], scale=dict(zip("xyz", block.spacing, strict=True)), translation=origin
     )
 
 
-def _have_javascript() -> None:
-    """Make sure that the JavaScript lies on this machine, or that the network has it."""
+def _check_javascript() -> None:
+    """Check that the JavaScript is on this machine or reachable on the network."""
     if not find_spec("itkwidgets"):
         raise DualTaskError("itkwidgets is not installed", "run pip install 'dualtask-lite[viewers]'")
     if status().state == "local":
         return
     try:
-        urllib.request.urlopen(CDN, timeout=_PATIENCE).close()  # noqa: S310  # a constant
+        urllib.request.urlopen(CDN, timeout=_TIMEOUT).close()  # noqa: S310  # a constant
     except urllib.error.HTTPError:
-        return  # it answers
+        return  # the server answers
     except OSError as error:
         raise DualTaskError(
-            "itkwidgets would wait for ever: its JavaScript is not on this machine, and there is no network",
-            "run dualtask viewers install where there is one, or leave viewer='itk' out",
+            "itkwidgets would hang: its JavaScript is not on this machine, and there is no network",
+            "run dualtask viewers install where there is a network, or leave viewer='itk' out",
         ) from error

@@ -1,6 +1,6 @@
-"""A case drawn by NiiVue (WebGL2): as a live widget, and as a page that holds all it needs.
+"""A 3D view by NiiVue (WebGL2): as a live widget, and as a self-contained page.
 
-NiiVue's JavaScript comes with ipyniivue: nothing is loaded from the network.
+NiiVue's JavaScript comes with ipyniivue, so nothing is loaded from the network.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from dualtask_lite.show.picture import Picture
 from dualtask_lite.show.volume.block import Block
 
 HEIGHT = 620  # px of a page in a notebook
-_WIDGET_HEIGHT = 500  # px; with its switches all of it fits a projector
-OPACITY = 0.6  # of what is laid over the CT
+_WIDGET_HEIGHT = 500  # px; with its switches it fits on a projector
+OPACITY = 0.6  # of the overlays
 AZIMUTH, ELEVATION = 160.0, 15.0  # degrees: the patient from the front
-_HERO = 0.42  # share of the width that the 3D view takes
-# Even tissue turns to glass, so that organs, bones and labels show from outside.
-_GLASS = "await nv.setVolumeRenderIllumination(0.3); await nv.setGradientOpacity(0.7);"
+_HERO = 0.42  # share of the width for the 3D view
+# Homogeneous tissue becomes transparent, so that organs, bones and labels are visible from outside.
+_SEE_THROUGH = "await nv.setVolumeRenderIllumination(0.3); await nv.setGradientOpacity(0.7);"
 _INSTANCE = re.compile(r'"Creating new Niivue instance".{0,200}?([\w$]+)=new ([\w$]+)\(')
 _DEFAULT = re.compile(r"export\s*\{\s*([\w$]+) as default\s*\};?\s*$")
 _INSTALL = "run pip install 'dualtask-lite[viewers]', or ask for viewer='picture'"
@@ -42,8 +42,8 @@ _SWITCHES = """
 export default {
   async render({ model, el }) {
     el.innerHTML = model.get("inside");
-    // Out of sight JupyterLab takes a cell off the page; on its return NiiVue must be told to draw again.
-    // A theme may change within a frame, which no observer of sizes sees; and a page needs a while to settle.
+    // JupyterLab removes invisible cells from the page; when such a cell returns, NiiVue must redraw.
+    // A ResizeObserver misses a change of theme within one frame, and a page needs some time to settle.
     const redraw = () => [0, 300, 2000].forEach(ms => setTimeout(() => window.dispatchEvent(new Event("resize")), ms));
     let away = false;
     const sizes = new ResizeObserver(() => {
@@ -66,16 +66,16 @@ export default {
   },
 };
 """
-_FEW = 3  # a legend names each value of an overlay that has no more
+_FEW = 3  # up to this number of values a legend names each one
 
 
 def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...], text: str) -> tuple[Any, Any]:
-    """Make the live widget; its voxels travel over the kernel's own connection.
+    """Make the live widget; its voxels travel over the connection of the kernel.
 
     Args:
-        block: what is shown.
-        layers: what the labels of the block mean.
-        start: where to look first, mm.
+        block: the volumes to show.
+        layers: the overlays of the block.
+        start: first position of the crosshair, mm.
         text: the caption.
 
     Returns:
@@ -84,25 +84,25 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
     Raises:
         DualTaskError: when ipyniivue is not installed.
     """
-    module = _with_glass()
+    module = _with_transparent_tissue()
     from ipyniivue import ColorMap, MultiplanarType, NiiVue, ShowRender, SliceType, Volume
     from ipyniivue.utils import make_label_lut
     from ipywidgets import HTML, VBox  # as anywidget, a dependency of ipyniivue
 
-    class Whole(NiiVue):
-        """It reaches the browser with its volumes: what follows is lost where NiiVue takes longer than 2 s to load.
+    class Complete(NiiVue):
+        """Sends its volumes with its first message: later messages are lost when NiiVue needs over 2 s to load.
 
-        (anywidget gives up then, on a slow machine or while another viewer draws.)
+        anywidget gives up after that time, on a slow machine or while another viewer draws.
         """
 
         _esm = module
 
         def open(self) -> None:
-            self._model_id: str = self._model_id or uuid.uuid4().hex  # it must have one at once
+            self._model_id: str = self._model_id or uuid.uuid4().hex  # needed before the first message
             if self.volumes:
                 super().open()
 
-    widget = Whole(
+    widget = Complete(
         height=_WIDGET_HEIGHT,
         is_radiological_convention=True,
         sagittal_nose_left=True,
@@ -132,9 +132,9 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
 
 
 def _switches(volumes: Sequence[Any], layers: Sequence[Overlay]) -> Any:
-    """Make the check boxes of the page for a notebook, where the browser itself joins them with the volumes.
+    """Make the check boxes for a notebook; the browser connects them with the volumes, without the kernel.
 
-    It asks no kernel: anywidget would let nothing through to a viewer that took over 2 s to load.
+    Messages of the kernel would not reach a viewer that needed over 2 s to load.
     """
     import anywidget
     import traitlets
@@ -154,18 +154,18 @@ def _switches(volumes: Sequence[Any], layers: Sequence[Overlay]) -> Any:
 def make_page(
     block: Block, layers: Sequence[Overlay], start: tuple[float, ...], picture: Picture, title: str, text: str
 ) -> str:
-    """Write the page; what the reader gave is escaped, and data cannot end its ``script`` element.
+    """Write the page; text is escaped, and data cannot end its ``script`` element.
 
     Args:
-        block: what is shown.
-        layers: what the labels of the block mean.
-        start: where to look first, mm.
-        picture: shown where there is no WebGL2 or no JavaScript.
+        block: the volumes to show.
+        layers: the overlays of the block.
+        start: first position of the crosshair, mm.
+        picture: replaces the view without WebGL2 or JavaScript.
         title: of the page.
-        text: what is shown, in words.
+        text: description of the view.
 
     Raises:
-        DualTaskError: when ipyniivue, which holds NiiVue, is not installed or unknown.
+        DualTaskError: when ipyniivue, which contains NiiVue, is not installed or of an unknown version.
     """
     looks = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
     volumes = [{"name": name, "data": _base64(data), **looks.get(name, {})} for name, data in block.niftis().items()]
@@ -179,67 +179,67 @@ def make_page(
         switches="\n".join(map(_switch, layers)),
         picture=picture.to_html(),
         licence=html.escape(licence),
-        glass=_GLASS,
+        glass=_SEE_THROUGH,
         setup=json.dumps(setup).replace("<", "\\u003c"),
         viewer=_base64(gzip.compress(viewer.encode(), mtime=0)),
     )
 
 
 def _switch(layer: Overlay) -> str:
-    """Write the check box of a layer, which is the legend of its colours too."""
+    """Write the check box of a layer, with the legend of its colours."""
     checked = " checked" if layer.shown else ""
-    return f'<label><input type="checkbox" name="{layer.name}"{checked}> {layer.words}: {_legend(layer)}</label>'
+    return f'<label><input type="checkbox" name="{layer.name}"{checked}> {layer.title}: {_legend(layer)}</label>'
 
 
 def _legend(layer: Overlay) -> str:
-    """Write a swatch for each value, or a scale where there are many."""
+    """Write a swatch for each value, or a colour scale for many values."""
     if len(layer.colours) <= _FEW:
         swatch = "display: inline-block; width: 0.85em; height: 0.85em; border: 1px solid #555; vertical-align: -0.1em"
         named = zip(layer.colours, layer.meanings, strict=True)
-        return " ".join(f'<span style="{swatch}; background: {colour}"></span> {words}' for colour, words in named)
+        return " ".join(f'<span style="{swatch}; background: {colour}"></span> {meaning}' for colour, meaning in named)
     scale = "display: inline-block; width: 6em; height: 0.7em; border: 1px solid #555; background: linear-gradient"
     colours = ", ".join(layer.colours)
     return f'{layer.meanings[0]} <span style="{scale}(to right, {colours})"></span> {layer.meanings[-1]}'
 
 
 def _colour_map(layer: Overlay) -> dict[str, Any]:
-    """Write NiiVue's colour map of a layer."""
+    """Make the colour map of a layer for NiiVue."""
     channels = np.rint(255 * np.array([(0.0, 0.0, 0.0), *map(to_rgb, layer.colours)])).astype(int).T.tolist()
     labels = ["", *(f"{layer.name}: {meaning}" for meaning in layer.meanings)]
     return {**dict(zip("RGB", channels, strict=True)), "A": [0] + [255] * len(layer.colours), "labels": labels}
 
 
 def _niivue() -> tuple[str, str]:
-    """Take NiiVue out of the installed ipyniivue: a module that exports ``Niivue``, and its licence.
+    """Extract NiiVue from the installed ipyniivue: a module that exports ``Niivue``, and its licence.
 
-    ipyniivue keeps the class to itself, under a name that its bundler chose, so it is exported by one more line.
+    ipyniivue does not export the class, whose name its bundler chose; one added line exports it.
     """
     source, instance, _ = _bundle()
     package = metadata.distribution("ipyniivue")
     licence = next((file for file in package.files or () if file.name == "LICENSE"), None)
     if instance is None or licence is None:
-        raise DualTaskError(
-            f"ipyniivue {package.version} does not hold NiiVue as 2.4.4 does", "run pip install ipyniivue==2.4.4"
-        )
+        raise DualTaskError(f"NiiVue was not found in ipyniivue {package.version}", "run pip install ipyniivue==2.4.4")
     return f"{source}\nexport {{ {instance[2]} as Niivue }};\n", licence.read_text(encoding="utf-8")
 
 
-def _with_glass() -> str:
-    """Give ipyniivue's module with one thing more: once its volumes are drawn, tissue turns to glass.
+def _with_transparent_tissue() -> str:
+    """Extend ipyniivue's module: once its volumes are drawn, homogeneous tissue becomes transparent.
 
-    NiiVue does not heed these two as options, and from the kernel a message may come before there are volumes.
-    In another version of ipyniivue, where they cannot be found, tissue stays as it is.
+    NiiVue ignores these two settings as options, and a message of the kernel may arrive before the volumes. With
+    another version of ipyniivue, in which the class is not found, tissue stays opaque.
     """
     source, instance, default = _bundle()
     if instance is None or default is None:
         return source
     widget, nv = default[1], instance[1]
-    render = f"async render(given) {{ const end = await {widget}.render(given), nv = {nv}; {_GLASS} return end; }}"
+    render = (
+        f"async render(given) {{ const end = await {widget}.render(given), nv = {nv}; {_SEE_THROUGH} return end; }}"
+    )
     return f"{source[: default.start()]}export default {{ ...{widget}, {render} }};\n"
 
 
 def _bundle() -> tuple[str, re.Match[str] | None, re.Match[str] | None]:
-    """Read ipyniivue's JavaScript; and where it makes its NiiVue, and exports its widget."""
+    """Read ipyniivue's JavaScript, and find where it creates NiiVue and where it exports its widget."""
     spec = find_spec("ipyniivue")
     if spec is None or spec.origin is None:
         raise DualTaskError("the 3D viewer needs ipyniivue, which is not installed", _INSTALL)

@@ -1,6 +1,6 @@
-"""A case in 3D in the browser: a widget in a live notebook, a page that opens anywhere, or a picture.
+"""3D views of a case: a widget in a live notebook, a page that opens anywhere, or a picture.
 
-What a browser gets is the part around the pancreas, on coarser voxels when it would be large.
+The browser gets the region around the pancreas, downsampled when it would be large.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.files import whole_file
 from dualtask_lite.show import figures, planes
-from dualtask_lite.show.given import Given, Volume, as_scan, distance_on, labels_on
-from dualtask_lite.show.ladder import Asked, View, choose
+from dualtask_lite.show.given import CaseLike, Volume, as_scan, distance_on, labels_on
+from dualtask_lite.show.ladder import View, ViewerChoice, choose
 from dualtask_lite.show.overlays import Overlay, overlays
 from dualtask_lite.show.picture import Picture
 from dualtask_lite.show.volume import itk, niivue
@@ -30,28 +30,28 @@ _STRUCTURES = ((2, LABELS[2]), (1, LABELS[1]))
 
 
 def volume3d(
-    case: Given,
+    case: CaseLike,
     prediction: Volume | None = None,
     distance: Volume | None = None,
     *,
     truth: Volume | None = None,
     spacing: Sequence[float] | None = None,
-    viewer: Asked = "auto",
+    viewer: ViewerChoice = "auto",
 ) -> View:
-    """Show a case in 3D in a notebook, with truth, prediction, errors and distances laid over it.
+    """Show a case in 3D in a notebook, with overlays of truth, prediction, errors and distances.
 
     Args:
         case: a case, a loaded one, an array (X, Y, Z) in HU in RAS+ order, or a NIfTI file.
         prediction: predicted labels, (X, Y, Z) of 0, 1, 2 on its grid, or a NIfTI file.
         distance: signed distance, (X, Y, Z) in mm, negative inside, or a NIfTI file.
-        truth: labels of an array or a file; a case brings its own.
-        spacing: size of a voxel along each axis in mm, of an array.
+        truth: labels for an array or a file; a case has its own.
+        spacing: size of a voxel along each axis in mm; for arrays only.
         viewer: ``niivue``, the widget of a live notebook; ``itk``, itkwidgets in JupyterLab; ``html``, NiiVue in the
-            output itself, which static pages keep; ``picture``, three planes; ``auto``, what ``DUALTASK_VIEWER``
-            names, else the widget in a kernel that has ipyniivue, else the picture.
+            output itself, which exported pages keep; ``picture``, three planes; ``auto``, the value of
+            ``DUALTASK_VIEWER``, else the widget in a kernel that has ipyniivue, else the picture.
 
     Raises:
-        DualTaskError: when the viewer is unknown or cannot draw here, or something lies on another grid.
+        DualTaskError: when the viewer is unknown or unavailable, or an array lies on another grid.
     """
     chosen = choose(viewer)
     subject = _Subject.of(case, prediction, distance, truth, spacing)
@@ -60,23 +60,23 @@ def volume3d(
         return View(chosen, picture.alt, picture.bundle())
     block = subject.block()
     if chosen == "html":
-        text = subject.in_words(block)
+        text = subject.describe(block)
         source = html.escape(niivue.make_page(block, subject.layers, subject.start(), picture, subject.title, text))
         style = f"width: 100%; height: {niivue.HEIGHT}px; border: 0"
         frame = f'<iframe title="{html.escape(text)}" style="{style}" srcdoc="{source}"></iframe>'
         return View(chosen, text, {"text/html": frame})
     if chosen == "itk":
         widget, legend = itk.draw(block, subject.start())
-        text = f"{subject.in_words(block, hues=False)} {legend}"
+        text = f"{subject.describe(block, hues=False)} {legend}"
         return View(chosen, text, {"text/html": f"<p>{html.escape(text)}</p>"}, widget)
-    text = subject.in_words(block)
+    text = subject.describe(block)
     widget, box = niivue.make_widget(block, subject.layers, subject.start(), text)
-    # A front end without widgets takes the picture.
+    # A front end without widgets shows the picture.
     return View(chosen, text, {**box._repr_mimebundle_(), **picture.bundle()}, widget)
 
 
 def page(
-    case: Given,
+    case: CaseLike,
     prediction: Volume | None,
     file: str | Path,
     *,
@@ -85,27 +85,27 @@ def page(
     spacing: Sequence[float] | None = None,
     title: str = "",
 ) -> Path:
-    """Write one HTML file that shows a case in three planes and in 3D, from any disk and without any network.
+    """Write one HTML file that shows a case in three planes and in 3D; it needs no network.
 
     Args:
         case: a case, a loaded one, an array (X, Y, Z) in HU in RAS+ order, or a NIfTI file.
         prediction: predicted labels, (X, Y, Z) of 0, 1, 2 on its grid, or a NIfTI file; or None.
-        file: where to; missing folders are made.
+        file: to write; missing folders are created.
         distance: signed distance, (X, Y, Z) in mm, negative inside, or a NIfTI file.
-        truth: labels of an array or a file; a case brings its own.
-        spacing: size of a voxel along each axis in mm, of an array.
-        title: of the page; centre and case when left out.
+        truth: labels for an array or a file; a case has its own.
+        spacing: size of a voxel along each axis in mm; for arrays only.
+        title: of the page; by default centre and case.
 
     Returns:
-        The file's path.
+        The path of the file.
 
     Raises:
-        DualTaskError: when ipyniivue, which holds the viewer, is not installed, or the file cannot be written.
+        DualTaskError: when ipyniivue, which contains the viewer, is not installed, or the file cannot be written.
     """
     subject = _Subject.of(case, prediction, distance, truth, spacing)
     block, path = subject.block(), Path(file)
     source = niivue.make_page(
-        block, subject.layers, subject.start(), subject.picture(), title or subject.title, subject.in_words(block)
+        block, subject.layers, subject.start(), subject.picture(), title or subject.title, subject.describe(block)
     )
     with whole_file(path) as temporary:
         temporary.write_text(source, encoding="utf-8")
@@ -114,7 +114,7 @@ def page(
 
 @dataclass(frozen=True, eq=False)
 class _Subject:
-    """What is shown, whatever draws it."""
+    """The content of a view, for every viewer."""
 
     scan: Scan
     prediction: NDArray[np.uint8] | None
@@ -123,7 +123,7 @@ class _Subject:
     @classmethod
     def of(
         cls,
-        case: Given,
+        case: CaseLike,
         prediction: Volume | None,
         distance: Volume | None,
         truth: Volume | None,
@@ -138,25 +138,25 @@ class _Subject:
         return f"Centre {self.scan.centre}, case {self.scan.id} in 3D"
 
     def picture(self) -> Picture:
-        """Draw three planes, for where nothing better can be drawn."""
+        """Draw three planes, where no 3D view is possible."""
         return figures.orthogonal(self.scan, prediction=self.prediction)
 
     def block(self) -> Block:
-        """Cut out what a browser gets."""
+        """Crop and downsample the volumes for a browser."""
         return cut_block(self.scan, {layer.name: layer.values for layer in self.layers})
 
     def start(self) -> tuple[float, ...]:
-        """Find where to look first, mm: the lesion, else the organ, else the middle."""
+        """Find the first position of the view, mm: the lesion, else the organ, else the middle."""
         truth = self.scan.label
         shown = truth if truth is not None and truth.any() else self.prediction
         at, _ = planes.middle(shown, self.scan.shape, _STRUCTURES)
         return tuple(float(mm) for mm in nib.affines.apply_affine(self.scan.affine, at))
 
-    def in_words(self, block: Block, *, hues: bool = True) -> str:
-        """Say what is shown, with the volumes that the scan's own voxels give, and how much the browser gets.
+    def describe(self, block: Block, *, hues: bool = True) -> str:
+        """Describe the view, with volumes measured on the scan's own voxels, and the size of the data.
 
         Args:
-            block: what the browser gets.
+            block: the data for the browser.
             hues: name the colours; itkwidgets has its own.
         """
         scan = self.scan

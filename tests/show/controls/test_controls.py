@@ -36,7 +36,7 @@ from dualtask_lite.show.controls import (
 )
 from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Panel, colours_of, levels_of
 from dualtask_lite.show.controls.lesion import lesion
-from dualtask_lite.show.controls.metrics import spoil
+from dualtask_lite.show.controls.metrics import deform
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 AHEAD = {"distance": distance_explorer, "conversion": conversion_explorer}
@@ -229,7 +229,7 @@ def test_metrics_are_those_that_were_given():
     right = control.frame(grow=0.0)
     assert right.numbers["Dice"] == "1.00"
     assert right.numbers["HD95"] == "0.00 mm"
-    wrong = spoil(signed_distance(truth, spacing), spacing, move=4, grow=2.0, hole=5.0, split=3.0)
+    wrong = deform(signed_distance(truth, spacing), spacing, move=4, grow=2.0, hole=5.0, split=3.0)
     expected = case_metrics(wrong, truth, spacing)
     found = control.frame(move=4, grow=2.0, hole=5.0, split=3.0).numbers
     assert found["Dice"] == f"{expected['dice']:.2f}"
@@ -242,15 +242,15 @@ def test_every_wrong_is_what_it_says():
     spacing = (1.0, 1.0, 2.0)
     truth = lesion(spacing)
     distance = signed_distance(truth, spacing)
-    np.testing.assert_array_equal(spoil(distance, spacing), truth)
+    np.testing.assert_array_equal(deform(distance, spacing), truth)
     for move in (-5, 5):
-        np.testing.assert_array_equal(spoil(distance, spacing, move=move), np.roll(truth, move, axis=0))
-    assert not spoil(distance, spacing, move=60).any()
+        np.testing.assert_array_equal(deform(distance, spacing, move=move), np.roll(truth, move, axis=0))
+    assert not deform(distance, spacing, move=60).any()
     grown = ndimage.distance_transform_edt(~truth, sampling=spacing) < 3
-    np.testing.assert_array_equal(spoil(distance, spacing, grow=3.0), grown)
-    hole = truth & ~spoil(distance, spacing, hole=4.0)
+    np.testing.assert_array_equal(deform(distance, spacing, grow=3.0), grown)
+    hole = truth & ~deform(distance, spacing, hole=4.0)
     assert hole.sum() * 2 == pytest.approx(4 / 3 * np.pi * 4**3, rel=0.15)
-    assert ndimage.label(spoil(distance, spacing, split=3.0))[1] == ndimage.label(truth)[1] + 1
+    assert ndimage.label(deform(distance, spacing, split=3.0))[1] == ndimage.label(truth)[1] + 1
 
 
 def test_an_undefined_metric_says_so():
