@@ -16,9 +16,7 @@ def export(
         Path,
         typer.Argument(help=f"{MODEL_HELP}."),
     ],
-    folder: Annotated[
-        Path, typer.Option("--out", "-o", callback=insist_on_folder, help="New folder for the bundle.")
-    ],
+    folder: Annotated[Path, typer.Option("--out", "-o", callback=insist_on_folder, help="New folder for the bundle.")],
     as_json: AsJson = False,
 ) -> None:
     """Write a MONAI bundle that ``python -m monai.bundle run`` executes, with the same mask as predict."""
