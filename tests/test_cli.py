@@ -1,5 +1,6 @@
 """The command line as a user meets it: what it prints, what it leaves, how it ends."""
 
+import io
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dualtask_lite.cases.phantom import make_case
-from dualtask_lite.cli import app
+from dualtask_lite.cli import app, main
 from dualtask_lite.engine.judging import ablation, evaluation
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.engine.judging.summary import summarise_cells
@@ -103,7 +104,7 @@ def test_doctor_and_sources_as_json():
 def test_make_then_check(tmp_path):
     call("data", "make", "phantom", "--out", tmp_path / "p", "--cases", 1, "--size", 32, 32, 16, "--seed", 3)
     told = json.loads(call("data", "check", tmp_path / "p", "--json").stdout)
-    assert told == {"cases": 3, "labelled": 3, "findings": []}
+    assert told == {"cases": 3, "labelled": 3, "findings": [], "skipped": []}
     again = call("data", "make", "phantom", "--out", tmp_path / "p", ok=False)
     assert "is not empty" in str(again.exception)
 
@@ -301,6 +302,141 @@ def test_predict_skips_a_bad_input_and_says_so(typed, cascade, tmp_path):
     assert "1 of 2 inputs" in err
     assert (tmp_path / "out" / "good_seg.nii.gz").exists()
     assert not list((tmp_path / "out").glob("bad*"))
+
+
+def cts(folder, *names, size=(24, 24, 12)):
+    """Write one CT of the phantom under each name."""
+    case = make_case("C", 1, size=size)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        nib.save(nib.Nifti1Image(case.image, case.affine), folder / name)
+
+
+def test_predict_keeps_inputs_of_one_name_apart(typed, cascade, tmp_path):
+    cts(tmp_path, "a/ct.nii.gz")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "ct.nii.gz").write_text("<html>")
+    (tmp_path / "readme.txt").touch()
+    inputs = [tmp_path / name for name in ("a/ct.nii.gz", "b/ct.nii.gz", "a", "readme.txt")]
+    code, out, err = typed("predict", cascade, *inputs, "-o", tmp_path / "out", "--json")
+    assert code == 1
+    assert "1 of 2 inputs" in err
+    told = json.loads(out)
+    assert [one["case"] for one in told["predicted"]] == ["a_ct"]
+    assert told["failed"].keys() == {"b_ct"}
+    assert [one["path"] for one in told["skipped"]] == [str(tmp_path / "readme.txt")]
+
+
+def test_predict_again_below_its_input_predicts_the_same_cases(typed, cascade, tmp_path):
+    """Its results lie there now; what is no result is not written over."""
+    cts(tmp_path / "in", "ct.nii.gz")
+    words = ["predict", cascade, tmp_path / "in", "-o", tmp_path / "in"]
+    assert [typed(*words)[0], typed(*words)[0]] == [0, 0]
+    ct, *results = sorted(path.name for path in (tmp_path / "in").iterdir() if path.suffix != ".png")
+    assert (ct, results) == ("ct.json", ["ct.nii.gz", "ct_distance.nii.gz", "ct_seg.nii.gz"])
+    (tmp_path / "in" / "ct.json").unlink()
+    mask = (tmp_path / "in" / "ct_seg.nii.gz").read_bytes()
+    code, _, err = typed("predict", cascade, tmp_path / "in" / "ct.nii.gz", "-o", tmp_path / "in")
+    assert code == 1
+    assert "ct_seg.nii.gz: the result of case ct would replace it" in err
+    assert (tmp_path / "in" / "ct_seg.nii.gz").read_bytes() == mask
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_whatever_one_case_raises_the_others_are_predicted(typed, cascade, tmp_path, monkeypatch, debug):
+    from dualtask_lite.cases.case import Case
+
+    def load(case):
+        return real(case) if case.id == "good" else {}["nobody foresaw this"]
+
+    real = Case.load
+    monkeypatch.setattr(Case, "load", load)
+    cts(tmp_path / "in", "bad.nii.gz", "good.nii.gz")
+    words = ["--debug"] if debug else []
+    if debug:
+        monkeypatch.setattr("dualtask_lite.cli.os.environ", {})
+    code, out, err = typed(*words, "predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
+    assert code == 1
+    assert "failed bad: KeyError: 'nobody foresaw this'" in out
+    assert ("Traceback" in err) == debug
+    assert (tmp_path / "out" / "good_seg.nii.gz").exists()
+
+
+def test_predict_goes_through_any_name_and_any_terminal(cascade, tmp_path, monkeypatch):
+    """Bytes that are no text, letters without a font, a formula that is none; standard output shows only ASCII."""
+    if os.name == "nt":
+        pytest.skip("Windows forbids such names")
+    names = ["x\udcff.nii.gz", "胰腺.nii.gz", "$\\frac{$.nii.gz"]
+    cts(tmp_path / "in", *names)
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii", write_through=True))
+    monkeypatch.setattr(
+        sys, "argv", ["dualtask", "predict", *map(str, [cascade, tmp_path / "in", "-o", tmp_path / "o"])]
+    )
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert not end.value.code
+    assert {path.name for path in (tmp_path / "o").glob("*.json")} == {"x%FF.json", "胰腺.json", "$\\frac{$.json"}
+    assert len(list((tmp_path / "o").glob("*.png"))) == 3
+    assert b"x%FF" in written.getvalue()
+    assert b"\\u80f0\\u817a" in written.getvalue()
+
+
+def test_a_closed_standard_output_is_no_error():
+    done = subprocess.run(
+        [sys.executable, "-c", "import os; os.close(1); os.execv(*__import__('ast').literal_eval(os.environ['RUN']))"],
+        env={**os.environ, "RUN": repr((sys.executable, [sys.executable, "-m", "dualtask_lite", "data", "list"]))},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_command_that_writes_takes_o_and_out():
+    from typer.main import get_command
+
+    def options(command):
+        for below in getattr(command, "commands", {}).values():
+            yield from options(below)
+        yield from (set(one.opts) for one in command.params if "--out" in one.opts)
+
+    every = list(options(get_command(app)))
+    assert len(every) >= 8
+    assert all(one == {"--out", "-o"} for one in every)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["predict run ct.nii.gz", "evaluate run", "export run", "train", "ablate", "data make", "data get msd"],
+)
+def test_a_folder_to_write_is_not_named_like_a_file(typed, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = typed(*command.split(), "-o", "seg.nii.gz")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "seg.nii.gz: is the name of a file; give the name of a folder" in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_tilde_after_an_equals_sign_is_the_home(typed, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    code, _, _ = typed("data", "make", "--out=~/p", "--cases", 1, "--size", 32, 32, 16)
+    assert code == 0
+    assert (tmp_path / "home" / "p").is_dir()
+    assert not (tmp_path / "~").exists()
+
+
+def test_predict_warns_of_a_geometry_that_cannot_be_trusted(typed, cascade, tmp_path):
+    cts(tmp_path, "ct.nii.gz")
+    image = nib.load(tmp_path / "ct.nii.gz")
+    sheared = image.affine.copy()
+    sheared[1, 2] += 3
+    nib.save(nib.Nifti1Image(np.asarray(image.dataobj), sheared), tmp_path / "tilted.nii.gz")
+    typed("predict", cascade, tmp_path / "tilted.nii.gz", "-o", tmp_path / "out")
+    (warning,) = json.loads((tmp_path / "out" / "tilted.json").read_text())["warnings"]
+    assert "not at right angles (gantry tilt?)" in warning
 
 
 def test_predict_warns_of_what_does_not_look_like_a_ct(typed, cascade, tmp_path):
