@@ -19,10 +19,20 @@ from typing import Any
 
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.machine import peak_memory_mb
-from dualtask_lite.show.exercises import check
+from dualtask_lite.show.exercises import check, choice, outcome
 from dualtask_lite.show.table import Table
 
-__all__ = ["MANIFEST_TYPE", "Manifest", "Source", "check", "new_folder", "run_manifest", "show_source"]
+__all__ = [
+    "MANIFEST_TYPE",
+    "Manifest",
+    "Source",
+    "check",
+    "choice",
+    "new_folder",
+    "outcome",
+    "run_manifest",
+    "show_source",
+]
 
 MANIFEST_TYPE = "application/vnd.dualtask.manifest+json"
 _STARTED = time.monotonic()

@@ -64,7 +64,7 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 
 # %%
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.show.lesson import check, run_manifest
+from dualtask_lite.show.lesson import check, choice, outcome, run_manifest
 from dualtask_lite.show.table import Table
 
 cases = find_cases(data_dir or "phantom")
@@ -126,12 +126,24 @@ check("00.1", thickest)
 # voxels lie inside the tumour (negative), red ones outside, and white is its surface. A mask only says
 # in or out. The distance also says *how far*.
 
+# %% tags=["choice"]
+choice(
+    "00.A",
+    "How many voxels of this CT belong to the tumour?",
+    "more than 3 of 100",
+    "between 3 of 1000 and 3 of 100",
+    "fewer than 3 of 1000",
+)
+
 # %%
 from dualtask_lite.method.distance import signed_distance
 
 scan = examples[0]
 distance = signed_distance(scan.label == 2, scan.spacing)
 figures.orthogonal(scan, distance=distance)
+
+# %% tags=["outcome"]
+outcome("00.A")
 
 # %% [markdown]
 # ### Exercise 2
@@ -190,6 +202,15 @@ figures.histogram(some)
 # home, and how well elsewhere? Count which share of the tumour's voxels, and of the pancreas's, is called
 # right; 50 % is what a coin reaches.
 
+# %% tags=["choice"]
+choice(
+    "00.B",
+    "How well does a threshold do in a hospital that it was not set for?",
+    "as well as at home",
+    "worse, but better than a coin in every hospital",
+    "no better than a coin in at least one hospital",
+)
+
 # %%
 import numpy as np
 
@@ -214,6 +235,9 @@ Table(
     "One threshold for tumour against pancreas, at home and elsewhere",
     digits=0,
 )
+
+# %% tags=["outcome"]
+outcome("00.B")
 
 # %% [markdown]
 # Read the table down a column: the centre's own threshold (on the diagonal) is never beaten, and a foreign one can

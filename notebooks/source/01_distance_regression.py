@@ -82,7 +82,7 @@ from dualtask_lite.method.distance import (
     signed_distance,
     to_band,
 )
-from dualtask_lite.show.lesson import check, run_manifest, show_source
+from dualtask_lite.show.lesson import check, choice, outcome, run_manifest, show_source
 
 show_source(signed_distance)
 
@@ -105,6 +105,15 @@ print(f"largest difference between the two: {difference:.6f} mm")
 # its distance measured both ways. The one in voxels is turned into mm with the 0.8 mm that hold within the
 # slice.
 
+# %% tags=["choice"]
+choice(
+    "01.A",
+    "By how much can the distance in voxels, times 0.8 mm, be wrong?",
+    "less than 1 mm",
+    "a few mm, at most about the 5 mm from slice to slice",
+    "more than 10 mm",
+)
+
 # %%
 spacing = (0.8, 0.8, 5.0)
 shape = (61, 61, 11)
@@ -115,6 +124,9 @@ ball = np.linalg.norm(offset, axis=-1) < 12
 in_mm = signed_distance(ball, spacing)
 in_voxels = signed_distance(ball, (1, 1, 1)) * spacing[0]
 print(f"largest error of counting voxels: {np.abs(in_voxels - in_mm).max():.1f} mm")
+
+# %% tags=["outcome"]
+outcome("01.A")
 
 # %%
 panels(
@@ -290,6 +302,16 @@ check("01.3", repaired)
 # **[Dice](glossary.md#dice)** compares masks: twice the overlap divided by the sum of both volumes, 1 perfect,
 # 0 no overlap. Beside it, the mean error of the distance within 20 mm of the true surface.
 
+# %% tags=["choice"]
+choice(
+    "01.B",
+    "One prediction is 18 mm beside the lesion, one 28 mm. Which score tells them apart?",
+    "only Dice",
+    "only the mean error of the distance",
+    "both",
+    "none",
+)
+
 # %%
 truth = signed_distance(lesion, (1.0, 1.0, 1.0))
 near = np.abs(truth) < BAND
@@ -310,6 +332,9 @@ lines(
     up="error",
     marks={"no overlap any more": 16},
 )
+
+# %% tags=["outcome"]
+outcome("01.B")
 
 # %% [markdown]
 # As soon as the masks part, Dice has nothing more to say: 18 mm beside and 30 mm beside are equally wrong, and no

@@ -49,7 +49,7 @@ overrides: dict = {}  # other values; here only {"steps": 60}, of the trial befo
 from dualtask_lite.method.convert import distance_to_probability, gradient_alive, logit_to_distance
 from dualtask_lite.method.convert import soft_distance
 from dualtask_lite.show.figures.diagrams import lines, panels
-from dualtask_lite.show.lesson import check, run_manifest, show_source
+from dualtask_lite.show.lesson import check, choice, outcome, run_manifest, show_source
 from dualtask_lite.show.table import Table
 
 show_source(distance_to_probability)
@@ -181,6 +181,15 @@ def published(distance_mm):
 # Let it teach. A distance map shows a ball 6 mm beside the lesion. Every voxel of the map may change, as in the answer of
 # a network. The map is turned into a mask, judged by Dice, and moved against the gradient.
 
+# %% tags=["choice"]
+choice(
+    "02.A",
+    "What will 60 steps of gradient descent do to the map?",
+    "it moves onto the lesion: Dice rises",
+    "nothing: it stays where it is",
+    "the backward pass raises an error",
+)
+
 # %%
 lesion = (ball(torch.zeros(3), 9.0) < 0).float()
 beside = ball(torch.tensor([6.0, 0.0, 0.0]), 9.0).float()
@@ -203,6 +212,9 @@ def teach(convert):
 
 stuck = teach(published)
 print(f"as published: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
+
+# %% tags=["outcome"]
+outcome("02.A")
 
 # %% [markdown]
 # The code runs, reports no error, and has a loss that one could plot. But nothing was learned.
@@ -321,6 +333,15 @@ def repaired(distance_mm):
 # %% tags=["check"]
 check("02.4", repaired)
 
+# %% tags=["choice"]
+choice(
+    "02.B",
+    "Which of these three will teach the map best?",
+    "k = 1500, as it is closest to a true mask",
+    "tau 0.5 mm",
+    "tau 4 mm",
+)
+
 # %% [markdown]
 # Here are all six ways, teaching the same map:
 
@@ -342,6 +363,9 @@ Table(
     ],
     "What each conversion taught",
 )
+
+# %% tags=["outcome"]
+outcome("02.B")
 
 # %% [markdown]
 # The steep ones move only the voxels that happen to lie next to the surface. Once these are on the

@@ -42,7 +42,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 
 # %%
 from dualtask_lite.method.views import apply_view, clipped_share, draw_view, random_view, saturation
-from dualtask_lite.show.lesson import check, run_manifest, show_source
+from dualtask_lite.show.lesson import check, choice, outcome, run_manifest, show_source
 
 show_source(draw_view)
 
@@ -97,6 +97,14 @@ panels(
 # Contrast, noise and texture change; the tumour stays where it is, so its label holds for every view. How the grey values
 # of tumour and surroundings compare is no longer certain:
 
+# %% tags=["choice"]
+choice(
+    "03.A",
+    "Is the tumour darker, or brighter, than its surroundings in all views alike?",
+    "yes, in all as in the CT",
+    "no, in at least one it turns round",
+)
+
 # %%
 ring = torch.nn.functional.max_pool3d(tumour.float(), 5, 1, 2)[0] > tumour[0].float()
 Table(
@@ -112,6 +120,9 @@ Table(
     "Mean grey value, 0 black to 1 white",
     digits=3,
 )
+
+# %% tags=["outcome"]
+outcome("03.A")
 
 # %% [markdown]
 # A network that learns "tumour is brighter by so much" fails on such views, and it would fail at the next hospital. It has to
@@ -214,9 +225,20 @@ check("03.2", consistency)
 # The rule has a hole. A network that always gives the same answer, whatever it sees, is perfectly
 # consistent:
 
+# %% tags=["choice"]
+choice(
+    "03.B",
+    "What is the consistency loss of a network that always gives the same answer?",
+    "large, as it knows nothing",
+    "0, the best that there is",
+)
+
 # %%
 lazy = torch.zeros(1, 4)
 print(f"consistency of a network that knows nothing: {out_term(lazy, lazy, lazy, lazy).item():.1f}")
+
+# %% tags=["outcome"]
+outcome("03.B")
 
 # %% [markdown]
 # That is why this term is never used alone and why it is better brought in slowly: first the labels have to give the network

@@ -45,7 +45,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.training.train import split_for
-from dualtask_lite.show.lesson import check, new_folder, run_manifest
+from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
 from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
@@ -166,6 +166,15 @@ figures.gradients(curves["tumour-coarse"])
 # %% [markdown]
 # Does each term learn? Its mean over the first and over the last tenth of the steps:
 
+# %% tags=["choice"]
+choice(
+    "04.A",
+    "Do the terms of the objective fall during the training?",
+    "all of them",
+    "some fall, some rise",
+    "none",
+)
+
 # %%
 rows = curves["tumour-coarse"]
 tenth = max(1, len(rows) // 10)
@@ -189,6 +198,9 @@ Table(
     "Does this loss learn?",
 )
 
+# %% tags=["outcome"]
+outcome("04.A")
+
 # %% [markdown]
 # ## A cut, and a terminal
 #
@@ -196,6 +208,15 @@ Table(
 # **[checkpoint](glossary.md#checkpoint)** and must end with the same weights as one that was not cut. Try it, with a few steps
 # on a few cases: the model will be worth nothing, but its weights can be compared. A checkpoint is kept half-way, and
 # the cut comes some steps later:
+
+# %% tags=["choice"]
+choice(
+    "04.B",
+    "How will the weights of the run that was cut differ from those of the whole run?",
+    "not at all",
+    "in the last digits",
+    "clearly",
+)
 
 # %%
 count = min(12, settings["pancreas-coarse"].optimiser.steps)
@@ -255,6 +276,9 @@ differences = {
 }
 print("largest difference of any weight from the whole run:", differences)
 
+# %% tags=["outcome"]
+outcome("04.B")
+
 # %% [markdown]
 # On one and the same CPU it is exactly 0, since whatever is random in a step follows from the seed and the number of the
 # step. A GPU adds numbers in another order each time, and may differ in the last digits.
@@ -267,6 +291,15 @@ print("largest difference of any weight from the whole run:", differences)
 # **[Dice](glossary.md#dice)** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
 # **[HD95](glossary.md#hd95)** is the distance in mm that 95 of 100 surface points stay within. A dash means that there is
 # no number: a patient without a tumour has none to overlap with, and whatever is predicted there is a false alarm.
+
+# %% tags=["choice"]
+choice(
+    "04.C",
+    "What mean Dice do you expect at the hospital that was held out?",
+    "above 0.5 for pancreas and tumour",
+    "above 0.5 for the pancreas only",
+    "not even above 0.5 for the pancreas",
+)
 
 # %%
 import numpy as np
@@ -283,6 +316,9 @@ Table(tumour, f"Tumours of centre {held_out}, never seen in training", columns=c
 
 # %%
 figures.scores(evaluation.rows, by="target")
+
+# %% tags=["outcome"]
+outcome("04.C")
 
 # %% [markdown]
 # ### Exercise 2

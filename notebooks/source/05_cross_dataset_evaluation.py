@@ -41,7 +41,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # %%
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cases.splits import leave_one_centre_out
-from dualtask_lite.show.lesson import check, new_folder, run_manifest, show_source
+from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest, show_source
 from dualtask_lite.show.table import Table
 
 every = [case for case in find_cases(data_dir or "phantom") if case.label is not None]
@@ -84,10 +84,22 @@ summary = ablate(
 rows = read_rows(folder / "matrix" / "cases.csv")
 print(len(rows), "rows: one for each arm and case")
 
+# %% tags=["choice"]
+choice(
+    "05.A",
+    "In how many of the cases will the second arm have the higher Dice?",
+    "in more than three quarters",
+    "in between a quarter and three quarters",
+    "in at most a quarter",
+)
+
 # %%
 from dualtask_lite.show.figures import results
 
 results.paired(rows, "conversion", target="pancreas")
+
+# %% tags=["outcome"]
+outcome("05.A")
 
 # %% [markdown]
 # Each dot is one case: its Dice with the baseline across, with the other arm up. A case that is hard is hard for
@@ -236,6 +248,15 @@ def conclusion(one):
     return "not shown"
 
 
+# %% tags=["choice"]
+choice(
+    "05.B",
+    "Vote: how many of the arms do these data show to be better than the baseline?",
+    "none",
+    "some, but fewer than half",
+    "half of them or more",
+)
+
 # %%
 of_dice = [one for one in kept["comparisons"] if one["metric"] == "dice"]
 of_dice = [one for one in of_dice if one["protocol"] == "leave-one-centre-out"]
@@ -255,6 +276,9 @@ Table(
     f"Against {of_dice[0]['baseline']}, Dice of the tumour, {len(kept['seeds'])} seed(s)",
     digits=3,
 )
+
+# %% tags=["outcome"]
+outcome("05.B")
 
 # %% [markdown]
 # *Not shown* is a result, and not the same as *no effect*: a gain that is smaller than the width of the interval cannot
@@ -458,6 +482,15 @@ Table(
 # **Cases split by slice.** Neighbouring slices of one patient look alike. When slices are dealt at random, every
 # test slice has its neighbours in the training:
 
+# %% tags=["choice"]
+choice(
+    "05.C",
+    "By how much will the Dice be too high when slices are split at random?",
+    "by less than 0.02",
+    "by 0.02 to 0.1",
+    "by more than 0.1",
+)
+
 # %%
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging.leaks import SLICE_SETTINGS, slice_leak, threshold_leak
@@ -469,6 +502,9 @@ by_slice = slice_leak(
     settings=Settings.of("laptop", {**SLICE_SETTINGS, "seed": seed, **overrides}),
 )
 print(f"reported {by_slice.reported:.2f}, honest {by_slice.honest:.2f}")
+
+# %% tags=["outcome"]
+outcome("05.C")
 
 # %% [markdown]
 # **A threshold tuned on the test.** The best of many thresholds, chosen by looking at the answers. The honest way is to choose it

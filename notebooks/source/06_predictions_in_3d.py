@@ -46,7 +46,7 @@ from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import load_model
 from dualtask_lite.engine.training.train import split_for, train
-from dualtask_lite.show.lesson import check, new_folder, run_manifest
+from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
 from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
@@ -120,6 +120,15 @@ figures.orthogonal(
     distance=predictions[picked["middling"]].distance_mm,
 )
 
+# %% tags=["choice"]
+choice(
+    "06.A",
+    "Which answer has the higher Dice for this case?",
+    "the last one: it saw a finer grid",
+    "the first one: it saw more of the surroundings",
+    "neither, they differ by less than 0.01",
+)
+
 # %%
 answers = {"pancreas-coarse": first_stage, "pancreas-fine": predictions[picked["middling"]]}
 Table(
@@ -129,6 +138,9 @@ Table(
     ],
     f"Dice of {picked['middling']}, stage by stage",
 )
+
+# %% tags=["outcome"]
+outcome("06.A")
 
 # %% [markdown]
 # Compare the two. A later stage sees more detail and less of the surroundings, so it is not
@@ -275,6 +287,15 @@ check("06.2", share_within_2mm)
 # of the cases. *aurc* is the mean error of the cases that the model keeps when the loudest are handed to a human, over
 # all shares kept: less is better.
 
+# %% tags=["choice"]
+choice(
+    "06.B",
+    "How well will the best warning follow the error? (Spearman: 1 same order, 0 unrelated)",
+    "above 0.7",
+    "between 0.3 and 0.7",
+    "at most 0.3",
+)
+
 # %%
 from dualtask_lite.engine.judging.disagreement import WARNINGS, judge, summarise_warnings
 
@@ -291,6 +312,9 @@ Table(
     [{"warning": WARNINGS[name], **found} for name, found in assessment.summary.items()],
     "Does it rise with the error? (spearman: 1 always, 0 not at all; gain: 1 perfect, 0 useless)",
 )
+
+# %% tags=["outcome"]
+outcome("06.B")
 
 # %%
 best = max(

@@ -39,7 +39,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 
 # %%
 from dualtask_lite.cases.sources import find_cases, folder_of, sources
-from dualtask_lite.show.lesson import check, new_folder, run_manifest
+from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
 from dualtask_lite.show.table import Table
 
 Table(
@@ -131,6 +131,15 @@ def dualtask(*words):
 # Real folders are never clean. So three files of a small folder are spoiled here, as it happens: a download was cut, an
 # export wrote metres for millimetres, and a label lies on another grid.
 
+# %% tags=["choice"]
+choice(
+    "07.A",
+    "How many of the three will the check report as unusable?",
+    "one: the download that was cut",
+    "two: what is in metres is a valid file",
+    "all three",
+)
+
 # %%
 import nibabel as nib
 
@@ -150,6 +159,9 @@ Table(
     [{"case": f["case"], "level": f["level"], "remedy": f["remedy"]} for f in findings],
     f"What the check found (exit code {code})",
 )
+
+# %% tags=["outcome"]
+outcome("07.A")
 
 # %% [markdown]
 # ### Exercise 1
@@ -176,6 +188,15 @@ check("07.1", unusable)
 # shapes and no values, and counts the bytes that are alive. With `recompute` it keeps fewer features and computes
 # them twice, which changes no result.
 
+# %% tags=["choice"]
+choice(
+    "07.B",
+    "How much memory will recompute save in the profile gpu?",
+    "next to nothing",
+    "up to half",
+    "more than half",
+)
+
 # %%
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.training.memory import step_bytes
@@ -196,6 +217,9 @@ for name in ("laptop", "colab", "gpu", "paper"):
             }
         )
 Table(memory, "Estimated memory of a training step, tumour-coarse", digits=2)
+
+# %% tags=["outcome"]
+outcome("07.B")
 
 # %% [markdown]
 # ### Exercise 2

@@ -17,7 +17,7 @@ from PIL import Image
 from readme import ANSWERS, marks
 
 from dualtask_lite.cases.phantom import make_phantom
-from dualtask_lite.show.exercises import VERDICT_TYPE
+from dualtask_lite.show.exercises import OUTCOME_TYPE, VERDICT_TYPE
 from dualtask_lite.show.exercises.judge import find_exercise
 from dualtask_lite.show.lesson import MANIFEST_TYPE
 
@@ -150,9 +150,20 @@ def test_cells(source):
 
 
 @SOURCES
+def test_two_results_or_more_are_predicted_before_they_are_shown(source):
+    cells = [cell for cell in build.make_notebook(source, ("blank",)).cells if cell.cell_type == "code"]
+    kinds = [next((tag for tag in cell.metadata.get("tags", []) if tag in ("choice", "outcome")), "") for cell in cells]
+    numbers = [re.findall(r'"(\d\d\.[A-Z])"', cell.source) for cell, kind in zip(cells, kinds, strict=True) if kind]
+    assert len(numbers) >= 4
+    assert numbers == [[f"{source.stem[:2]}.{chr(65 + i // 2)}"] for i in range(len(numbers))]
+    between = "".join(kind[:1] or "." for kind in kinds)
+    assert re.fullmatch(r"\.*(c\.+o\.*)+", between), "a choice, the cells that show the result, and its outcome"
+
+
+@SOURCES
 def test_only_bootstrap_and_manifest_are_hidden_and_nothing_of_this_machine(source):
     notebook = build.make_notebook(source, build.VARIANTS)
-    known = {"bootstrap", "parameters", "manifest", "exercise", "check", *build.VARIANTS}
+    known = {"bootstrap", "parameters", "manifest", "exercise", "check", "choice", "outcome", *build.VARIANTS}
     assert {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])} <= known
     hidden = [cell for cell in notebook.cells if {"jupyter", "collapsed", "cellView"} & set(cell.metadata)]
     assert [cell.metadata.tags for cell in hidden] == [["bootstrap"], ["manifest"]]
@@ -250,6 +261,9 @@ def test_blank_and_solved_notebooks_run_and_record_results(source, small_data, t
         verdict["exercise"] for verdict in bundles(solved, VERDICT_TYPE)
     ]
     for notebook in (blank, solved):
+        outcomes = bundles(notebook, OUTCOME_TYPE)
+        assert len(outcomes) == len(tagged(notebook, "choice"))
+        assert {outcome["as_expected"] for outcome in outcomes} == {None}, "nobody chose"
         (record,) = bundles(notebook, MANIFEST_TYPE)
         assert record["parameters"]["profile"] == "laptop"
         RESULTS[number](record["results"])

@@ -141,7 +141,7 @@ class Explorer:
         text = {"text/plain": str(self)}
         if self.ahead or not is_live():
             return {"text/html": self.to_html(), **text}
-        return {**_view_of(self.widget), "text/html": self.picture.to_html(), **text}
+        return {**view_of(self.widget), "text/html": self.picture.to_html(), **text}
 
     @cached_property
     def widget(self) -> Any:
@@ -275,8 +275,8 @@ def _line(points: NDArray[np.int_]) -> str:
     return f"M{points[0, 0]} {points[0, 1]}l{moves}" if moves else ""
 
 
-def _view_of(widget: Any) -> dict[str, Any]:
-    """The MIME bundle that shows a widget; ipywidgets 7 and 8 differ in how they make it."""
+def view_of(widget: Any) -> dict[str, Any]:
+    """The MIME type that shows a widget, which ipywidgets 7 and 8 write differently."""
     view = {"version_major": 2, "version_minor": 0, "model_id": widget.model_id}
     return {"application/vnd.jupyter.widget-view+json": view}
 

@@ -1,9 +1,10 @@
-"""The exercises of the lessons: what is right, the hints, and what a right answer means.
+"""The exercises and predictions of the lessons: what is right, the hints, and what it means.
 
-They lie here and not in the notebooks, so that an answer does not stand under its question. A lesson's exercises are
-the functions of ``lesson_NN.py``; ``check`` finds them by number.
+They lie here and not in the notebooks, so that an answer does not stand under its question: the functions of
+``lesson_NN.py``, which ``check`` and ``outcome`` find by number.
 """
 
+from dualtask_lite.show.exercises.choices import OUTCOME_TYPE, choice, outcome
 from dualtask_lite.show.exercises.judge import VERDICT_TYPE, Verdict, check
 
-__all__ = ["VERDICT_TYPE", "Verdict", "check"]
+__all__ = ["OUTCOME_TYPE", "VERDICT_TYPE", "Verdict", "check", "choice", "outcome"]

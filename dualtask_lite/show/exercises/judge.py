@@ -154,7 +154,7 @@ def check(number: str, answer: Any) -> Verdict:
         if task.accepts(answer, lesson):
             return Verdict(number, "right", f"Right. {task.explain(answer, lesson)}")
     except MissingNameError as missing:
-        return Verdict(number, "not attempted", f"Not judged: {missing}")
+        return Verdict(number, "not attempted", f"Not judged: {missing}.")
     tried = _wrong_answers.setdefault(number, set())
     tried.add(repr(answer))
     if len(tried) < PATIENCE:
@@ -174,7 +174,7 @@ def call_with(function: Callable[..., Any], lesson: Mapping[str, Any]) -> Any:
 def _arguments(function: Callable[..., Any], lesson: Mapping[str, Any]) -> dict[str, Any]:
     names = list(inspect.signature(function).parameters)
     if missing := [name for name in names if name not in lesson]:
-        raise MissingNameError(f"the check needs {', '.join(missing)} of the lesson; run the cells above first.")
+        raise MissingNameError(f"it needs {', '.join(missing)} of the lesson; run the cells above first")
     return {name: lesson[name] for name in names}
 
 

@@ -1,12 +1,13 @@
-"""Exercises of lesson 00, start here."""
+"""Exercises and predictions of lesson 00, start here."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dualtask_lite.cases.case import Scan
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 
@@ -57,3 +58,20 @@ def _against_spread(answer: float, scan: Any) -> str:
 )
 def contrast(scan: Any) -> Any:
     return scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean()
+
+
+@result("00.A")
+def rare_voxels(scan: Any) -> tuple[str, str]:
+    share = float((scan.label == 2).mean())
+    return ("a" if share > 0.03 else "b" if share > 0.003 else "c"), f"1 voxel in {1 / share:,.0f} is tumour."
+
+
+@result("00.B")
+def threshold_elsewhere(right: Mapping[tuple[str, str], float]) -> tuple[str, str]:
+    home = [share for (own, at), share in right.items() if own == at]
+    foreign = [share for (own, at), share in right.items() if own != at]
+    letter = "a" if min(foreign) >= min(home) else "b" if min(foreign) > 52 else "c"
+    return (
+        letter,
+        f"At home {min(home):.0f} % or more are called right, elsewhere {min(foreign):.0f} to {max(foreign):.0f} %.",
+    )

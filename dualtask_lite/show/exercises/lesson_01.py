@@ -1,4 +1,4 @@
-"""Exercises of lesson 01, distance regression."""
+"""Exercises and predictions of lesson 01, distance regression."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 Field = NDArray[np.floating]
@@ -62,3 +63,20 @@ def repaired(answer: Field, thin: Mask) -> bool:
 def worse_by_mm(error: Sequence[float], moves: NDArray[np.integer]) -> float:
     at = dict(zip(moves.tolist(), error, strict=True))
     return float(10 * (at[28] - at[18]))
+
+
+@result("01.A")
+def error_of_counting(in_voxels: Field, in_mm: Field) -> tuple[str, str]:
+    most = float(np.abs(in_voxels - in_mm).max())
+    return ("a" if most < 1 else "b" if most < 10 else "c"), f"Up to {most:.1f} mm: each slice counts as 0.8 mm, not 5."
+
+
+@result("01.B")
+def tells_better(dice: Sequence[float], error: Sequence[float], moves: NDArray[np.integer]) -> tuple[str, str]:
+    near, far = (list(moves).index(mm) for mm in (18, 28))
+    by_dice, by_distance = dice[near] != dice[far], error[near] != error[far]
+    letter = {(True, False): "a", (False, True): "b", (True, True): "c"}.get((by_dice, by_distance), "d")
+    return (
+        letter,
+        f"Dice {dice[near]:.2f} and {dice[far]:.2f}; distance {10 * error[near]:.1f} and {10 * error[far]:.1f} mm.",
+    )

@@ -1,4 +1,4 @@
-"""Exercises of lesson 02, task conversion."""
+"""Exercises and predictions of lesson 02, task conversion."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dualtask_lite.method.convert import gradient_alive, logit_to_distance
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 
@@ -82,3 +83,16 @@ def _against_logit(answer: float, by_logit: Tensor, true: Tensor) -> str:
 )
 def off_mm(by_look: Tensor, true: Tensor) -> float:
     return _error_near_surface(by_look, true)
+
+
+@result("02.A")
+def what_is_learned(stuck: Sequence[float]) -> tuple[str, str]:
+    gain = stuck[-1] - stuck[0]
+    return ("a" if gain > 0.01 else "b"), f"Dice {stuck[0]:.2f} before and {stuck[-1]:.2f} after. No error is raised."
+
+
+@result("02.B")
+def best_teacher(paths: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    ends = {letter: paths[name][-1] for letter, name in zip("abc", ("k = 1500", "tau 0.5 mm", "tau 4 mm"), strict=True)}
+    told = ", ".join(f"{letter}) {dice:.2f}" for letter, dice in ends.items())
+    return max(ends, key=lambda letter: ends[letter]), f"Dice at the end: {told}."

@@ -1,8 +1,8 @@
-"""Exercises of lesson 03, dual self-supervision."""
+"""Exercises and predictions of lesson 03, dual self-supervision."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from dualtask_lite.method.contrast import nt_xent
 from dualtask_lite.method.losses import out_term
 from dualtask_lite.method.views import View, saturation
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 
@@ -67,3 +68,16 @@ def _by_chance(answer: float, before: Sequence[Tensor], after: Sequence[Tensor])
 )
 def own_kind(after: Sequence[Tensor]) -> float:
     return _own_kind(after)
+
+
+@result("03.A")
+def contrast_in_views(shown: Mapping[str, Tensor], tumour: Tensor, ring: Tensor) -> tuple[str, str]:
+    own, *others = [(volume[tumour].mean() - volume[0][ring].mean()).item() for volume in shown.values()]
+    turned = sum(other * own < 0 for other in others)
+    return ("b" if turned else "a"), f"The sign of the difference turns round in {turned} of {len(others)} views."
+
+
+@result("03.B")
+def lazy_network(lazy: Tensor) -> tuple[str, str]:
+    term = out_term(lazy, lazy, lazy, lazy).item()
+    return ("a" if term > 0.1 else "b"), f"{term:.1f}: equal answers are all that this term asks for."

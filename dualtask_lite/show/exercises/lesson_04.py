@@ -1,4 +1,4 @@
-"""Exercises of lesson 04, the framework."""
+"""Exercises and predictions of lesson 04, the framework."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 
@@ -43,3 +44,25 @@ def median_dice(pancreas: Sequence[Mapping[str, Any]]) -> float:
 )
 def deepest(prediction: Any) -> float:
     return float(-prediction.distance_mm.min())
+
+
+@result("04.A")
+def which_terms_fall(rows: Sequence[Any], tenth: int, mean: Any, settings: Mapping[str, Any]) -> tuple[str, str]:
+    objective = settings["tumour-coarse"].objective
+    terms = [term for term in objective.weights if objective.on(term)]
+    fell = [term for term in terms if mean(rows[-tenth:], term) < mean(rows[:tenth], term)]
+    letter = "a" if len(fell) == len(terms) else "b" if fell else "c"
+    return letter, f"{len(fell)} of {len(terms)} terms fell: {', '.join(fell) or 'none'}."
+
+
+@result("04.B")
+def after_a_cut(differences: Mapping[str, float]) -> tuple[str, str]:
+    most = max(differences.values())
+    return ("a" if most == 0 else "b" if most < 1e-3 else "c"), f"The largest difference of any weight is {most:g}."
+
+
+@result("04.C")
+def how_well(pancreas: Sequence[Mapping[str, Any]], tumour: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    organ, lesion = (float(np.nanmean([row["dice"] for row in part])) for part in (pancreas, tumour))
+    letter = "c" if organ < 0.5 else "b" if lesion < 0.5 else "a"
+    return letter, f"Mean Dice of the pancreas {organ:.2f}, of the tumour {lesion:.2f}."

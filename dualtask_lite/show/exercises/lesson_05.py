@@ -1,4 +1,4 @@
-"""Exercises of lesson 05, cross-dataset evaluation."""
+"""Exercises and predictions of lesson 05, cross-dataset evaluation."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 
@@ -60,3 +61,25 @@ def lower_dice() -> str:
 )
 def honest_guess(by_slice: Any) -> float:
     return float(0.80 - (by_slice.reported - by_slice.honest))
+
+
+@result("05.A")
+def cases_that_gain(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    differences = _paired(rows)
+    gained = sum(one > 0 for one in differences)
+    share = gained / len(differences)
+    return ("a" if share > 0.75 else "b" if share > 0.25 else "c"), f"{gained} of {len(differences)} cases gained."
+
+
+@result("05.B")
+def arms_shown_better(conclusions: Mapping[str, str]) -> tuple[str, str]:
+    better = [arm for arm, conclusion in conclusions.items() if conclusion == "better"]
+    letter = "a" if not better else "b" if len(better) < len(conclusions) / 2 else "c"
+    return letter, f"Better: {len(better)} of {len(conclusions)} arms{': ' if better else ''}{', '.join(better)}."
+
+
+@result("05.C")
+def size_of_slice_leak(by_slice: Any) -> tuple[str, str]:
+    leak = by_slice.reported - by_slice.honest
+    letter = "a" if leak < 0.02 else "b" if leak < 0.1 else "c"
+    return letter, f"{by_slice.reported:.2f} instead of {by_slice.honest:.2f}: {leak:+.2f}."

@@ -1,4 +1,4 @@
-"""Exercises of lesson 06, predictions in 3D."""
+"""Exercises and predictions of lesson 06, predictions in 3D."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.masks import Box
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 
@@ -60,3 +61,22 @@ def _against_all(answer: float, second_opinions: Sequence[Mapping[str, float]]) 
 def risk_left(second_opinions: Sequence[Mapping[str, float]]) -> float:
     kept = sorted(second_opinions, key=lambda row: row["unsure"])
     return float(np.mean([row["risk"] for row in kept[: len(kept) - len(kept) // 4]]))
+
+
+@result("06.A")
+def better_stage(answers: Mapping[str, Any], score: Any, scans: Mapping[str, Scan], picked: Any) -> tuple[str, str]:
+    scan = scans[picked["middling"]]
+    first, last = (score(scan, found, ["pancreas"])[0]["dice"] for found in answers.values())
+    letter = "c" if abs(last - first) < 0.01 else "a" if last > first else "b"
+    return letter, f"Dice {first:.2f} after the first stage, {last:.2f} after the last."
+
+
+@result("06.B")
+def use_of_warnings(assessment: Any) -> tuple[str, str]:
+    found = [one["spearman"] for one in assessment.summary.values() if not np.isnan(one["spearman"])]
+    best = max(found, default=0.0)
+    letter = "a" if best > 0.7 else "b" if best > 0.3 else "c"
+    return (
+        letter,
+        f"The best of {len(assessment.summary)} warnings has a Spearman correlation of {best:.2f} with the error.",
+    )

@@ -1,4 +1,4 @@
-"""Exercises of lesson 07, real data and real GPUs."""
+"""Exercises and predictions of lesson 07, real data and real GPUs."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 A100 = "A100 (bf16)"
@@ -56,3 +57,17 @@ def price(
 def pancreas_ml(answer: float, found: Any) -> bool:
     voxels = (np.asarray(found.dataobj) == 1).sum()
     return abs(float(answer) - voxels * np.prod(found.header.get_zooms()[:3]) / 1000) < 0.01
+
+
+@result("07.A")
+def found_by_check(findings: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+    found = {one["case"] for one in findings if one["level"] == "error"}
+    return "abc"[min(max(len(found), 1), 3) - 1], f"It reports {len(found)} cases as unusable."
+
+
+@result("07.B")
+def saved_by_recompute(memory: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    plain, less = (row["GB on a card"] for row in memory if row["profile"] == "gpu")
+    saved = 1 - less / plain
+    letter = "a" if saved < 0.1 else "b" if saved < 0.5 else "c"
+    return letter, f"{less:.1f} instead of {plain:.1f} GB for the profile gpu: {saved:.0%} less."

@@ -21,7 +21,7 @@ from dualtask_lite.engine.judging.disagreement import (
     surface_error_mm,
 )
 from dualtask_lite.engine.judging.metrics import case_metrics
-from dualtask_lite.engine.predict import Prediction, predict_scan
+from dualtask_lite.engine.predict import Prediction, TargetPrediction, predict_scan
 from dualtask_lite.engine.run import Model
 from dualtask_lite.method.network import Outputs
 
@@ -214,7 +214,7 @@ def test_the_risk_of_empty_masks_is_defined(found, true, risk):
     scan = Case("c", "C", case.image, case.label * true, case.affine).load()
     mask = case.label * np.uint8(found)
     blank = np.zeros(scan.shape, np.float32)
-    prediction = Prediction(mask, blank, blank, "pancreas", [])
+    prediction = Prediction({"pancreas": TargetPrediction(mask >= 1, blank, blank, {})}, [])
     row = engine.judge(scan, prediction, engine.Disagreement("pancreas", blank, blank, blank, {"unsure": 0.5}))
     assert row["risk"] == risk
     assert row["unsure"] == 0.5
@@ -227,7 +227,7 @@ def test_the_voxels_correlation_is_that_of_doubt_and_surface_error():
     mask = np.roll(scan.label, 2, axis=0)
     error = surface_error_mm(mask == 1, scan.label == 1, scan.spacing)
     doubt = np.where(np.isfinite(error), error**3, 0).astype(np.float32)
-    prediction = Prediction(mask, doubt, doubt, "pancreas", [])
+    prediction = Prediction({"pancreas": TargetPrediction(mask >= 1, doubt, doubt, {})}, [])
     row = engine.judge(scan, prediction, engine.Disagreement("pancreas", doubt, doubt, doubt, {}))
     assert row["spearman_voxels"] == pytest.approx(1)
 
