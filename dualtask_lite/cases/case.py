@@ -10,7 +10,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from pathlib import Path
 
 import nibabel as nib
@@ -19,6 +19,7 @@ from nibabel.orientations import apply_orientation, io_orientation, ornt_transfo
 from nibabel.spatialimages import HeaderDataError
 
 from dualtask_lite.cases import dicom
+from dualtask_lite.cases.digests import file_digests
 from dualtask_lite.cases.findings import Finding, of_grid, of_label, of_voxels
 from dualtask_lite.cases.nifti import RAS, digest_of, on_ras_grid, open_image
 from dualtask_lite.cases.paths import is_nifti, printable
@@ -87,7 +88,7 @@ class Case:
             stamp = dicom.stamp(self.image) if self.image.is_dir() else (stat.st_mtime_ns, stat.st_size)
         except OSError as error:
             raise DualTaskError(f"{self.image}: cannot be read ({error})", "check the path") from error
-        return _file_digest(self.image, *stamp)
+        return file_digests(self.image, *stamp)[0]
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,8 +211,3 @@ def _mapped(label: np.ndarray, label_map: Mapping[int, int] | None) -> np.ndarra
     for theirs, ours in label_map.items():
         mapped[label == theirs] = ours
     return mapped
-
-
-@lru_cache(maxsize=4096)
-def _file_digest(path: Path, _modified: int, _size: int) -> str:
-    return digest_of(open_image(path, None, str(path)), str(path))

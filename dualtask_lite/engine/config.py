@@ -167,6 +167,7 @@ class Machine(Section):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: what the device does best
     compile: bool = False  # torch.compile the network: minutes at the start, faster steps on a GPU
     recompute: bool = False  # activation checkpointing: much less memory, about a third more work
+    cache_regions: bool = False  # keep training regions on disk, for thousands of CTs or several processes
     check_memory: bool = True  # estimate the memory of a step before the first one
     workers: int = Field(0, ge=0)  # processes that make samples, for each that trains; 0: in the main process
     checkpoint_every: int = Field(100, ge=1)  # steps

@@ -49,13 +49,13 @@ PROFILES: dict[str, dict[str, Any]] = {
         "sample": {"spacing": [1.0, 1.0, 2.0], "patch": [160, 160, 96]},
         "objective": {"tau": 1.0, "surface_weight": 5.0, "ramp": 0.3},
         "optimiser": {"name": "adamw", "lr": 5e-4, "schedule": "onecycle", "steps": 10_000, "batch": 2},
-        "machine": {"workers": 8, "validate_every": 500, "checkpoint_every": 500},
+        "machine": {"workers": 8, "cache_regions": True, "validate_every": 500, "checkpoint_every": 500},
     },
     # The published recipe without its traps: two views, all terms, Adam with polynomial decay.
     "paper": {
         "sample": {"spacing": [0.8, 0.8, 2.5], "patch": [192, 160, 64]},
         "objective": {"tau": 1.0},
-        "machine": {"workers": 8, "validate_every": 1_000, "checkpoint_every": 500},
+        "machine": {"workers": 8, "cache_regions": True, "validate_every": 1_000, "checkpoint_every": 500},
     },
 }
 # Stages that process the whole abdomen use a coarser grid.

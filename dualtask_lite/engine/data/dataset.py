@@ -33,6 +33,7 @@ class Region:
     mask: torch.Tensor | None  # (1, X, Y, Z), 0 or 1: the stage's target
     spacing: tuple[float, float, float]  # mm, of this grid
     box: Box  # where it lies on the RAS+ grid of the scan
+    target: torch.Tensor | None = None  # (N,) places of the mask's voxels in the flattened mask, where they are known
 
 
 def cut_region(scan: Scan, settings: Settings, box: Box, *, labelled: bool = True) -> Region:
@@ -112,7 +113,10 @@ class Samples(Dataset[dict[str, Any]]):
         if unlabelled := [region.case_id for region in self.regions if region.mask is None]:
             raise DualTaskError(f"{unlabelled[0]}: has no label", "train on labelled cases only")
         self.masks = [region.mask for region in self.regions if region.mask is not None]
-        self.targets = [mask.flatten().nonzero()[:, 0] for mask in self.masks]  # looked for once, not a sample
+        self.targets = [  # looked for once, not a sample
+            mask.flatten().nonzero()[:, 0] if region.target is None else region.target
+            for region, mask in zip(self.regions, self.masks, strict=True)
+        ]
 
     def __len__(self) -> int:
         return len(self.indices)

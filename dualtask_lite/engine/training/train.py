@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from dualtask_lite.cases.sources import absolute, find_cases
 from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_validation
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import STAGES, Settings
-from dualtask_lite.engine.data.dataset import Region, training_region
+from dualtask_lite.engine.data.cache import training_regions
+from dualtask_lite.engine.data.dataset import Region
 from dualtask_lite.engine.predict import predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.training.devices import make_fabric, scaler_of, set_up
@@ -176,6 +178,9 @@ def train(
     ):
         if not bar.disable:
             bar.console.print(needs)
+        if settings.machine.cache_regions:  # each process cuts its share, then all map everything
+            _regions(split.train[fabric.global_rank :: fabric.world_size], settings, bar)
+            fabric.barrier()
         regions = _regions(split.train, settings, bar)
         validation = _regions(split.validation[fabric.global_rank :: fabric.world_size], settings, bar)
         used = _training_cases(split) if fabric.is_global_zero else []
@@ -258,7 +263,7 @@ def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fa
 
 
 def _regions(cases: Sequence[Case], settings: Settings, bar: Any) -> list[Region]:
-    return [training_region(case, settings) for case in bar.track(cases, description="reading cases")] if cases else []
+    return training_regions(cases, settings, partial(bar.track, description="reading cases")) if cases else []
 
 
 def _training_cases(split: Split) -> list[files.TrainingCase]:
