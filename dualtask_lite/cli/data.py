@@ -181,16 +181,21 @@ def data_make(
     cases = cases or PHANTOM_CASES[name]
     if folder.exists() and any(folder.iterdir()):
         raise DualTaskError(f"{folder}: is not empty", "choose a new folder with --out")
-    moved = {"shift": SHIFT if shift is None else shift} if name == "exam" else {}
+    shift = SHIFT if shift is None else shift
     with progress_bar() as bar:
         task = bar.add_task(name, total=None, note="")
 
         def progress(done: int, of: int) -> None:
             bar.update(task, completed=done, total=of)
 
-        make = make_exam if name == "exam" else make_phantom
-        made = make(folder, cases=cases, seed=seed, size=size, progress=progress, **moved)
+        if name == "exam":
+            made = make_exam(folder, seed=seed, shift=shift, cases=cases, size=size, progress=progress)
+        else:
+            made = make_phantom(folder, seed=seed, cases=cases, size=size, progress=progress)
     if as_json:
-        print_json({"folder": str(made), "cases_per_centre": cases, "seed": seed, **moved})
+        print_json(
+            {"folder": str(made), "cases_per_centre": cases, "seed": seed}
+            | ({"shift": shift} if name == "exam" else {})
+        )
     else:
         out.print(f"made {made}; try: dualtask data check {made}", markup=False, highlight=False)
