@@ -91,6 +91,7 @@ def make_case(
     centre: str | Centre,
     number: int,
     *,
+    scanner: str | Centre | None = None,
     seed: int = 0,
     size: Sequence[int] | None = None,
     spacing: Sequence[float] | None = None,
@@ -98,26 +99,24 @@ def make_case(
     """Generate one case.
 
     Args:
-        centre: a name in ``data/centres.yaml``, or a changed copy of one of these centres.
-        number: of the case; centre, number and seed determine every voxel.
+        centre: whose patient it is: a name in ``data/centres.yaml``, or a changed copy of a centre.
+        number: of the patient; with centre and seed it decides anatomy and lesion.
+        scanner: the centre that scans the patient; by default the patient's own. Attenuation, the lesion's contrast in
+            this phase, field of view, slices, kernel and noise are the scanner's.
         seed: of the whole set.
         size: voxels along x, y and z; by default 96 x 96 and as many slices as cover 150 mm.
-        spacing: mm; by default ``size`` covers the field of view of the centre.
+        spacing: mm; by default what makes ``size`` cover the scanner's field of view.
 
     Returns:
         A case in memory: HU as int16, labels as uint8.
 
     Raises:
-        DualTaskError: when the centre is unknown.
+        DualTaskError: when the centre or the scanner is unknown.
     """
-    if isinstance(centre, str):
-        known = centres() | centres(exam=True)
-        if centre not in known:
-            raise DualTaskError(f"there is no centre {centre!r}", f"choose one of: {', '.join(known)}")
-        centre = known[centre]
-    rng = np.random.default_rng([seed, number, *centre.name.encode()])
-    axes, spacing = _grid(centre, size, spacing, rng)
-    tumour = None if number % WITHOUT_TUMOUR == _healthy(centre, number, seed) else _draw_tumour(centre, rng)
+    centre = _known(centre)
+    scanner = centre if scanner is None else _known(scanner)
+    rng, offset, tumour = _draw_patient(centre, number, seed)
+    axes, spacing = _grid(scanner, size, spacing, offset)
     canvas = Canvas(axes, rng)
     paint_patient(canvas, tumour, rng)
     label = np.zeros(canvas.tissue.shape, np.uint8)
@@ -125,13 +124,28 @@ def make_case(
     label[np.isin(canvas.tissue, (Tissue.TUMOUR, Tissue.RIM))] = 2
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = [axis[0] for axis in axes]
+    own = f"{centre.name}_{number:03d}"
     return Case(
-        f"{centre.name}_{number:03d}",
+        own if scanner.name == centre.name else f"{own}_by_{scanner.name}",
         centre.name,
-        _scan(canvas.tissue, tumour, centre, rng),
+        _scan(canvas.tissue, tumour, scanner, rng),
         label,
         affine,
     )
+
+
+def lesion(centre: str | Centre, number: int, *, seed: int = 0) -> Tumour | None:
+    """The lesion of a case: its kind, diameter and place; None in a patient without one.
+
+    Args:
+        centre: whose patient it is.
+        number: of the patient.
+        seed: of the whole set.
+
+    Raises:
+        DualTaskError: when the centre is unknown.
+    """
+    return _draw_patient(_known(centre), number, seed)[2]
 
 
 def make_phantom(
@@ -202,17 +216,37 @@ def _write_centres(
         (folder / centre.name / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
+def _known(centre: str | Centre) -> Centre:
+    """The centre of a name."""
+    if isinstance(centre, Centre):
+        return centre
+    known = centres() | centres(exam=True)
+    if centre not in known:
+        raise DualTaskError(f"there is no centre {centre!r}", f"choose one of: {', '.join(known)}")
+    return known[centre]
+
+
+def _draw_patient(centre: Centre, number: int, seed: int) -> tuple[np.random.Generator, Sequence[float], Tumour | None]:
+    """Where the patient lies (mm off the middle of the scanner), the lesion, and the generator that goes on.
+
+    What it draws next, the anatomy, is the same for every scanner: the number of draws depends on no grid.
+    """
+    rng = np.random.default_rng([seed, number, *centre.name.encode()])
+    offset = rng.uniform((-6, -6, -8), (6, 6, 8)).tolist()  # nobody lies in the very middle of the scanner
+    tumour = None if number % WITHOUT_TUMOUR == _healthy(centre, number, seed) else _draw_tumour(centre, rng)
+    return rng, offset, tumour
+
+
 def _grid(
-    centre: Centre, size: Sequence[int] | None, spacing: Sequence[float] | None, rng: np.random.Generator
+    scanner: Centre, size: Sequence[int] | None, spacing: Sequence[float] | None, offset: Sequence[float]
 ) -> tuple[list[np.ndarray], tuple[float, ...]]:
     """Positions of the voxels along each axis (mm), and their spacing."""
-    field = (centre.field_of_view_mm, centre.field_of_view_mm, COVERAGE)
+    field = (scanner.field_of_view_mm, scanner.field_of_view_mm, COVERAGE)
     if size is None:
-        default = spacing or (field[0] / MATRIX, field[1] / MATRIX, centre.slice_mm)
-        size = [max(1, round(extent / mm)) for extent, mm in zip(field, default, strict=True)]
+        wanted = spacing or (field[0] / MATRIX, field[1] / MATRIX, scanner.slice_mm)
+        size = [max(1, round(extent / mm)) for extent, mm in zip(field, wanted, strict=True)]
     if spacing is None:
         spacing = [extent / n for extent, n in zip(field, size, strict=True)]
-    offset = rng.uniform((-6, -6, -8), (6, 6, 8))  # patients do not lie exactly in the middle of the scanner
     axes = [(np.arange(n) - (n - 1) / 2) * mm + shift for n, mm, shift in zip(size, spacing, offset, strict=True)]
     return axes, tuple(float(mm) for mm in spacing)
 
@@ -234,30 +268,30 @@ def _draw_tumour(centre: Centre, rng: np.random.Generator) -> Tumour:
     return Tumour(kind, float(diameter), float(rng.uniform(low, high)))
 
 
-def _scan(tissue: np.ndarray, tumour: Tumour | None, centre: Centre, rng: np.random.Generator) -> np.ndarray:
-    """Simulate the scanner of a centre: tissues to HU (int16), with attenuation, reconstruction kernel and noise."""
-    table = _attenuation(tumour, centre, rng)
+def _scan(tissue: np.ndarray, tumour: Tumour | None, scanner: Centre, rng: np.random.Generator) -> np.ndarray:
+    """HU (int16) of tissues as a centre's scanner shows them: attenuation, kernel, noise."""
+    table = _attenuation(tumour, scanner, rng)
     volume = table[tissue]
-    blur = (centre.kernel_voxels, centre.kernel_voxels, 0.3)  # a slice averages a little over its neighbours
+    blur = (scanner.kernel_voxels, scanner.kernel_voxels, 0.3)  # a slice takes in a little of its neighbours
     volume = gaussian_filter(volume, blur, output=np.float32)
     noise = gaussian_filter(rng.standard_normal(tissue.shape, dtype=np.float32), (*blur[:2], 0))
-    volume += noise * (centre.noise_hu / noise.std())
+    volume += noise * (scanner.noise_hu / noise.std())
     return np.clip(np.rint(volume), -1024, 3071).astype(np.int16)
 
 
-def _attenuation(tumour: Tumour | None, centre: Centre, rng: np.random.Generator) -> np.ndarray:
-    """HU of each tissue in one patient."""
+def _attenuation(tumour: Tumour | None, scanner: Centre, rng: np.random.Generator) -> np.ndarray:
+    """HU of each tissue in one patient, as the scanner's phase shows it."""
     table: np.ndarray = np.zeros(len(Tissue), np.float32)
-    for tissue, textbook in _PLAIN.items():
-        table[tissue] = textbook
-    uptake = rng.normal(1, 0.07)  # the uptake of contrast agent varies between patients
-    for name, hu in centre.hu.items():
+    for tissue, plain in _PLAIN.items():
+        table[tissue] = plain
+    uptake = rng.normal(1, 0.07)  # one patient takes up more contrast agent than the next
+    for name, hu in scanner.hu.items():
         table[Tissue[name.upper()]] = hu * uptake + rng.normal(0, 4)
     table[Tissue.PANCREAS] -= rng.uniform(0, 15)  # fat between its lobules
     pancreas = float(table[Tissue.PANCREAS])
     if tumour is not None:
-        mean, spread = centre.tumours.iso_contrast_hu if tumour.kind == "iso" else centre.tumours.contrast_hu
-        contrast = max(0.0, rng.normal(mean, spread))
-        table[Tissue.TUMOUR] = _CYST + rng.normal(0, 5) if tumour.kind == "cystic" else max(20.0, pancreas - contrast)
+        mean, spread = scanner.tumours.iso_contrast_hu if tumour.kind == "iso" else scanner.tumours.contrast_hu
+        darker = max(0.0, rng.normal(mean, spread))
+        table[Tissue.TUMOUR] = _CYST + rng.normal(0, 5) if tumour.kind == "cystic" else max(20.0, pancreas - darker)
         table[Tissue.RIM] = pancreas
     return table

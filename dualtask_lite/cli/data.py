@@ -149,36 +149,53 @@ def data_check(
 
 @data_app.command("make")
 def data_make(
-    name: Annotated[str, typer.Argument(help="phantom")] = "phantom",
+    name: Annotated[str, typer.Argument(help="phantom, or exam: a hospital D of your own for the exam.")] = "phantom",
     folder: Annotated[
-        Path,
-        typer.Option("--out", "-o", callback=insist_on_folder, help="Folder to make; one sub-folder a centre."),
-    ] = Path("phantom"),
-    cases: Annotated[int, typer.Option(min=1, help="Cases a centre.")] = 16,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+        Path | None,
+        typer.Option(
+            "--out", "-o", callback=insist_on_folder, help="Folder to make, one sub-folder a centre; default NAME."
+        ),
+    ] = None,
+    cases: Annotated[int | None, typer.Option(min=1, help="Cases a centre; default 16, for the exam 32.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The exam needs one of its own, above 0.")] = 0,
+    shift: Annotated[
+        float | None, typer.Option(help="Exam: share by which each value of D may move; default 0.1.")
+    ] = None,
     size: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels X Y Z.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the embedded three-centre data in Task07 layout."""
+    """Make the embedded three-centre data, or an exam that no other course has, in Task07 layout.
+
+    Keep the exam's folder to yourself until the exam; learners hand in with exam.hand_in(..., cases=FOLDER).
+    """
+    from dualtask_lite.cases.exam import SHIFT, make_exam
     from dualtask_lite.cases.phantom import make_phantom
+    from dualtask_lite.cases.sources import PHANTOM_CASES
     from dualtask_lite.engine.progress import progress_bar
 
-    if name != "phantom":
-        raise DualTaskError(
-            f"{name!r} cannot be made", "the phantom is the only source that is made: data make phantom"
-        )
+    if name not in ("phantom", "exam"):
+        raise DualTaskError(f"{name!r} cannot be made", "make phantom or exam")
+    if name == "phantom" and shift is not None:
+        raise DualTaskError("--shift moves the values of the exam's hospital", "leave it out, or make exam")
+    folder = folder or Path(name)
+    cases = cases or PHANTOM_CASES[name]
     if folder.exists() and any(folder.iterdir()):
         raise DualTaskError(f"{folder}: is not empty", "choose a new folder with --out")
+    shift = SHIFT if shift is None else shift
     with progress_bar() as bar:
-        task = bar.add_task("phantom", total=None, note="")
-        made = make_phantom(
-            folder,
-            cases=cases,
-            seed=seed,
-            size=size,
-            progress=lambda n, of: bar.update(task, completed=n, total=of),
-        )
+        task = bar.add_task(name, total=None, note="")
+
+        def progress(done: int, of: int) -> None:
+            bar.update(task, completed=done, total=of)
+
+        if name == "exam":
+            made = make_exam(folder, seed=seed, shift=shift, cases=cases, size=size, progress=progress)
+        else:
+            made = make_phantom(folder, seed=seed, cases=cases, size=size, progress=progress)
     if as_json:
-        print_json({"folder": str(made), "cases_per_centre": cases, "seed": seed})
+        print_json(
+            {"folder": str(made), "cases_per_centre": cases, "seed": seed}
+            | ({"shift": shift} if name == "exam" else {})
+        )
     else:
         out.print(f"made {made}; try: dualtask data check {made}", markup=False, highlight=False)

@@ -11,7 +11,7 @@ from scipy import ndimage
 from dualtask_lite.cases import sources
 from dualtask_lite.cases.anatomy import Canvas, Tissue, Tumour, paint_patient
 from dualtask_lite.cases.case import check
-from dualtask_lite.cases.phantom import Tumours, centres, make_case, make_phantom
+from dualtask_lite.cases.phantom import Tumours, centres, lesion, make_case, make_phantom
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.errors import DualTaskError
 
@@ -151,6 +151,56 @@ def test_each_centre_difference_can_be_set_alone():
     assert wide.affine[0, 0] == pytest.approx(5)
 
 
+@pytest.mark.parametrize(("patients", "scanner"), [("A", "C"), ("C", "A")])
+def test_another_scanner_changes_the_picture_and_not_the_patient(patients, scanner):
+    other = centres()[scanner]
+    lesions = [number for number in range(8) if lesion(patients, number)]
+    for number in lesions[:3]:
+        own, swapped = make_case(patients, number), make_case(patients, number, scanner=scanner)
+        assert np.diag(swapped.affine)[:3] == pytest.approx(np.diag(make_case(scanner, 0).affine)[:3])
+        for value in (1, 2):
+            ml = [(case.label == value).sum() * np.prod(np.diag(case.affine)[:3]) / 1000 for case in (own, swapped)]
+            surface_voxels = ndimage.binary_dilation(swapped.label == value) & (swapped.label != value)
+            rounding = surface_voxels.sum() * np.prod(np.diag(swapped.affine)[:3]) / 1000
+            assert ml[1] == pytest.approx(ml[0], abs=0.1 * rounding)
+            middles = [
+                nib.affines.apply_affine(case.affine, np.argwhere(case.label == value).mean(0))
+                for case in (own, swapped)
+            ]
+            assert np.linalg.norm(middles[0] - middles[1]) < 2  # mm
+        noise = [
+            make_case(patients, number, scanner=dataclasses.replace(other, noise_hu=hu)) for hu in (0, other.noise_hu)
+        ]
+        assert np.array_equal(noise[1].image, swapped.image)
+        body = noise[0].image > -150
+        measured = (noise[1].image.astype(float) - noise[0].image)[body].std()
+        assert measured == pytest.approx(other.noise_hu, rel=0.05)
+    assert swapped.centre == patients
+    assert swapped.id == f"{patients}_{lesions[2]:03d}_by_{scanner}"
+
+
+def test_the_lesion_of_a_phase_has_the_contrast_of_the_scanner():
+    def darker(scanner):
+        steep = dataclasses.replace(centres()[scanner], noise_hu=0)
+        cases = [make_case("A", n, scanner=steep, size=(96, 96, 60)) for n in range(24) if is_solid(n)]
+        return np.mean([np.median(hu_of(case, 1)) - np.median(hu_of(case, 2)) for case in cases])
+
+    def is_solid(number):
+        tumour = lesion("A", number)
+        return tumour is not None and tumour.kind == "solid"
+
+    assert darker("B") > darker("A") > darker("C")
+
+
+def test_lesion_says_what_the_label_holds():
+    for number in range(8):
+        tumour, case = lesion("C", number), make_case("C", number)
+        ml = (case.label == 2).sum() * np.prod(np.diag(case.affine)[:3]) / 1000
+        assert (tumour is None) == (ml == 0)
+        if tumour:
+            assert 0.3 < ml / (np.pi / 6 * (tumour.diameter_mm / 10) ** 3) < 1.6
+
+
 @pytest.mark.parametrize("kind", ["solid", "iso", "cystic"])
 def test_each_kind_of_tumour_has_its_contrast(kind):
     shares = {name: float(name == kind) for name in ("solid", "iso", "cystic")}
@@ -193,6 +243,12 @@ def test_written_folder_is_found_and_read_back_unchanged(tmp_path):
 def test_unknown_centre_is_refused_with_the_known_ones():
     with pytest.raises(DualTaskError, match="choose one of: A, B, C"):
         make_case("D", 0)
+
+
+def test_an_unknown_centre_is_an_error():
+    for words in ({"centre": "E"}, {"centre": "A", "scanner": "E"}):
+        with pytest.raises(DualTaskError, match="no centre 'E'; choose one of: A, B, C, D"):
+            make_case(number=0, **words)
 
 
 def test_the_exam_s_hospital_is_read_only_by_name(tmp_path, monkeypatch):

@@ -48,6 +48,7 @@ SMALL = {
         "sample.patch": [16, 16, 16],
     },
     "07": {"optimiser.steps": 3, "sample.spacing": [8, 8, 8], "sample.patch": [16, 16, 16]},
+    "08": {"optimiser.steps": 3, "sample.spacing": [8, 8, 8], "sample.patch": [16, 16, 16]},
 }
 
 
@@ -369,6 +370,14 @@ def check_07(results):
     assert results["bundle"]
 
 
+def check_08(results):
+    assert results["steps"] == SMALL["08"]["optimiser.steps"]
+    assert results["cases"] == 28, "one of eight patients has no tumour"
+    low, high = results["interval"]
+    assert low <= results["difference"] <= high
+    assert results["hand_ins"] == 1
+
+
 RESULTS = {
     "00": check_00,
     "01": check_01,
@@ -378,6 +387,7 @@ RESULTS = {
     "05": check_05,
     "06": check_06,
     "07": check_07,
+    "08": check_08,
 }
 
 

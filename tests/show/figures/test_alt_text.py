@@ -24,7 +24,7 @@ from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.show import figures, palette
 from dualtask_lite.show.controls import conversion_explorer, distance_explorer, metric_explorer
-from dualtask_lite.show.figures import diagrams, results, trust
+from dualtask_lite.show.figures import diagrams, results, swap, trust
 from dualtask_lite.show.picture import Picture
 
 PAPERS = {"white": ("default", 1.0), "black": ("dark_background", 0.0)}
@@ -78,6 +78,11 @@ def doubtful(n: int) -> list[dict[str, Any]]:
     return [{"case": c, "centre": c, "risk": 0.1 * n, "heads_mm": float(n)} for c in "AB"]
 
 
+def swapped(n: int) -> list[dict[str, Any]]:
+    about = {"target": "tumour", "dice": 0.1 * n}
+    return [{"patients": owner, "scanner": scanner, **about} for owner in "AC" for scanner in "AC"]
+
+
 #: Each figure, of one of two sets of data.
 FIGURES: dict[str, Callable[[int], Picture]] = {
     "figures.centres_side_by_side": lambda n: figures.centres_side_by_side([scan(n), scan(n + 1)]),
@@ -103,6 +108,7 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
     "results.arms": lambda n: results.arms([comparison(n)], claimed=0.095),
     "results.paired": lambda n: results.paired(table(n), "full"),
     "results.sensitivity": lambda n: results.sensitivity(table(n), {"objective.tau": 3.0}),
+    "swap.patients_by_scanner": lambda n: swap.patients_by_scanner(swapped(n)),
     "trust.leaks": lambda n: trust.leaks([{"leak": "by slice", "reported Dice": 0.1 * n, "honest Dice": 0.5}]),
     "trust.risk_coverage": lambda n: trust.risk_coverage({"heads": [0.1 * n, 0.4]}, [0.1, 0.4]),
     "trust.thresholds": lambda n: trust.thresholds([0.3, 0.7], [0.1 * n, 0.4], [0.2, 0.3], 0.5),
@@ -119,7 +125,7 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
 def test_no_figure_is_forgotten():
     drawing = {
         f"{module.__name__.rpartition('.')[2]}.{name}"
-        for module in (figures, diagrams, results, trust)
+        for module in (figures, diagrams, results, swap, trust)
         for name, function in vars(module).items()
         if inspect.isfunction(function) and function.__annotations__.get("return") == "Picture" and name[0] != "_"
     }

@@ -1,0 +1,61 @@
+"""Exercises and predictions of lesson 08, the exam."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dualtask_lite.show.exercises.choices import result as outcome_of
+from dualtask_lite.show.exercises.judge import exercise
+
+BUDGET = 180  # seconds
+_SAME = 0.05  # Dice; a smaller change of a mean over few cases is not worth a prediction
+
+
+@exercise(
+    "08.1",
+    hint="steps divided by seconds is how many steps a second takes; the budget has 180 of them.",
+    way='int(180 * manifest["steps"] / manifest["seconds"])',
+    meaning="{answer:.0f} steps, if the machine stays as busy as it was. Leave some for a second try.",
+)
+def steps_in_budget(answer: float, manifest: Mapping[str, Any]) -> bool:
+    expected = BUDGET * manifest["steps"] / manifest["seconds"]
+    return abs(answer - expected) <= max(1.0, 0.05 * expected)
+
+
+def _missed(answer: int, result: Any) -> str:
+    return f"{answer} of {len(result.results)} tumours. A mean Dice does not tell a miss from a poor outline."
+
+
+@exercise(
+    "08.2",
+    hint="a tumour that was missed has a Dice of 0; count these in result.results, where only tumours are.",
+    way='sum(row["dice"] == 0 for row in result.results)',
+    meaning=_missed,
+    tolerance=0,
+)
+def missed(result: Any) -> int:
+    return sum(row["dice"] == 0 for row in result.results)
+
+
+@exercise(
+    "08.3",
+    hint="luck does not add up: multiply the scatter by the expected best of ten draws with a scatter of 1.",
+    way="0.02 * exam.expected_best(10)",
+    meaning="{answer:.3f}: as much as many a published gain, and from nothing.",
+)
+def best_of_ten(exam: Any) -> float:
+    return float(0.02 * exam.expected_best(10))
+
+
+@outcome_of("08.A")
+def change_on_the_known(mean_dice: Mapping[str, float]) -> tuple[str, str]:
+    change = mean_dice["attempt"] - mean_dice["baseline"]
+    return "a" if change > _SAME else "c" if change < -_SAME else "b", f"The mean Dice changed by {change:+.3f}."
+
+
+@outcome_of("08.B")
+def interval_on_the_exam(result: Any) -> tuple[str, str]:
+    low, high = result.row["low"], result.row["high"]
+    letter = "a" if low > 0 else "c" if high < 0 else "b"
+    return letter, f"From {low:+.3f} to {high:+.3f}, over {result.row['cases']} tumours."

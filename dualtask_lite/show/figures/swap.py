@@ -1,0 +1,81 @@
+"""The same patients scanned by two hospitals: what the scanner changes, and what the patients do."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from dualtask_lite.rows import Row, number
+from dualtask_lite.show import palette
+from dualtask_lite.show.figures.parts import tidy
+from dualtask_lite.show.picture import Picture, new_figure
+
+_STYLES = ("-", "--", ":", "-.")
+
+
+def patients_by_scanner(rows: Sequence[Row], *, target: str = "tumour") -> Picture:
+    """Show the mean Dice of each centre's patients with each scanner: a slope is the scanner, a gap the patients.
+
+    Args:
+        rows: one a case and target, with ``patients``, ``scanner`` and ``dice``.
+        target: pancreas or tumour.
+    """
+    values: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        if row["target"] == target and math.isfinite(dice := number(row["dice"])):
+            values.setdefault((str(row["patients"]), str(row["scanner"])), []).append(dice)
+    owners, scanners = (list(dict.fromkeys(key[side] for key in values)) for side in (0, 1))
+    means = {key: float(np.mean(of_cell)) for key, of_cell in values.items()}
+    figure = new_figure(height=400)
+    axes = figure.subplots()
+    colours = palette.centre_colours(owners)
+    left, right = (_apart([means[owner, scanners[end]] for owner in owners]) for end in (0, -1))
+    for place, owner in enumerate(owners):
+        aside = 0.06 * (place - (len(owners) - 1) / 2)  # lines of one height stay apart
+        across = [at + aside for at in range(len(scanners))]
+        for x, scanner in zip(across, scanners, strict=True):
+            cases = values[owner, scanner]
+            axes.plot([x] * len(cases), cases, "o", color=colours[owner], alpha=0.35, ms=5, mew=0)
+        line = [means[owner, scanner] for scanner in scanners]
+        style = _STYLES[place % len(_STYLES)]
+        axes.plot(across, line, style, marker="D", color=colours[owner], mec=palette.ink(), ms=9, lw=2.5)
+        axes.annotate(f"{line[0]:.2f}", (-0.09, left[place]), va="center", ha="right", fontsize=11)
+        last = f"{line[-1]:.2f}, patients of {owner}"
+        axes.annotate(last, (len(scanners) - 0.91, right[place]), va="center", fontsize=11)
+    axes.set_xticks(range(len(scanners)), [f"scanner of {scanner}" for scanner in scanners], fontsize=11)
+    axes.set(xlim=(-0.35, len(scanners) - 0.5), ylim=(-0.03, 1.03), ylabel=f"Dice of the {target} (1 is perfect)")
+    axes.set_title("a diamond is a mean, a dot a patient; the same patients at both ends of a line", fontsize=10)
+    tidy(axes, "y")
+    return Picture.of(figure, _in_words(means, {key: len(of) for key, of in values.items()}, target))
+
+
+def _apart(heights: Sequence[float], gap: float = 0.06) -> list[float]:
+    """Heights of labels, moved up where they would cover one another."""
+    moved = list(heights)
+    order = sorted(range(len(moved)), key=lambda place: moved[place])
+    for below, above in pairwise(order):
+        moved[above] = max(moved[above], moved[below] + gap)
+    return moved
+
+
+def _in_words(means: dict[tuple[str, str], float], counts: dict[tuple[str, str], int], target: str) -> str:
+    """The means of all cells, then what each scanner costs the same patients and each group the same scanner."""
+    cells = [
+        f"patients of {owner} with the scanner of {scanner} {mean:.2f} ({counts[owner, scanner]} patients)"
+        for (owner, scanner), mean in means.items()
+    ]
+    owners, scanners = (list(dict.fromkeys(key[side] for key in means)) for side in (0, 1))
+    by_scanner = [
+        f"{means[owner, scanners[-1]] - means[owner, scanners[0]]:+.2f} for patients of {owner}" for owner in owners
+    ]
+    by_patients = [
+        f"{means[owners[-1], scanner] - means[owners[0], scanner]:+.2f} with the scanner of {scanner}"
+        for scanner in scanners
+    ]
+    return (
+        f"Mean Dice of the {target}: {'; '.join(cells)}. From the scanner of {scanners[0]} to that of {scanners[-1]}: "
+        f"{', '.join(by_scanner)}. From patients of {owners[0]} to those of {owners[-1]}: {', '.join(by_patients)}."
+    )

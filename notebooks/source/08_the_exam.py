@@ -1,0 +1,283 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3 (ipykernel)
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 08 The exam: a fourth hospital
+#
+# You have read what a paper claims and what came of it. Now it is your turn: change what you like, choose on the hospitals
+# that you know, and hand in. The test is a hospital that nobody in this course has chosen anything on.
+#
+# **Objectives.** After this lesson you can
+#
+# - choose settings within a budget without looking at the test;
+# - read a paired difference from a baseline, with its interval and its worst case;
+# - say what the best score of many attempts is worth.
+#
+# **Prerequisites.** [Lesson 04](04_the_framework.ipynb) and [lesson 05](05_cross_dataset_evaluation.ipynb).
+#
+# **Time and memory.** {measured} 60 minutes to read and do.
+
+# %% tags=["bootstrap"]
+# Filled in from bootstrap.py when the notebook is built.
+
+# %% tags=["parameters"]
+profile = "laptop"  # how much the machine can do: laptop, colab or gpu
+seed = 0
+data_dir = ""  # a folder with cases to train on; empty: the embedded three-centre data
+overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+team = "team"  # your name on the board
+board = ""  # the folder that all teams share; empty: a folder of your own
+exam_cases = "exam"  # the exam's hospital; or a folder, as your instructor says
+baseline = ""  # the models to beat, a run folder; empty: a short training, made here
+
+# %% [markdown]
+# ## The rules
+#
+# - **Budget.** Three minutes of training on two cores, or what your own GPU does. The board shows how long you trained.
+# - **What you may change.** Every setting of the tumour stage. The stage that finds the pancreas is the baseline's, for
+#   all teams, so that nobody wins by a better box.
+# - **Choose on A to C.** Hold one of them out to see what a change does on a [new hospital](glossary.md#held-out).
+# - **Hand in when you are done.** D is for the test. Each hand-in is counted.
+#
+# ## The baseline
+#
+# It learns the segmentation only, from two hospitals. All teams are compared with it, on the same cases.
+
+# %%
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.training.train import train
+from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest, show_source
+from dualtask_lite.show.table import Table
+
+folder = new_folder("08")
+source = data_dir or "phantom"
+held_out = sorted({case.centre for case in find_cases(source)})[-1]
+common = {"seed": seed, "data.source": source, "data.held_out": held_out}
+plain = {"objective.weights": {"seg": 1.0}}
+steps = {"pancreas-coarse": 100, "tumour-coarse": 60}  # few, to be quick
+if not baseline:
+    for stage, count in steps.items():
+        chosen = {"stage": stage, "optimiser.steps": count, **common, **plain, **overrides}
+        train(Settings.of(profile, chosen), folder / "baseline" / stage)
+baseline = baseline or folder / "baseline"
+
+# %% [markdown]
+# ## Your attempt
+#
+# Change `changes`, and nothing else. It begins with the two conversions of [lesson 02](02_task_conversion.ipynb). Other
+# things to try: `optimiser.steps`, `optimiser.lr`, `augment.gamma`, `views.count`, `objective.tau`.
+
+# %%
+changes = {
+    "objective.weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
+    "optimiser.steps": 60,
+}
+attempt = Settings.of(profile, {"stage": "tumour-coarse", **common, **changes, **overrides})
+train(attempt, folder / "attempt" / "tumour-coarse")
+
+# %% [markdown]
+# ### Exercise 1
+#
+# How many steps would fill the **budget** of 180 seconds? `manifest` says how long your attempt took (`seconds`) and how
+# many steps it made (`steps`). Reading the cases takes a part of that time, too; leave it in.
+
+# %%
+from dualtask_lite.engine.run import read_json
+
+manifest = read_json(folder / "attempt" / "tumour-coarse" / "manifest.json")
+print({name: manifest[name] for name in ("steps", "seconds", "dice")})
+
+# %% tags=["exercise", "blank"]
+steps_in_budget = ...
+
+# %% tags=["exercise", "solution"]
+steps_in_budget = int(180 * manifest["steps"] / manifest["seconds"])
+
+# %% tags=["exercise", "wrong"]
+steps_in_budget = int(3 * manifest["steps"] / manifest["seconds"])
+
+# %% tags=["check"]
+check("08.1", steps_in_budget)
+
+# %% [markdown]
+# ## Choose without the test
+#
+# The attempt and the baseline on the hospital that both held out, with the same stage before them. Try other settings until
+# you are content. What you choose here is chosen **for** this hospital: expect less of the next one.
+
+# %% tags=["choice"]
+choice(
+    "08.A",
+    f"How will the mean tumour Dice on {held_out} change from the baseline to the attempt?",
+    "up by more than 0.05",
+    "by at most 0.05 in either direction",
+    "down by more than 0.05",
+)
+
+# %%
+import numpy as np
+
+from dualtask_lite.engine.judging.evaluation import evaluate
+from dualtask_lite.engine.run import load_models
+
+known = [case for case in find_cases(source) if case.centre == held_out][:6]
+reference = load_models(baseline)
+pancreas = [model for model in reference if model.settings.stage == "pancreas-coarse"]
+tried = {"baseline": reference, "attempt": pancreas + load_models(folder / "attempt")}
+mean_dice = {}
+for name, models in tried.items():
+    rows = evaluate(models, known).rows
+    mean_dice[name] = float(np.nanmean([row["dice"] for row in rows if row["target"] == "tumour"]))
+Table([{"models": name, "tumour Dice": mean} for name, mean in mean_dice.items()], held_out)
+
+# %% tags=["outcome"]
+outcome("08.A")
+
+# %% [markdown]
+# ## Hand in
+#
+# `hand_in` predicts every case of D with your models and with the baseline's, and compares them **case by case**. The
+# interval says what other patients of D would give with the same two trainings. It does not know that another training,
+# from another seed, would give something else.
+
+# %% tags=["choice"]
+choice(
+    "08.B",
+    "Where will the 95 % interval of the difference on D lie?",
+    "above 0",
+    "around 0",
+    "below 0",
+)
+
+# %%
+from dualtask_lite.engine.judging import exam
+
+result = exam.hand_in(
+    folder / "attempt",
+    team,
+    board=board or folder / "board",
+    baseline=baseline,
+    cases=exam_cases,
+)
+result
+
+# %% tags=["outcome"]
+outcome("08.B")
+
+# %% [markdown]
+# An average hides the worst case. Here it is: the largest of the tumours that were missed, or the one that was met worst.
+# Is it a kind of tumour that A to C hardly have, or a picture that their scanners do not make?
+
+# %%
+from dualtask_lite.show.volume.volume3d import volume3d
+
+volume3d(result.worst, result.prediction.mask, result.prediction.distance_mm)
+
+# %%
+Table(result.results[:8], "The eight worst cases")
+
+# %% [markdown]
+# ### Exercise 2
+#
+# How many tumours of D did your models **miss** altogether? `result.results` has one dictionary a tumour, with its
+# `dice`. Patients without a tumour are not in it: in them nothing can be missed.
+
+# %% tags=["exercise", "blank"]
+missed = ...
+
+# %% tags=["exercise", "solution"]
+missed = sum(row["dice"] == 0 for row in result.results)
+
+# %% tags=["exercise", "wrong"]
+missed = result.row["cases"] + result.row["without_target"] - result.row["found"]
+
+# %% tags=["check"]
+check("08.2", missed)
+
+# %% [markdown]
+# ## What is the best of many worth?
+#
+# A class hands in again and again, and the best score of each team stands on the board. Suppose that no team is better
+# than the baseline, and that each measured difference is off by a normal error, because D has few patients. The best of
+# *n* such differences is above 0 by luck alone, and the more so the larger *n* is:
+
+# %%
+show_source(exam.expected_best)
+
+# %%
+from dualtask_lite.show.figures import diagrams
+
+often = list(range(1, 31))
+diagrams.lines(
+    often,
+    {"luck alone": [result.row["error"] * exam.expected_best(n) for n in often]},
+    f"What luck gives to the best hand-in; one is off by {result.row['error']:.3f}.",
+    across="hand-ins",
+    up="expected best difference in Dice",
+)
+
+# %% [markdown]
+# ### Exercise 3
+#
+# The difference of a single hand-in scatters by 0.02. What **difference** does luck alone give to the best of ten?
+# `exam.expected_best(n)` is for a scatter of 1.
+
+# %% tags=["exercise", "blank"]
+best_of_ten = ...
+
+# %% tags=["exercise", "solution"]
+best_of_ten = 0.02 * exam.expected_best(10)
+
+# %% tags=["exercise", "wrong"]
+best_of_ten = 10 * 0.02
+
+# %% tags=["check"]
+check("08.3", best_of_ten)
+
+# %% [markdown]
+# The board counts for that reason: a difference that is smaller than what luck gives to so many hand-ins is no
+# progress. In a terminal, `dualtask board FOLDER -o board.html` draws it for the projector.
+
+# %%
+hand_ins = exam.read_board(board or folder / "board")
+columns = ("team", "dice", "difference", "low", "high", "hand_ins", "luck")
+Table(exam.standings(hand_ins), "The board", columns=columns, digits=3)
+
+# %% [markdown]
+# ## The end of the story
+#
+# A paper claimed 9.5 points on a hospital that was not seen. You rebuilt its parts, saw what each of them does, measured
+# them fairly, and tried it yourself. Whatever your row on the board says: keep the interval, the number of attempts, and
+# the worst case beside the score. That is what you may now ask of every such claim.
+
+# %% [markdown]
+# ## Summary
+#
+# - Choose on the hospitals that you have; the test is for the end, and each look at it costs some of its worth.
+# - Compare case by case on the same patients, and give the interval and the worst case.
+# - The best of many attempts is above the truth: count the attempts.
+
+# %% [markdown]
+# ## References
+#
+# 1. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer Segmentation in CT Scans*,
+#    2025, [arxiv.org/abs/2505.01644](https://arxiv.org/abs/2505.01644).
+# 2. Blum and Hardt, *The Ladder: a reliable leaderboard for machine learning competitions*, 2015,
+#    [arxiv.org/abs/1502.04585](https://arxiv.org/abs/1502.04585).
+
+# %% tags=["manifest"]
+run_manifest(
+    {"profile": profile, "seed": seed, "overrides": overrides},
+    steps=manifest["steps"],
+    chosen_on=mean_dice,
+    cases=result.row["cases"],
+    difference=result.row["difference"],
+    interval=[result.row["low"], result.row["high"]],
+    hand_ins=len(hand_ins),
+)

@@ -1,0 +1,167 @@
+"""The exam: the same cases for learner and baseline, no row lost, and luck that is counted."""
+
+import json
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+
+from dualtask_lite.cases.phantom import centres, make_phantom
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.judging import exam
+from dualtask_lite.engine.judging.evaluation import Evaluation, evaluate
+from dualtask_lite.engine.run import load_models
+from dualtask_lite.errors import DualTaskError
+
+CPU = {"device": "cpu", "progress": False}
+
+
+@pytest.fixture(scope="module")
+def hospital(tmp_path_factory):
+    """Four small cases of D."""
+    return make_phantom(tmp_path_factory.mktemp("exam"), cases=4, size=(40, 40, 20), of=centres(exam=True))
+
+
+def result(case, dice, ml=10.0, found=10.0, target="tumour"):
+    return {
+        "case": case,
+        "centre": "D",
+        "target": target,
+        "dice": dice,
+        "volume_ml_truth": ml,
+        "volume_ml_prediction": found,
+        "detected": dice > 0,
+    }
+
+
+def row(team="ada", dice=0.5, time="2026-01-01T00:00:00+00:00", **other):
+    about = {"exam": "1", "target": "tumour", "cases": 4, "baseline_dice": 0.4, "difference": dice - 0.4}
+    return {"team": team, "time": time, "dice": dice, **about, "low": -0.1, "high": 0.2, "error": 0.1, **other}
+
+
+def test_a_lone_tumour_stage_looks_where_the_baseline_s_pancreas_is(cascade, hospital, tmp_path):
+    found = exam.hand_in(cascade / "tumour-coarse", board=tmp_path, baseline=cascade, cases=hospital, **CPU)
+    rows = evaluate(load_models(cascade), find_cases(hospital), progress=False).rows
+    dice = [r["dice"] for r in rows if r["target"] == "tumour"]
+    assert found.row["dice"] == pytest.approx(np.nanmean(dice))
+    assert found.row["baseline_dice"] == found.row["dice"]
+    assert (found.row["difference"], found.row["low"], found.row["high"]) == (0, 0, 0)
+    assert found.prediction.mask.shape == found.worst.shape
+    assert "not distinguishable from the baseline" in str(found)
+    assert exam.read_board(tmp_path)[0] == json.loads(found.board.read_text())
+    assert exam.read_board(tmp_path)[0]["trained_seconds"] > 0
+
+
+@pytest.fixture
+def scored(cascade, hospital, monkeypatch):
+    """Hand in with given rows of the learner and of the baseline."""
+
+    def run(own, baseline, **options):
+        evaluations = iter((Evaluation(own, {}, {}), Evaluation(baseline, {}, {})))
+        monkeypatch.setattr(exam, "evaluate", lambda *_, **__: next(evaluations))
+        return exam.hand_in(cascade, baseline=cascade, cases=hospital, **CPU, **options)
+
+    return run
+
+
+def test_it_compares_case_by_case_and_names_the_largest_miss(scored):
+    own = [result("D_000", 0.9), result("D_001", 0.0, ml=5), result("D_002", 0.0, ml=50), result("D_003", np.nan, 0, 3)]
+    base = [result(f"D_00{n}", dice) for n, dice in enumerate((0.6, 0.0, 0.1, np.nan))]
+    other = [result(f"D_00{n}", 0.7, target="pancreas") for n in range(4)]
+    found = scored(own + other, other + base[::-1])
+    differences = np.array([0.3, 0.0, -0.1])
+    assert found.row["dice"] == pytest.approx(0.3)
+    assert found.row["difference"] == pytest.approx(differences.mean())
+    assert found.row["error"] == pytest.approx(differences.std(ddof=1) / np.sqrt(3))
+    assert found.row["low"] < 0 < found.row["high"]
+    assert found.row["cases"] == 3
+    assert (found.row["found"], found.row["false_alarms"], found.row["without_target"]) == (1, 1, 1)
+    assert found.worst.id == "D_002"
+    shown = found._repr_mimebundle_()
+    assert "<td>0.300</td>" in shown["text/html"]
+    assert "Worst case: D_002, Dice 0.00, 50.0 ml." in shown["text/plain"]
+
+
+def test_a_clear_gain_is_called_one(scored):
+    own, base = ([result(f"D_00{n}", dice + 0.01 * n) for n in range(4)] for dice in (0.8, 0.3))
+    assert "above the baseline" in str(scored(own, base))
+    assert "below the baseline" in str(scored(base, own))
+
+
+def test_a_case_that_was_seen_in_training_is_refused(cascade, phantom_folder, tmp_path):
+    with pytest.raises(DualTaskError, match="was seen in training"):
+        exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=phantom_folder, **CPU)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_failed_case_puts_no_row_on_the_board(scored, cascade, hospital, monkeypatch, tmp_path):
+    monkeypatch.setattr(exam, "evaluate", lambda *_, **__: Evaluation([], {}, {"D_001": "damaged"}))
+    with pytest.raises(DualTaskError, match=r"D_001.*repair"):
+        exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=hospital, **CPU)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["", "  ", "x" * 61])
+def test_a_name_that_no_line_can_hold_is_refused(cascade, hospital, name):
+    with pytest.raises(DualTaskError, match="characters"):
+        exam.hand_in(cascade, name, baseline=cascade, cases=hospital, **CPU)
+
+
+def test_a_baseline_of_another_target_is_refused(cascade, hospital):
+    with pytest.raises(DualTaskError, match="predicts the pancreas, the baseline the tumour"):
+        exam.hand_in(cascade / "pancreas-coarse", baseline=cascade, cases=hospital, **CPU)
+
+
+def test_a_board_of_another_exam_is_refused_before_any_evaluation(cascade, hospital, monkeypatch, tmp_path):
+    exam.add_to_board(tmp_path, row(exam="another"))
+    monkeypatch.setattr(exam, "evaluate", None)
+    with pytest.raises(DualTaskError, match="another exam; choose another folder"):
+        exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=hospital, **CPU)
+
+
+def hand_in_often(folder, team):
+    for _ in range(5):
+        exam.add_to_board(folder, row(team))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no fork")
+def test_forty_hand_ins_at_once_lose_no_row(tmp_path):
+    context = multiprocessing.get_context("fork")
+    (tmp_path / "board").mkdir()
+    teams = [context.Process(target=hand_in_often, args=(tmp_path / "board", "same name")) for _ in range(8)]
+    for team in teams:
+        team.start()
+    while any(team.is_alive() for team in teams):
+        exam.read_board(tmp_path / "board")  # never meets half a file
+    assert [team.exitcode for team in teams] == [0] * 8
+    assert len(exam.read_board(tmp_path / "board")) == 40
+
+
+def test_a_team_stands_by_its_best_and_its_hand_ins_are_counted():
+    rows = [row("ada", 0.5), row("ada", 0.6), row("ada", 0.4), row("<b>", 0.7)]
+    first, second = exam.standings(rows)
+    assert (first["team"], first["hand_ins"], first["luck"]) == ("<b>", 1, pytest.approx(0, abs=1e-9))
+    assert (second["dice"], second["hand_ins"]) == (0.6, 3)
+    assert second["luck"] == pytest.approx(0.1 * 0.84628, abs=1e-4)
+
+
+@pytest.mark.parametrize(("draws", "expected"), [(1, 0.0), (2, 0.56419), (3, 0.84628), (10, 1.53875), (100, 2.50759)])
+def test_the_best_of_n_by_luck_is_the_textbook_s_value(draws, expected):
+    assert exam.expected_best(draws) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("content", "told"), [("{}", "is no hand-in"), ("{", "cannot be read"), ("[]", "no hand-in")])
+def test_a_file_that_is_no_hand_in_is_named(tmp_path, content, told):
+    (tmp_path / "notes.json").write_text(content)
+    with pytest.raises(DualTaskError, match=rf"notes.json.*{told}"):
+        exam.read_board(tmp_path)
+
+
+def test_a_board_of_two_exams_or_none_is_refused(tmp_path):
+    with pytest.raises(DualTaskError, match="no such folder"):
+        exam.read_board(tmp_path / "nowhere")
+    for name in "12":
+        exam.add_to_board(tmp_path, row(exam=name))
+    with pytest.raises(DualTaskError, match="more than one exam"):
+        exam.read_board(tmp_path)
