@@ -43,8 +43,8 @@ SHOTS = (
         ".dualtask-slices",
         ".dualtask-slices .words",
         ".dualtask-slices .stage img.ct",
-        "The same case slice by slice, with the distance that the second head predicts. Of the tumours found, "
-        "it is the median by Dice.",
+        "The same case slice by slice, with the distance that the second head predicts. "
+        "Of the tumours that were found, it is the median by Dice.",
     ),
 )
 

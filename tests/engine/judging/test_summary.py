@@ -49,8 +49,8 @@ def told(one):
     return f"{one['difference']:+.3f} ({low:+.3f} to {high:+.3f}"
 
 
-README = Path(__file__).resolve().parents[3] / "README.md"
-RESULTS = README.parent / "data" / "results"
+RESULTS = Path(__file__).resolve().parents[3] / "data" / "results"
+README = RESULTS / "README.md"  # which gathers all tables
 TABLES = {"ablation_laptop": "tumour", "ablation_tumour": "tumour", "ablation_pancreas": "pancreas"}  # in the README
 LONGER, SAMPLES = "ablation_pancreas_800", "ablation_samples"
 MORE = [(LONGER, "pancreas"), (SAMPLES, "pancreas")]  # quoted in the README in part
