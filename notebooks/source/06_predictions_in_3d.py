@@ -7,20 +7,22 @@
 # ---
 
 # %% [markdown]
-# # 06 Predictions in 3D: where is it wrong, and does it know?
+# # 06 Predictions in 3D: where is the tumour wrong, and did the model warn?
 #
-# A score says how wrong a model is. A surgeon asks where, and by how many mm. You follow one case through the
-# cascade, look at good and bad predictions in 3D, and ask whether the model could have warned you.
+# A score says how wrong a model is. A surgeon asks where, and by how many mm. You look at tumours that a model found and
+# missed, in mm and in 3D, ask whether it could have warned you, and find out what makes the new hospital hard: its
+# scanner, or its patients.
 #
 # **Objectives.** After this lesson you can
 #
-# - follow a prediction through the stages of a cascade, and say which stage lost it;
+# - follow a prediction through the stages of a cascade, and say which stage lost the tumour;
 # - measure the error of a surface in mm, and find it in 3D;
 # - judge a warning that needs no label: does it rise with the error?
+# - tell a shift of the scanner from a shift of the disease.
 #
 # **Prerequisites.** [Lesson 04](04_the_framework.ipynb).
 #
-# **Time and memory.** {measured} 40 minutes to read and do.
+# **Time and memory.** {measured} 45 minutes to read and do.
 
 # %% tags=["bootstrap"]
 # Filled in from bootstrap.py when the notebook is built.
@@ -29,123 +31,139 @@
 profile = "laptop"  # how much the machine can do: laptop, colab or gpu
 seed = 0
 data_dir = ""  # a folder with cases; empty: the embedded three-centre data
-overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
+overrides: dict = {}  # other values for settings of the prediction, such as {"prediction.flips": 2}
 
 # %% [markdown]
-# ## A cascade for one hospital that it never saw
+# ## A model that had hours
 #
-# Two stages learn from two centres: the first finds the pancreas on a coarse grid, the second draws it on a finer one,
-# within the box that the first has found. The third centre is [held out](glossary.md#held-out).
-#
-# Why the organ and not the tumour? After so few minutes a model misses most tumours
-# ([lesson 04](04_the_framework.ipynb)), and where everything is wrong one cannot learn to tell good from bad. A
-# tumour counts as part of the pancreas here. For a tumour the steps are the same.
+# A training of two minutes misses most tumours, and where everything is wrong one cannot learn to tell good from bad. So
+# this lesson looks at the **reference model**, which comes with the kit: a [cascade](glossary.md#cascade) of a pancreas
+# stage and a tumour stage, trained for thousands of steps on hospitals A and B. It never saw hospital C.
 
 # %%
+from dataclasses import replace
+
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.run import load_model
-from dualtask_lite.engine.training.train import split_for, train
+from dualtask_lite.engine.judging.evaluation import unseen_cases
+from dualtask_lite.engine.predict import in_cascade_order
+from dualtask_lite.engine.run import load_models
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
 from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
-held_out = sorted({case.centre for case in find_cases(source)})[-1]
-common = {"seed": seed, "data.source": source, "data.held_out": held_out}
-steps = {"pancreas-coarse": 130, "pancreas-fine": 150}
 folder = new_folder("06")
-models = []
-for stage, count in steps.items():
-    chosen = {"stage": stage, "optimiser.steps": count, **common, **overrides}
-    settings = Settings.of(profile, chosen)
-    split = split_for(settings)
-    models.append(load_model(train(settings, folder / stage, split=split)))
-print(f"{len(split.train)} cases trained, {len(split.test)} of centre {held_out} test")
+models = [
+    replace(model, settings=model.settings.changed(overrides))
+    for model in in_cascade_order(load_models("reference"))
+]
+cases = unseen_cases(models, find_cases(source)) if not data_dir else find_cases(source)
+Table(
+    [
+        {
+            "stage": model.settings.stage,
+            "steps": model.settings.optimiser.steps,
+            "trained on": ", ".join(sorted({case.centre for case in model.training_cases})),
+            "training cases": len(model.training_cases),
+        }
+        for model in models
+    ],
+    f"The reference model, and {len(cases)} cases that it never saw",
+)
 
 # %% [markdown]
-# ## Every case of the held-out centre
+# ## Every tumour of the new hospital
 #
-# Each is predicted from its whole volume, and kept. The rows are sorted by the [Dice](glossary.md#dice) of the
-# pancreas, so that one good, one middling and one failed case can be picked without looking for nice ones.
+# Each case is predicted from its whole volume, and kept. The rows are the patients with a tumour, sorted by the
+# [Dice](glossary.md#dice) of the tumour, so that a good, a median and a failed case can be picked by rank and not by taste.
 
 # %%
 from dualtask_lite.engine.judging.evaluation import score
 from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.progress import progress_bar
 
-scans = {case.id: case.load() for case in split.test}
+scans = {case.id: case.load() for case in cases}
 with progress_bar() as bar:
     names = bar.track(list(scans), description="predicting")
     predictions = {name: predict_scan(models, scans[name]) for name in names}
-rows = [row for name in scans for row in score(scans[name], predictions[name], ["pancreas"])]
-judged = sorted(rows, key=lambda row: -row["dice"])
+rows = [row for name in scans for row in score(scans[name], predictions[name], ["tumour"])]
+judged = sorted(
+    (row for row in rows if scans[row["case"]].has_tumour), key=lambda row: -row["dice"]
+)
 columns = ("case", "dice", "hd95_mm", "nsd_2mm", "volume_ml_truth", "volume_ml_prediction")
-Table(judged, f"Pancreas in centre {held_out}, the best first", columns=columns)
+Table(judged, "Tumours of the hospital that was not seen, the best first", columns=columns)
 
 # %% [markdown]
 # [HD95](glossary.md#hd95) has a dash where nothing was found: there is no surface to measure. **[NSD](glossary.md#nsd)** is the
-# share of both surfaces that lies within 2 mm of the other one.
+# share of both surfaces that lies within 2 mm of the other one. And the patients without a tumour?
 
 # %%
-places = {"good": 0, "middling": len(judged) // 2, "failed": len(judged) - 1}
+healthy = [row for row in rows if not scans[row["case"]].has_tumour]
+Table(
+    [{"case": row["case"], "false tumour (ml)": row["volume_ml_prediction"]} for row in healthy],
+    "Patients without a tumour: everything that is marked is a false alarm",
+)
+
+# %%
+places = {"good": 0, "median": len(judged) // 2, "failed": len(judged) - 1}
 picked = {which: judged[place]["case"] for which, place in places.items()}
 Table([{"which": which, "case": name} for which, name in picked.items()], "Picked by rank")
 
 # %% [markdown]
 # ## Stage by stage
 #
-# The report of a prediction says what each stage of the [cascade](glossary.md#cascade) did: the region it was
-# given, the box in voxels, how often it went round on the box of its own last answer, how well its last two answers
-# agreed (Dice), and what it found.
+# The report of a prediction says what each stage of the cascade did: the region it was given, the box in voxels, how
+# often it cropped again around its last prediction, how well its last two predictions agreed (Dice), and what it found.
 
 # %%
-Table(predictions[picked["middling"]].report, f"What each stage did with {picked['middling']}")
+Table(predictions[picked["median"]].report, f"What each stage did with {picked['median']}")
 
 # %% [markdown]
-# This is what the first stage says of it:
+# The first stage marks the pancreas. The second one looks around it and marks the tumour, with the regressed distance to
+# its surface below:
 
 # %%
 from dualtask_lite.show import figures
 
-first_stage = predict_scan(models[:1], scans[picked["middling"]])
-figures.orthogonal(scans[picked["middling"]], prediction=first_stage.mask)
+figures.orthogonal(
+    scans[picked["median"]],
+    prediction=predictions[picked["median"]].mask,
+    distance=predictions[picked["median"]].distance_mm,
+)
 
 # %% [markdown]
-# And this is what came out at the end, with the regressed distance to the surface of the pancreas below:
-
-# %%
-figures.orthogonal(
-    scans[picked["middling"]],
-    prediction=predictions[picked["middling"]].mask,
-    distance=predictions[picked["middling"]].distance_mm,
-)
+# The network answers twice, and the two heads give two masks. The paper takes their mean.
 
 # %% tags=["choice"]
 choice(
     "06.A",
-    "Which answer has the higher Dice for this case?",
-    "the last one: it saw a finer grid",
-    "the first one: it saw more of the surroundings",
-    "neither, they differ by less than 0.01",
+    "Which mask has the highest mean Dice over these tumours?",
+    "that of the segmentation head",
+    "that of the distance head",
+    "they differ by less than 0.02",
 )
 
 # %%
-answers = {"pancreas-coarse": first_stage, "pancreas-fine": predictions[picked["middling"]]}
+from dualtask_lite.cases.masks import dice
+
+by_head = {
+    head: sum(
+        dice(predictions[row["case"]].targets["tumour"].masks[head], scans[row["case"]].label == 2)
+        for row in judged
+    )
+    / len(judged)
+    for head in predictions[picked["median"]].targets["tumour"].masks
+}
 Table(
-    [
-        {"after": stage, "dice": score(scans[picked["middling"]], found, ["pancreas"])[0]["dice"]}
-        for stage, found in answers.items()
-    ],
-    f"Dice of {picked['middling']}, stage by stage",
+    [{"head": head, "mean dice": mean} for head, mean in by_head.items()],
+    "One network, three masks",
 )
 
 # %% tags=["outcome"]
 outcome("06.A")
 
 # %% [markdown]
-# Compare the two. A later stage sees more detail and less of the surroundings, so it is not
-# better by itself: after a training this short the first answer may be the better one. That is worth measuring before
-# a stage is added.
+# That is why arms are compared on **one** head in [lesson 05](05_cross_dataset_evaluation.ipynb): else a difference
+# between two trainings mixes with a difference between two ways to read them.
 #
 # If the first stage misses a part of the organ by more than the margin of the box, the second one never looks there,
 # however good it is.
@@ -153,8 +171,8 @@ outcome("06.A")
 # %% [markdown]
 # ### Exercise 1
 #
-# For each case of the test, how much of the pancreas (`label > 0`) lies **inside the box that the last stage looked at**?
-# The box is `report[-1]`, from `box_start` up to (not including) `box_stop`. In how many cases was a part of it
+# For each tumour, how much of it (`label == 2`) lies **inside the box that the last stage looked at**?
+# The box is `report[-1]`, from `box_start` up to (not including) `box_stop`. Of how many tumours was a part
 # **outside**, and so lost before the last stage began?
 
 # %% tags=["exercise", "blank"]
@@ -165,16 +183,16 @@ lost_before = 0
 for row in judged:
     last = predictions[row["case"]].report[-1]
     (x0, y0, z0), (x1, y1, z1) = last["box_start"], last["box_stop"]
-    organ = scans[row["case"]].label > 0
-    lost_before += organ[x0:x1, y0:y1, z0:z1].sum() < organ.sum()
+    tumour = scans[row["case"]].label == 2
+    lost_before += tumour[x0:x1, y0:y1, z0:z1].sum() < tumour.sum()
 
 # %% tags=["exercise", "wrong"]
 lost_before = 0
 for row in judged:
     last = predictions[row["case"]].report[-1]
     (x0, y0, z0), (x1, y1, z1) = last["box_start"], last["box_stop"]
-    organ = scans[row["case"]].label > 0
-    lost_before += organ.sum() - organ[x0:x1, y0:y1, z0:z1].sum()
+    tumour = scans[row["case"]].label == 2
+    lost_before += tumour.sum() - tumour[x0:x1, y0:y1, z0:z1].sum()
 
 # %% tags=["check"]
 check("06.1", lost_before)
@@ -187,7 +205,7 @@ check("06.1", lost_before)
 from dualtask_lite.engine.judging.leaks import box_leak
 from dualtask_lite.show.figures import trust
 
-by_box = box_leak(models, split.test)
+by_box = box_leak(models, [case for case in cases if scans[case.id].has_tumour])
 trust.leaks([by_box.row])
 
 # %% [markdown]
@@ -204,49 +222,59 @@ opinions = {
     for which, name in picked.items()
 }
 errors = {
-    which: surface_error_mm(predictions[name].mask > 0, scans[name].label > 0, scans[name].spacing)
+    which: surface_error_mm(
+        predictions[name].targets["tumour"].mask, scans[name].label == 2, scans[name].spacing
+    )
     for which, name in picked.items()
 }
 
 # %% [markdown]
-# The good case. On the left the predicted surface, coloured by how far it lies from the true one (blue line; a tumour in it
-# orange); on the right where, and by how much, the two heads differ:
+# The good case. On the left the predicted surface, coloured by how far it lies from the true one (blue line: pancreas,
+# orange: tumour); on the right where, and by how much, the two heads differ:
 
 # %%
 name = picked["good"]
 trust.where_wrong(
-    scans[name], predictions[name].mask, 1, error=errors["good"], doubt=opinions["good"].heads_mm
+    scans[name], predictions[name].mask, 2, error=errors["good"], doubt=opinions["good"].heads_mm
 )
 
 # %% [markdown]
-# And the failed one:
+# And the failed one. What kind of failure it is, the numbers say first:
 
 # %%
 name = picked["failed"]
+marked, true = (int((labels == 2).sum()) for labels in (predictions[name].mask, scans[name].label))
+met = int(((predictions[name].mask == 2) & (scans[name].label == 2)).sum())
+if not marked:
+    print(f"{name}: nothing was marked as tumour, so there is no surface to colour.")
+elif not met:
+    print(f"{name}: what was marked ({marked} voxels) lies beside the tumour ({true} voxels).")
+else:
+    print(f"{name}: {met} of the tumour's {true} voxels were marked, and {marked - met} others.")
 trust.where_wrong(
     scans[name],
     predictions[name].mask,
-    1,
+    2,
     error=errors["failed"],
     doubt=opinions["failed"].heads_mm,
 )
 
 # %% [markdown]
-# Does the failed case look better than you thought? The colours tell how far the *prediction* is from the truth, and
-# not what it lacks: a small prediction may lie near the true surface everywhere and miss most of the organ. So look at
-# the blue and orange lines that have no colour beside them, too. HD95 and NSD, in the table above, measure both ways.
+# The colours tell how far the *prediction* is from the truth, and not what it lacks: a small prediction may lie near the
+# true surface everywhere and miss most of the tumour. So look at the orange lines that have no colour beside them, too.
+# HD95 and NSD, in the table above, measure both ways.
 #
 # ## In 3D
 #
 # Turn the view on the left with the mouse, and switch on the boxes: true labels, prediction, and where it says
-# too much or too little. It is the middling case. In a page without a kernel, open one of the files below instead (in
+# too much or too little. It is the median case. In a page without a kernel, open one of the files below instead (in
 # JupyterLab: right-click it in the list on the left, *Open in New Browser Tab*). It holds everything it shows, needs no
 # network, and also turns by the arrow keys.
 
 # %%
 from dualtask_lite import show
 
-name = picked["middling"]
+name = picked["median"]
 show.volume3d(scans[name], predictions[name].mask, predictions[name].distance_mm)
 
 # %%
@@ -256,13 +284,13 @@ for which, name in picked.items():
 # %% [markdown]
 # ### Exercise 2
 #
-# Take a prediction whose error you know: the true pancreas of the good case, moved by one voxel. `error` holds mm on its
+# Take a prediction whose error you know: the true tumour of the good case, moved by one voxel. `error` holds mm on its
 # surface, and NaN everywhere else. What **share of that surface** lies within 2 mm of the true one?
 
 # %%
 import numpy as np
 
-truth = scans[picked["good"]].label > 0
+truth = scans[picked["good"]].label == 2
 error = surface_error_mm(np.roll(truth, 1, axis=0), truth, scans[picked["good"]].spacing)
 
 # %% tags=["exercise", "blank"]
@@ -306,6 +334,7 @@ second_opinions = [
         disagreement(models, scans[name], predictions[name], seed=seed),
     )
     for name in scans
+    if scans[name].has_tumour
 ]
 assessment = summarise_warnings(second_opinions)
 Table(
@@ -325,8 +354,8 @@ trust.warning_against_error(
 )
 
 # %% [markdown]
-# Near 0 the loud cases are no worse than the quiet ones, and the warning is worth nothing. Do not be surprised if none is
-# worth much here: after a short training both heads are wrong in the same places.
+# Near 0 the loud cases are no worse than the quiet ones, and the warning is worth nothing: both heads share most of the
+# network, so they can be wrong in the same places.
 #
 # The warning that did best was picked **after** seeing the errors: with so few cases one of six is bound to look
 # good. A hospital would have to choose it beforehand, on validation cases.
@@ -367,11 +396,65 @@ risk_left = sum(row["risk"] for row in left) / len(left)
 check("06.3", risk_left)
 
 # %% [markdown]
+# ## Scanner or disease?
+#
+# [Lesson 00](00_start_here.ipynb) named two suspects for what is lost in a new hospital. Look at the tumours themselves: how
+# large they are, what kind they are, and how well they were marked.
+
+# %%
+from dualtask_lite.cases.phantom import lesion
+
+kinds = {} if data_dir else {row["case"]: lesion("C", int(row["case"][2:])).kind for row in judged}
+Table(
+    [
+        {
+            "case": row["case"],
+            "kind": kinds.get(row["case"], "unknown"),
+            "volume (ml)": row["volume_ml_truth"],
+            "dice": row["dice"],
+        }
+        for row in sorted(judged, key=lambda row: row["volume_ml_truth"])
+    ],
+    "The same tumours, the smallest first",
+)
+
+# %% [markdown]
+# Hospital C differs in both: it has another scanner, and it treats more cysts and larger tumours. Only a phantom can
+# take the two apart: **the same patients, scanned by another hospital**. Below, patients of A and of C are each scanned
+# in A and in C, with new patients that no model saw, and the reference model predicts all four groups.
+
+# %% tags=["choice"]
+choice(
+    "06.C",
+    "What costs this model more Dice on its way from A to C?",
+    "the scanner: other phase, thicker slices, smoother kernel",
+    "the patients: other kinds and sizes of tumours",
+    "neither, by more than 0.05",
+)
+
+# %%
+from dualtask_lite.engine.judging.swap import evaluate_swapped
+
+swapped = evaluate_swapped(models, ("A", "C"), patients=8, seed=seed)
+figures.patients_by_scanner(swapped)
+
+# %% tags=["outcome"]
+outcome("06.C")
+
+# %% [markdown]
+# Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. With
+# eight patients in a group each mean is uncertain by a tenth or so; what is large is real, what is small is not shown.
+
+# %% [markdown]
+# ## What is known now
+#
+# - The reference model marks many tumours of a new hospital, and fails on some: you have seen which.
+# - What is lost between two hospitals has two causes, scanner and disease, and a table of means cannot tell which.
+#
 # ## Summary
 #
 # - A cascade can only lose: what the first stage misses, no later stage finds.
-# - Errors in mm say what overlap does not: a surface that is 2 mm off everywhere, or right but for one lump that is
-#   another organ.
+# - Errors in mm say what overlap does not: a surface that is 2 mm off everywhere, or right but for one lump elsewhere.
 # - Two heads and several views are second opinions that cost nothing. They share most of the network, so they can be
 #   wrong together: a miss on which all agree gives no warning.
 #
@@ -388,10 +471,10 @@ check("06.3", risk_left)
 # %% tags=["manifest"]
 run_manifest(
     {"profile": profile, "seed": seed, "overrides": overrides},
-    held_out=held_out,
     cases=len(scans),
-    pancreas_dice=round(float(np.mean([row["dice"] for row in judged])), 3),
+    tumour_dice=round(float(np.mean([row["dice"] for row in judged])), 3),
     dice={which: round(judged[place]["dice"], 2) for which, place in places.items()},
+    false_alarms=sum(row["volume_ml_prediction"] > 0 for row in healthy),
     best_warning=best,
     aurc={name: round(found["aurc"], 3) for name, found in assessment.summary.items()},
     aurc_useless=round(assessment.useless, 3),

@@ -15,14 +15,16 @@ from dualtask_lite.show.exercises.judge import exercise
 
 
 def _share_outside(prediction: Any, scan: Any) -> float:
-    """Share of the organ outside the box that the last stage looked at."""
-    last, organ = prediction.report[-1], scan.label > 0
-    return float(1 - organ[Box(last["box_start"], last["box_stop"]).slices].sum() / organ.sum())
+    """Share of the tumour outside the box that the last stage looked at; 0 without a tumour."""
+    last, tumour = prediction.report[-1], scan.label == 2
+    return (
+        float(1 - tumour[Box(last["box_start"], last["box_stop"]).slices].sum() / max(1, tumour.sum())) * tumour.any()
+    )
 
 
 def _worst_loss(answer: int, predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> str:
     worst = max(_share_outside(predictions[name], scan) for name, scan in scans.items())
-    return f"{answer} of {len(scans)} cases; in the worst of them {worst:.0%} of the organ was outside."
+    return f"{answer} of {len(scans)} cases; in the worst of them {worst:.0%} of the tumour was outside."
 
 
 @exercise(
@@ -64,11 +66,10 @@ def risk_left(second_opinions: Sequence[Mapping[str, float]]) -> float:
 
 
 @result("06.A")
-def better_stage(answers: Mapping[str, Any], score: Any, scans: Mapping[str, Scan], picked: Any) -> tuple[str, str]:
-    scan = scans[picked["middling"]]
-    first, last = (score(scan, found, ["pancreas"])[0]["dice"] for found in answers.values())
-    letter = "c" if abs(last - first) < 0.01 else "a" if last > first else "b"
-    return letter, f"Dice {first:.2f} after the first stage, {last:.2f} after the last."
+def better_head(by_head: Mapping[str, float]) -> tuple[str, str]:
+    segmentation, distance = by_head["segmentation"], by_head["distance"]
+    letter = "c" if abs(segmentation - distance) < 0.02 else "a" if segmentation > distance else "b"
+    return letter, f"Mean Dice {segmentation:.2f} by the segmentation head, {distance:.2f} by the distance head."
 
 
 @result("06.B")
@@ -79,4 +80,19 @@ def use_of_warnings(assessment: Any) -> tuple[str, str]:
     return (
         letter,
         f"The best of {len(assessment.summary)} warnings has a Spearman correlation of {best:.2f} with the error.",
+    )
+
+
+@result("06.C")
+def scanner_or_patients(swapped: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    def mean(patients: str, scanner: str) -> float:
+        group = [r for r in swapped if (r["target"], r["patients"], r["scanner"]) == ("tumour", patients, scanner)]
+        return float(np.nanmean([row["dice"] for row in group]))
+
+    home = mean("A", "A")
+    scanner, patients = home - mean("A", "C"), home - mean("C", "A")
+    letter = "c" if max(scanner, patients) < 0.05 else "a" if scanner > patients else "b"
+    return (
+        letter,
+        f"From {home:.2f} at home, the scanner of C costs {scanner:+.2f}, its patients {patients:+.2f}.",
     )

@@ -6,6 +6,7 @@ from dualtask_lite.show.figures.framework import framework
 from dualtask_lite.show.figures.method import core_and_shell, distance_profile, embeddings
 from dualtask_lite.show.figures.network import network_diagram
 from dualtask_lite.show.figures.scores import scores
+from dualtask_lite.show.figures.swap import patients_by_scanner
 from dualtask_lite.show.figures.training import Example, curves, gradients
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "histogram",
     "network_diagram",
     "orthogonal",
+    "patients_by_scanner",
     "preview",
     "scores",
 ]
