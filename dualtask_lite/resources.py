@@ -28,6 +28,12 @@ def data_file(name: str) -> Path:
     return packaged if packaged.exists() else _CLONE / name
 
 
+def lessons_folder() -> Path:
+    """The folder that holds the lessons' notebooks, their glossary and ``solutions/``."""
+    packaged = _PACKAGE / "_lessons"
+    return packaged if packaged.exists() else _PACKAGE.parent / "notebooks"
+
+
 def cache_folder() -> Path:
     """Where made or fetched volumes go: ``DUALTASK_DATA``, else the clone's ``data/cache``, else the user's cache."""
     if chosen := os.environ.get("DUALTASK_DATA"):
