@@ -28,6 +28,12 @@ def data_file(name: str) -> Path:
     return packaged if packaged.exists() else _CLONE / name
 
 
+def lessons_folder() -> Path:
+    """The folder that holds the lessons' notebooks, their glossary and ``solutions/``."""
+    packaged = _PACKAGE / "_lessons"
+    return packaged if packaged.exists() else _PACKAGE.parent / "notebooks"
+
+
 def cache_folder() -> Path:
     """Find the folder of generated and downloaded volumes.
 

@@ -17,7 +17,7 @@ import typer
 # Each module adds its commands, in the order in which --help lists them.
 # isort: off
 from dualtask_lite.cli import doctor, viewers, data, train, predict, evaluate, report, board  # noqa: F401
-from dualtask_lite.cli import export, models, bench  # noqa: F401
+from dualtask_lite.cli import export, models, bench, lessons  # noqa: F401
 
 # isort: on
 from dualtask_lite.cases.paths import printable

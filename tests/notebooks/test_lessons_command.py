@@ -1,0 +1,58 @@
+"""A wheel alone is a course: it holds the notebooks, and a command writes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+BOTH = sorted(p.relative_to(ROOT / "notebooks").as_posix() for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def test_it_writes_the_notebooks_and_keeps_what_a_learner_changed(typed, tmp_path):
+    code, told, _ = typed("lessons", tmp_path / "course", "--json")
+    assert code == 0
+    assert [Path(path).name for path in json.loads(told)["written"]] == [*BOTH, "glossary.md"]
+    mine = tmp_path / "course" / BOTH[0]
+    assert mine.read_bytes() == (ROOT / "notebooks" / BOTH[0]).read_bytes()
+    mine.write_text("my answers")
+    code, told, _ = typed("lessons", tmp_path / "course", "--solutions")
+    assert code == 0
+    assert f"wrote {len(BOTH)} files" in told
+    assert f"{len(BOTH) + 1} that were there stay" in told
+    assert mine.read_text() == "my answers"
+    assert sorted(path.name for path in (tmp_path / "course" / "solutions").iterdir()) == BOTH
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """The contents of the wheel, and nothing of the clone around them."""
+    folder = tmp_path_factory.mktemp("wheel")
+    build = f"from hatchling.build import build_wheel; print(build_wheel({str(folder)!r}))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=ROOT, capture_output=True, text=True, check=True)
+    with zipfile.ZipFile(folder / done.stdout.split()[-1]) as wheel:
+        wheel.extractall(folder / "site")
+    return folder / "site"
+
+
+def test_an_installed_wheel_writes_both_builds_and_its_bootstrap_needs_no_address(installed, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    command = [sys.executable, "-m", "dualtask_lite", "lessons", "course", "--solutions"]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    for name in (*BOTH, *(f"solutions/{name}" for name in BOTH)):
+        assert (tmp_path / "course" / name).read_bytes() == (ROOT / "notebooks" / name).read_bytes()
+    cells = json.loads((tmp_path / "course" / BOTH[0]).read_text(encoding="utf-8"))["cells"]
+    (bootstrap,) = ("".join(c["source"]) for c in cells if "bootstrap" in c["metadata"].get("tags", []))
+    refuse = "import subprocess; subprocess.run = lambda *a, **k: exit('it installs')\n"
+    told = "\nimport dualtask_lite; print(dualtask_lite.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", refuse + bootstrap + told], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert Path(done.stdout.strip()).is_relative_to(installed)
