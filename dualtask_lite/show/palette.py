@@ -28,6 +28,8 @@ ERROR_MAP = "viridis"  # of a surface, mm: dark is a small error, bright a large
 DISTANCE_MAP = "RdBu_r"  # diverging, centred on the surface: blue inside (negative), red outside
 
 CENTRES = (BLUE, ORANGE, GREEN, MAGENTA, SKY, VERMILLION)
+#: Colour and marker of each arm, in the order of a table; more than these are drawn again from the first.
+ARMS = ((GREY, "o"), (BLUE, "s"), (VERMILLION, "^"), (GREEN, "D"), (MAGENTA, "v"), (ORANGE, "P"), (SKY, "X"))
 #: Colour and line style of each term of the objective, under its name in ``metrics.csv``.
 TERMS: dict[str, tuple[str, str]] = {
     "seg": (BLUE, "-"),
@@ -49,6 +51,11 @@ def ink_on(colour: Iterable[float]) -> str:
     """Black or white, whichever contrasts more with a colour (red, green, blue from 0 to 1), by WCAG's luminance."""
     linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
     return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else "white"
+
+
+def arm_looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+    """Give each arm a colour and a marker, in the order in which they come; the first, the baseline, is grey."""
+    return dict(zip(dict.fromkeys(names), cycle(ARMS), strict=False))
 
 
 def centre_colours(names: Iterable[str]) -> dict[str, str]:

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dualtask_lite.cases.case import Case
@@ -152,19 +152,64 @@ def test_the_same_id_on_both_sides_is_refused():
         Split(train=(a_case("one", "A"),), validation=(), test=(a_case("one", "B"),))
 
 
-@given(st.lists(st.integers(1, 4), min_size=2, max_size=6), shares, seeds)
-def test_the_cts_of_a_patient_stay_on_one_side(cts, share, seed):
-    cases = [
-        replace(a_case(f"{patient}_{ct}", "A"), patient=f"p{patient}")
-        for patient, count in enumerate(cts)
-        for ct in range(count)
+#: For each patient the centre of each of their CTs.
+patients = st.lists(st.lists(st.sampled_from("AB"), min_size=1, max_size=3), min_size=2, max_size=5)
+
+
+def of_patients(patients):
+    """A cohort in which a patient has several CTs, perhaps of two centres."""
+    return [
+        replace(a_case(f"{patient}_{ct}", centre), patient=f"p{patient}")
+        for patient, centres in enumerate(patients)
+        for ct, centre in enumerate(centres)
     ]
-    split = within_centre(cases, "A", test=0.5, validation=share, seed=seed)
-    sides = [{case.patient for case in part} for part in (split.train, split.validation, split.test)]
-    assert sum(map(len, sides)) == len(cts)
-    assert sides[0]
-    assert sides[2]
-    assert sum(map(len, (split.train, split.validation, split.test))) == len(cases)
+
+
+def every_split(cases, share, seed):
+    """All splits of this module that such a cohort allows."""
+    yield train_validation(cases, validation=share, seed=seed)
+    yield cross_validation(cases, seed % 2, folds=2, seed=seed)
+    centres = {centre: {case.patient for case in cases if case.centre == centre} for centre in "AB"}
+    for centre, there in centres.items():
+        if len(there) >= 2:
+            yield within_centre(cases, centre, test=0.5, validation=share, seed=seed)
+    if all(centres.values()) and not centres["A"] & centres["B"]:
+        yield leave_one_centre_out(cases, "A", validation=share, seed=seed)
+
+
+@settings(max_examples=30)
+@given(patients, shares, seeds)
+def test_all_cts_of_a_patient_are_on_one_side_of_every_split(patients, share, seed):
+    for split in every_split(of_patients(patients), share, seed):
+        sides = [{case.patient for case in part} for part in (split.train, split.validation, split.test)]
+        assert len(set().union(*sides)) == sum(map(len, sides))
+        assert sides[0]
+
+
+@settings(max_examples=30)
+@given(patients, shares, seeds, st.randoms(use_true_random=False))
+def test_splits_of_patients_ignore_the_order_of_cases(patients, share, seed, random):
+    cases = of_patients(patients)
+    shuffled = random.sample(cases, len(cases))
+    splits = zip(every_split(cases, share, seed), every_split(shuffled, share, seed), strict=True)
+    assert all(parts(one) == parts(other) for one, other in splits)
+
+
+@settings(max_examples=30)
+@given(patients, seeds, st.data())
+def test_over_all_folds_each_patient_tests_once_with_all_cts(patients, seed, data):
+    cases = of_patients(patients)
+    folds = data.draw(st.integers(2, len(patients)))
+    splits = [cross_validation(cases, fold, folds=folds, seed=seed) for fold in range(folds)]
+    assert sorted(case.id for split in splits for case in split.test) == sorted(ids(cases))
+    tested = [len({case.patient for case in split.test}) for split in splits]
+    assert max(tested) - min(tested) <= 1
+
+
+def test_folds_need_as_many_patients():
+    cases = [replace(case, patient=case.id[:3]) for case in a_cohort(A=4)]  # all of one patient
+    with pytest.raises(DualTaskError, match="1 patients cannot be split into 2 folds"):
+        cross_validation(cases, 0, folds=2, seed=0)
 
 
 def test_a_patient_on_two_sides_is_refused():

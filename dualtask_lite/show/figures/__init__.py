@@ -3,6 +3,7 @@
 from dualtask_lite.rows import Row
 from dualtask_lite.show.figures.cases import FIELD, centres_side_by_side, histogram, orthogonal, preview
 from dualtask_lite.show.figures.framework import framework
+from dualtask_lite.show.figures.learning import learning_curves
 from dualtask_lite.show.figures.method import core_and_shell, distance_profile, embeddings
 from dualtask_lite.show.figures.network import network_diagram
 from dualtask_lite.show.figures.scores import scores
@@ -21,6 +22,7 @@ __all__ = [
     "framework",
     "gradients",
     "histogram",
+    "learning_curves",
     "network_diagram",
     "orthogonal",
     "patients_by_scanner",

@@ -59,6 +59,11 @@ def table(n: int) -> list[dict[str, Any]]:
     return [{**about, "arm": a, "case": c, "centre": c, "dice": d} for a, d in arms.items() for c in "AB"]
 
 
+def learning(n: int) -> list[dict[str, Any]]:
+    about = {"part": "C", "seed": 0, "train_dice": 0.5, "validation_dice": 0.4, "unseen_dice": 0.1 * n}
+    return [{**about, "arm": arm, "step": step, "loss": n} for arm in ("segmentation", "full") for step in (100, 200)]
+
+
 def comparison(n: int) -> dict[str, Any]:
     measured = {"interval": [0.0, 0.1], "hierarchical": [-0.1, 0.2], "difference": 0.01 * n, "p_holm": 0.03, "note": ""}
     measured |= {"by_seed": {"0": 0.01}, "cases": 42, "trainings": 3}
@@ -95,6 +100,7 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
     "figures.framework": lambda n: figures.framework(scan(n)),
     "figures.gradients": lambda n: figures.gradients([row | {"grad_seg": float(n)} for row in rows(1)]),
     "figures.histogram": lambda n: figures.histogram([scan(n)]),
+    "figures.learning_curves": lambda n: figures.learning_curves(learning(n)),
     "figures.network_diagram": lambda n: figures.network_diagram(DualTaskNet(width=8 * n), (16, 16, 16)),
     "figures.orthogonal": lambda n: figures.orthogonal(scan(n), prediction=scan(n).label, distance=away(n)),
     "figures.preview": lambda n: figures.preview(scan(n), scan(n).label, away(n)),

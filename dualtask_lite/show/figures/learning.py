@@ -1,0 +1,111 @@
+"""Learning curves of an ablation: what each arm has learned after how many steps, and how far that carries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+from dualtask_lite.rows import Row, number
+from dualtask_lite.show import palette
+from dualtask_lite.show.figures.parts import METRICS, tidy
+from dualtask_lite.show.picture import Picture, new_figure
+
+#: Column -> the cases that it is about, and their line.
+_CASES = {
+    "train_dice": ("training cases", ":"),
+    "validation_dice": ("validation cases", "--"),
+    "unseen_dice": ("unseen hospital", "-"),
+}
+
+
+def learning_curves(rows: Sequence[Row]) -> Picture:
+    """Show the Dice of each arm over training, a panel for each held-out hospital, and beside them the loss.
+
+    A line is the mean over seeds; the band around that of the unseen hospital goes from the lowest to the highest seed.
+
+    Args:
+        rows: one a training and step, with ``arm``, ``part`` (the held-out hospital), ``seed``, ``step``, ``loss`` (of
+            all terms together), ``train_dice``, ``validation_dice`` and ``unseen_dice``; numbers or text, empty fields
+            where nothing was measured.
+    """
+    looks = palette.arm_looks(str(row["arm"]) for row in rows)
+    parts = sorted({str(row["part"]) for row in rows})
+    wide = 2 if len(parts) < 6 else 3
+    high = -(-(len(parts) + 1) // wide)
+    figure = new_figure(height=90 + 270 * high)
+    panels = figure.subplots(high, wide, squeeze=False, sharex=True).ravel()
+    every = [number(row.get(column)) for row in rows for column in _CASES]
+    highest = min(1.0, 1.1 * max([value for value in every if value > 0], default=1.0))
+    notes = []
+    for part, axes in zip(parts, panels, strict=False):
+        of_part = [row for row in rows if str(row["part"]) == part]
+        notes.append(f"Hospital {part} held out: {_draw_dice(axes, of_part, looks)}.")
+        axes.set(title=f"hospital {part} held out", ylabel=METRICS["dice"][0], ylim=(0, highest))
+    losses, *unused = panels[len(parts) :]
+    notes.append(f"Training loss: {_draw_loss(losses, rows, looks)}.")
+    for axes in unused:
+        axes.set_visible(False)
+    _name_lines(figure, looks)
+    return Picture.of(figure, "Learning curves, mean over seeds, from the first to the last step. " + " ".join(notes))
+
+
+def _draw_dice(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> str:
+    """Draw the arms of one hospital, and put their first and last values into words."""
+    notes = []
+    for arm, (colour, marker) in looks.items():
+        told = []
+        for column, (cases, line) in _CASES.items():
+            steps, lowest, means, highest = _over_seeds([row for row in rows if row["arm"] == arm], column)
+            if not steps.size:
+                continue
+            axes.plot(steps, means, color=colour, ls=line, marker=marker, ms=4, lw=1.6)
+            if column == "unseen_dice":
+                axes.fill_between(steps, lowest, highest, color=colour, alpha=0.15, lw=0)
+            told.append(f"{cases} {means[0]:.2f} to {means[-1]:.2f}")
+        notes.append(f"{arm} {', '.join(told) or 'not measured'}")
+    _steps_across(axes)
+    return "; ".join(notes)
+
+
+def _draw_loss(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> str:
+    notes = []
+    for arm, (colour, marker) in looks.items():
+        steps, _, means, _ = _over_seeds([row for row in rows if row["arm"] == arm], "loss")
+        if steps.size:
+            axes.plot(steps, means, color=colour, marker=marker, ms=4, lw=1.6)
+            notes.append(f"{arm} {means[0]:.3g} to {means[-1]:.3g}")
+    axes.set(title="training loss, all terms, mean over hospitals", ylabel="loss", ylim=(0, None))
+    _steps_across(axes)
+    return "; ".join(notes) or "not measured"
+
+
+def _over_seeds(rows: Sequence[Row], column: str) -> tuple[NDArray[np.float64], ...]:
+    """Steps, and at each the lowest, mean and highest value of a column; without the steps that have none."""
+    values: dict[float, list[float]] = {}
+    for row in rows:
+        if math.isfinite(value := number(row.get(column))):
+            values.setdefault(number(row["step"]), []).append(value)
+    table = [(step, min(at), float(np.mean(at)), max(at)) for step, at in sorted(values.items())]
+    return tuple(np.array(table, dtype=np.float64).reshape(-1, 4).T)
+
+
+def _steps_across(axes: Axes) -> None:
+    axes.set_xlabel("step")
+    axes.set_xlim(0, None)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_tick_params(labelbottom=True)
+    tidy(axes)
+
+
+def _name_lines(figure: Figure, looks: dict[str, tuple[str, str]]) -> None:
+    """Write one legend below all panels: arms by colour and marker, cases by line."""
+    arms = [Line2D([], [], color=colour, marker=marker, label=arm) for arm, (colour, marker) in looks.items()]
+    cases = [Line2D([], [], color=palette.ink(), ls=line, label=name) for name, line in _CASES.values()]
+    figure.legend(handles=[*arms, *cases], loc="outside lower center", ncols=4, frameon=False, fontsize=9)
