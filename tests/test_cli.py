@@ -342,8 +342,7 @@ def test_predict_again_below_its_input_predicts_the_same_cases(typed, cascade, t
     assert (tmp_path / "in" / "ct_seg.nii.gz").read_bytes() == mask
 
 
-@pytest.mark.parametrize("debug", [False, True])
-def test_whatever_one_case_raises_the_others_are_predicted(typed, cascade, tmp_path, monkeypatch, debug):
+def test_whatever_one_case_raises_the_others_are_predicted(typed, cascade, tmp_path, monkeypatch):
     from dualtask_lite.cases.case import Case
 
     def load(case):
@@ -352,13 +351,10 @@ def test_whatever_one_case_raises_the_others_are_predicted(typed, cascade, tmp_p
     real = Case.load
     monkeypatch.setattr(Case, "load", load)
     cts(tmp_path / "in", "bad.nii.gz", "good.nii.gz")
-    words = ["--debug"] if debug else []
-    if debug:
-        monkeypatch.setattr("dualtask_lite.cli.os.environ", {})
-    code, out, err = typed(*words, "predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
+    code, out, err = typed("predict", cascade, tmp_path / "in", "-o", tmp_path / "out")
     assert code == 1
     assert "failed bad: KeyError: 'nobody foresaw this'" in out
-    assert ("Traceback" in err) == debug
+    assert "Traceback" not in err
     assert (tmp_path / "out" / "good_seg.nii.gz").exists()
 
 
@@ -435,8 +431,8 @@ def test_predict_warns_of_a_geometry_that_cannot_be_trusted(typed, cascade, tmp_
     sheared[1, 2] += 3
     nib.save(nib.Nifti1Image(np.asarray(image.dataobj), sheared), tmp_path / "tilted.nii.gz")
     typed("predict", cascade, tmp_path / "tilted.nii.gz", "-o", tmp_path / "out")
-    (warning,) = json.loads((tmp_path / "out" / "tilted.json").read_text())["warnings"]
-    assert "not at right angles (gantry tilt?)" in warning
+    warnings = json.loads((tmp_path / "out" / "tilted.json").read_text())["warnings"]
+    assert any("not at right angles (gantry tilt?)" in warning for warning in warnings)
 
 
 def test_predict_warns_of_what_does_not_look_like_a_ct(typed, cascade, tmp_path):

@@ -12,6 +12,8 @@ from typing import Literal
 import nibabel as nib
 import numpy as np
 
+from dualtask_lite.cases.nifti import UNREADABLE
+
 LABELS = {0: "background", 1: "pancreas", 2: "tumour"}
 _SPACING = (0.05, 30.0)  # mm; what a CT voxel may measure
 _DISAGREE = 0.1  # of a voxel; more between sform and qform is no rounding
@@ -59,7 +61,7 @@ def _of_geometry(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
     elif all(coded):
         try:
             other = image.header.get_qform()
-        except ValueError:  # nibabel, of a damaged quaternion
+        except UNREADABLE:
             yield Finding("warning", f"{name}: its qform is damaged", "nothing, if its sform is right: that is used")
             return
         here, there = (nib.affines.apply_affine(one, _corners(image.shape)) for one in (image.affine, other))

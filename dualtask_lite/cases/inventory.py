@@ -194,7 +194,7 @@ def _skip(path: Path) -> Skipped:
         return Skipped(path, "cannot be read", "check your rights to it", may_be_ct=True)
     for endings, what, remedy in _UNREAD:
         if path.name.lower().endswith(endings):
-            return Skipped(path, what, remedy, may_be_ct=True)
+            return Skipped(path, what, remedy, may_be_ct=".hdr" not in path.suffixes)  # its other half counts
     if path.name.lower().endswith(_ARCHIVES):
         return Skipped(path, "is an archive", "unpack it if it holds CTs")
     return Skipped(path, "is no NIfTI file by its name (.nii, .nii.gz), and not DICOM", "rename it if it holds a CT")

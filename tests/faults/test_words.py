@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from dualtask_lite.cli import main
+from dualtask_lite.cli.shared import reason_of
 from dualtask_lite.errors import DualTaskError
 
 MISTAKES = [
@@ -41,6 +42,15 @@ def test_a_traceback_is_shown_only_with_debug(typed, monkeypatch, tmp_path, word
     with pytest.raises(DualTaskError):
         main()  # Python prints the traceback of what comes out of here
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_what_nobody_foresaw_in_one_case_is_named(monkeypatch, capsys, debug):
+    monkeypatch.setenv("DUALTASK_DEBUG", debug)
+    with pytest.raises(KeyError) as caught:
+        {}["nowhere"]
+    assert reason_of(caught.value).startswith("KeyError: 'nowhere'; run dualtask --debug")
+    assert ("Traceback" in capsys.readouterr().err) == bool(debug)
 
 
 def test_a_training_that_breaks_names_step_term_and_case_and_keeps_its_checkpoint(

@@ -114,14 +114,14 @@ def test_one_process_writes_for_all(runs):
 
 
 def test_processes_share_the_inputs_of_a_prediction_and_one_tells(runs, phantom_folder, tmp_path):
-    """A bad input among them is skipped and told, whichever process met it."""
+    """A bad input among them is listed, whichever process met it."""
     ct = next(case.image for case in find_cases(phantom_folder))
     for name in ("a", "b", "c"):
         (tmp_path / f"{name}.nii.gz").write_bytes(b"<html>" if name == "b" else Path(ct).read_bytes())
     inputs = [tmp_path / f"{name}.nii.gz" for name in ("a", "b", "c")]
     done = two_processes("-m", "dualtask_lite", "predict", runs / "one", *inputs, "-o", tmp_path / "out", ok=False)
     assert "1 of 3 inputs could not be predicted" in done.stderr
-    assert done.stdout.count("skipped b") == 1
+    assert done.stdout.count("failed b") == 1
     assert sorted(file.name for file in (tmp_path / "out").glob("*.json")) == ["a.json", "c.json"]
     same = [(tmp_path / "out" / f"{name}_seg.nii.gz").stat().st_size for name in ("a", "c")]
     assert same[0] == same[1]
