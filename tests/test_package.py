@@ -46,16 +46,16 @@ def test_threads_spin_briefly_unless_configured(chosen, spins):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python itself names the processor")
 @pytest.mark.parametrize(
-    ("told", "name"),
+    ("content", "name"),
     [
         ("processor\t: 0\nmodel name\t: Some CPU: 2 GHz\n", "Some CPU: 2 GHz"),
         ("CPU part\t: 0xd40\n", platform.machine()),
     ],
     ids=["with a name", "ARM, without one"],
 )
-def test_processor_is_named(told, name, monkeypatch):
+def test_processor_is_named(content, name, monkeypatch):
     monkeypatch.setattr(platform, "processor", lambda: "")
-    monkeypatch.setattr(Path, "read_text", lambda path, **_: told)
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: content)
     assert machine.processor() == name
 
 
