@@ -36,7 +36,7 @@ def test_every_module_imports_without_jupyter():
     [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],
     ids=["nothing chosen", "a count of one's own", "a policy of one's own"],
 )
-def test_threads_do_not_wait_for_long_unless_told_to(chosen, spins):
+def test_threads_spin_briefly_unless_configured(chosen, spins):
     """The setting has to stand before torch, and with it OpenMP, is loaded."""
     plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
     code = "import os, sys, dualtask_lite; print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
@@ -46,20 +46,20 @@ def test_threads_do_not_wait_for_long_unless_told_to(chosen, spins):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere Python itself names the processor")
 @pytest.mark.parametrize(
-    ("told", "name"),
+    ("content", "name"),
     [
         ("processor\t: 0\nmodel name\t: Some CPU: 2 GHz\n", "Some CPU: 2 GHz"),
         ("CPU part\t: 0xd40\n", platform.machine()),
     ],
     ids=["with a name", "ARM, without one"],
 )
-def test_a_number_can_say_which_processor_it_is_from(told, name, monkeypatch):
+def test_processor_is_named(content, name, monkeypatch):
     monkeypatch.setattr(platform, "processor", lambda: "")
-    monkeypatch.setattr(Path, "read_text", lambda path, **_: told)
+    monkeypatch.setattr(Path, "read_text", lambda path, **_: content)
     assert machine.processor() == name
 
 
-def test_the_environment_is_python_pip_and_this_package():
+def test_environment_is_python_pip_and_this_package():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text())
     *plain, pip = environment["dependencies"]
     assert [re.split("[=<>]", name)[0] for name in plain] == ["python", "pip"]
@@ -86,13 +86,13 @@ READ = [
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_the_package_and_the_lessons_read_is_there_and_in_the_wheel(name):
+def test_data_files_exist_and_are_in_the_wheel(name):
     text = data_file(name).read_text(encoding="utf-8")
     assert list(csv.DictReader(text.splitlines())) if name.endswith(".csv") else yaml.safe_load(text)  # JSON is YAML
     assert f'"data/{name}" = "dualtask_lite/_data/{name}"' in (ROOT / "pyproject.toml").read_text()
 
 
-def test_volumes_go_where_the_user_says(monkeypatch, tmp_path):
+def test_cache_folder_follows_the_environment_variable(monkeypatch, tmp_path):
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path))
     assert cache_folder() == tmp_path
     monkeypatch.delenv("DUALTASK_DATA")

@@ -87,7 +87,7 @@ def file(page: Any, tmp_path: Path) -> Any:
 
 
 @pytest.mark.parametrize("make", [distance_explorer, conversion_explorer])
-def test_one_made_ahead_answers_the_keyboard_on_a_page_without_a_kernel(file, make):
+def test_static_explorer_answers_the_keyboard(file, make):
     control = make()
     page = file(control.to_html())
     figure = page.locator(".dualtask-explorer")
@@ -107,14 +107,14 @@ def test_one_made_ahead_answers_the_keyboard_on_a_page_without_a_kernel(file, ma
     assert figure.locator(".numbers").inner_text() != numbers
 
 
-def test_of_two_outlines_in_one_place_both_are_seen(file):
+def test_both_of_two_equal_outlines_are_visible(file):
     stage = file(distance_explorer().to_html()).locator(".stage")
     shown = pixels_of(stage)
     for colour in (palette.YELLOW, palette.ORANGE, palette.MAGENTA):
         assert (np.abs(shown - to_rgb(colour)).max(axis=-1) < 0.06).sum() > 100, colour
 
 
-def test_outlines_follow_a_change_of_size(file, page):
+def test_outlines_follow_a_resize(file, page):
     stage = file(distance_explorer().to_html()).locator(".stage")
     wide = pixels_of(stage)
     page.set_viewport_size({"width": 640, "height": 480})
@@ -125,7 +125,7 @@ def test_outlines_follow_a_change_of_size(file, page):
     assert narrow[0] == pytest.approx(narrow[1], abs=1)
 
 
-def test_two_on_one_page_do_not_disturb_each_other(file):
+def test_two_on_one_page_are_independent(file):
     control = distance_explorer()
     page = file(control.to_html(), control.to_html())
     one, other = (page.locator(".dualtask-explorer").nth(i) for i in (0, 1))
@@ -135,7 +135,7 @@ def test_two_on_one_page_do_not_disturb_each_other(file):
     assert sources(one) == before
 
 
-def test_without_scripts_there_is_the_picture(chromium, tmp_path):
+def test_picture_is_shown_without_scripts(chromium, tmp_path):
     control = distance_explorer()
     path = tmp_path / "page.html"
     path.write_text(f'<meta charset="utf-8">{control.to_html()}', encoding="utf-8")
@@ -147,7 +147,7 @@ def test_without_scripts_there_is_the_picture(chromium, tmp_path):
     context.close()
 
 
-def test_on_a_narrow_page_nothing_sticks_out(file, page):
+def test_explorer_fits_a_narrow_page(file, page):
     page.set_viewport_size({"width": 400, "height": 700})
     file('<meta name="viewport" content="width=device-width">', distance_explorer().to_html())
     assert page.evaluate("document.documentElement.scrollWidth") <= 400

@@ -52,7 +52,7 @@ def itk_lab(lab_with: Any, installed: Path):
         yield running
 
 
-def test_it_draws_without_network_and_lets_the_next_cell_run(itk_lab: Any, page: Any):
+def test_itkwidgets_draws_without_network_and_does_not_block(itk_lab: Any, page: Any):
     page.set_viewport_size({"width": 760, "height": 760})
     itk_lab.run(page, [CASE, "view = show.volume3d(scan, viewer='itk')\nview", "print('after', view.viewer)"])
     assert "after itk" in page.locator(".jp-OutputArea-output").last.inner_text()

@@ -20,7 +20,7 @@ prediction = np.roll(scan.label, (2, 1), (0, 1))
 
 
 @pytest.mark.parametrize("lab", ["/user/ada/"], indirect=True)
-def test_slices_move_with_the_slider_and_colours_are_where_the_labels_are(lab: Any, page: Any):
+def test_slices_follow_the_slider_with_colours_on_the_labels(lab: Any, page: Any):
     lab.run(page, [CASE, "show.slices(scan, prediction, plane='axial')"])
     stage = page.locator(".dualtask-slices .stage")
     stage.scroll_into_view_if_needed()
@@ -67,7 +67,7 @@ def test_two_niivue_widgets_in_one_notebook(lab: Any, page: Any):
     assert changed(second, pixels_of(other)) == 0
 
 
-def test_what_loads_slowly_still_draws_and_answers(lab: Any, page: Any):
+def test_slow_viewer_still_draws_and_answers(lab: Any, page: Any):
     page.set_viewport_size({"width": 760, "height": 760})
     # anywidget gives a viewer 2 s to load; here none.
     page.add_init_script(

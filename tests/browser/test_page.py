@@ -49,7 +49,7 @@ def right(image: np.ndarray) -> np.ndarray:
     return image[:, int(0.45 * image.shape[1]) :]
 
 
-def test_the_canvas_shows_ct_and_the_colours_of_all_labels(viewer):
+def test_canvas_shows_ct_and_all_label_colours(viewer):
     shown = pixels(viewer)
     for part in (left(shown), right(shown)):
         assert part.max() > 0.5
@@ -61,7 +61,7 @@ def test_the_canvas_shows_ct_and_the_colours_of_all_labels(viewer):
 
 
 @pytest.mark.parametrize("name", ["truth", "prediction"])
-def test_a_box_takes_its_label_away_and_back(viewer, name):
+def test_check_box_hides_and_shows_its_label(viewer, name):
     before = pixels(viewer)
     viewer.uncheck(f"[name={name}]")
     without = pixels(viewer)
@@ -70,13 +70,13 @@ def test_a_box_takes_its_label_away_and_back(viewer, name):
     assert changed(before, pixels(viewer)) == 0
 
 
-def test_without_both_labels_no_colour_is_left(viewer):
+def test_canvas_is_grey_without_labels(viewer):
     viewer.uncheck("[name=truth]")
     viewer.uncheck("[name=prediction]")
     assert all(coloured(pixels(viewer), colour) == 0 for colour in (palette.TUMOUR, palette.PREDICTION))
 
 
-def test_dragging_turns_the_3d_view_alone(viewer):
+def test_dragging_rotates_only_the_3d_view(viewer):
     before, (x, y) = pixels(viewer), view_3d(viewer)
     viewer.mouse.move(x, y)
     viewer.mouse.down()
@@ -87,7 +87,7 @@ def test_dragging_turns_the_3d_view_alone(viewer):
     assert changed(right(before), right(after)) < 0.001
 
 
-def test_the_wheel_zooms_the_3d_view_and_leafs_through_slices(viewer):
+def test_wheel_zooms_the_3d_view_and_changes_slices(viewer):
     before, (x, y) = pixels(viewer), view_3d(viewer)
     viewer.mouse.move(x, y)
     viewer.mouse.wheel(0, -300)
@@ -100,7 +100,7 @@ def test_the_wheel_zooms_the_3d_view_and_leafs_through_slices(viewer):
     assert changed(right(zoomed), right(pixels(viewer))) > 0.01
 
 
-def test_keys_move_the_3d_view_and_home_brings_it_back(viewer):
+def test_keys_rotate_the_3d_view_and_home_resets_it(viewer):
     viewer.focus("#canvas")
     before = pixels(viewer)
     for key in ("ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "+", "-"):
@@ -112,7 +112,7 @@ def test_keys_move_the_3d_view_and_home_brings_it_back(viewer):
         assert changed(before, pixels(viewer)) == 0, key
 
 
-def test_keys_leaf_through_axial_slices(viewer):
+def test_keys_change_axial_slices(viewer):
     viewer.focus("#canvas")
     before = pixels(viewer)
     viewer.keyboard.press("PageUp")
@@ -125,7 +125,7 @@ def test_keys_leaf_through_axial_slices(viewer):
     assert changed(right(above), right(below)) > 0.01
 
 
-def test_the_keyboard_alone_reaches_boxes_and_canvas(viewer):
+def test_keyboard_reaches_check_boxes_and_canvas(viewer):
     reached = []
     for _ in range(5):
         viewer.keyboard.press("Tab")
@@ -133,7 +133,7 @@ def test_the_keyboard_alone_reaches_boxes_and_canvas(viewer):
     assert reached == ["truth", "prediction", "difference", "surface", "canvas"]
 
 
-def test_without_webgl2_a_picture_stands_in(page, file):
+def test_picture_replaces_the_view_without_webgl2(page, file):
     page.add_init_script(
         "const get = HTMLCanvasElement.prototype.getContext;"
         "HTMLCanvasElement.prototype.getContext ="
@@ -146,7 +146,7 @@ def test_without_webgl2_a_picture_stands_in(page, file):
     assert not page.is_visible("#stage")
 
 
-def test_without_javascript_a_picture_stands_in(chromium, file):
+def test_picture_replaces_the_view_without_javascript(chromium, file):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(file.as_uri())

@@ -29,7 +29,7 @@ def demo(tmp_path):
     return tmp_path
 
 
-def test_what_chromium_shows_is_kept_with_its_words(demo, program):
+def test_screenshots_are_saved_with_alt_text(demo, program):
     pictures.take(demo)
     lines = (demo / pictures.LINES).read_text(encoding="utf-8")
     shown = re.findall(r"!\[([^]]*)]\(data/results/([^)]*)\)", lines)
@@ -43,7 +43,7 @@ def test_what_chromium_shows_is_kept_with_its_words(demo, program):
         assert (demo / file).stat().st_size < 150_000
 
 
-def test_without_chromium_it_says_so_and_goes_on(tmp_path, monkeypatch, capsys):
+def test_missing_chromium_is_reported_without_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "chromium", lambda: None)
     pictures.take(tmp_path)
     assert "chromium is not installed" in capsys.readouterr().err

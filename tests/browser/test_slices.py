@@ -42,7 +42,7 @@ def words(page: Any, number: int = 0) -> str:
     return page.locator(".words").nth(number).inner_text()
 
 
-def test_it_starts_on_the_tumour_and_moves_by_keyboard(page, tmp_path, browser):
+def test_browser_starts_on_the_tumour_and_follows_the_keyboard(page, tmp_path, browser):
     open_page(page, tmp_path, browser.to_html())
     before = pixels(page, tmp_path)
     assert words(page).startswith("Slice 10 of 20")
@@ -63,7 +63,7 @@ def test_it_starts_on_the_tumour_and_moves_by_keyboard(page, tmp_path, browser):
     assert words(page).startswith("Slice 18 of 20")
 
 
-def test_the_wheel_steps_one_slice_and_lets_the_page_go_at_the_end(page, tmp_path, browser):
+def test_wheel_changes_one_slice_and_scrolls_the_page_at_the_end(page, tmp_path, browser):
     open_page(page, tmp_path, browser.to_html(), '<div style="height: 3000px"></div>')
     page.locator(".stage").hover()
     page.mouse.wheel(0, -100)
@@ -77,7 +77,7 @@ def test_the_wheel_steps_one_slice_and_lets_the_page_go_at_the_end(page, tmp_pat
 
 
 @pytest.mark.parametrize("layer", ["pancreas", "tumour", "prediction", "distance"])
-def test_a_checkbox_takes_its_layer_away_and_brings_it_back(page, tmp_path, browser, layer):
+def test_check_box_hides_and_shows_its_layer(page, tmp_path, browser, layer):
     open_page(page, tmp_path, browser.to_html())
     before = pixels(page, tmp_path)
     box = page.locator(f"input[data-layer={layer}]")
@@ -91,7 +91,7 @@ def test_a_checkbox_takes_its_layer_away_and_brings_it_back(page, tmp_path, brow
     assert (pixels(page, tmp_path) == before).all()
 
 
-def test_the_outline_is_drawn_where_the_label_is(page, tmp_path, browser):
+def test_outline_is_drawn_on_its_label(page, tmp_path, browser):
     open_page(page, tmp_path, browser.to_html())
     for layer in ("pancreas", "prediction", "distance"):
         page.locator(f"input[data-layer={layer}]").uncheck()
@@ -103,7 +103,7 @@ def test_the_outline_is_drawn_where_the_label_is(page, tmp_path, browser):
     np.testing.assert_allclose([top / rows, bottom / rows], [50 - 24, 50 - 14], atol=0.35)
 
 
-def test_two_on_one_page_do_not_disturb_each_other(page, tmp_path, browser):
+def test_two_on_one_page_are_independent(page, tmp_path, browser):
     open_page(page, tmp_path, browser.to_html(), browser.to_html())
     page.get_by_role("slider").nth(1).press("End")
     page.locator("input[data-layer=tumour]").nth(1).uncheck()
@@ -112,7 +112,7 @@ def test_two_on_one_page_do_not_disturb_each_other(page, tmp_path, browser):
     assert page.locator("input[data-layer=tumour]").nth(0).is_checked()
 
 
-def test_on_a_narrow_page_it_shrinks_in_proportion(page, tmp_path, browser):
+def test_browser_shrinks_in_proportion_on_a_narrow_page(page, tmp_path, browser):
     page.set_viewport_size({"width": 320, "height": 600})
     open_page(page, tmp_path, '<meta name="viewport" content="width=device-width">', browser.to_html())
     stage = page.locator(".stage").bounding_box()
@@ -121,7 +121,7 @@ def test_on_a_narrow_page_it_shrinks_in_proportion(page, tmp_path, browser):
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
-def test_without_scripts_the_picture_and_its_words_are_there(chromium, tmp_path, browser):
+def test_picture_with_description_is_shown_without_scripts(chromium, tmp_path, browser):
     context = chromium.new_context(java_script_enabled=False)
     page = context.new_page()
     open_page(page, tmp_path, browser.to_html())

@@ -36,7 +36,7 @@ def files(arrays, tmp_path):
     return paths
 
 
-def test_a_case_a_scan_arrays_and_files_give_the_same_scan(arrays, files):
+def test_all_kinds_of_input_give_the_same_scan(arrays, files):
     volume, label = arrays
     case = Case("ct", "unknown", volume, label, np.diag([*SPACING, 1.0]))
     scans = [
@@ -52,18 +52,18 @@ def test_a_case_a_scan_arrays_and_files_give_the_same_scan(arrays, files):
         np.testing.assert_array_equal(scan.label, label)
 
 
-def test_labels_and_distances_of_files_are_turned_to_the_grid_of_the_scan(arrays, files):
+def test_labels_and_distances_of_files_are_reoriented(arrays, files):
     scan = as_scan(files["ct"])
     np.testing.assert_array_equal(labels_on(scan, files["label"], "prediction"), arrays[1])
     np.testing.assert_array_equal(distance_on(scan, files["distance"]), np.where(arrays[1] > 0, -5.0, 5.0))
 
 
-def test_a_mask_is_a_label(arrays):
+def test_mask_is_accepted_as_label(arrays):
     scan = as_scan(arrays[0], spacing=SPACING)
     assert labels_on(scan, arrays[1] > 0, "prediction").max() == 1
 
 
-def test_what_cannot_be_meant_is_refused(arrays, tmp_path):
+def test_invalid_inputs_are_refused(arrays, tmp_path):
     volume, label = arrays
     with pytest.raises(DualTaskError, match="give spacing"):
         as_scan(volume)
@@ -85,7 +85,7 @@ def test_what_cannot_be_meant_is_refused(arrays, tmp_path):
         distance_on(scan, elsewhere)
 
 
-def test_every_view_takes_files(files):
+def test_every_view_accepts_files(files):
     label, distance = files["label"], files["distance"]
     assert "Prediction" in show.slices(files["ct"], label, distance, truth=label).frames[0].text
     assert "Prediction" in show.volume3d(files["ct"], label, distance, truth=label, viewer="picture").text

@@ -22,7 +22,7 @@ CELLS = [
     ("kept", "widgets", "html"),
     [(None, 2, ["<img", "<img", "<figure", "<figure"]), ("html", 0, ["<iframe", "<iframe", "<figure", "<figure"])],
 )
-def test_it_never_hangs_nor_loses_an_output(tmp_path, monkeypatch, kept, widgets, html):
+def test_papermill_run_never_hangs_or_loses_output(tmp_path, monkeypatch, kept, widgets, html):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
     monkeypatch.delenv("DUALTASK_VIEWER", raising=False)
     if kept:

@@ -24,7 +24,7 @@ def make_scan(label: np.ndarray | None) -> Scan:
     return Case("A_001", "A", volume, label, np.diag([*SPACING, 1.0])).load()
 
 
-def test_what_there_is_can_be_laid_over_the_ct():
+def test_overlays_are_made_from_the_given_volumes():
     truth, found = boxes(8, 14), boxes(10, 18)
     names = {
         "truth": make_scan(truth),
@@ -44,7 +44,7 @@ def test_every_value_has_a_colour_and_a_meaning():
         assert layer.values.max() <= len(layer.colours) == len(layer.meanings)
 
 
-def test_errors_are_where_the_prediction_says_more_or_less():
+def test_errors_are_false_positives_and_false_negatives():
     layer = difference(boxes(8, 14), boxes(10, 18))
     assert layer.colours == (palette.FALSE_POSITIVE, palette.FALSE_NEGATIVE)
     wrong = np.zeros(layer.values.shape, np.uint8)
@@ -53,7 +53,7 @@ def test_errors_are_where_the_prediction_says_more_or_less():
     np.testing.assert_array_equal(layer.values, wrong)
 
 
-def test_the_surface_error_is_scipys_distance_to_the_true_surface():
+def test_surface_error_is_scipys_distance_to_the_true_surface():
     truth, found = boxes(8, 14), boxes(10, 18)
     layer = surface_error(truth, found, SPACING)
     assert "tumour" in layer.title
@@ -66,12 +66,12 @@ def test_the_surface_error_is_scipys_distance_to_the_true_surface():
     assert values[17, 10, 5] == 8, "4 voxels of 2 mm beyond the true end"
 
 
-def test_a_right_prediction_has_no_surface_error():
+def test_perfect_prediction_has_no_surface_error():
     values = surface_error(boxes(8, 14), boxes(8, 14), SPACING).values
     assert set(np.unique(values)) == {0, 1}
 
 
-def test_the_surface_error_is_the_pancreas_where_there_is_no_tumour():
+def test_surface_error_without_tumour_is_that_of_the_pancreas():
     truth, found = np.minimum(boxes(8, 14), 1), boxes(10, 18)
     layer = surface_error(truth, found, SPACING)
     assert "pancreas" in layer.title
@@ -80,7 +80,7 @@ def test_the_surface_error_is_the_pancreas_where_there_is_no_tumour():
     assert not empty.values.any()
 
 
-def test_far_surfaces_share_the_last_colour():
+def test_large_surface_errors_share_the_last_colour():
     truth, found = np.zeros((60, 20, 10), np.uint8), np.zeros((60, 20, 10), np.uint8)
     truth[2:6, 5:15, 3:7] = found[50:55, 5:15, 3:7] = 1
     assert surface_error(truth, found, SPACING).values.max() == MOST_ERROR
@@ -89,7 +89,7 @@ def test_far_surfaces_share_the_last_colour():
 @pytest.mark.parametrize(
     ("mm", "value", "blue"), [(-25.0, 1, True), (-20.0, 1, True), (0.0, 21, None), (19.0, 40, False)]
 )
-def test_the_distance_is_coloured_by_the_mm_and_nothing_beyond_the_band(mm, value, blue):
+def test_distance_is_coloured_by_mm_within_the_band(mm, value, blue):
     layer = overlays(make_scan(None), None, np.full((30, 20, 10), mm))[0]
     assert set(np.unique(layer.values)) == {value}
     red, _, blueness = (int(layer.colours[value - 1][i : i + 2], 16) for i in (1, 3, 5))

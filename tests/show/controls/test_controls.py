@@ -62,7 +62,7 @@ def pixels(url: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("make", [*AHEAD.values(), *ASKING.values()], ids=[*AHEAD, *ASKING])
-def test_without_a_kernel_each_shows_its_first_setting_as_a_picture_in_words(make):
+def test_first_setting_is_a_described_picture_without_a_kernel(make):
     control = make()
     bundle = control._repr_mimebundle_()
     assert WIDGET not in bundle
@@ -86,7 +86,7 @@ def test_every_input_has_a_label_and_keeps_its_keys(make):
 
 
 @pytest.mark.parametrize("make", AHEAD.values(), ids=AHEAD)
-def test_all_frames_made_ahead_are_in_the_page_in_the_order_of_the_knobs(make):
+def test_page_holds_all_frames_in_the_order_of_the_knobs(make):
     control = make()
     page = control.to_html()
     frames, images = (setup_of(page)[name] for name in ("frames", "images"))
@@ -104,7 +104,7 @@ def test_all_frames_made_ahead_are_in_the_page_in_the_order_of_the_knobs(make):
     assert control.to_html() != page  # shown twice, it must not have the same id
 
 
-def test_what_a_reader_gave_cannot_end_the_script():
+def test_data_cannot_end_the_script_element():
     panel = Panel("</script><b>", np.zeros((2, 2), np.uint8), colours_of("gray"))
     control = Explorer(
         "<i>", (Knob("a", "<u>", {"<s>": 1}, "<s>"),), lambda a: Frame((panel,), {}, "</script>"), ahead=True
@@ -115,7 +115,7 @@ def test_what_a_reader_gave_cannot_end_the_script():
     assert "<s>" not in page.partition("<script>")[0]
 
 
-def test_a_live_one_answers_what_the_browser_asks(kernel):
+def test_live_explorer_answers_requests_of_the_browser(kernel):
     control = metric_explorer(case_metrics)
     bundle = control._repr_mimebundle_()
     assert bundle[WIDGET]["model_id"] == control.widget.model_id
@@ -132,17 +132,17 @@ def test_a_live_one_answers_what_the_browser_asks(kernel):
 
 
 @pytest.mark.parametrize("viewer", ["html", "picture"])
-def test_who_builds_pages_gets_pictures(kernel, monkeypatch, viewer):
+def test_static_viewer_gives_pictures(kernel, monkeypatch, viewer):
     monkeypatch.setenv("DUALTASK_VIEWER", viewer)
     assert WIDGET not in ASKING["metric"]()._repr_mimebundle_()
 
 
-def test_a_kernel_without_anywidget_gets_the_picture(kernel, monkeypatch):
+def test_kernel_without_anywidget_gets_the_picture(kernel, monkeypatch):
     monkeypatch.setattr(explorer, "find_spec", lambda name: None)
     assert WIDGET not in ASKING["metric"]()._repr_mimebundle_()
 
 
-def test_levels_end_where_the_scale_ends():
+def test_levels_are_clipped_at_the_ends_of_the_scale():
     assert levels_of(np.array([-9.0, -1.0, 0.0, 1.0, 9.0]), -1, 1).tolist() == [0, 0, 128, 255, 255]
 
 
@@ -150,7 +150,7 @@ def numbers(frame: Frame) -> dict[str, float]:
     return {name: float(re.match(r"[-\d.e]+", value)[0]) for name, value in frame.numbers.items()}
 
 
-def test_a_distance_in_mm_has_no_error_and_the_others_have_the_one_that_they_have():
+def test_only_the_target_in_mm_has_no_error():
     spacing = (0.8, 0.8, 4.0)
     mask = lesion(spacing)
     control = distance_explorer(spacing=spacing)
@@ -165,7 +165,7 @@ def test_a_distance_in_mm_has_no_error_and_the_others_have_the_one_that_they_hav
     )
 
 
-def test_voxels_are_right_where_they_are_cubes_and_a_thin_lesion_has_no_published_target():
+def test_voxel_target_is_exact_for_isotropic_voxels():
     thin = np.zeros((20, 20, 20), bool)
     thin[5:15, 5:15, 9:11] = True
     control = distance_explorer(thin, spacing=(1.0, 1.0, 1.0))
@@ -175,13 +175,13 @@ def test_voxels_are_right_where_they_are_cubes_and_a_thin_lesion_has_no_publishe
     assert control.frame(way="mm").numbers["inside without a target"] == "0%"
 
 
-def test_what_a_tenth_is_worth():
+def test_tenth_of_the_target_is_given_in_mm():
     control = distance_explorer(spacing=(0.8, 0.8, 4.0))
     assert control.frame(way="mm", band=40.0).numbers["0.1 inside"] == "4 mm"
     assert control.frame(way="voxels").numbers["0.1 across slices"] == "10 mm"
 
 
-def test_the_conversions_dead_share_is_the_packages():
+def test_share_without_gradient_matches_the_package():
     spacing = (0.8, 0.8, 0.8)
     mask = lesion(spacing)
     at = int(mask.sum(axis=(0, 2)).argmax())
@@ -196,13 +196,13 @@ def test_the_conversions_dead_share_is_the_packages():
     assert control.frame(way="mask", tau=0.0).numbers["voxels without a gradient"] == "100.0%"
 
 
-def test_the_masks_own_temperature_gives_the_distance_back():
+def test_temperature_of_the_logits_restores_the_distance():
     control = conversion_explorer()
     assert numbers(control.frame(way="distance", tau=2.0))["mean error of the distance"] == 0
     assert numbers(control.frame(way="distance", tau=8.0))["mean error of the distance"] > 5
 
 
-def test_views_are_those_of_the_package():
+def test_explorer_shows_the_views_of_the_package():
     image = torch.rand(1, 30, 24, 7, generator=torch.Generator().manual_seed(1))
     frame = view_explorer(image).frame(kernel=5, blend=0.7, seed=3)
     generator = torch.Generator().manual_seed(3)
@@ -215,14 +215,14 @@ def test_views_are_those_of_the_package():
     assert ("view 1" in frame.words) == (lost[0] > MOST_SATURATED)
 
 
-def test_views_of_no_blend_are_the_image_and_a_large_one_is_cut_to_its_middle():
+def test_zero_blend_shows_the_image_and_large_images_are_cropped():
     frame = view_explorer(np.random.default_rng(0).uniform(size=(200, 40, 30))).frame(blend=0.0)
     assert frame.numbers["mean difference"] == "0.00"
     assert frame.panels[0].levels.shape == (40, 128)
     np.testing.assert_array_equal(frame.panels[0].levels, frame.panels[1].levels)
 
 
-def test_metrics_are_those_that_were_given():
+def test_explorer_shows_the_given_metrics():
     spacing = (1.0, 1.0, 2.0)
     truth = lesion(spacing)
     control = metric_explorer(case_metrics, spacing=spacing)
@@ -238,7 +238,7 @@ def test_metrics_are_those_that_were_given():
     assert "Of the truth" in nothing.words
 
 
-def test_every_wrong_is_what_it_says():
+def test_each_deformation_changes_the_mask_as_described():
     spacing = (1.0, 1.0, 2.0)
     truth = lesion(spacing)
     distance = signed_distance(truth, spacing)
@@ -253,7 +253,7 @@ def test_every_wrong_is_what_it_says():
     assert ndimage.label(deform(distance, spacing, split=3.0))[1] == ndimage.label(truth)[1] + 1
 
 
-def test_an_undefined_metric_says_so():
+def test_undefined_metric_is_shown_as_not_defined():
     frame = metric_explorer(lambda *_: {"dice": 0.0, "hd95_mm": float("nan")}).frame()
     assert frame.numbers == {"Dice": "0.00", "HD95": "not defined"}
 
@@ -262,7 +262,7 @@ def row(step: int) -> dict:
     return {"step": step, "seg": 1 / step, "total": 1.0, "val_dice": 0.5 if step == 2 else ""}
 
 
-def test_the_monitor_keeps_rows_and_stops_when_asked():
+def test_monitor_keeps_rows_and_stops_on_request():
     monitor = training_monitor()
     assert monitor.callback(row(1)) is False
     monitor.stop()
@@ -273,7 +273,7 @@ def test_the_monitor_keeps_rows_and_stops_when_asked():
     assert WIDGET not in monitor._repr_mimebundle_()
 
 
-def test_the_monitor_shows_what_the_network_predicts_now():
+def test_monitor_shows_the_current_prediction():
     mask = torch.zeros(1, 10, 10, 6, dtype=torch.uint8)
     mask[0, 2:6, 2:6, 3] = 1
     region = SimpleNamespace(case_id="B_002", image=torch.rand(1, 10, 10, 6), mask=mask, spacing=(2.0, 2.0, 4.0))
@@ -289,7 +289,7 @@ def test_the_monitor_shows_what_the_network_predicts_now():
     assert "B_002" not in str(quiet)
 
 
-def test_the_monitor_watches_a_real_training_and_stops_it(phantom_folder, tiny_run, tmp_path):
+def test_monitor_stops_a_real_training(phantom_folder, tiny_run, tmp_path):
     monitor = training_monitor(predict_region)
     chosen = {"data.source": str(phantom_folder), "machine.gradients_every": 1, "machine.validate_every": 1}
 
@@ -329,7 +329,7 @@ def notebook(monkeypatch):
     signal.signal(signal.SIGINT, before)
 
 
-def test_in_a_notebook_the_picture_is_replaced_and_the_button_stops(notebook):
+def test_notebook_updates_the_picture_and_the_button_stops(notebook):
     monitor = training_monitor()
     monitor.callback(row(1))
     (_, box), (_, picture) = notebook
@@ -342,7 +342,7 @@ def test_in_a_notebook_the_picture_is_replaced_and_the_button_stops(notebook):
     assert "best 0.50" in notebook[-1][1].alt
 
 
-def test_the_last_steps_are_drawn_when_the_cell_ends(notebook):
+def test_last_steps_are_drawn_when_the_cell_ends(notebook):
     import IPython
 
     monitor = training_monitor()
@@ -356,7 +356,7 @@ def test_the_last_steps_are_drawn_when_the_cell_ends(notebook):
     assert "best 0.50" in notebook[-1][1].alt
 
 
-def test_the_first_interrupt_ends_the_training_well_and_the_second_breaks_it_off(notebook):
+def test_first_interrupt_stops_and_second_aborts(notebook):
     monitor = training_monitor()
     monitor.callback(row(1))
     os.kill(os.getpid(), signal.SIGINT)
@@ -365,7 +365,7 @@ def test_the_first_interrupt_ends_the_training_well_and_the_second_breaks_it_off
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_outside_of_a_notebook_an_interrupt_is_left_alone():
+def test_monitor_ignores_interrupts_outside_a_notebook():
     before = signal.getsignal(signal.SIGINT)
     training_monitor().callback(row(1))
     assert signal.getsignal(signal.SIGINT) is before

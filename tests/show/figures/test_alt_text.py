@@ -128,7 +128,7 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
 }
 
 
-def test_no_figure_is_forgotten():
+def test_every_figure_is_tested():
     drawing = {
         f"{module.__name__.rpartition('.')[2]}.{name}"
         for module in (figures, diagrams, results, swap, trust)
@@ -140,7 +140,7 @@ def test_no_figure_is_forgotten():
 
 @pytest.mark.parametrize("paper", PAPERS)
 @pytest.mark.parametrize("name", FIGURES)
-def test_its_text_is_read_on_white_and_on_black(name, paper, monkeypatch):
+def test_text_is_readable_on_white_and_black(name, paper, monkeypatch):
     style, lightness = PAPERS[paper]
     drawn: list[Figure] = []
     monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure) or Picture(b"", alt))
@@ -154,14 +154,14 @@ def test_its_text_is_read_on_white_and_on_black(name, paper, monkeypatch):
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_its_words_come_from_its_data(name, monkeypatch):
+def test_alt_text_follows_the_data(name, monkeypatch):
     monkeypatch.setattr(Picture, "of", lambda figure, alt: Picture(b"", alt))
     one, other = (FIGURES[name](n).alt for n in (1, 2))
     assert one != other
     assert all(len(re.findall(r"\d", alt)) > 1 and len(alt) > 20 for alt in (one, other))
 
 
-def test_a_picture_keeps_the_paper_that_it_was_drawn_on():
+def test_picture_keeps_its_background():
     for style, lightness in PAPERS.values():
         with matplotlib.style.context(style):
             picture = figures.scores(scores(1))
@@ -169,7 +169,7 @@ def test_a_picture_keeps_the_paper_that_it_was_drawn_on():
 
 
 @pytest.mark.parametrize("colour", [palette.GREY, *palette.CENTRES])
-def test_what_is_drawn_is_seen_on_black(colour):
+def test_lines_are_visible_on_black(colour):
     assert contrast(luminance(to_rgb(colour)), 0.0) >= SEEN
 
 

@@ -13,7 +13,7 @@ def pixels(picture):
     return np.asarray(Image.open(io.BytesIO(picture.png)).convert("RGB")).astype(int)
 
 
-def test_lines_say_what_they_draw():
+def test_lines_describe_their_data():
     x = np.linspace(-2, 2, 5)
     picture = lines(x, {"square": x**2, "twice": 2 * x}, "Two lines.", across="x (mm)", up="y", marks={"middle": 0.0})
     assert picture.alt.startswith("Two lines. y over x (mm).")
@@ -23,7 +23,7 @@ def test_lines_say_what_they_draw():
     assert {(0, 114, 178), (230, 159, 0)} <= drawn, "each line has its own colour"
 
 
-def test_lines_are_drawn_in_powers_of_ten_when_asked():
+def test_lines_support_a_logarithmic_axis():
     falling = 10.0 ** -np.arange(6)
     plain, log = (lines(range(6), {"x": falling}, "Falls.", across="step", up="size", log=log) for log in (False, True))
     assert plain.alt == log.alt
@@ -31,14 +31,14 @@ def test_lines_are_drawn_in_powers_of_ten_when_asked():
 
 
 @pytest.mark.parametrize("colours", ["grey", "signed", "amount"])
-def test_panels_say_what_they_draw(colours):
+def test_panels_describe_their_data(colours):
     image = np.arange(-6.0, 6.0).reshape(3, 4)
     picture = panels({"one": image, "other": image / 2}, "Two.", colours=colours, outline=image > 0, unit="mm")
     assert picture.alt == "Two. one: from -6 to 5; other: from -3 to 2.5 mm."
     assert pixels(picture).std() > 10
 
 
-def test_a_signed_panel_is_white_at_zero_whatever_it_holds():
+def test_signed_panel_is_white_at_zero():
     image = np.zeros((2, 2))
     image[0, 0] = 5
     assert (pixels(panels({"x": image}, "x", colours="signed"))[150:, :, :].reshape(-1, 3) > 240).all(
@@ -46,7 +46,7 @@ def test_a_signed_panel_is_white_at_zero_whatever_it_holds():
     ).mean() > 0.5
 
 
-def test_numbers_are_written_and_whole_ones_stay_whole():
+def test_integers_are_written_without_decimals():
     mask = np.array([[0, 1], [1, 0]])
     plain, written = (panels({"mask": mask}, "A mask.", numbers=numbers) for numbers in (False, True))
     assert plain.png != written.png

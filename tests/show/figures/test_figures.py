@@ -38,16 +38,16 @@ def read(picture: Picture) -> Image.Image:
     return Image.open(io.BytesIO(picture.png))
 
 
-def test_every_term_of_the_objective_has_its_look():
+def test_every_term_has_colour_and_line_style():
     assert set(palette.TERMS) == set(TERMS)
 
 
-def test_a_centre_keeps_its_colour_whatever_the_order():
+def test_colour_of_a_centre_is_independent_of_the_order():
     assert palette.centre_colours(["C", "A", "B", "A"]) == palette.centre_colours("ABC")
     assert len(set(palette.centre_colours("ABC").values())) == 3
 
 
-def test_picture_is_readable_at_notebook_width_and_carries_its_words(tmp_path):
+def test_picture_has_notebook_width_and_alt_text(tmp_path):
     figure = new_figure(height=100)
     figure.subplots().plot([0, 1])
     picture = Picture.of(figure, 'less < "more" & mm')
@@ -66,7 +66,7 @@ def test_figures_leave_no_global_state():
 
 
 @pytest.mark.parametrize("plane", planes.PLANES)
-def test_a_plane_is_shown_the_way_radiologists_read_it(plane):
+def test_planes_have_the_radiological_orientation(plane):
     ramps = np.meshgrid(*(np.arange(n) for n in (6, 7, 8)), indexing="ij")  # grow to the right, front, head
     sides = {"R": ramps[0], "L": -ramps[0], "A": ramps[1], "P": -ramps[1], "S": ramps[2], "I": -ramps[2]}
     left, right, top, bottom = planes.PLANES[plane][1]
@@ -87,7 +87,7 @@ def test_extents_are_in_mm_around_the_voxel_that_is_cut():
         assert sorted({wide, high}) == sorted(s for i, s in enumerate(SPACING) if i != planes.PLANES[plane][0])
 
 
-def test_outline_lies_on_the_voxels_edges():
+def test_outline_follows_the_edges_of_the_voxels():
     mask = np.zeros((10, 10, 10), bool)
     mask[3:7, 2:5, 4:6] = True
     axes = Figure().subplots()
@@ -108,7 +108,7 @@ def test_outline_of_a_whole_plane_or_nothing_draws_without_warning(recwarn):
     assert not recwarn.list
 
 
-def test_planes_go_through_the_tumour_else_the_pancreas_else_the_volume():
+def test_planes_cut_the_tumour_else_pancreas_else_volume():
     names = [(2, "tumour"), (1, "pancreas")]
     label = make_scan().label
     (x, y, z), name = planes.middle(label, label.shape, names)
@@ -118,14 +118,14 @@ def test_planes_go_through_the_tumour_else_the_pancreas_else_the_volume():
     assert planes.middle(None, (4, 6, 8), names) == ((2, 3, 4), "volume")
 
 
-def test_middle_of_a_bent_structure_lies_on_it():
+def test_middle_of_a_curved_structure_is_inside_it():
     bent = np.zeros((20, 20, 3), np.uint8)
     bent[2:18, 2, 1] = bent[2, 2:18, 1] = 1
     at, _ = planes.middle(bent, bent.shape, [(1, "arch")])
     assert bent[at] == 1
 
 
-def test_orthogonal_says_volumes_and_agreement():
+def test_orthogonal_states_volumes_and_dice():
     scan = make_scan()
     prediction = np.where(scan.label == 2, 2, 0)
     distance = np.where(scan.label == 2, -3.0, 12.5)
@@ -136,13 +136,13 @@ def test_orthogonal_says_volumes_and_agreement():
     assert "40 x 50 x 20 voxels of 2 x 1 x 4 mm" in alt
 
 
-def test_a_tumour_voxel_counts_as_pancreas_in_the_words_too():
+def test_tumour_counts_as_pancreas_in_the_alt_text():
     scan = make_scan()
     alt = figures.orthogonal(scan, prediction=np.where(scan.label > 0, 1, 0)).alt
     assert re.search(r"pancreas 25\.6 ml \(Dice 1\.00\)", alt)
 
 
-def test_orthogonal_of_nothing_found_and_no_tumour():
+def test_orthogonal_describes_empty_prediction_and_healthy_case():
     scan = make_scan(tumour=False)
     alt = figures.orthogonal(scan, prediction=np.zeros(scan.shape, np.uint8)).alt
     assert "no tumour" in alt
@@ -157,7 +157,7 @@ def test_preview_does_not_show_the_truth():
     assert "Dice" not in alt
 
 
-def test_centres_and_histogram_say_what_they_draw():
+def test_centres_and_histogram_describe_their_data():
     scans = [make_scan("A"), make_scan("B", level=140), make_scan("C", tumour=False)]
     alt = figures.centres_side_by_side(scans).alt
     assert all(f"Centre {name}" in alt for name in "ABC")
@@ -169,7 +169,7 @@ def test_centres_and_histogram_say_what_they_draw():
     assert "rest of the body, centre A: median 30" in alt
 
 
-def test_curves_take_text_and_empty_fields():
+def test_curves_accept_text_and_empty_fields():
     rows = [
         {"step": str(i), "seg": str(2.0 / i), "dist": 0.5, "total": "3", "val_dice": "0.4" if i == 5 else ""}
         for i in range(1, 11)
@@ -181,13 +181,13 @@ def test_curves_take_text_and_empty_fields():
     assert "not measured" in figures.curves([{"step": 1, "seg": 1.0}]).alt
 
 
-def test_running_mean_against_numpy():
+def test_running_mean_equals_numpy():
     values = np.random.default_rng(0).normal(size=30)
     expected = [values[max(0, i - 3) : i + 1].mean() for i in range(30)]
     np.testing.assert_allclose(parts.running_mean(values, 4), expected)
 
 
-def test_scores_count_what_has_no_value():
+def test_scores_count_undefined_values():
     rows = [
         {"case": "1", "centre": "B", "dice": 0.5},
         {"case": "2", "centre": "B", "dice": 0.7},
@@ -199,7 +199,7 @@ def test_scores_count_what_has_no_value():
     assert "centre A: no value, 2 without a value" in alt
 
 
-def test_scores_of_another_metric_by_protocol():
+def test_scores_group_another_metric_by_protocol():
     rows = [{"case": "1", "protocol": name, "hd95_mm": value} for name, value in (("within", 3.0), ("across", 9.0))]
     alt = figures.scores(rows, metric="hd95_mm", by="protocol").alt
     assert alt.startswith("95th percentile of the surface distance (mm)")
@@ -229,18 +229,18 @@ def test_each_head_has_its_own_shares_of_the_gradient():
     assert "seg from 25% to 25%; dist from 75% to 75%" in distance
 
 
-def test_a_term_without_any_gradient_has_a_share_of_0():
+def test_term_without_gradient_has_a_share_of_zero():
     shares = gradient_shares([{"step": 1, "grad_seg": 0.0, "grad_dist": "0"}])
     assert [values.tolist() for _, values in shares.values()] == [[0.0], [0.0]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_the_first_steps_of_a_run_are_drawn_without_warning(recwarn, count):
+def test_first_steps_are_drawn_without_warning(recwarn, count):
     figures.curves(GRADIENTS[:count])
     assert not recwarn.list
 
 
-def test_an_example_says_how_far_it_agrees():
+def test_example_states_its_dice():
     truth = np.zeros((20, 16), bool)
     truth[4:8, 4:8] = True
     example = figures.Example(
@@ -252,7 +252,7 @@ def test_an_example_says_how_far_it_agrees():
     assert "nothing in it" in figures.curves(GRADIENTS, nothing).alt
 
 
-def test_profile_of_a_slab_whose_errors_are_known():
+def test_distance_profile_states_the_errors_of_a_slab():
     slab = np.zeros((40, 40, 12), bool)
     slab[:, :, 4:8] = True  # 4 slices of 5 mm: 2 voxels deep, 10 mm
     alt = figures.distance_profile(slab, (1.0, 1.0, 5.0)).alt
@@ -261,7 +261,7 @@ def test_profile_of_a_slab_whose_errors_are_known():
     assert "feet to head, in voxels, read as in-plane mm: largest error 16.0 mm" in alt  # 4 slices above: 4, not 20
 
 
-def test_the_diagram_shows_the_shapes_that_the_network_gives():
+def test_diagram_shows_the_output_shapes_of_the_network():
     net = DualTaskNet(width=8, slice_head=False)
     net.train()
     shapes = stage_shapes(net, (32, 16, 16))
@@ -276,7 +276,7 @@ def test_the_diagram_shows_the_shapes_that_the_network_gives():
     assert "encoder4 64 @ 4 × 2 × 2" in alt
 
 
-def test_core_and_shell_are_drawn_where_they_are(monkeypatch):
+def test_core_and_shell_are_drawn_at_their_positions(monkeypatch):
     mask = np.zeros((32, 24, 16), bool)
     mask[8:16, 8:16, 8:16] = True
     core = np.zeros((4, 3, 2), bool)
@@ -294,7 +294,7 @@ def test_core_and_shell_are_drawn_where_they_are(monkeypatch):
     assert axes.get_xlim() == (64, 0)
 
 
-def test_embeddings_say_how_alike_they_are():
+def test_embeddings_state_their_similarities():
     core = torch.tensor([[1.0, 0.0, 0.0], [2.0, 0.0, 0.0]])
     shell = torch.tensor([[0.0, 3.0, 0.0], [0.0, 0.0, 1.0]])
     alt = figures.embeddings(core, shell).alt

@@ -40,7 +40,7 @@ def test_panels_show_the_same_slices_in_the_same_crop():
     assert one.voxels > alone.voxels, "the crop holds what the other one found"
 
 
-def test_one_slider_moves_all_and_the_grey_values_are_there_once():
+def test_panels_share_one_slider_and_the_grey_values():
     page = compare(make_scan(), {"one": mask(16), "<two>": mask(17)}).to_html()
     assert page.count('type="range"') == 1
     assert page.count('<div class="stage"') == 2
@@ -50,13 +50,13 @@ def test_one_slider_moves_all_and_the_grey_values_are_there_once():
     assert all(len(frame["panels"]) == 2 for frame in frames)
 
 
-def test_one_prediction_is_compared_with_the_truth():
+def test_single_prediction_is_shown_beside_the_truth():
     panels = compare(make_scan(), {"model": mask(16)}).panels
     assert list(panels) == ["truth", "model"]
     assert "prediction" not in panels["truth"].frames[0].lines
 
 
-def test_without_scripts_there_is_one_picture_with_all_words():
+def test_picture_without_scripts_describes_all_panels():
     both = compare(make_scan(), {"one": mask(16), "two": mask(17)})
     assert Image.open(io.BytesIO(both.still.png)).width == 2 * both.panels["one"].size[0] + 8
     assert re.search(r"From left to right\. one: .*Dice.* two: .*Dice", both.still.alt)
@@ -64,7 +64,7 @@ def test_without_scripts_there_is_one_picture_with_all_words():
     assert isinstance(compare(make_scan(), {"one": mask(16)}, viewer="picture"), Picture)
 
 
-def test_nothing_to_compare_is_refused():
+def test_comparison_without_predictions_is_refused():
     with pytest.raises(DualTaskError, match="two predictions"):
         compare(make_scan(label=False), {"one": mask(16)})
     with pytest.raises(DualTaskError, match="two predictions"):

@@ -49,7 +49,7 @@ def frame_of(browser: SliceBrowser, index: int) -> Frame:
     return next(frame for frame in browser.frames if frame.index == index)
 
 
-def test_outlines_lie_on_the_edges_of_the_voxels():
+def test_outlines_follow_the_edges_of_the_voxels():
     lines = frame_of(slices(make_scan(labels()), prediction=labels()), 9).lines
     x, y = corners(lines["pancreas"]).T
     # x grows to the patient's right and y to the front; the picture shows right on its left and front on top.
@@ -60,7 +60,7 @@ def test_outlines_lie_on_the_edges_of_the_voxels():
     assert lines["prediction"] == lines["pancreas"] + lines["tumour"]
 
 
-def test_an_outline_that_reaches_the_border_is_closed_there_and_an_empty_one_is_nothing():
+def test_outline_is_closed_at_the_border_and_empty_without_voxels():
     label = np.zeros(SHAPE, np.uint8)
     label[:, :, 3] = 1
     browser = slices(make_scan(label))
@@ -71,7 +71,7 @@ def test_an_outline_that_reaches_the_border_is_closed_there_and_an_empty_one_is_
     assert frame_of(browser, 4).lines == {"pancreas": "", "tumour": ""}
 
 
-def test_an_outline_has_one_path_for_each_part_and_each_hole():
+def test_outline_has_a_path_for_each_part_and_hole():
     label = np.zeros(SHAPE, np.uint8)
     label[5:15, 5:15, 3] = label[20:30, 5:15, 3] = 1
     label[8:10, 8:10, 3] = 0
@@ -79,7 +79,7 @@ def test_an_outline_has_one_path_for_each_part_and_each_hole():
 
 
 @pytest.mark.parametrize("plane", planes.PLANES)
-def test_slices_are_turned_as_radiologists_read_them(plane):
+def test_slices_have_the_radiological_orientation(plane):
     axis, letters = planes.PLANES[plane]
     ramps = np.meshgrid(*(np.linspace(-90, 230, n) for n in SHAPE), indexing="ij")
     sides = {"R": ramps[0], "L": -ramps[0], "A": ramps[1], "P": -ramps[1], "S": ramps[2], "I": -ramps[2]}
@@ -103,7 +103,7 @@ def test_slices_keep_their_proportions_in_mm(plane):
     assert Image.open(io.BytesIO(browser.still.png)).size == browser.size
 
 
-def test_grey_values_are_those_of_the_window():
+def test_grey_values_follow_the_ct_window():
     volume = np.full(SHAPE, 70, np.float32)
     volume[0], volume[1] = -1000, 1000
     grey = read(slices(make_scan(volume=volume)).frames[0].ct)[..., 0]
@@ -112,7 +112,7 @@ def test_grey_values_are_those_of_the_window():
     assert abs(int(grey[0, 0]) - 127) <= 4
 
 
-def test_it_starts_where_most_of_the_tumour_is_else_of_the_pancreas_else_in_the_middle():
+def test_first_slice_has_the_most_tumour_else_pancreas():
     label = labels()
     label[30:32, 14:24, 9] = 2
     assert slices(make_scan(label)).frames[slices(make_scan(label)).start].index == 9
@@ -123,7 +123,7 @@ def test_it_starts_where_most_of_the_tumour_is_else_of_the_pancreas_else_in_the_
     assert slices(make_scan(), prediction=label).start == 13
 
 
-def test_words_give_place_areas_and_agreement():
+def test_description_gives_position_areas_and_dice():
     prediction = labels()
     prediction[prediction == 2] = 1
     prediction[20:28, :, :] = 0
@@ -137,12 +137,12 @@ def test_words_give_place_areas_and_agreement():
     assert browser.frames[browser.start].text in browser.still.alt
 
 
-def test_words_give_no_agreement_without_truth():
+def test_description_has_no_dice_without_truth():
     text = frame_of(slices(make_scan(), prediction=labels()), 9).text
     assert text.endswith("Prediction: pancreas 640 mm², tumour 120 mm².")
 
 
-def test_the_distance_is_coloured_inside_its_band_and_nowhere_else():
+def test_distance_is_coloured_only_within_its_band():
     distance = np.full(SHAPE, 25.0, np.float32)
     distance[30:], distance[20:30], distance[10:20] = -15, 15, np.nan
     frame = slices(make_scan(), distance=distance).frames[0]
@@ -154,7 +154,7 @@ def test_the_distance_is_coloured_inside_its_band_and_nowhere_else():
     assert corners(frame.lines["distance"])[:, 0].max() == 10
 
 
-def test_a_large_scan_is_cropped_to_the_body_and_thinned(recwarn):
+def test_large_scan_is_cropped_and_slices_are_skipped(recwarn):
     volume = np.full((512, 512, 100), -1000, np.float32)
     volume[60:460, 101:401] = np.random.default_rng(0).normal(50, 20, (400, 300, 100))
     label = np.zeros(volume.shape, np.uint8)
@@ -174,7 +174,7 @@ def test_a_large_scan_is_cropped_to_the_body_and_thinned(recwarn):
     assert not recwarn.list
 
 
-def test_the_page_is_whole_and_each_browser_on_it_has_its_own_name():
+def test_page_is_self_contained_and_browser_ids_are_unique():
     browser = slices(make_scan(labels()), prediction=labels(), name='<b>"x"</script>')
     page = browser.to_html() + browser.to_html()
     assert len(set(re.findall(r'<figure [^>]*id="([^"]+)"', page))) == 2
@@ -186,13 +186,13 @@ def test_the_page_is_whole_and_each_browser_on_it_has_its_own_name():
     assert base64.b64decode(frames[3]["ct"].split(",")[1]) == browser.frames[3].ct
 
 
-def test_layers_are_those_that_are_there():
+def test_only_existing_layers_are_listed():
     assert 'type="checkbox"' not in slices(make_scan()).to_html()
     page = slices(make_scan(labels()), distance=np.zeros(SHAPE)).to_html()
     assert re.findall(r'checkbox" checked data-layer="(\w+)"', page) == ["pancreas", "tumour", "distance"]
 
 
-def test_without_scripts_there_is_a_picture_with_words():
+def test_picture_with_alt_text_replaces_the_browser_without_scripts():
     bundle = slices(make_scan(labels()))._repr_mimebundle_()
     images = re.findall(r'<img class="still" alt="([^"]+)"', bundle["text/html"])
     assert len(images) == 1
@@ -201,17 +201,17 @@ def test_without_scripts_there_is_a_picture_with_words():
 
 
 @pytest.mark.parametrize("what", ["prediction", "distance"])
-def test_an_array_on_another_grid_is_refused(what):
+def test_array_on_another_grid_is_refused(what):
     with pytest.raises(DualTaskError, match=rf"{what} has shape \(4, 5, 6\), the CT \(40, 50, 20\)"):
         slices(make_scan(), **{what: np.zeros((4, 5, 6))})
 
 
-def test_an_unknown_plane_is_refused():
+def test_unknown_plane_is_refused():
     with pytest.raises(DualTaskError, match="choose one of axial, coronal, sagittal"):
         slices(make_scan(), plane="oblique")
 
 
-def test_jupyterlab_leaves_the_keys_to_the_slider_and_the_boxes():
+def test_inputs_keep_their_keys_in_jupyterlab():
     inputs = re.findall(r"<input [^>]*>", slices(make_scan(labels())).to_html())
     assert len(inputs) == 3
     assert all("data-lm-suppress-shortcuts" in element for element in inputs)

@@ -51,7 +51,7 @@ def both(scan: Scan) -> dict[str, np.ndarray]:
     return {"truth": scan.label, "prediction": moved(scan)}
 
 
-def test_the_cut_keeps_every_labelled_voxel_of_truth_and_prediction():
+def test_block_keeps_every_labelled_voxel():
     scan = make_scan()
     prediction = moved(scan)
     block = cut_block(scan, {"truth": scan.label, "prediction": prediction})
@@ -60,7 +60,7 @@ def test_the_cut_keeps_every_labelled_voxel_of_truth_and_prediction():
         np.testing.assert_array_equal(np.bincount(block.labels[name].ravel())[1:], np.bincount(label.ravel())[1:])
 
 
-def test_the_cut_moves_nothing_and_leaves_a_margin():
+def test_block_keeps_positions_and_a_margin():
     scan = make_scan()
     block = cut_block(scan, {"truth": scan.label})
     np.testing.assert_allclose(world_centre(block.labels["truth"], block.affine), world_centre(scan.label, AFFINE))
@@ -72,7 +72,7 @@ def test_the_cut_moves_nothing_and_leaves_a_margin():
 
 
 @pytest.mark.parametrize("limit", [400_000, 100_000, 30_001])
-def test_coarser_voxels_stay_under_the_limit_and_in_place(limit):
+def test_downsampled_block_keeps_limit_and_position(limit):
     scan = make_scan()
     block = cut_block(scan, both(scan), limit=limit)
     assert 0.7 * limit < block.nbytes <= limit
@@ -83,13 +83,13 @@ def test_coarser_voxels_stay_under_the_limit_and_in_place(limit):
     np.testing.assert_allclose(corner, whole)
 
 
-def test_thick_slices_are_coarsened_last():
+def test_thick_slices_are_downsampled_last():
     block = cut_block(make_scan(), {"truth": make_scan().label}, limit=200_000)
     assert block.spacing[2] == pytest.approx(2.5)
     assert 0.9 < block.spacing[0] < 2.5
 
 
-def test_an_oblique_grid_keeps_its_place():
+def test_oblique_grid_keeps_its_position():
     turn = nib.affines.from_matvec(nib.eulerangles.euler2mat(0.3, 0.1, 0.2))
     scan = make_scan(affine=turn @ AFFINE)
     block = cut_block(scan, {"truth": scan.label}, limit=50_000)
@@ -97,43 +97,43 @@ def test_an_oblique_grid_keeps_its_place():
     assert np.linalg.norm(apart) < max(block.spacing)
 
 
-def test_a_large_ct_stays_under_the_standard_limit():
+def test_large_ct_stays_below_the_default_limit():
     volume = np.zeros((256, 256, 160), np.float32)
     volume[0, 0, 0] = -1000
     block = cut_block(Case("a", "A", volume).load(), {})
     assert LIMIT / 2 < block.nbytes <= LIMIT
 
 
-def test_without_labels_the_body_is_kept():
+def test_block_without_labels_keeps_the_body():
     block = cut_block(make_scan(label=False), {})
     assert block.ct.shape == (110, 100, 40)
     assert block.labels == {}
 
 
-def test_an_empty_prediction_without_truth_keeps_the_body():
+def test_block_with_empty_prediction_keeps_the_body():
     scan = make_scan(label=False)
     block = cut_block(scan, {"prediction": np.zeros(scan.shape, np.uint8)})
     assert block.ct.shape == (110, 100, 40)
 
 
-def test_a_volume_of_air_is_kept_whole():
+def test_volume_of_air_is_kept_completely():
     volume = np.full((6, 7, 8), -1000, np.float32)
     volume[0, 0, 0] = -900
     assert cut_block(Case("a", "A", volume).load(), {}).ct.shape == (6, 7, 8)
 
 
-def test_values_that_no_ct_has_do_not_wrap_around():
+def test_extreme_values_are_clipped_without_overflow():
     scan = make_scan()
     scan.volume[65, 55, 22], scan.volume[66, 55, 22] = 1e6, -1e6
     assert (cut_block(scan, {}).ct.max(), cut_block(scan, {}).ct.min()) == (3071, -1024)
 
 
-def test_a_prediction_on_another_grid_is_refused():
+def test_prediction_on_another_grid_is_refused():
     with pytest.raises(ValueError, match="shape"):
         cut_block(make_scan(), {"prediction": np.zeros((3, 3, 3), np.uint8)})
 
 
-def test_the_nifti_files_hold_what_the_block_holds():
+def test_nifti_files_hold_the_volumes_of_the_block():
     block = cut_block(make_scan(), both(make_scan()))
     files = block.niftis()
     assert list(files) == ["ct", "truth", "prediction"]
@@ -152,13 +152,13 @@ def written(tmp_path_factory):
     return page(scan, moved(scan, (3, 2, 1)), tmp_path_factory.mktemp("page") / "new" / "case.html")
 
 
-def test_the_page_is_small_and_loads_nothing(written):
+def test_page_is_small_and_loads_nothing(written):
     source = written.read_text(encoding="utf-8")
     assert written.stat().st_size < 12e6
     assert not LOADS.search(source)
 
 
-def test_the_page_keeps_the_licence_and_says_what_it_is(written):
+def test_page_states_licence_and_purpose(written):
     source = html.unescape(written.read_text(encoding="utf-8"))
     assert "BSD 2-Clause License" in source
     assert "THIS SOFTWARE IS PROVIDED BY THE COPYRIGHT HOLDERS" in source
@@ -167,7 +167,7 @@ def test_the_page_keeps_the_licence_and_says_what_it_is(written):
     assert re.search(r"True labels: pancreas \(blue\) [\d.]+ ml, tumour \(orange\) [\d.]+ ml", source)
 
 
-def test_the_largest_page_stays_under_its_limit(tmp_path):
+def test_largest_page_stays_below_its_limit(tmp_path):
     """Noise is what compresses least."""
     pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     rng = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def test_the_largest_page_stays_under_its_limit(tmp_path):
     assert file.stat().st_size < 12e6
 
 
-def test_the_page_writes_the_same_bytes_again(tmp_path):
+def test_page_is_written_deterministically(tmp_path):
     pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     first, second = (page(make_scan(), None, tmp_path / name) for name in ("1.html", "2.html"))
     assert first.read_bytes() == second.read_bytes()
@@ -189,14 +189,14 @@ def test_names_cannot_break_the_page(tmp_path):
     assert "<h1>&lt;/script&gt;&lt;script&gt;$x &amp; 1</h1>" in source
 
 
-def test_a_page_that_cannot_be_written_says_so(tmp_path):
+def test_unwritable_page_is_reported(tmp_path):
     pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     (tmp_path / "file").write_text("")
     with pytest.raises(DualTaskError, match="cannot be written"):
         page(make_scan(), None, tmp_path / "file" / "a.html")
 
 
-def test_without_ipyniivue_the_page_names_the_remedy(tmp_path, monkeypatch):
+def test_missing_ipyniivue_is_reported_with_a_remedy(tmp_path, monkeypatch):
     monkeypatch.setattr(niivue, "find_spec", lambda name: None)
     with pytest.raises(DualTaskError, match=r"dualtask-lite\[viewers\]"):
         page(make_scan(), None, tmp_path / "a.html")
@@ -204,7 +204,7 @@ def test_without_ipyniivue_the_page_names_the_remedy(tmp_path, monkeypatch):
         volume3d(make_scan(), viewer="niivue")
 
 
-def test_an_unknown_niivue_is_an_error_with_a_remedy(tmp_path, monkeypatch):
+def test_unknown_niivue_is_reported_with_a_remedy(tmp_path, monkeypatch):
     pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     monkeypatch.setattr(niivue, "_INSTANCE", re.compile("never there"))
     with pytest.raises(DualTaskError, match=r"ipyniivue==2\.4\.4"):
@@ -225,7 +225,9 @@ def test_an_unknown_niivue_is_an_error_with_a_remedy(tmp_path, monkeypatch):
         (True, True, "picture", "html", "html"),
     ],
 )
-def test_the_ladder(monkeypatch, kernel, installed, environment, asked, expected):
+def test_viewer_is_chosen_by_kernel_packages_and_environment(
+    monkeypatch, kernel, installed, environment, asked, expected
+):
     shell = SimpleNamespace(kernel=object()) if kernel else None
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
     monkeypatch.setattr(ladder, "find_spec", lambda name: object() if installed else None)
@@ -234,13 +236,13 @@ def test_the_ladder(monkeypatch, kernel, installed, environment, asked, expected
     assert choose(asked) == expected
 
 
-def test_an_unknown_viewer_is_named(monkeypatch):
+def test_unknown_viewer_is_refused(monkeypatch):
     monkeypatch.setenv("DUALTASK_VIEWER", "vtk")
     with pytest.raises(DualTaskError, match="vtk"):
         choose()
 
 
-def test_a_picture_has_its_words():
+def test_picture_has_alt_text():
     view = volume3d(make_scan(), viewer="picture")
     bundle = view._repr_mimebundle_()
     assert set(bundle) == {"text/html", "text/plain", "image/png"}
@@ -248,7 +250,7 @@ def test_a_picture_has_its_words():
     assert bundle["text/plain"] == str(view) == view.text
 
 
-def test_a_page_in_a_notebook_is_one_frame_with_a_title():
+def test_html_view_is_one_frame_with_a_title():
     pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     view = volume3d(make_scan(), viewer="html")
     source = view._repr_mimebundle_()["text/html"]
@@ -258,7 +260,7 @@ def test_a_page_in_a_notebook_is_one_frame_with_a_title():
     assert "MB of voxels" in view.text
 
 
-def test_the_widget_gets_the_block_and_a_picture_stands_beside_it():
+def test_widget_gets_the_block_and_a_fallback_picture():
     pytest.importorskip("ipyniivue", reason="the viewers extra is not installed")
     scan = make_scan()
     view = volume3d(scan, prediction=moved(scan), viewer="niivue")
@@ -277,7 +279,7 @@ def test_the_widget_gets_the_block_and_a_picture_stands_beside_it():
     assert re.search(r"The browser gets [\d.]+ MB of voxels", view.text)
 
 
-def test_itkwidgets_is_not_imported_unless_it_is_asked_for():
+def test_itkwidgets_is_imported_only_on_request():
     code = (
         "import sys, numpy\nfrom dualtask_lite import show\n"
         "volume = numpy.random.default_rng(0).normal(0, 300, (24, 24, 12))\n"
