@@ -172,6 +172,7 @@ class Machine(Section):
     workers: int = Field(0, ge=0)  # processes that make samples, for each that trains; 0: in the main process
     checkpoint_every: int = Field(100, ge=1)  # steps
     validate_every: int = Field(100, ge=1)  # steps
+    validate_cases: int = Field(16, ge=1)  # of the validation cases, those that watch the training; without flips
     gradients_every: int = Field(0, ge=0)  # steps between two looks at each term's share of the gradient; 0: never
 
 

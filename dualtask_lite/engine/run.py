@@ -23,6 +23,7 @@ from safetensors.torch import save
 
 from dualtask_lite import machine
 from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import report_write_errors, whole_file
 from dualtask_lite.method.network import DualTaskNet
@@ -77,8 +78,12 @@ def save_model(path: Path, net: torch.nn.Module, settings: Settings, cases: Sequ
     _write(path, net.state_dict(), {"settings": settings.model_dump_json(), "cases": _listed(cases)})
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
+def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
     """Read a trained stage from a run folder or a ``.safetensors`` file.
+
+    Args:
+        path: of the run folder or file.
+        device: where it will compute; ``auto`` is a CUDA card when there is one.
 
     Raises:
         DualTaskError: when there is no model, or the file is not one of this kit's.
@@ -93,17 +98,17 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Model:
         net.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise DualTaskError(f"{file}: is not a model of this kit", "name a run folder of dualtask train") from error
-    return Model(net.to(device).eval(), settings, cases, file)
+    return Model(net.to(pick_device("auto") if device == "auto" else device).eval(), settings, cases, file)
 
 
 def steps_of_model(folder: Path) -> int | None:
     """How many steps the settings of a run's model asked for; ``None`` when there is no model yet."""
     if not (folder / MODEL).exists():
         return None
-    return load_model(folder).settings.optimiser.steps
+    return load_model(folder, "cpu").settings.optimiser.steps
 
 
-def load_models(path: str | Path, device: str | torch.device = "cpu") -> list[Model]:
+def load_models(path: str | Path, device: str | torch.device = "auto") -> list[Model]:
     """Read one trained stage, or all in the sub-folders of a cascade's folder, or a reference model by its name."""
     path = run_folder(path)
     folders = (

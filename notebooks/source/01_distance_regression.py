@@ -375,6 +375,7 @@ from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Samples, training_region
 from dualtask_lite.engine.run import build_network
+from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.method.losses import distance_term
 
 tiny = {
@@ -391,14 +392,15 @@ cases = find_cases(data_dir or "phantom")
 regions = [training_region(case, settings) for case in cases if case.centre == cases[0].centre][:10]
 steps, batch = settings.optimiser.steps, settings.optimiser.batch
 samples = Samples(regions[:-2], settings, range(steps * batch))
+device = pick_device(settings.machine.device)  # a CUDA card when there is one
 
 # %%
 still = settings.changed(
     {"augment.scale": 0, "augment.rotation": 0, "augment.gamma": 0, "augment.noise": 0}
 )
 tests = list(Samples(regions[-2:], still, range(8)))
-image = torch.stack([sample["image"] for sample in tests])
-wanted = torch.stack([sample["distance_mm"] for sample in tests])
+image = torch.stack([sample["image"] for sample in tests]).to(device)
+wanted = torch.stack([sample["distance_mm"] for sample in tests]).to(device)
 close = wanted.abs() < BAND / 2
 
 
@@ -416,14 +418,14 @@ def test_error(network):
 
 # %%
 torch.manual_seed(seed)
-network = build_network(settings)
+network = build_network(settings).to(device)
 optimiser = torch.optim.AdamW(network.parameters(), lr=settings.optimiser.lr)
 schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.optimiser.lr, total_steps=steps)
 seen, errors = [0], [test_error(network)]
 for step in range(steps):
     taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]
-    said = network(torch.stack([sample["image"] for sample in taken])).distance
-    true_mm = torch.stack([sample["distance_mm"] for sample in taken])
+    said = network(torch.stack([sample["image"] for sample in taken]).to(device)).distance
+    true_mm = torch.stack([sample["distance_mm"] for sample in taken]).to(device)
     loss = distance_term(said, true_mm, surface_weight=settings.objective.surface_weight)
     optimiser.zero_grad()
     loss.backward()
@@ -451,7 +453,7 @@ with torch.no_grad():
     said_mm = from_band(network(image).distance)
 widest = int((wanted[0, 0] < 0).sum((0, 1)).argmax())  # the slice with the most pancreas
 true_slice, said_slice = (
-    mm[0, 0, :, :, widest].T.flip(0, 1).clamp(-BAND, BAND) for mm in (wanted, said_mm)
+    mm[0, 0, :, :, widest].cpu().T.flip(0, 1).clamp(-BAND, BAND) for mm in (wanted, said_mm)
 )
 panels(
     {

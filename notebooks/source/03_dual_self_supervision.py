@@ -342,6 +342,7 @@ show_source(nt_xent)
 # %%
 from dualtask_lite.engine.data.dataset import Samples
 from dualtask_lite.engine.run import build_network
+from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.method.losses import feat_term, seg_term
 
 held_out = cases[-1].centre
@@ -351,8 +352,12 @@ train_on = [part for part in regions if centre_of[part.case_id] != held_out]
 look_at = [part for part in regions if centre_of[part.case_id] == held_out]
 steps, batch = settings.optimiser.steps, settings.optimiser.batch
 samples = Samples(train_on, settings, range(steps * batch))
+device = pick_device(settings.machine.device)  # a CUDA card when there is one
 tests = list(Samples(look_at, still, range(12)))
-test = {key: torch.stack([one[key] for one in tests]) for key in ("image", "mask", "distance_mm")}
+test = {
+    key: torch.stack([one[key] for one in tests]).to(device)
+    for key in ("image", "mask", "distance_mm")
+}
 
 
 # %%
@@ -363,7 +368,7 @@ def cells(network):
     with torch.no_grad():
         one, other = (network(random_view(test["image"], draw)) for _ in range(2))
         parts = core_and_shell(test["mask"], test["distance_mm"], generator=draw)
-        found = [gather(one.embedding, *draw_voxels(part, draw)) for part in parts]
+        found = [gather(one.embedding, *draw_voxels(part, draw)).cpu() for part in parts]
         differ = out_term(one.seg, other.seg).item()
     network.train()
     return (*found, differ)
@@ -377,7 +382,7 @@ def similarities(core_cells, shell_cells):
 
 # %%
 torch.manual_seed(seed)
-network = build_network(settings)
+network = build_network(settings).to(device)
 before = cells(network)
 optimiser = torch.optim.AdamW(network.parameters(), lr=settings.optimiser.lr / 2)
 draw = torch.Generator().manual_seed(seed)
@@ -385,7 +390,8 @@ contrast = []
 for step in range(steps):
     taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]
     x, mask, mm = (
-        torch.stack([one[key] for one in taken]) for key in ("image", "mask", "distance_mm")
+        torch.stack([one[key] for one in taken]).to(device)
+        for key in ("image", "mask", "distance_mm")
     )
     one, other = (network(random_view(x, draw)) for _ in range(2))
     feat = feat_term(

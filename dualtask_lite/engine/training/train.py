@@ -182,7 +182,8 @@ def train(
             _regions(split.train[fabric.global_rank :: fabric.world_size], settings, bar)
             fabric.barrier()
         regions = _regions(split.train, settings, bar)
-        validation = _regions(split.validation[fabric.global_rank :: fabric.world_size], settings, bar)
+        watched = evenly(split.validation, settings.machine.validate_cases)
+        validation = _regions(watched[fabric.global_rank :: fabric.world_size], settings, bar)
         used = _training_cases(split) if fabric.is_global_zero else []
         torch.manual_seed(settings.seed)
         net = files.build_network(settings)
@@ -249,9 +250,11 @@ def train(
 def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fabric: Fabric) -> float | None:
     """Mean Dice of regions on the working grid, over all processes; ``None`` when none of them holds the target.
 
-    The regions come from the labels of training centres, so this number watches a run; it is no result.
+    The regions come from the labels of training centres, so this number watches a run; it is no result. So the image
+    is predicted as it is, without the flips that a result is the mean of.
     """
     scores = []
+    settings = settings.changed({"prediction.flips": 1})
     for region in regions:
         if region.mask is not None and region.mask.any():
             probability = predict_region(net, region.image, settings)[0].cpu().numpy()
@@ -260,6 +263,11 @@ def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fa
     sums: Any = fabric.all_reduce(torch.tensor([sum(scores), len(scores)], dtype=torch.float64), reduce_op="sum")
     total, count = sums.tolist()
     return round(total / count, 4) if count else None
+
+
+def evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
+    """So many of the cases, evenly spread over all of them: they come sorted by centre."""
+    return cases if len(cases) <= count else [cases[n * len(cases) // count] for n in range(count)]
 
 
 def _regions(cases: Sequence[Case], settings: Settings, bar: Any) -> list[Region]:

@@ -17,9 +17,10 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.predict import predict_region
 from dualtask_lite.engine.training import devices, memory
 from dualtask_lite.engine.training import step as engine
+from dualtask_lite.engine.training import train as engine_train
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.engine.training.step import learning_rate, ramp
-from dualtask_lite.engine.training.train import train
+from dualtask_lite.engine.training.train import evenly, train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS
@@ -494,3 +495,28 @@ def test_the_ramp_rises_over_its_share_of_the_run():
 def test_a_missing_card_is_told():
     with pytest.raises(DualTaskError, match="no CUDA device"):
         pick_device("cuda")
+
+
+def test_validation_watches_evenly_spread_cases_without_flips(tmp_path, monkeypatch):
+    flips, shown = set(), []
+    predict = engine_train.predict_region
+
+    def count(net, image, settings):
+        flips.add(settings.prediction.flips)
+        return predict(net, image, settings)
+
+    monkeypatch.setattr(engine_train, "predict_region", count)
+    chosen = {**TINY, "prediction.flips": 8, "machine.validate_cases": 1, "optimiser.steps": 1}
+    parts = split()
+    parts = Split(train=parts.train, validation=(*parts.validation, *parts.train), test=())
+    train(
+        Settings.of("laptop", chosen),
+        tmp_path,
+        split=parts,
+        progress=False,
+        on_validation=lambda net, regions, settings: shown.append(len(regions)),
+    )
+    assert flips == {1}
+    assert shown == [1]
+    assert evenly(range(10), 4) == [0, 2, 5, 7]
+    assert evenly(range(3), 4) == range(3)

@@ -1,0 +1,30 @@
+"""A model that is loaded computes where the machine is fastest."""
+
+import pytest
+import torch
+
+from dualtask_lite.engine import run
+from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.run import MODEL, build_network, load_model, load_models, save_model
+
+
+@pytest.fixture
+def saved(tmp_path, monkeypatch):
+    settings = Settings.of("laptop", {"network.width": 8})
+    save_model(tmp_path / "stage" / MODEL, build_network(settings), settings, [])
+    monkeypatch.setattr(run, "pick_device", lambda wanted: "meta")  # a card that every machine has
+    return tmp_path
+
+
+def device_of(model):
+    return next(model.net.parameters()).device.type
+
+
+def test_a_loaded_model_is_on_the_card_by_default(saved):
+    assert device_of(load_model(saved / "stage")) == "meta"
+    assert [device_of(model) for model in load_models(saved)] == ["meta"]
+
+
+@pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
+def test_a_loaded_model_is_where_the_caller_says(saved, device):
+    assert device_of(load_model(saved / "stage", device)) == "cpu"
