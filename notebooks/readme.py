@@ -14,6 +14,7 @@ ANSWERS = {  # what each lesson answers, for the README's table
     "05": "Does it hold in a new hospital, and is a difference more than luck?",
     "06": "Where is it wrong, in mm, and do its two heads know it?",
     "07": "How do I check, train and predict on public CT or my own?",
+    "08": "Can you beat the baseline on a fourth hospital, and how often may you try?",
 }
 
 

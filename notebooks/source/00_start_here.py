@@ -263,6 +263,16 @@ contrast = scan.volume[scan.label >= 1].mean() - scan.volume[scan.label == 2].me
 check("00.3", contrast)
 
 # %% [markdown]
+# ## The method in one picture
+#
+# Two views of a CT patch go through one network with two heads. Each output is converted into the other, both views must
+# give the same outputs, and features of the tumour's core are kept apart from those around it. Lessons 01 to 03 explain
+# one part each, [lesson 04](04_the_framework.ipynb) puts them together.
+
+# %%
+figures.framework(examples[0])
+
+# %% [markdown]
 # ## Does this machine work?
 #
 # `dualtask doctor` looks at the versions, the device, the memory and the disk, and says which profile

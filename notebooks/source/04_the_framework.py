@@ -120,6 +120,33 @@ figures.network_diagram(
 )
 
 # %% [markdown]
+# And everything around it, on a training case. Each image is computed by the functions of the lessons before; the label
+# stands for what a perfect network would predict.
+
+# %%
+loaded = (case.load() for case in split.train)
+figures.framework(next(scan for scan in loaded if scan.has_tumour))
+
+# %% [markdown]
+# ## A training in a hundred lines
+#
+# The package trains with settings, augmentation, checkpoints and several devices. Without all that, one training fits on
+# two pages: `dualtask_lite/minimal.py` loads, samples, steps, predicts one case and prints its Dice. Its losses are
+# those of the full code (a test compares them). These are its samples and its steps:
+
+# %%
+from dualtask_lite import minimal
+from dualtask_lite.show.lesson import show_source
+
+show_source(minimal.sample)
+
+# %%
+show_source(minimal.train)
+
+# %% [markdown]
+# In a terminal, `python -m dualtask_lite.minimal` runs all of it in about a minute.
+
+# %% [markdown]
 # ## Training
 #
 # Each run has its own folder: settings, a row of numbers for each step, the weights, and a manifest. In a live notebook the

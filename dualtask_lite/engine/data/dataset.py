@@ -16,10 +16,10 @@ import torch
 from torch.utils.data import Dataset
 
 from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.grid import resample, resample_mask, window, working_shape
 from dualtask_lite.cases.masks import Box, target_mask
 from dualtask_lite.engine.config import STAGES, Settings, Stage
 from dualtask_lite.engine.data.augment import draw_change, move, recolour
-from dualtask_lite.engine.data.grid import resample, resample_mask, window, working_shape
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.distance import signed_distance
 

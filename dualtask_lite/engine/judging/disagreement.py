@@ -20,9 +20,9 @@ from scipy.ndimage import binary_erosion, distance_transform_edt
 from scipy.stats import spearmanr
 
 from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.grid import resample
 from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.engine.data.dataset import cut_region
-from dualtask_lite.engine.data.grid import resample
 from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_region
 from dualtask_lite.engine.run import Model
 from dualtask_lite.method.convert import logit_to_distance

@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Polygon, Rectangle
 from numpy.typing import NDArray
 
-from dualtask_lite.cases.case import CT_WINDOW, Scan
+from dualtask_lite.cases.case import Scan
+from dualtask_lite.cases.grid import window
 from dualtask_lite.cases.masks import Box, target_mask
 from dualtask_lite.method.contrast import core_and_shell
 from dualtask_lite.method.convert import distance_to_probability
@@ -95,9 +96,8 @@ def _patch(scan: Scan) -> tuple[torch.Tensor, torch.Tensor]:
         middle, half = (box.start[axis] + box.stop[axis]) / 2, reach / scan.spacing[axis]
         start[axis], stop[axis] = max(0, round(middle - half)), min(scan.shape[axis], round(middle + half))
     slices = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-    low, high = CT_WINDOW
-    image = np.clip((scan.volume[slices] - low) / (high - low), 0, 1).astype(np.float32)
-    return torch.from_numpy(image)[None, None], torch.from_numpy(tumour[slices].astype(np.float32))[None, None]
+    image = window(torch.from_numpy(scan.volume[slices].copy()))
+    return image[None, None], torch.from_numpy(tumour[slices].astype(np.float32))[None, None]
 
 
 def _page(figure: Figure) -> Axes:

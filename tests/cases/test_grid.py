@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from dualtask_lite.cases.grid import axis_weights, resample, resample_mask, window, working_shape
 from dualtask_lite.cases.masks import SPACING_NOISE, Box, dice
-from dualtask_lite.engine.data.grid import axis_weights, resample, resample_mask, window, working_shape
 
 sides = st.integers(1, 70)
 
