@@ -118,7 +118,9 @@ class _Walk:
         """Look through a folder and all below it; ``above`` holds the real paths of the folders above it."""
         real = os.path.realpath(folder)
         if real in above:
-            self.skipped.append(Skipped(folder, "is a link to a folder above it", "nothing: that folder is read"))
+            self.skipped.append(
+                Skipped(folder, "is a link to a folder above it", "no action is needed: that folder is read")
+            )
             return
         if dataset := dataset_in(folder):
             self.cases += dataset.cases
