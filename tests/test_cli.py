@@ -139,8 +139,8 @@ def test_a_run_is_not_overwritten_and_a_finished_one_resumes_to_itself(cascade, 
 SLIPS = {
     "no such source": ({"--source": "{data}x"}, "no such file or folder"),
     "no such centre": ({"--held-out": "Z"}, "there is no centre 'Z'"),
-    "a case that cannot be read": ({"--source": "{spoiled}"}, "damaged or cut off"),
-    "a later stage without its target": ({"--source": "{organs}"}, "tumour-coarse: none of the 8 labels"),
+    "a case that cannot be read": ({"--source": "{spoiled}"}, "labelsTr"),
+    "a later stage without its target": ({"--source": "{organs}"}, "tumour-coarse: none of the 6 labels"),
 }
 
 

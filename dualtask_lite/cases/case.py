@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from dualtask_lite.cases import dicom
 from dualtask_lite.cases.digests import file_digests
-from dualtask_lite.cases.findings import Finding, of_grid, of_label, of_voxels
+from dualtask_lite.cases.findings import Finding, is_placed, of_grid, of_label, of_voxels, whole_numbers
 from dualtask_lite.cases.nifti import RAS, digest_of, on_ras_grid, open_image
 from dualtask_lite.cases.paths import is_nifti, printable
 from dualtask_lite.errors import DualTaskError
@@ -72,7 +72,7 @@ class Case:
         Raises:
             DualTaskError: on the first thing that forbids its use; it names the file and a remedy.
         """
-        scan, findings = _examine(self)
+        scan, findings = examine(self)
         for finding in findings:
             if finding.level == "error":
                 raise DualTaskError(finding.what, finding.remedy)
@@ -172,10 +172,10 @@ class Scan:
 
 def check(case: Case) -> list[Finding]:
     """Look at a case as training would: header, voxels, label, grid."""
-    return _examine(case)[1]
+    return examine(case)[1]
 
 
-def _examine(case: Case) -> tuple[Scan | None, list[Finding]]:
+def examine(case: Case) -> tuple[Scan | None, list[Finding]]:
     """Read a case and note what is wrong with it; no scan when it cannot be read."""
     name = str(case.image) if isinstance(case.image, Path) else case.id
     try:
@@ -192,9 +192,11 @@ def _examine(case: Case) -> tuple[Scan | None, list[Finding]]:
             )
         else:
             label_name = str(case.label) if isinstance(case.label, Path) else f"label of {case.id}"
-            values, label_affine = on_ras_grid(open_image(case.label, case.affine, label_name), label_name)
-            values = _mapped(values, case.label_map)
-            found = list(of_label(values, label_affine, volume, affine, label_name))
+            label_source = open_image(case.label, case.affine, label_name)
+            values, label_affine = on_ras_grid(label_source, label_name)
+            values = _mapped(whole_numbers(values), case.label_map)
+            placed = is_placed(label_source)
+            found = list(of_label(values, label_affine, volume, affine, label_name, placed=placed))
             findings += found
             if all(finding.level == "warning" for finding in found):
                 label = values.astype(np.uint8)

@@ -10,6 +10,7 @@ from typing import Any
 
 from dualtask_lite.cases import nih, panorama
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.declared import insist_on_ct, label_map_of
 from dualtask_lite.cases.paths import niftis_in, stem
 from dualtask_lite.errors import DualTaskError
 
@@ -69,9 +70,11 @@ def _decathlon(folder: Path) -> Dataset | None:
     listed = described.get("training")
     if not listed and not (folder / "imagesTr").is_dir():
         return None
+    insist_on_ct(described, folder / "dataset.json")
+    label_map = label_map_of(described, folder / "dataset.json")
     triples = _listed_triples(folder, listed) if listed else _triples_by_name(folder, described)
     cases = [
-        Case(name, folder.name, image, label if label.is_file() else None)
+        Case(name, folder.name, image, label if label.is_file() else None, label_map=label_map)
         for name, image, label in triples
         if image.is_file() and not image.name.startswith(".")
     ]

@@ -95,7 +95,11 @@ def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarr
 
 def digest_of(image: nib.Nifti1Image, name: str) -> str:
     """SHA-256 of the voxels on the RAS+ grid, rounded to whole HU."""
-    voxels, _ = on_ras_grid(image, name)
+    return digest_of_voxels(on_ras_grid(image, name)[0])
+
+
+def digest_of_voxels(voxels: np.ndarray) -> str:
+    """SHA-256 of voxels (X, Y, Z) that lie on the RAS+ grid, rounded to whole HU."""
     whole = np.rint(np.nan_to_num(voxels)).clip(-2e9, 2e9).astype(np.int32)
     return hashlib.sha256(str(whole.shape).encode() + whole.tobytes()).hexdigest()
 

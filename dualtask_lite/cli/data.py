@@ -108,32 +108,36 @@ def data_check(
     as_json: AsJson = False,
 ) -> None:
     """Check every case before training: header, voxels, label, grid; list what is no case, and why."""
-    from dualtask_lite.cases.case import check
-    from dualtask_lite.cases.findings import Finding
+    import numpy as np
+
+    from dualtask_lite.cases.case import examine
+    from dualtask_lite.cases.findings import Finding, of_all
     from dualtask_lite.cases.inventory import in_lines
+    from dualtask_lite.cases.nifti import digest_of_voxels
     from dualtask_lite.cases.sources import find_inputs
     from dualtask_lite.engine.progress import progress_bar
 
     found = find_inputs([source])
     cases = found.cases
-    rows, bad = [], set()
+    by_case: dict[str, list[Finding]] = {}
+    contents: dict[str, str] = {}
+    labels: dict[str, list[int]] = {}
     with progress_bar() as bar:
         for case in bar.track(cases, description="checking"):
             try:
-                findings = check(case)
+                scan, by_case[case.id] = examine(case)
+                if scan:
+                    contents[case.id] = digest_of_voxels(scan.volume)
+                if scan and scan.label is not None:
+                    labels[case.id] = np.unique(scan.label).tolist()
             except Exception as error:  # whatever one case sets off, the others are checked
-                findings = [Finding("error", f"{case.image}: cannot be read", reason_of(error))]
-            for finding in findings:
-                rows.append(
-                    {
-                        "case": case.id,
-                        "level": finding.level,
-                        "finding": finding.what,
-                        "remedy": finding.remedy,
-                    }
-                )
-                if finding.level == "error":
-                    bad.add(case.id)
+                by_case[case.id] = [Finding("error", f"{case.image}: cannot be read", reason_of(error))]
+    bad = {name for name, findings in by_case.items() if any(finding.level == "error" for finding in findings)}
+    rows = [
+        {"case": name, "level": finding.level, "finding": finding.what, "remedy": finding.remedy}
+        for name, findings in [*by_case.items(), ("all", list(of_all(contents, labels)))]
+        for finding in findings
+    ]
     if as_json:
         labelled = sum(case.label is not None for case in cases)
         print_json({"cases": len(cases), "labelled": labelled, "findings": rows, "skipped": found.skipped_rows()})

@@ -123,8 +123,9 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
         "not_for_diagnosis": NOT_FOR_DIAGNOSIS,
         "labels": {"1": "pancreas", "2": "tumour"},
         "warnings": [
-            f"{finding.what}; {finding.remedy}"
-            for finding in (*of_grid(scan.source, case.id), *of_voxels(scan.volume, case.id))
+            *(f"{one.what}; {one.remedy}" for one in of_grid(scan.source, case.id)),
+            *(f"{one.what}; {one.remedy}" for one in of_voxels(scan.volume, case.id)),
+            *(f"{case.id}: {one}" for one in prediction.warnings),
         ],
         "distance": f"mm to the {prediction.target}, negative inside, clipped at the band",
         "volume_ml": {stage["stage"]: stage["volume_ml"] for stage in prediction.report},

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from itertools import chain, combinations
+from itertools import chain, combinations, takewhile
 from typing import Any, TypeVar
 
 import cc3d
@@ -64,11 +64,16 @@ class Prediction:
 
     Attributes:
         targets: target -> what was found, in the order of the cascade; each is scored on its own mask.
-        report: per stage its box, rounds, agreement, volume in ml and seconds.
+        report: per stage its box, rounds, agreement, volume in ml, seconds, and a warning where it fell back.
     """
 
     targets: dict[str, TargetPrediction]
     report: list[dict[str, Any]]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a reader of the masks must know: the stages that went on with less than they should have."""
+        return [stage["warning"] for stage in self.report if stage.get("warning")]
 
     @property
     def target(self) -> str:
@@ -97,7 +102,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class StageReport:
-    """How one stage went: ``looked_in`` says which box it was given, and so whether it had to fall back."""
+    """How one stage went: ``looked_in`` says which box it was given, ``warning`` whether it had to fall back."""
 
     stage: str
     looked_in: str
@@ -107,6 +112,7 @@ class StageReport:
     agreement: float | None
     volume_ml: float
     seconds: float
+    warning: str | None = None
 
 
 def predict_scan(models: Sequence[Model], scan: Scan) -> Prediction:
@@ -147,13 +153,19 @@ def _run_stage(model: Model, scan: Scan, found: dict[str, TargetPrediction]) -> 
     started = time.perf_counter()
     stage, threshold = STAGES[model.settings.stage], model.settings.prediction.threshold
     box, looked_in = _stage_box(model.settings, scan, found)
-    previous = found[stage.target].mask if stage.target in found else None
-    agreed = None
+    before = found.get(stage.target)
+    warning = _fallback(model.settings, found, looked_in)
+    previous = before.mask if before and before.mask.any() else None
+    kept: tuple[BoxMaps, np.ndarray] | None = None
+    agreed: float | None = None
     for rounds in range(1, ROUNDS + 1):
         maps = predict_box(model, scan, box)
         mask = keep_large_components(maps.probability >= threshold)
-        if not mask.any() and previous is not None:
-            mask = previous  # a fine stage that finds nothing leaves what the stage before it found
+        if previous is not None and not mask.any():  # what was found before stays, with its maps
+            agreed = 0.0
+            warning = f"{model.settings.stage} found nothing in its box, so what was found before it is kept"
+            break
+        kept = maps, mask
         if stage.region != stage.target:
             break
         if previous is not None and (agreed := dice(mask, previous)) >= AGREEMENT:
@@ -162,25 +174,43 @@ def _run_stage(model: Model, scan: Scan, found: dict[str, TargetPrediction]) -> 
         if next_box is None or rounds == ROUNDS:
             break
         previous, box = mask, next_box
-    masks = {head: keep_large_components(maps.of_head(head) >= threshold) for head in maps.heads}
-    outcome = TargetPrediction(mask, maps.probability, maps.distance_mm, masks)
-    volume = float(mask.sum() * np.prod(scan.spacing) / 1000)
+    if kept:
+        masks = {head: keep_large_components(kept[0].of_head(head) >= threshold) for head in kept[0].heads}
+        outcome = TargetPrediction(kept[1], kept[0].probability, kept[0].distance_mm, masks)
+    else:
+        assert before is not None
+        outcome = replace(before, masks={head: before.masks.get(head, before.mask) for head in maps.heads})
+    volume = float(outcome.mask.sum() * np.prod(scan.spacing) / 1000)
     seconds = round(time.perf_counter() - started, 2)
     shown = None if agreed is None else round(agreed, 4)
     summary = StageReport(
-        model.settings.stage, looked_in, box.start, box.stop, rounds, shown, round(volume, 3), seconds
+        model.settings.stage, looked_in, box.start, box.stop, rounds, shown, round(volume, 3), seconds, warning
     )
     return outcome, summary
 
 
+def _regions_of(settings: Settings) -> tuple[str, ...]:
+    """The organs around which a stage looks, the one that it should first."""
+    return {"tumour": ("tumour", "pancreas"), "pancreas": ("pancreas",), "volume": ()}[STAGES[settings.stage].region]
+
+
 def _stage_box(settings: Settings, scan: Scan, found: dict[str, TargetPrediction]) -> tuple[Box, str]:
     """Where a stage looks; what was not found is replaced by the next larger region, never by the label (trap 13)."""
-    stage = STAGES[settings.stage]
-    wider = {"tumour": ("tumour", "pancreas"), "pancreas": ("pancreas",), "volume": ()}[stage.region]
-    for region in wider:
-        if region in found and (box := Box.around(found[region].mask, stage.margin, scan.spacing)):
+    margin = STAGES[settings.stage].margin
+    for region in _regions_of(settings):
+        if region in found and (box := Box.around(found[region].mask, margin, scan.spacing)):
             return box, region
     return Box.whole(scan.shape), "volume"
+
+
+def _fallback(settings: Settings, found: dict[str, TargetPrediction], looked_in: str) -> str | None:
+    """The warning for a stage that looks elsewhere than it should, because a stage before it found nothing."""
+    better = list(takewhile(lambda region: region != looked_in, _regions_of(settings)))
+    missing = [region for region in better if region in found]
+    if not missing:
+        return None
+    where = "the whole volume" if looked_in == "volume" else f"the box around the {looked_in}"
+    return f"no {missing[0]} was found before {settings.stage}, so it looked in {where}"
 
 
 @dataclass(frozen=True)

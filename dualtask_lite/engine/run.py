@@ -172,7 +172,11 @@ def cases_of_checkpoint(path: Path) -> tuple[TrainingCase, ...]:
         DualTaskError: when the checkpoint is missing or damaged.
     """
     with _opened(path, "a checkpoint", _START_AGAIN) as file:
-        return _unlisted((file.metadata() or {}).get("cases", "[]"))
+        described = file.metadata() or {}
+    try:
+        return _unlisted(described.get("cases", "[]"))
+    except (TypeError, ValueError) as error:
+        raise DualTaskError(f"{path}: is damaged: its list of cases cannot be read", _START_AGAIN) from error
 
 
 def _listed(cases: Sequence[TrainingCase]) -> str:

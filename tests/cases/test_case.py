@@ -229,11 +229,22 @@ def broken_labels():
     strange, half = organ(), organ().astype(np.float32)
     strange[0, 0, 0] = 7
     half[0, 0, 0] = 0.5
+    near = half + 0
+    near[0, 0, 0] = 1.0015
+
+    def aside(mm):
+        affine = np.diag([*SPACING, 1.0])
+        affine[2, 3] = mm
+        return affine
+
     return {
         "another shape": (organ((12, 10, 9)), None, "error", "is (12, 10, 9)"),
         "another place": (organ(), shifted, "error", "lies 3 mm from its image"),
         "unknown value": (strange, None, "error", "unknown label 7"),
-        "fraction": (half, None, "error", "unknown label 0.5"),
+        "fraction": (half, None, "error", "not whole numbers: 0.5"),
+        "nearly whole": (near, None, "error", "not whole numbers: 1.0015"),
+        "half a slice": (organ(), aside(2.4), "warning", "lies 2.4 mm from its image, less than half a voxel"),
+        "more than half a slice": (organ(), aside(2.6), "error", "lies 2.6 mm from its image"),
         "empty": (np.zeros(SHAPE, np.uint8), None, "warning", "is empty"),
     }
 
@@ -251,7 +262,33 @@ def test_a_broken_label_is_told(tmp_path, name):
         with pytest.raises(DualTaskError):
             case.load()
     else:
-        assert case.load().label.sum() == 0
+        assert np.array_equal(case.load().label, voxels)
+
+
+@pytest.mark.parametrize("noise", [1e-7, -1e-7, 9e-4, -9e-4])
+@pytest.mark.parametrize("label_map", [None, {1: 2, 2: 1}])
+def test_a_label_a_little_off_whole_numbers_is_rounded(tmp_path, noise, label_map):
+    """A cast alone would make 0 of 0.9999999, and a map would not find it."""
+    label = write(tmp_path / "label.nii.gz", (organ() + noise).astype(np.float32))
+    case = Case("c", "A", write(tmp_path / "ct.nii.gz", hu()), label, label_map=label_map)
+    assert check(case) == []
+    assert np.array_equal(case.load().label, organ() if label_map is None else np.uint8([0, 2, 1])[organ()])
+
+
+@pytest.mark.parametrize("kind", ["identity", "no codes"])
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_label_without_an_affine_is_not_to_be_resampled(tmp_path, kind, turned):
+    """Also where its axes run another way, so that not even the shapes agree."""
+    image = nib.Nifti1Image(organ().transpose(2, 0, 1) if turned else organ(), np.eye(4))
+    if kind == "no codes":
+        image.set_sform(None, 0)
+        image.set_qform(None, 0)
+    nib.save(image, tmp_path / "label.nii.gz")
+    case = Case("c", "A", write(tmp_path / "ct.nii.gz", hu(), affine_of()), tmp_path / "label.nii.gz")
+    (finding,) = [finding for finding in check(case) if "label.nii.gz" in finding.what]
+    assert finding.level == "error"
+    assert "its affine is missing or the identity" in finding.what
+    assert "do not resample" in finding.remedy
 
 
 def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):

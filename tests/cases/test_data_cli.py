@@ -6,6 +6,8 @@ import subprocess
 import sys
 import tarfile
 
+import nibabel as nib
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -131,3 +133,29 @@ def test_progress_is_shown_on_a_terminal(task07, monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stderr", Terminal())
     app(["data", "get", "msd", "--out", str(tmp_path / "set"), "--json"], standalone_mode=False)
     assert "unpacking Task07_Pancreas.tar" in sys.stderr.getvalue()
+
+
+def a_source(folder, contents, labels):
+    """A case for each pair of a content (its seed) and the values of its label."""
+    for number, (content, values) in enumerate(zip(contents, labels, strict=True)):
+        voxels = np.random.default_rng(content).integers(-1000, 500, (8, 8, 8)).astype(np.int16)
+        label = np.resize(np.uint8(values), (8, 8, 8))
+        for part, array in (("imagesTr", voxels), ("labelsTr", label)):
+            (folder / part).mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(array, np.diag([2.0, 2, 2, 1])), folder / part / f"c{number}.nii.gz")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("contents", "labels", "told"),
+    [
+        ([0, 1, 2], [[0, 1], [0, 2], [0]], []),
+        ([0, 1, 0, 0], [[0, 1, 2]] * 4, ["c0 and c2 and c3 hold the same image"]),
+        ([0, 1], [[0, 1], [0, 1]], ["none of the 2 labels holds tumour (2)"]),
+        ([0, 0], [[2, 0], [2, 0]], ["c0 and c1 hold the same image", "none of the 2 labels holds pancreas (1)"]),
+    ],
+)
+def test_check_says_what_is_wrong_with_all_cases_together(tmp_path, contents, labels, told):
+    found = json.loads(call("check", a_source(tmp_path / "X", contents, labels), "--json"))["findings"]
+    assert [one["finding"] for one in found if one["case"] == "all"] == told
+    assert all(one["level"] == "warning" and one["remedy"] for one in found)

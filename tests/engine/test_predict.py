@@ -79,10 +79,62 @@ def test_a_stage_that_finds_nothing_hands_the_wider_region_on_and_never_asks_the
     assert not (prediction.mask == 1).any()
 
 
+@pytest.mark.parametrize("blind", ["pancreas-coarse", "tumour-coarse", None])
+def test_a_stage_that_falls_back_warns(blind):
+    """Else a tumour without a pancreas is reported as if all were well; a stage that is not there is not missed."""
+    stages = ("pancreas-coarse", "tumour-coarse", "tumour-fine")
+    prediction = predict_scan([model(stage, level=2.0 if stage == blind else 0.5) for stage in stages], bright_box())
+    warned = {stage["stage"]: stage["warning"] for stage in prediction.report if stage["warning"]}
+    assert (
+        warned
+        == {
+            "pancreas-coarse": {
+                "tumour-coarse": "no pancreas was found before tumour-coarse, so it looked in the whole volume",
+            },
+            "tumour-coarse": {
+                "tumour-fine": "no tumour was found before tumour-fine, so it looked in the box around the pancreas"
+            },
+            None: {},
+        }[blind]
+    )
+    assert prediction.warnings == list(warned.values())
+    assert predict_scan([model("tumour-coarse")], bright_box()).warnings == []
+
+
 def test_a_fine_stage_that_finds_nothing_leaves_what_the_coarse_one_found():
+    """Its mask with its own maps, and no agreement with itself."""
     scan = bright_box()
-    prediction = predict_scan([model("pancreas-coarse"), model("pancreas-fine", level=2.0)], scan)
-    assert np.array_equal(prediction.mask == 1, scan.volume > 70)
+    coarse = predict_scan([model("pancreas-coarse")], scan)
+    both = predict_scan([model("pancreas-coarse"), model("pancreas-fine", level=2.0)], scan)
+    for name in ("mask", "probability", "distance_mm"):
+        assert np.array_equal(getattr(both.targets["pancreas"], name), getattr(coarse.targets["pancreas"], name))
+    assert (both.distance_mm[both.mask == 1] <= 0).all()
+    assert both.report[1]["agreement"] == 0
+    assert "pancreas-fine found nothing in its box" in both.warnings[0]
+
+
+def test_a_round_that_finds_nothing_leaves_what_the_round_before_found(monkeypatch):
+    scan, rounds = bright_box(), itertools.count()
+
+    def fading(model, scan, box):
+        """All of the box in the first stage, half of that in the next round, then nothing."""
+        probability = np.zeros(scan.shape, np.float32)
+        probability[: (16, 4, 0)[next(rounds)], :8, :8] = 1
+        maps = np.stack([probability, 0.5 - probability])
+        return predict.BoxMaps(maps, Box.whole(scan.shape), scan.shape, "segmentation", 20.0)
+
+    monkeypatch.setattr(predict, "predict_box", fading)
+    prediction = predict_scan([model("pancreas-coarse"), model("pancreas-fine")], scan)
+    assert np.array_equal(prediction.mask == 1, prediction.distance_mm < 0)
+    assert (prediction.mask == 1).sum() == 4 * 8 * 8
+    assert (prediction.report[1]["rounds"], prediction.report[1]["agreement"]) == (2, 0)
+
+
+def test_a_cascade_that_finds_nothing_agrees_on_nothing():
+    stages = ("pancreas-coarse", "pancreas-fine")
+    prediction = predict_scan([model(stage, level=2.0) for stage in stages], bright_box())
+    assert not prediction.mask.any()
+    assert prediction.report[1]["agreement"] is None
 
 
 def test_a_fine_stage_stops_after_four_rounds(monkeypatch):

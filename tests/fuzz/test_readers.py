@@ -30,7 +30,15 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.download import unpack
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.run import build_network, load_checkpoint, load_model, save_checkpoint, save_model
+from dualtask_lite.engine.run import (
+    TrainingCase,
+    build_network,
+    cases_of_checkpoint,
+    load_checkpoint,
+    load_model,
+    save_checkpoint,
+    save_model,
+)
 from dualtask_lite.engine.training.step import make_optimiser
 from dualtask_lite.errors import DualTaskError
 
@@ -153,6 +161,7 @@ def read_checkpoint(path):
     chosen = small_settings()
     net = build_network(chosen)
     assert load_checkpoint(path, net, make_optimiser(net, chosen)) >= 0
+    assert all(case.role for case in cases_of_checkpoint(path))
 
 
 def small_settings():
@@ -167,10 +176,13 @@ def whole(tmp_path_factory):
     net = build_network(chosen)
     optimiser = make_optimiser(net, chosen)
     save_model(folder / "model.safetensors", net, chosen, [])
-    save_checkpoint(folder / "last.ckpt", net, optimiser, 3)
+    save_checkpoint(folder / "last.ckpt", net, optimiser, 3, cases=[TrainingCase("a", "A", "0" * 64, "train")])
     chosen.write(folder / "config.yaml")
     label = nib.Nifti1Image(np.full((9, 8, 7), 2, np.uint8), np.diag([1.0, 1.0, 2.5, 1.0]))
-    listed = {"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}], "labels": {"0": "air"}}
+    listed = {
+        "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+        "labels": {"0": "background", "1": "tumour"},
+    }
     files = {
         "nifti": ("ct.nii", nifti(), read_case, bytes),
         "nifti-packed": ("ct.nii.gz", nifti(), read_case, gzip.compress),  # damaged before it is packed

@@ -1,0 +1,86 @@
+"""What ``dataset.json`` declares of its images and labels, in the words of the Decathlon and of nnU-Net.
+
+Two sets may number the same organs differently. The names decide what a value means; where a name is not known,
+nothing is guessed.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dualtask_lite.cases.findings import LABELS
+from dualtask_lite.errors import DualTaskError
+
+_log = logging.getLogger(__name__)
+_ORGAN = {"pancreas", "pancreatic", "parenchyma"}
+_LESION = {"tumour", "tumor", "tumours", "tumors", "cancer", "lesion", "lesions", "mass", "pdac", "carcinoma"}
+_FILLERS = {"the", "of", "and", "normal", "healthy"}
+
+
+def label_map_of(described: Mapping[str, Any], file: Path) -> dict[int, int] | None:
+    """What each value of the label files means here; ``None`` when it is the same, or nothing is declared.
+
+    Args:
+        described: content of ``dataset.json``; ``labels`` is value -> name (Decathlon) or name -> value (nnU-Net).
+        file: where it lies.
+
+    Raises:
+        DualTaskError: when a name is not known; it shows both lists.
+    """
+    declared = described.get("labels")
+    if not declared:
+        return None
+    try:
+        items = [(one, other) if str(one).isdigit() else (other, one) for one, other in declared.items()]
+        pairs = [(int(value), str(name)) for value, name in items]
+    except (AttributeError, TypeError, ValueError, OverflowError) as error:
+        raise DualTaskError(
+            f"{file}: its labels are not pairs of a value and a name ({declared})",
+            'write, say, "labels": {"0": "background", "1": "pancreas", "2": "tumour"}',
+        ) from error
+    mapped = {value: _meaning(name) for value, name in pairs}
+    known = {value: meaning for value, meaning in mapped.items() if meaning is not None}
+    if len(known) < len(pairs):
+        raise DualTaskError(
+            f"{file}: declares the labels {_shown(dict(pairs))}; known are {_shown(LABELS)}",
+            "keep the known labels in the files and in this list; to predict without labels, give the folder imagesTr",
+        )
+    if all(value == meaning for value, meaning in known.items()):
+        return None
+    changes = ", ".join(f"{value} {name} is {known[value]} here" for value, name in pairs if known[value] != value)
+    _log.warning("%s: labels are read by their names: %s", file, changes)
+    return known
+
+
+def insist_on_ct(described: Mapping[str, Any], file: Path) -> None:
+    """Refuse a set whose images are declared to be something else than CT.
+
+    Raises:
+        DualTaskError: naming what they are.
+    """
+    declared = described.get("modality") or described.get("channel_names")
+    name = declared.get("0", declared.get(0)) if isinstance(declared, Mapping) else declared
+    schemes = ("nonorm", "zscore", "rescale", "rgb")  # nnU-Net may name how a channel is normalised instead
+    if name and not re.search(r"\bct|ct\b|computed", str(name).lower()) and not str(name).lower().startswith(schemes):
+        raise DualTaskError(
+            f"{file}: declares images of {name}, not of CT",
+            "give a set of CT; when they are CT, correct modality (or channel_names) in this file",
+        )
+
+
+def _meaning(name: str) -> int | None:
+    """Our value for a label's name; ``None`` when it is not known for certain."""
+    words = set(re.findall(r"[a-z]+", name.lower())) - _FILLERS
+    if words == {"background"}:
+        return 0
+    if not words or words - _ORGAN - _LESION:
+        return None
+    return 2 if words & _LESION else 1
+
+
+def _shown(names: Mapping[Any, str]) -> str:
+    return ", ".join(f"{value} {name}" for value, name in names.items())

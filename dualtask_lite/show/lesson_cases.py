@@ -1,0 +1,74 @@
+"""The cases of a lesson, from a learner's own folder: what the lesson needs, and what the folder holds."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.cases.splits import cross_validation
+from dualtask_lite.errors import DualTaskError
+
+
+def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: bool = False) -> list[Case]:
+    """Find the labelled cases of a lesson, and print in one sentence what it needs and what was found.
+
+    The cases of one hospital are split into as many parts as the lesson needs hospitals, so that it runs; between such
+    parts there is no gap to measure. A hospital that has too little is left out.
+
+    Args:
+        data_dir: a known source or a folder with cases; empty: the embedded three-centre data.
+        hospitals: how many the lesson needs.
+        cases: how many labelled cases of each it needs.
+        tumour: whether some label of each must hold a tumour.
+
+    Returns:
+        The labelled cases, by hospital.
+
+    Raises:
+        DualTaskError: when there is too little; its sentence is the one that would have been printed.
+    """
+    source = data_dir or "phantom"
+    labelled = [case for case in find_cases(source) if case.label is not None]
+    by_hospital = _by_hospital(labelled)
+    is_split = len(by_hospital) == 1 and 1 < hospitals <= len(labelled)
+    if is_split:
+        by_hospital = _by_hospital(_in_parts(labelled, hospitals))
+    enough = {name: of_one for name, of_one in by_hospital.items() if _suffices(of_one, cases, tumour)}
+    needs = f"This lesson needs {_count(hospitals, 'hospital')}, each with {_count(cases, 'labelled case')}"
+    needs += " and a tumour in one of them" if tumour else ""
+    listed = ", ".join(f"{name} {len(of_one)}" for name, of_one in by_hospital.items())
+    found = f"{source} holds {_count(len(labelled), 'labelled case')}" + (f" ({listed})" if listed else "")
+    if is_split:
+        found += f" of one hospital, split into {hospitals} parts that differ by chance only"
+    if left_out := [name for name in by_hospital if name not in enough]:
+        found += f"; too little is in {', '.join(left_out)}"
+    if len(enough) < hospitals:
+        raise DualTaskError(
+            f"{needs}; {found}", "set data_dir to another folder, or leave it empty for the embedded data"
+        )
+    print(f"{needs}; {found}.")
+    return [case for of_one in enough.values() for case in of_one]
+
+
+def _by_hospital(cases: Sequence[Case]) -> dict[str, list[Case]]:
+    groups: dict[str, list[Case]] = defaultdict(list)
+    for case in sorted(cases, key=lambda case: (case.centre, case.id)):
+        groups[case.centre].append(case)
+    return dict(groups)
+
+
+def _in_parts(cases: Sequence[Case], count: int) -> list[Case]:
+    """The cases of one hospital in equal parts that take the place of hospitals; a patient is in one part."""
+    parts = [cross_validation(cases, number, folds=count, seed=0).test for number in range(count)]
+    return [replace(case, centre=f"{case.centre}-{number}") for number, part in enumerate(parts, 1) for case in part]
+
+
+def _suffices(cases: Sequence[Case], count: int, tumour: bool) -> bool:
+    return len(cases) >= count and (not tumour or any(case.load().has_tumour for case in cases))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
