@@ -151,3 +151,15 @@ def test_what_is_said_of_the_settings_follows_from_the_rows():
         nsd = f"{np.mean([float(row['nsd_2mm']) for row in ours]):.3f}"
         said = f"| {' | '.join([dice, nsd, *by_centre])} |"
         assert (said if arm == "full" else f"{said} {told(moved[arm])})") in log
+
+
+def test_arms_whose_seeds_disagree_are_not_shown():
+    """Lesson 05 says so of this table, and that the interval over cases would have called them worse."""
+    kept = json.loads((RESULTS / "ablation_pancreas" / "summary.json").read_text(encoding="utf-8"))
+    of_dice = [one for one in kept["comparisons"] if one["metric"] == "dice"]
+    disagree = [one for one in of_dice if len({mean > 0 for mean in one["by_seed"].values()}) == 2]
+    assert [one["arm"] for one in disagree] == ["distance", "to-mask", "conversion"]
+    assert all(one["interval"][1] < 0 and one["p_holm"] < 0.05 for one in disagree)
+    assert all(one["hierarchical"][0] < 0 < one["hierarchical"][1] for one in disagree)
+    assert {one["conclusion"] for one in disagree} == {"not shown"}
+    assert {one["conclusion"] for one in of_dice if one not in disagree} == {"worse"}
