@@ -18,12 +18,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from dualtask_lite.cases import dicom, masks
+from dualtask_lite.cases import dicom, grid, masks
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.digests import file_digests
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.config import STAGES, Settings
-from dualtask_lite.engine.data import dataset, grid
+from dualtask_lite.engine.data import dataset
 from dualtask_lite.engine.data.dataset import Region, training_region
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
