@@ -81,7 +81,7 @@ def test_invalid_inputs_are_refused(arrays, tmp_path):
     with pytest.raises(DualTaskError, match="mm from its image"):
         labels_on(scan, elsewhere, "prediction")
     nib.save(nib.Nifti1Image(volume, affine), elsewhere)
-    with pytest.raises(DualTaskError, match="lies elsewhere"):
+    with pytest.raises(DualTaskError, match="has another position than the CT"):
         distance_on(scan, elsewhere)
 
 
