@@ -342,6 +342,92 @@ manifest = json.loads((work / "run" / "manifest.json").read_text())
 # that all can read, and sets `DUALTASK_DATA` to it.
 
 # %% [markdown]
+# ## A cut, and a terminal
+#
+# A long training will be cut some day: the power fails, a kernel dies. It goes on from its last
+# **[checkpoint](glossary.md#checkpoint)** and must end with the same weights as one that was not cut. Try it, with a few steps
+# on a few cases: the model will be worth nothing, but its weights can be compared. A checkpoint is kept half-way, and
+# the cut comes some steps later:
+
+# %% tags=["choice"]
+choice(
+    "07.C",
+    "How will the weights of the run that was cut differ from those of the whole run?",
+    "not at all",
+    "in the last digits",
+    "clearly",
+)
+
+# %%
+from dualtask_lite.engine.training.train import train
+
+count = 12
+short = Settings.of(
+    "laptop",
+    {
+        "stage": "pancreas-coarse",
+        "seed": seed,
+        "data.source": "phantom",
+        "data.cases": ["A_000", "A_001", "B_000", "B_001"],
+        "optimiser.steps": count,
+        "machine.checkpoint_every": count // 2,
+    },
+)
+
+
+def power_cut(row):
+    """Break the training off, as a dying kernel would."""
+    if row["step"] == count * 3 // 4:
+        raise KeyboardInterrupt
+
+
+# %%
+trial = work / "trial"
+train(short, trial / "whole")
+try:
+    train(short, trial / "cut", callback=power_cut)
+except KeyboardInterrupt:
+    print("cut; left are", ", ".join(sorted(path.name for path in (trial / "cut").iterdir())))
+train(short, trial / "cut", resume=True)  # goes on after the checkpoint
+print("gone on; there is a model:", (trial / "cut" / "model.safetensors").exists())
+
+# %% [markdown]
+# And the same run in a terminal. Its settings were kept in `config.yaml`, so the command is short; this cell gives it
+# to the system as a terminal would. (`dualtask train --resume FOLDER` goes on with a run that was cut.)
+
+# %%
+import subprocess
+import sys
+
+words = ["train", trial / "whole" / "config.yaml", "--out", trial / "terminal"]
+command = [sys.executable, "-m", "dualtask_lite", *map(str, words)]
+print(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+# %%
+from dualtask_lite.engine.run import load_model
+
+
+def weights(run):
+    """All weights of a run, as lists of numbers."""
+    return [part.detach().cpu() for part in load_model(trial / run).net.parameters()]
+
+
+differences = {
+    run: max(
+        float((a - b).abs().max()) for a, b in zip(weights("whole"), weights(run), strict=True)
+    )
+    for run in ("cut", "terminal")
+}
+print("largest difference of any weight from the whole run:", differences)
+
+# %% tags=["outcome"]
+outcome("07.C")
+
+# %% [markdown]
+# On one and the same CPU it is exactly 0, since whatever is random in a step follows from the seed and the number of the
+# step. A GPU adds numbers in another order each time, and may differ in the last digits.
+
+# %% [markdown]
 # ## Predict, and hand it over
 #
 # A file, a folder, or a DICOM series goes in. Out come the labels and the distance in mm **on the grid of the input**, a

@@ -56,12 +56,6 @@ def which_terms_fall(rows: Sequence[Any], tenth: int, mean: Any, settings: Mappi
 
 
 @result("04.B")
-def after_a_cut(differences: Mapping[str, float]) -> tuple[str, str]:
-    most = max(differences.values())
-    return ("a" if most == 0 else "b" if most < 1e-3 else "c"), f"The largest difference of any weight is {most:g}."
-
-
-@result("04.C")
 def how_well(pancreas: Sequence[Mapping[str, Any]], tumour: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     organ, lesion = (float(np.nanmean([row["dice"] for row in part])) for part in (pancreas, tumour))
     letter = "c" if organ < 0.5 else "b" if lesion < 0.5 else "a"

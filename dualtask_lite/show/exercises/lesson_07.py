@@ -71,3 +71,9 @@ def saved_by_recompute(memory: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     saved = 1 - less / plain
     letter = "a" if saved < 0.1 else "b" if saved < 0.5 else "c"
     return letter, f"{less:.1f} instead of {plain:.1f} GB for the profile gpu: {saved:.0%} less."
+
+
+@result("07.C")
+def after_a_cut(differences: Mapping[str, float]) -> tuple[str, str]:
+    most = max(differences.values())
+    return ("a" if most == 0 else "b" if most < 1e-3 else "c"), f"The largest difference of any weight is {most:g}."
