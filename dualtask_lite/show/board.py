@@ -11,7 +11,7 @@ from typing import Any
 
 Row = Mapping[str, Any]
 
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 300, 64, 44, 14  # of the figure, in its own units
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 320, 92, 60, 14  # of the figure, in its own units
 _BAR = 120  # width of the drawing of an interval
 
 
@@ -106,7 +106,7 @@ class Board:
             parts.append(f'<text x="{_LEFT - 6}" y="{y + 5}" text-anchor="end">{value:+.3f}</text>')
         for number in sorted({1, (1 + last) // 2, last}):
             x = at(number, 0)[0]
-            parts.append(f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{number}</text>')
+            parts.append(f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 22}" text-anchor="middle">{number}</text>')
         middle = (_LEFT + _WIDTH) / 2
         parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">hand-ins of a team</text>')
         for team in self.teams:

@@ -39,6 +39,8 @@ def test_it_opens_from_a_file_and_fits(page: Any, file, width, scheme):
     ink, paper = page.evaluate("(s => [s.color, s.backgroundColor])(getComputedStyle(document.body))")
     dark = [sum(map(int, colour[4:-1].split(","))) < 3 * 128 for colour in (ink, paper)]
     assert dark == ([False, True] if scheme == "dark" else [True, False])
+    cut_off = "[...document.querySelectorAll('svg text')].filter(t => t.getBoundingClientRect().left < 0).length"
+    assert page.evaluate(cut_off) == 0
     smallest = page.evaluate(
         "Math.min(...[...document.querySelectorAll('svg text')].map(t => t.getBoundingClientRect().height))"
     )
@@ -52,5 +54,6 @@ def test_every_value_of_a_row_is_shown_with_its_head(page: Any, file, width):
     row = page.locator("tbody tr").nth(1)
     for told in ("2", "0.420", "+0.020", "(-0.030 to +0.080)", "12", "+0.010", "2.8 min"):
         assert row.get_by_text(told, exact=told != "+0.020").first.is_visible()
+    assert row.get_by_text("0.420").bounding_box()["height"] < 40, "a number stays on one line"
     assert page.get_by_role("columnheader").count() == 7
     assert page.get_by_role("img", name="hand-ins").is_visible()

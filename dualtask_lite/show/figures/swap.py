@@ -69,13 +69,17 @@ def _in_words(means: dict[tuple[str, str], float], counts: dict[tuple[str, str],
     ]
     owners, scanners = (list(dict.fromkeys(key[side] for key in means)) for side in (0, 1))
     by_scanner = [
-        f"{means[owner, scanners[-1]] - means[owner, scanners[0]]:+.2f} for patients of {owner}" for owner in owners
+        f"{_change(means[owner, scanners[0]], means[owner, scanners[-1]])} for patients of {owner}" for owner in owners
     ]
     by_patients = [
-        f"{means[owners[-1], scanner] - means[owners[0], scanner]:+.2f} with the scanner of {scanner}"
+        f"{_change(means[owners[0], scanner], means[owners[-1], scanner])} with the scanner of {scanner}"
         for scanner in scanners
     ]
     return (
         f"Mean Dice of the {target}: {'; '.join(cells)}. From the scanner of {scanners[0]} to that of {scanners[-1]}: "
         f"{', '.join(by_scanner)}. From patients of {owners[0]} to those of {owners[-1]}: {', '.join(by_patients)}."
     )
+
+
+def _change(before: float, after: float) -> str:
+    return f"{round(after - before, 2) + 0.0:+.2f}"  # adding 0 turns -0.00 into +0.00

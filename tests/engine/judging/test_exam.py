@@ -90,7 +90,7 @@ def test_a_clear_gain_is_called_one(scored):
 
 
 def test_a_case_that_was_seen_in_training_is_refused(cascade, phantom_folder, tmp_path):
-    with pytest.raises(DualTaskError, match="was seen in training"):
+    with pytest.raises(DualTaskError, match="was used in training"):
         exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=phantom_folder, **CPU)
     assert not list(tmp_path.iterdir())
 
