@@ -7,16 +7,26 @@ as any other run.
 
 from __future__ import annotations
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from dualtask_lite.cases.masks import dice
+from dualtask_lite.cases.phantom import make_case
+from dualtask_lite.engine.config import STAGES
+from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.curves import CURVE
 from dualtask_lite.engine.judging.evaluation import summary_of
+from dualtask_lite.engine.predict import predict_box
 from dualtask_lite.engine.run import (
     CONFIG,
     MANIFEST,
     METRICS,
     MODEL,
+    Model,
     load_model,
     read_json,
     read_rows,
@@ -24,9 +34,11 @@ from dualtask_lite.engine.run import (
     write_json,
     write_rows,
 )
+from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import CASCADES, data_file
 
 HELD_OUT = "C"
+LEAST_AGREEMENT = 0.999
 _EVERY = 25  # steps between two rows of the metrics that are kept
 
 
@@ -63,10 +75,12 @@ def keep(table: Path, folder: Path, arms: dict[str, str]) -> None:
     runs = {"pancreas-coarse": ("segmentation", table / "common" / cell / "pancreas-coarse")}
     runs |= {name: (arm, table / "cells" / arm / cell / "tumour-coarse") for name, arm in arms.items()}
     for name, (arm, run) in runs.items():
-        model = load_model(run)
+        model = load_model(run, "cpu")
         out = folder / name
         settings = model.settings.changed({"data.held_out": HELD_OUT})
-        save_model(out / MODEL, model.net.half(), settings, model.training_cases)
+        halved = replace(model, net=copy.deepcopy(model.net).half().float(), settings=settings)
+        check_same_masks(model, halved)
+        save_model(out / MODEL, halved.net.half(), settings, model.training_cases)
         settings.write(out / CONFIG)
         write_rows(out / METRICS, [row for row in read_rows(run / METRICS) if int(row["step"]) % _EVERY == 0])
         write_rows(out / CURVE, read_rows(run / CURVE))
@@ -75,6 +89,25 @@ def keep(table: Path, folder: Path, arms: dict[str, str]) -> None:
         write_json(
             out / MANIFEST,
             {**read_json(run / MANIFEST), "arm": arm, "held_out": HELD_OUT, "scores": {HELD_OUT: found}},
+        )
+
+
+def check_same_masks(model: Model, halved: Model, cases: int = 8) -> None:
+    """Refuse weights in half precision that change a mask of the held-out hospital.
+
+    Raises:
+        DualTaskError: when the masks of all cases together agree with a Dice below ``LEAST_AGREEMENT``.
+    """
+    masks = []
+    for number in range(cases):
+        scan = make_case(HELD_OUT, number).load()
+        box = training_box(scan, STAGES[model.settings.stage])
+        masks.append([predict_box(one, scan, box).probability.ravel() >= 0.5 for one in (model, halved)])
+    agreement = dice(*(np.concatenate(parts) for parts in zip(*masks, strict=True)))
+    if agreement < LEAST_AGREEMENT:
+        raise DualTaskError(
+            f"{model.path}: its masks in half precision agree with a Dice of {agreement:.5f}",
+            "keep it in full precision",
         )
 
 
