@@ -74,6 +74,7 @@ def keep(table: Path, folder: Path, arms: dict[str, str]) -> None:
     rows = [row for row in read_rows(table / "cases.csv") if (row["part"], row["seed"]) == (HELD_OUT, "0")]
     runs = {"pancreas-coarse": ("segmentation", table / "common" / cell / "pancreas-coarse")}
     runs |= {name: (arm, table / "cells" / arm / cell / "tumour-coarse") for name, arm in arms.items()}
+    about = {"command": read_json(table / "summary.json")["command"], "held_out": HELD_OUT}
     for name, (arm, run) in runs.items():
         model = load_model(run, "cpu")
         out = folder / name
@@ -88,7 +89,7 @@ def keep(table: Path, folder: Path, arms: dict[str, str]) -> None:
         found = {target: round(of[HELD_OUT]["dice"]["mean"], 4) for target, of in scores.items()}
         write_json(
             out / MANIFEST,
-            {**read_json(run / MANIFEST), "arm": arm, "held_out": HELD_OUT, "scores": {HELD_OUT: found}},
+            {**read_json(run / MANIFEST), **about, "arm": arm, "scores": {HELD_OUT: found}},
         )
 
 
