@@ -59,7 +59,7 @@ def task07(phantom_folder, server, monkeypatch):
 def test_list_shows_the_registry_and_the_local_copies(tmp_path):
     listed = json.loads(call("list", "--json"))
     assert list(listed) == list(sources())
-    assert [name for name, one in listed.items() if one["here"]] == ["phantom"]
+    assert [name for name, one in listed.items() if one["here"]] == ["phantom", "phantom-48", "exam"]
     (tmp_path / "cache" / "nih").mkdir(parents=True)
     assert json.loads(call("list", "--json"))["nih"]["here"]
     shown = call("list")
@@ -84,14 +84,14 @@ def test_get_to_another_folder_names_the_next_command(task07, tmp_path):
 
 
 def test_get_phantom_generates_it(tmp_path, monkeypatch, phantom_folder):
-    monkeypatch.setattr("dualtask_lite.cases.sources._phantom", lambda: phantom_folder)
+    monkeypatch.setattr("dualtask_lite.cases.sources._phantom", lambda name: phantom_folder)
     assert json.loads(call("get", "phantom", "--json"))["folder"] == str(phantom_folder)
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["get", "mds"], "there is no source 'mds'; choose from: phantom, msd"),
+        (["get", "mds"], "there is no source 'mds'; choose from: phantom, phantom-48, exam, msd"),
         (["get", "phantom", "--out", "here"], "dualtask data make phantom --out here"),
         (["get", "nih", "--offline", "--out", "nowhere"], "nowhere: does not exist; create it, then open"),
     ],

@@ -58,8 +58,9 @@ def pair(name, centre, *, below="", image=None):
 
 def test_the_registry_is_complete():
     known = sources()
-    assert list(known) == ["phantom", "msd", "nih", "panorama"]
-    assert [name for name, source in known.items() if source.how == "made"] == ["phantom"]
+    made = ["phantom", "phantom-48", "exam"]
+    assert list(known) == [*made, "msd", "nih", "panorama"]
+    assert [name for name, source in known.items() if source.how == "made"] == made
     for name, source in known.items():
         assert source.name == name
         assert source.cases > 0
@@ -83,7 +84,7 @@ def test_everything_is_fetched_over_tls():
 
 @pytest.mark.parametrize(
     ("name", "case"),
-    [("phantom", "B_015"), ("msd", "pancreas_001"), ("nih", "PANCREAS_0082"), ("panorama", "100047_00002")],
+    [("exam", "D_015"), ("msd", "pancreas_001"), ("nih", "PANCREAS_0082"), ("panorama", "100047_00002")],
 )
 def test_a_case_is_known_by_its_name(name, case):
     assert [one for one, source in sources().items() if re.fullmatch(source.ids, case)] == [name]
@@ -129,9 +130,9 @@ def tiny_phantom(tmp_path, monkeypatch):
     """A stand-in that is made at once; gives the list of folders that were asked for."""
     asked = []
 
-    def make(folder, *, cases, seed):
+    def make(folder, *, cases, seed, of):
         asked.append(folder)
-        for centre in "ABC":
+        for centre in of:
             task07(folder / centre, [f"{centre}_{i}" for i in range(cases)])
         return folder
 
@@ -226,7 +227,7 @@ def test_an_absolute_source_means_the_same_from_another_folder(given, tmp_path, 
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
     task07(tmp_path / "cache" / "msd", ["fetched"])
-    monkeypatch.setattr(module, "_phantom", lambda: tmp_path / "X")
+    monkeypatch.setattr(module, "_phantom", lambda name: tmp_path / "X")
 
     def listed(source):
         try:

@@ -88,9 +88,9 @@ def test_the_two_boxes_are_all_that_differs(monkeypatch):
     scan = case("c", organ=0.9, lesion=1.0, noise=0)
     boxes = []
 
-    def watched(chosen, settings, box):
+    def watched(chosen, settings, box, **options):
         boxes.append((settings.stage, box))
-        return cut_region(chosen, settings, box)
+        return cut_region(chosen, settings, box, **options)
 
     monkeypatch.setattr("dualtask_lite.engine.predict.cut_region", watched)
     found = box_leak(cascade, [scan])
