@@ -386,6 +386,8 @@ network = build_network(settings).to(device)
 before = cells(network)
 optimiser = torch.optim.AdamW(network.parameters(), lr=settings.optimiser.lr / 2)
 draw = torch.Generator().manual_seed(seed)
+
+# %%
 contrast = []
 for step in range(steps):
     taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]

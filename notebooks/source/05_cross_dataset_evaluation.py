@@ -281,6 +281,7 @@ def ends_of(interval):
     return " to ".join("none" if end is None else f"{end:+.3f}" for end in interval)
 
 
+# %%
 Table(
     [
         {

@@ -57,6 +57,8 @@ models = [
     for model in in_cascade_order(load_models("reference"))
 ]
 cases = unseen_cases(models, find_cases(source)) if not data_dir else find_cases(source)
+
+# %%
 Table(
     [
         {

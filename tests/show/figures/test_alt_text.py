@@ -114,7 +114,7 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
     "results.arms": lambda n: results.arms([comparison(n)], claimed=0.095),
     "results.paired": lambda n: results.paired(table(n), "full"),
     "results.sensitivity": lambda n: results.sensitivity(table(n), {"objective.tau": 3.0}),
-    "swap.patients_by_scanner": lambda n: swap.patients_by_scanner(swapped(n)),
+    "figures.patients_by_scanner": lambda n: swap.patients_by_scanner(swapped(n)),
     "trust.leaks": lambda n: trust.leaks([{"leak": "by slice", "reported Dice": 0.1 * n, "honest Dice": 0.5}]),
     "trust.risk_coverage": lambda n: trust.risk_coverage({"heads": [0.1 * n, 0.4]}, [0.1, 0.4]),
     "trust.thresholds": lambda n: trust.thresholds([0.3, 0.7], [0.1 * n, 0.4], [0.2, 0.3], 0.5),
@@ -131,7 +131,7 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
 def test_every_figure_is_tested():
     drawing = {
         f"{module.__name__.rpartition('.')[2]}.{name}"
-        for module in (figures, diagrams, results, swap, trust)
+        for module in (figures, diagrams, results, trust)
         for name, function in vars(module).items()
         if inspect.isfunction(function) and function.__annotations__.get("return") == "Picture" and name[0] != "_"
     }

@@ -258,7 +258,9 @@ def test_distance_profile_states_the_errors_of_a_slab():
     alt = figures.distance_profile(slab, (1.0, 1.0, 5.0)).alt
     assert "deepest voxel, 10.0 mm deep" in alt
     assert "feet to head, in mm: largest error 0.0 mm" in alt
-    assert "feet to head, in voxels, read as in-plane mm: largest error 16.0 mm" in alt  # 4 slices above: 4, not 20
+    assert (
+        "feet to head, in voxels, scaled by the in-plane spacing: largest error 16.0 mm" in alt
+    )  # 4 slices above: 4, not 20
 
 
 def test_diagram_shows_the_output_shapes_of_the_network():
