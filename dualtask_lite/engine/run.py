@@ -148,6 +148,7 @@ def load_checkpoint(
     tensors, described = _read(path, "a checkpoint", _START_AGAIN)
     state: dict[int, dict[str, torch.Tensor]] = {}
     weights: dict[str, torch.Tensor] = {}
+    parameters = list(net.parameters())
     try:
         for name, tensor in tensors.items():
             kind, _, rest = name.partition(".")
@@ -155,13 +156,16 @@ def load_checkpoint(
                 weights[rest] = tensor
             else:
                 number, _, key = rest.partition(".")
-                state.setdefault(int(number), {})[key] = tensor
+                weight = parameters[int(number)]
+                # A fused optimiser needs each moment in the memory layout of its weight, which the file does not keep.
+                laid_out = torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+                state.setdefault(int(number), {})[key] = laid_out.detach()
         net.load_state_dict(weights)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         if scaler and (scaling := json.loads(described.get("scaler", "{}"))):
             scaler.load_state_dict(scaling)
         return int(described["step"])
-    except (KeyError, ValueError, RuntimeError) as error:
+    except (LookupError, ValueError, RuntimeError) as error:
         raise DualTaskError(f"{path}: does not fit the settings of its run", _START_AGAIN) from error
 
 

@@ -44,7 +44,6 @@ overrides: dict = {}  # other values for settings of the prediction, such as {"p
 from dataclasses import replace
 
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.engine.judging.evaluation import unseen_cases
 from dualtask_lite.engine.predict import in_cascade_order
 from dualtask_lite.engine.run import load_models
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
@@ -56,7 +55,7 @@ models = [
     replace(model, settings=model.settings.changed(overrides))
     for model in in_cascade_order(load_models("reference"))
 ]
-cases = unseen_cases(models, find_cases(source)) if not data_dir else find_cases(source)
+cases = [case for case in find_cases(source) if data_dir or case.centre == "C"]
 
 # %%
 Table(

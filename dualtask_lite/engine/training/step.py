@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, Samples
-from dualtask_lite.engine.training.devices import pick_device
+from dualtask_lite.engine.training.devices import pick_device, world_size
 from dualtask_lite.engine.training.gradients import columns, gradient_norms
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method import losses
@@ -155,7 +155,9 @@ def make_optimiser(net: torch.nn.Module, settings: Settings) -> torch.optim.Opti
     """Adam or AdamW; the learning rate is set anew in each step."""
     chosen = settings.optimiser
     kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name]
-    fused = pick_device(settings.machine.device) == "cpu"  # Fabric cannot clip a fused one in fp16
+    # Fused, it reads the memory as it lies: the gradients of several processes lie otherwise, and Fabric cannot clip
+    # them in fp16.
+    fused = pick_device(settings.machine.device) == "cpu" and world_size() == 1
     return kind(net.parameters(), lr=chosen.lr, weight_decay=chosen.weight_decay, fused=fused)
 
 
