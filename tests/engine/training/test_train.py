@@ -507,12 +507,10 @@ def test_validation_watches_evenly_spread_cases_without_flips(tmp_path, monkeypa
 
     monkeypatch.setattr(engine_train, "predict_region", count)
     chosen = {**TINY, "prediction.flips": 8, "machine.validate_cases": 1, "optimiser.steps": 1}
-    parts = split()
-    parts = Split(train=parts.train, validation=(*parts.validation, *parts.train), test=())
     train(
         Settings.of("laptop", chosen),
         tmp_path,
-        split=parts,
+        split=split(validation=3),
         progress=False,
         on_validation=lambda net, regions, settings: shown.append(len(regions)),
     )
