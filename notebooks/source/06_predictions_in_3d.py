@@ -55,7 +55,10 @@ models = [
     replace(model, settings=model.settings.changed(overrides))
     for model in in_cascade_order(load_models("reference"))
 ]
-cases = [case for case in find_cases(source) if data_dir or case.centre == "C"]
+used = {case.digest for model in models for case in model.training_cases}
+cases = [
+    case for case in find_cases(source) if case.label is not None and case.digest() not in used
+]
 
 # %%
 Table(
