@@ -393,8 +393,8 @@ risk_left = sum(row["risk"] for row in left) / len(left)
 
 # %% tags=["exercise", "wrong"]
 by_warning = sorted(second_opinions, key=lambda row: row["unsure"])
-left = by_warning[len(by_warning) // 4 :]
-risk_left = sum(row["risk"] for row in left) / len(left)
+left = by_warning[: len(by_warning) - len(by_warning) // 4]
+risk_left = sum(1 - row["risk"] for row in left) / len(left)  # the Dice, not the risk
 
 # %% tags=["check"]
 check("06.3", risk_left)

@@ -50,7 +50,10 @@ def test_the_rehearsal_counts_what_a_real_step_keeps(recompute):
         image = torch.rand(1, 1, 32, 32, 32)
         target = losses.Target(torch.zeros_like(image), torch.zeros_like(image))
         _total(settings, list(net(torch.cat([image] * 2))), target).backward()
-    assert step_bytes(settings, "cpu") == pytest.approx(alive.peak + 4 * weights, rel=0.1)
+    estimate, real = step_bytes(settings, "cpu"), alive.peak + 4 * weights
+    # The copies around an instance norm on a CPU are not rehearsed; the margin that is added must cover them.
+    assert estimate <= 1.1 * real
+    assert real <= MARGIN * estimate
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
