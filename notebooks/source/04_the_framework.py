@@ -342,6 +342,8 @@ import statistics
 median_dice = statistics.median(row["dice"] for row in pancreas if not math.isnan(row["dice"]))
 
 # %% tags=["exercise", "wrong"]
+import statistics
+
 median_dice = statistics.median(row["hd95_mm"] for row in pancreas)
 
 # %% tags=["check"]

@@ -507,5 +507,6 @@ run_manifest(
     cases=len(cases),
     steps=manifest["steps"],
     same_grid=bool(same_grid),
+    differences=differences,
     bundle=(work / "bundle" / "configs" / "metadata.json").exists(),
 )

@@ -338,7 +338,6 @@ def check_04(results):
     assert results["steps"] == dict.fromkeys(("pancreas-coarse", "tumour-coarse"), SMALL["04"]["optimiser.steps"])
     assert results["cases"] == 4
     assert 0 <= results["pancreas_dice"] <= 1
-    assert results["differences"] == {"cut": 0, "terminal": 0}, "a cut and a terminal change nothing"
 
 
 def check_05(results):
@@ -357,13 +356,14 @@ def check_05(results):
 
 def check_06(results):
     assert results["cases"] == 4
-    assert 0 <= results["pancreas_dice"] <= 1
-    assert results["dice"]["good"] >= results["dice"]["middling"] >= results["dice"]["failed"]
+    assert 0 <= results["tumour_dice"] <= 1
+    assert results["dice"]["good"] >= results["dice"]["median"] >= results["dice"]["failed"]
     assert set(results["aurc"]) >= {"heads_mask", "views_mask", "unsure"}
     assert all(0 <= area <= 1 for area in (*results["aurc"].values(), results["aurc_useless"]))
 
 
 def check_07(results):
+    assert results["differences"] == {"cut": 0, "terminal": 0}, "a cut and a terminal change nothing"
     assert results["errors_found"] == 3
     assert results["steps"] == SMALL["07"]["optimiser.steps"]
     assert results["same_grid"]
