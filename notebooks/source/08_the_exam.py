@@ -33,7 +33,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 team = "team"  # your name on the board
 board = ""  # the folder that all teams share; empty: a folder of your own
 exam_cases = "exam"  # the exam's hospital; or a folder, as your instructor says
-baseline = ""  # the models to beat, a run folder; empty: a short training, made here
+baseline = "reference"  # the models to beat: a name of dualtask models, or a run folder
 
 # %% [markdown]
 # ## The rules
@@ -46,26 +46,34 @@ baseline = ""  # the models to beat, a run folder; empty: a short training, made
 #
 # ## The baseline
 #
-# It learns the segmentation only, from two hospitals. All teams are compared with it, on the same cases.
+# The reference model with both conversions. It learned from three times as many patients of two hospitals, and for hours,
+# so do not expect to beat it in three minutes: the exam asks how far you get, and what your difference is worth.
 
 # %%
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.run import load_models, read_json
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest, show_source
 from dualtask_lite.show.table import Table
 
 folder = new_folder("08")
 source = data_dir or "phantom"
+reference = load_models(baseline)
 held_out = sorted({case.centre for case in find_cases(source)})[-1]
 common = {"seed": seed, "data.source": source, "data.held_out": held_out}
-plain = {"objective.weights": {"seg": 1.0}}
-steps = {"pancreas-coarse": 100, "tumour-coarse": 60}  # few, to be quick
-if not baseline:
-    for stage, count in steps.items():
-        chosen = {"stage": stage, "optimiser.steps": count, **common, **plain, **overrides}
-        train(Settings.of(profile, chosen), folder / "baseline" / stage)
-baseline = baseline or folder / "baseline"
+Table(
+    [
+        {
+            "stage": model.settings.stage,
+            "steps": model.settings.optimiser.steps,
+            "trained on": sorted({case.centre for case in model.training_cases}),
+            "cases": len(model.training_cases),
+        }
+        for model in reference
+    ],
+    "The baseline",
+)
 
 # %% [markdown]
 # ## Your attempt
@@ -76,7 +84,7 @@ baseline = baseline or folder / "baseline"
 # %%
 changes = {
     "objective.weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
-    "optimiser.steps": 60,
+    "optimiser.steps": 80,  # few, to be quick; your budget holds more
 }
 attempt = Settings.of(profile, {"stage": "tumour-coarse", **common, **changes, **overrides})
 train(attempt, folder / "attempt" / "tumour-coarse")
@@ -88,8 +96,6 @@ train(attempt, folder / "attempt" / "tumour-coarse")
 # many steps it made (`steps`). Reading the cases takes a part of that time, too; leave it in.
 
 # %%
-from dualtask_lite.engine.run import read_json
-
 manifest = read_json(folder / "attempt" / "tumour-coarse" / "manifest.json")
 print({name: manifest[name] for name in ("steps", "seconds", "dice")})
 
@@ -124,10 +130,8 @@ choice(
 import numpy as np
 
 from dualtask_lite.engine.judging.evaluation import evaluate
-from dualtask_lite.engine.run import load_models
 
-known = [case for case in find_cases(source) if case.centre == held_out][:6]
-reference = load_models(baseline)
+known = [case for case in find_cases(source) if case.centre == held_out][:4]  # to be quick
 pancreas = [model for model in reference if model.settings.stage == "pancreas-coarse"]
 tried = {"baseline": reference, "attempt": pancreas + load_models(folder / "attempt")}
 mean_dice = {}
