@@ -125,9 +125,9 @@ mean_difference = sum(differences) / len(differences)
 # %% tags=["exercise", "wrong"]
 dice = {(row["arm"], row["case"]): float(row["dice"]) for row in rows}
 differences = [
-    dice["segmentation", c] - dice["conversion", c] for arm, c in dice if arm == "conversion"
+    dice["conversion", c] - dice["segmentation", c] for arm, c in dice if arm == "conversion"
 ]
-mean_difference = sum(differences) / len(differences)
+mean_difference = differences  # the mean is missing
 
 # %% tags=["check"]
 check("05.1", mean_difference)

@@ -176,7 +176,7 @@ unusable = ...
 unusable = sorted({finding["case"] for finding in findings if finding["level"] == "error"})
 
 # %% tags=["exercise", "wrong"]
-unusable = [finding["case"] for finding in findings]
+unusable = [finding for finding in findings if finding["level"] == "error"]  # not their ids
 
 # %% tags=["check"]
 check("07.1", unusable)
