@@ -12,7 +12,7 @@ export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo models times test fuzz load lab notebooks nbgrader lint clean
+.PHONY: help demo models times test fuzz load lab notebooks results nbgrader lint clean
 
 help: ## this list
 	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
@@ -36,6 +36,9 @@ lab: $(STAMP) ## open JupyterLab on the notebooks, for this machine only
 notebooks: $(STAMP) ## write notebooks/*.ipynb from notebooks/source/*.py; ADDRESS=https://... sets where the course lies
 	$(if $(ADDRESS),$(BIN)/python notebooks/address.py '$(ADDRESS)')
 	$(BIN)/python notebooks/build.py notebooks
+
+results: $(STAMP) ## write the result of data/results/reference into README.md and the page of the table
+	$(BIN)/python notebooks/build.py results
 
 nbgrader: $(STAMP) ## write the lessons as assignments of nbgrader into build/nbgrader/
 	$(BIN)/python notebooks/build.py nbgrader build/nbgrader

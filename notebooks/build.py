@@ -33,6 +33,7 @@ import jupytext
 import nbformat
 import papermill
 import pictures
+import results
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
@@ -372,6 +373,11 @@ def write_notebooks() -> None:
         print(path.relative_to(HERE.parent))
 
 
+def write_results() -> None:
+    """Write the result of the reference table into the README and its page."""
+    results.write(README)
+
+
 def write_assignments(folder: Path) -> None:
     """Write every lesson as an assignment of nbgrader."""
     notebooks = {source.stem: make_notebook(source, ("blank", "solution")) for source in lessons()}
@@ -383,6 +389,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("notebooks").set_defaults(do=write_notebooks)
+    commands.add_parser("results").set_defaults(do=write_results)
     for name, do in (("demo", demo), ("times", keep_times), ("nbgrader", write_assignments)):
         command = commands.add_parser(name)
         command.add_argument("folder", type=Path)

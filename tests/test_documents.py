@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -13,9 +12,6 @@ from typer.testing import CliRunner
 
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app
-from dualtask_lite.engine.judging.statistics import compare
-from dualtask_lite.engine.run import read_rows
-from dualtask_lite.rows import number
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -118,75 +114,3 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, phantom_folder, ca
     assert len(code.splitlines()) <= 10
     exec(code.replace("/my/cts", str(phantom_folder)).replace("runs/laptop-cascade", str(cascade)), {})
     assert {path.name for path in tmp_path.iterdir()} == {"distance.nii.gz", "case.html"}
-
-
-ARMS = {  # row of the README's table -> arm
-    "segmentation only": "segmentation",
-    "+ distance and both conversions": "conversion",
-    "all terms, with two views": "full",
-}
-REFERENCE = ROOT / "data" / "results" / "reference"
-
-
-def measured():
-    """What the rows of the reference table say of hospital C, seed 0: arm -> the numbers of its row as written."""
-    kept = json.loads((REFERENCE / "summary.json").read_text(encoding="utf-8"))
-    curves = [row for row in read_rows(REFERENCE / "curves.csv") if (row["part"], row["seed"]) == ("C", "0")]
-    rows = [row for row in read_rows(REFERENCE / "cases.csv") if (row["part"], row["seed"]) == ("C", "0")]
-    tumours = [row for row in rows if row["target"] == "tumour"]
-    differences = {one["arm"]: one for one in compare(tumours, "segmentation", "dice")}
-    found = {}
-    for arm in ARMS.values():
-        one, of = differences.get(arm), [row for row in tumours if row["arm"] == arm]
-        found[arm] = {
-            "training": f"{float([row for row in curves if row['arm'] == arm][-1]['train_dice']):.3f}",
-            "difference": f"{one['difference']:+.3f} ({one['interval'][0]:+.3f} to {one['interval'][1]:+.3f})"
-            if one
-            else "",
-            **{name: f"{np.nanmean([number(row[name]) for row in of]):.3f}" for name in ("dice", "dice_own_box")},
-            "mean head": ""
-            if arm == "segmentation"
-            else f"{np.nanmean([number(row['dice_mean_head']) for row in of]):.3f}",
-            "found": f"{np.nanmean([number(row['detected']) for row in of]):.2f}",
-        }
-    pancreas = [number(r["dice"]) for r in rows if (r["target"], r["arm"]) == ("pancreas", "segmentation")]
-    return kept, found, f"{np.mean(pancreas):.3f}"
-
-
-def cells_of(block):
-    """First cell of each row of a table -> the others."""
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in block.splitlines() if line.startswith("| ")]
-    return {name: values for name, *values in rows[2:]}
-
-
-def test_the_result_table_of_the_readme_follows_from_the_rows():
-    _, found, pancreas = measured()
-    block = text_of(README).partition("<!-- result: ")[2].partition("<!-- end of result -->")[0]
-    wanted = {name: [found[arm][key] for key in ("training", "dice", "difference")] for name, arm in ARMS.items()}
-    assert cells_of(block) == wanted
-    assert f"pancreas stage reaches {pancreas}" in block
-
-
-def test_the_page_of_the_reference_table_follows_from_its_rows():
-    kept, found, pancreas = measured()
-    page = text_of(REFERENCE / "README.md")
-    keys = ("training", "dice", "difference", "found", "mean head", "dice_own_box")
-    assert cells_of(page) == {arm: [found[arm][key] for key in keys] for arm in ARMS.values()}
-    assert f"shared stage: {pancreas} on" in page
-    assert kept["command"] in page
-    assert kept["mixed"] == []
-
-
-def test_the_sentences_below_the_result_table_follow_from_the_rows():
-    """Half of the claimed gain, chance not excluded; all terms have not learned their own hospitals yet."""
-    _, found, _ = measured()
-    kept, (gain, interval) = 0.0951, found["conversion"]["difference"].split(" ", 1)
-    assert 0.4 < float(gain) / kept < 0.6
-    assert interval.startswith("(-0.001")  # holds 0, and one training has no interval over trainings
-    curve = {
-        int(row["step"]): float(row["train_dice"])
-        for row in read_rows(REFERENCE / "curves.csv")
-        if (row["arm"], row["part"], row["seed"]) == ("segmentation", "C", "0")
-    }
-    assert curve[900] < float(found["full"]["training"]) < curve[1200]
-    assert float(found["segmentation"]["training"]) > float(found["segmentation"]["dice"]) + 0.2

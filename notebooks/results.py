@@ -1,0 +1,181 @@
+"""Writes the result of the reference table into the README and the table's page, from its rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from textwrap import fill
+from typing import Any
+
+import numpy as np
+from readme import write_part
+
+from dualtask_lite.engine.judging.statistics import compare
+from dualtask_lite.engine.run import read_json, read_rows
+from dualtask_lite.rows import Row, number
+
+FOLDER = Path(__file__).parents[1] / "data" / "results" / "reference"
+MADE_BY = "make results"
+BASELINE = "segmentation"
+ARMS = {  # arm -> its name in a table
+    "segmentation": "segmentation only",
+    "conversion": "+ distance and both conversions",
+    "full": "all terms, with two views",
+    "full+optimiser.steps=9600": "all terms, with two views, four times as long",
+}
+CENTRES = "ABC"
+WIDTH = 140  # of the lines in the README
+CLAIMED = 0.0951  # gain of the paper on patients of an unseen hospital (Dice of the tumour)
+IN_WORDS = {
+    "better": "better than segmentation only",
+    "worse": "worse than segmentation only",
+    "not shown": "not shown, since chance alone could explain it",
+}
+
+
+class Results:
+    """What the rows of a table say of each arm.
+
+    Args:
+        folder: with ``cases.csv``, ``curves.csv`` and ``summary.json``.
+    """
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        rows = read_rows(folder / "cases.csv")
+        self.summary = read_json(folder / "summary.json")
+        self.tumours = [row for row in rows if row["target"] == "tumour"]
+        self.pancreas = [row for row in rows if row["target"] == "pancreas"]
+        self.curves = read_rows(folder / "curves.csv")
+        self.arms = [arm for arm in ARMS if any(row["arm"] == arm for row in self.tumours)]
+        self.comparisons = {record["arm"]: record for record in compare(self.tumours, BASELINE, "dice")}
+
+    def trainings(self, arm: str) -> int:
+        """Number of trainings of an arm: held-out hospitals times seeds."""
+        return len({(row["part"], row["seed"]) for row in self.tumours if row["arm"] == arm})
+
+    def training_dice(self, arm: str) -> float:
+        """Dice of training cases at the last step, mean over the trainings."""
+        last = {(row["part"], row["seed"]): row["train_dice"] for row in self.curves if row["arm"] == arm}
+        return float(np.mean([number(value) for value in last.values()]))
+
+    def mean(self, arm: str, column: str = "dice", centres: str = CENTRES) -> float:
+        """Mean of a column over the tumours of the held-out hospitals; NaN when there is none."""
+        return _mean(row[column] for row in self.tumours if row["arm"] == arm and row["part"] in centres)
+
+    def pancreas_dice(self, centre: str) -> float:
+        """Dice of the shared pancreas stage on a held-out hospital."""
+        return _mean(r["dice"] for r in self.pancreas if (r["arm"], r["part"]) == (BASELINE, centre))
+
+
+def _mean(values: Iterable[str]) -> float:
+    known = [value for value in map(number, values) if math.isfinite(value)]
+    return float(np.mean(known)) if known else math.nan
+
+
+def written(value: float, digits: int = 3) -> str:
+    """A number of a table, empty when there is none."""
+    return "" if math.isnan(value) else f"{value:.{digits}f}"
+
+
+def interval(ends: Sequence[float]) -> str:
+    """An interval of a table, empty when it cannot be had."""
+    return "" if math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A table from rows that share their columns."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([*row.values()] for row in rows)]
+    return "\n".join(" ".join(["|", *(part for cell in cells for part in (cell, "|") if part)]) for cells in lines)
+
+
+def arm_row(results: Results, arm: str) -> dict[str, str]:
+    """Row of the README's table."""
+    found: Row | dict[str, Any] = results.comparisons.get(arm, {})
+    return {
+        "arm": ARMS[arm],
+        "trainings": str(results.trainings(arm)),
+        "own hospitals": written(results.training_dice(arm)),
+        **{centre: written(results.mean(arm, centres=centre)) for centre in CENTRES},
+        "difference": f"{found['difference']:+.3f}" if found else "",
+        "95 %, trainings and cases": interval(found["hierarchical"]) or "one training" if found else "",
+    }
+
+
+def sentence(results: Results, arm: str, subject: str) -> str:
+    """What a comparison shows, in words."""
+    found = results.comparisons[arm]
+    if found["trainings"] == 1:
+        return f"{subject} {found['difference']:+.3f} in one training, which is no verdict."
+    return (
+        f"{subject} {found['difference']:+.3f} over {found['trainings']} trainings "
+        f"({interval(found['hierarchical'])}): {IN_WORDS[found['conclusion']]}."
+    )
+
+
+def readme_lines(results: Results) -> str:
+    """Table and sentences of the README."""
+    tumours = len({row["case"] for row in results.tumours if math.isfinite(number(row["dice"]))})
+    about = (
+        f"Dice of {tumours} tumours of made-up hospitals, each held out while the others trained (profile "
+        f"`reference`, {results.summary['date'][:10]}). *Own hospitals*: ten training cases."
+    )
+    sentences = [
+        f"The paper reports {CLAIMED:+.3f} on patients.",
+        sentence(results, "conversion", "Here the distance and both conversions change the Dice by"),
+    ]
+    needed = results.comparisons["conversion"]["trainings_needed"]
+    if math.isfinite(needed):
+        sentences.append(f"With the spread between these trainings, {needed} would show a difference of 0.05.")
+    sentences.append(sentence(results, "full", "All terms in as many steps change it by"))
+    if results.training_dice("full") < results.training_dice(BASELINE):
+        sentences.append("They have not learned their own hospitals by then.")
+    return "\n".join(
+        [
+            fill(about, WIDTH),
+            "",
+            markdown([arm_row(results, a) for a in results.arms]),
+            "",
+            fill(" ".join(sentences), WIDTH),
+        ]
+    )
+
+
+def page_lines(results: Results) -> str:
+    """Command, tables and what they say, for the page of the table."""
+    rows = []
+    for arm in results.arms:
+        found = results.comparisons.get(arm)
+        rows.append(
+            {
+                "arm": arm,
+                "minus segmentation, by hospital": ", ".join(f"{c} {d:+.3f}" for c, d in found["by_centre"].items())
+                if found
+                else "",
+                "95 %, cases alone": interval(found["interval"]) if found else "",
+                "found": written(results.mean(arm, "detected"), 2),
+                "by the mean of both heads": written(results.mean(arm, "dice_mean_head")),
+                "in the label's own box": written(results.mean(arm, "dice_own_box")),
+            }
+        )
+    stage = {centre: written(results.pancreas_dice(centre)) for centre in CENTRES}
+    return "\n".join(
+        [
+            readme_lines(results),
+            "",
+            markdown(rows),
+            "",
+            f"Pancreas, shared stage: {', '.join(f'{value} on {centre}' for centre, value in stage.items() if value)}.",
+            "",
+            f"Last command: `{results.summary['command']}` ({results.summary['device']}, torch "
+            f"{results.summary['versions']['torch']}); `cells.csv` has the seconds, processor and date of each cell.",
+            *results.summary["mixed"],
+        ]
+    )
+
+
+def write(readme: Path, page: Path = FOLDER / "README.md") -> None:
+    """Write the result into the README and into the page of the table."""
+    results = Results()
+    write_part(readme, "result", readme_lines(results), MADE_BY)
+    write_part(page, "result", page_lines(results), MADE_BY)
