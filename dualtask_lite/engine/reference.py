@@ -55,8 +55,8 @@ def described() -> list[dict[str, Any]]:
                 "trained on": "A, B",
                 "steps": manifests[-1]["steps"],
                 "minutes": round(sum(manifest["seconds"] for manifest in manifests) / 60, 1),
-                f"pancreas Dice on {HELD_OUT}": scores["pancreas"],
-                f"tumour Dice on {HELD_OUT}": scores["tumour"],
+                f"pancreas Dice on {HELD_OUT}": round(scores["pancreas"], 3),
+                f"tumour Dice on {HELD_OUT}": round(scores["tumour"], 3),
             }
         )
     return rows

@@ -280,18 +280,21 @@ from dualtask_lite.engine.predict import in_cascade_order, predict_scan
 
 reference = in_cascade_order(load_models("reference"))
 new_patients = [make_case(centre, 100 + n) for centre in "AB" for n in range(5)]
+
+
+def scored(chosen, some):
+    """Rows of both targets, each scored on its own mask."""
+    scans = (case.load() for case in some)
+    return [r for s in scans for r in score(s, predict_scan(chosen, s), ["pancreas", "tumour"])]
+
+
 groups = {
-    "this lesson, at home": (models, split.validation if data_dir else new_patients),
-    "this lesson, away": (models, split.test),
-    "reference, at home": (reference, () if data_dir else new_patients),
-    "reference, away": (reference, split.test if not data_dir else ()),
+    "this lesson, at home": scored(models, split.validation if data_dir else new_patients),
+    "this lesson, away": evaluation.rows,
+    "reference, at home": scored(reference, () if data_dir else new_patients),
+    "reference, away": scored(reference, () if data_dir else split.test),
 }
-compared = [
-    {"model": name, **row}
-    for name, (chosen, some) in groups.items()
-    for scan in (case.load() for case in some)
-    for row in score(scan, predict_scan(chosen, scan), ["pancreas", "tumour"])
-]
+compared = [{"model": name, **row} for name, rows in groups.items() for row in rows]
 figures.scores([row for row in compared if row["target"] == "pancreas"], by="model")
 
 # %%

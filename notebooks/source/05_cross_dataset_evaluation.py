@@ -577,7 +577,7 @@ honest_guess = ...
 honest_guess = 0.80 - (by_slice.reported - by_slice.honest)
 
 # %% tags=["exercise", "wrong"]
-honest_guess = 0.80 + (by_slice.reported - by_slice.honest)
+honest_guess = by_slice.honest  # the honest Dice of this model, not of the paper's
 
 # %% tags=["check"]
 check("05.4", honest_guess)

@@ -234,7 +234,7 @@ fit_a_t4 = ...
 fit_a_t4 = {row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}
 
 # %% tags=["exercise", "wrong"]
-fit_a_t4 = {row["profile"] for row in memory if row["GB on a card"] <= 15}
+fit_a_t4 = {row["profile"] for row in memory if row["GB on a card"] > 15}  # these do not fit
 
 # %% tags=["check"]
 check("07.2", fit_a_t4)
@@ -463,7 +463,7 @@ labels = np.asarray(found.dataobj)
 pancreas_ml = (labels == 1).sum() * np.prod(found.header.get_zooms()) / 1000
 
 # %% tags=["exercise", "wrong"]
-pancreas_ml = (np.asarray(found.dataobj) == 1).sum() * np.prod(found.header.get_zooms())
+pancreas_ml = np.prod(found.shape) * np.prod(found.header.get_zooms()) / 1000  # the whole volume
 
 # %% tags=["check"]
 check("07.4", pancreas_ml)
