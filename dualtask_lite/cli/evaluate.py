@@ -174,4 +174,4 @@ def ablate(
 
 def _ends(interval: tuple[float, float]) -> str:
     low, high = interval
-    return f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "cannot be had"
+    return f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "undefined"
