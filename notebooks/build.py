@@ -40,9 +40,9 @@ from nbformat import NotebookNode
 from readme import ANSWERS, write_part
 from traitlets.config import Config
 
-from dualtask_lite.show.ladder import VARIABLE
 from dualtask_lite.show.lesson import MANIFEST_TYPE
 from dualtask_lite.show.table import Table
+from dualtask_lite.show.viewer import VARIABLE
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "source"

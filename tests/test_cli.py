@@ -338,7 +338,7 @@ def test_predict_again_below_its_input_predicts_the_same_cases(typed, cascade, t
     mask = (tmp_path / "in" / "ct_seg.nii.gz").read_bytes()
     code, _, err = typed("predict", cascade, tmp_path / "in" / "ct.nii.gz", "-o", tmp_path / "in")
     assert code == 1
-    assert "ct_seg.nii.gz: the result of case ct would replace it" in err
+    assert "ct_seg.nii.gz: is not a result of dualtask predict, and that of case ct would replace it" in err
     assert (tmp_path / "in" / "ct_seg.nii.gz").read_bytes() == mask
 
 
@@ -505,5 +505,5 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(tmp_path, phan
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; a training goes on with --resume"
+    assert err.splitlines()[-1] == "interrupted; continue a training with --resume"
     assert {file.name for file in (tmp_path / "run").iterdir()} <= {"config.yaml", "metrics.csv", "last.ckpt"}

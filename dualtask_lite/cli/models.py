@@ -10,7 +10,7 @@ from dualtask_lite.resources import KNOWS
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """The small reference models that come with the kit; their names work wherever a run folder does."""
+    """List the small reference models of the kit; every command accepts their names instead of a run folder."""
     from dualtask_lite.engine.reference import described
 
     rows = described()

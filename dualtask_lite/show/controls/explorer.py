@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import find_contours
 
-from dualtask_lite.show.ladder import STATIC, VARIABLE, in_kernel
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
+from dualtask_lite.show.viewer import STATIC, VARIABLE, in_kernel
 
 _OWN_KEYS = "data-lm-suppress-shortcuts"  # in such elements JupyterLab leaves the arrow keys to the element
 _HERE = Path(__file__)
