@@ -171,12 +171,12 @@ def test_a_finished_run_says_so_and_trains_on_when_its_steps_are_raised(typed, c
     run = shutil.copytree(cascade, tmp_path / "run")
     code, _, err = typed("train", "--resume", run)
     assert code == 0
-    assert err.count("is finished with 3 steps; raise optimiser.steps in its config.yaml to train on") == 2
+    assert err.count("is finished with 3 steps; raise optimiser.steps in its config.yaml to continue") == 2
     config = run / "tumour-coarse" / "config.yaml"
     config.write_text(config.read_text().replace("steps: 3", "steps: 5"))
     code, _, err = typed("train", "--resume", run)
     assert code == 0
-    assert "is finished with 3 steps; trains on to step 5" in err
+    assert "is finished with 3 steps; continues to step 5" in err
     assert [json.loads((run / stage / "manifest.json").read_text())["steps"] for stage in sorted(os.listdir(run))] == [
         3,
         5,

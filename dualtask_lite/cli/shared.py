@@ -17,7 +17,7 @@ from rich.text import Text
 
 from dualtask_lite.cases.paths import printable
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.resources import CASCADES, KNOWS
+from dualtask_lite.resources import CASCADES, REFERENCE_NOTE
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command imports what it needs
     from dualtask_lite.engine.run import Model
@@ -71,7 +71,7 @@ def models_of(device: str, *paths: Path) -> list[Model]:
 
     device = pick_device(device)
     if any(str(path) in CASCADES for path in paths):
-        typer.echo(f"note: {KNOWS}", err=True)
+        typer.echo(f"note: {REFERENCE_NOTE}", err=True)
     return in_cascade_order([stage for path in paths for stage in load_models(path, device)])
 
 

@@ -102,7 +102,7 @@ def read_stages(run: Path) -> list[dict[str, Any]]:
     """Read the files of each stage, in the order of the cascade: name, settings, curves, manifest."""
     folders = [run] if (run / CONFIG).exists() else [config.parent for config in run.glob(f"*/{CONFIG}")]
     if not folders:
-        raise DualTaskError(f"{run}: holds no run", "name the folder that dualtask train made")
+        raise DualTaskError(f"{run}: holds no run", "give a folder made by dualtask train")
     stages = []
     for folder in folders:
         settings = Settings.read(folder / CONFIG)
