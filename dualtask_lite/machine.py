@@ -1,4 +1,4 @@
-"""Probes of the machine: processor, memory, card, and what this process uses of them. Nothing is changed."""
+"""Probes of the machine: processor, memory, card, and their use by this process. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _PROC, _CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 
 
 def in_kernel() -> bool:
-    """Whether this is a Jupyter kernel, without importing IPython where nobody did."""
+    """Whether this is a Jupyter kernel, without importing IPython."""
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return getattr(shell, "kernel", None) is not None
 
 
 def processor() -> str:
-    """Name the processor: a training on another kind differs, because sums are formed in another order."""
+    """Name of the processor; results of a training depend on it, because the order of summation does."""
     if sys.platform == "linux":  # platform.processor() is empty there
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-        if names:  # ARM does not tell
+        if names:  # missing on ARM
             return names[0]
     return platform.processor() or platform.machine()
 
@@ -46,7 +46,7 @@ def has_bf16() -> bool:
 def host_memory() -> tuple[int | None, int | None]:
     """Total and available bytes of memory for this process; ``None`` where the system does not report it.
 
-    The narrowest counts: of the whole machine, and of each control group (container, batch job, hub) around it.
+    The smallest value counts: of the whole machine, and of each control group (container, batch job, hub) around it.
     """
     columns = zip(_system_memory(), *_group_memory(), strict=True)
     total, available = ([size for size in column if size is not None] for column in columns)
@@ -65,7 +65,7 @@ def _system_memory() -> tuple[int | None, int | None]:
 
 
 def _group_memory() -> Iterator[tuple[int, int]]:
-    """Limit and rest, in bytes, of each control group that this process is in."""
+    """Limit and available bytes of each control group of this process."""
     files = {"": ("max", "current"), "memory": ("limit_in_bytes", "usage_in_bytes")}  # version 2 and 1
     for _, controller, path in (line.split(":", 2) for line in _lines(_PROC / "self/cgroup")):
         root = _CGROUPS / controller
@@ -75,12 +75,12 @@ def _group_memory() -> Iterator[tuple[int, int]]:
             if folder.is_relative_to(root) and sizes[0] not in ([], ["max"]) and sizes[1]:
                 (limit,), (used,) = sizes
                 cached = dict(map(str.split, _lines(folder / "memory.stat"))).get("inactive_file", 0)
-                yield int(limit), int(limit) - int(used) + int(cached)  # the cache is given back on demand
+                yield int(limit), int(limit) - int(used) + int(cached)  # the cache is freed on demand
 
 
 def peak_memory_mb() -> float | None:
-    """Tell the largest memory of this process so far, or None where the system does not say (Windows)."""
-    if sys.platform == "linux":  # getrusage would start a child at what its parent held
+    """Largest memory of this process so far; None where the system does not report it (Windows)."""
+    if sys.platform == "linux":  # getrusage would include the memory of the parent process
         lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
         return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10, 1)
     try:

@@ -19,7 +19,7 @@ CASCADES = {
     "reference-full": ("pancreas-coarse", "tumour-full"),
 }
 
-KNOWS = "the reference models know the made-up hospitals A and B only; on a real CT their answer means nothing"
+REFERENCE_NOTE = "the reference models are trained on made-up cases only; their prediction of a real CT is meaningless"
 
 
 def data_file(name: str) -> Path:
@@ -50,7 +50,7 @@ def run_folder(path: str | Path) -> Path:
     """Turn the name of a reference model into a run folder in the cache; any other path is returned as it is.
 
     Raises:
-        DualTaskError: when the models are not there.
+        DualTaskError: when the models are missing.
     """
     stages = CASCADES.get(str(path))
     if stages is None or Path(path).exists():
@@ -59,7 +59,7 @@ def run_folder(path: str | Path) -> Path:
     weights = [source / "model.safetensors" for source in sources]
     if missing := [file for file in weights if not file.exists()]:
         raise DualTaskError(
-            f"{missing[0]}: this reference model is not there", "make it with make models, which takes hours"
+            f"{missing[0]}: this reference model is missing", "train it with make models, which takes hours"
         )
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()
     folder = cache_folder() / "models" / digest[:12] / str(path)
@@ -71,6 +71,6 @@ def run_folder(path: str | Path) -> Path:
             try:
                 (Path(growing) / "run").rename(folder)
             except OSError:
-                if not folder.exists():  # else another process was first, with the same content
+                if not folder.exists():  # else another process has made it, with the same content
                     raise
     return folder

@@ -1,4 +1,4 @@
-"""Rows of a table of results, as measured or as read from CSV, and the pairs that two arms make in them."""
+"""Rows of a results table, as measured or as read from CSV, and the paired results of two arms."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Row = Mapping[str, Any]
 
 
 def number(value: Any) -> float:
-    """Read a value of a row, as measured or as text of a CSV; an empty field is NaN, a detection 0 or 1."""
+    """Convert a value of a row, as measured or as text from CSV; an empty field is NaN, True 1 and False 0."""
     if value is None or value == "":
         return math.nan
     return float({"True": 1, "False": 0}.get(value, value))
 
 
 class Pair(NamedTuple):
-    """One case that two arms were tested on after the same training: same held-out part, same seed."""
+    """Results of two arms for one case after corresponding trainings: same held-out part, same seed."""
 
-    training: tuple[str, str]  # the part that was held out (a centre, or a fold) and the seed
+    training: tuple[str, str]  # held-out part (a centre or a fold) and seed
     centre: str
     case: str
     baseline: float
@@ -36,10 +36,10 @@ def pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> list[Pai
 
     Args:
         rows: results with ``arm``, ``centre``, ``case``, ``seed`` and the metric, of one target, protocol, head and
-            box. ``part`` is what a training held out; without it, the centre.
-        arm: the one that is asked about.
-        baseline: the one to compare with.
-        metric: a column; a pair in which either value is not defined is left out.
+            box. ``part`` is the held-out part of a training; by default the centre.
+        arm: to compare.
+        baseline: the arm to compare it with.
+        metric: a column; pairs with an undefined value are skipped.
 
     Returns:
         The pairs, sorted by training, centre and case.
@@ -59,6 +59,6 @@ def pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> list[Pai
                 "give the rows of one target, protocol, head and box"
             )
         values[row["arm"]][key] = number(row[metric])
-    both = sorted(values[arm].keys() & values[baseline].keys())
-    found = [Pair(*key, values[baseline][key], values[arm][key]) for key in both]
-    return [pair for pair in found if math.isfinite(pair.difference)]
+    shared = sorted(values[arm].keys() & values[baseline].keys())
+    matched = [Pair(*key, values[baseline][key], values[arm][key]) for key in shared]
+    return [pair for pair in matched if math.isfinite(pair.difference)]

@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import address
+import animations
 import grading
 import jupytext
 import nbformat
@@ -40,9 +41,9 @@ from nbformat import NotebookNode
 from readme import ANSWERS, write_part
 from traitlets.config import Config
 
-from dualtask_lite.show.ladder import VARIABLE
 from dualtask_lite.show.lesson import MANIFEST_TYPE
 from dualtask_lite.show.table import Table
+from dualtask_lite.show.viewer import VARIABLE
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "source"
@@ -277,7 +278,7 @@ def demo(folder: Path) -> None:
     (folder / "glossary.html").write_text(glossary_page(), encoding="utf-8")
     (folder / MEASURED.name).write_text(json.dumps(measurement(done), indent=1) + "\n", encoding="utf-8")
     (folder / "index.html").write_text(index(done, folder), encoding="utf-8")
-    pictures.take(folder)
+    pictures.save_screenshot(folder)
     print(f"open {folder / 'index.html'}")
 
 
@@ -332,6 +333,10 @@ def keep_times(folder: Path) -> None:
     figure = pictures.framework()
     figure.save(MEASURED.parent / "framework.png")
     write_part(README, "figure", f"![{figure.alt}](data/results/framework.png)")
+    moving = animations.draw()
+    for animation in moving:
+        animation.save(MEASURED.parent)
+    write_part(README, "moving pictures", "\n\n".join(animation.markdown() for animation in moving))
     if (folder / pictures.LINES).exists():
         for file in folder.glob("*.jpg"):
             shutil.copyfile(file, MEASURED.parent / file.name)

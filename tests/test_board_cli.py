@@ -39,5 +39,5 @@ def test_a_board_without_folder_is_one_line(typed, tmp_path):
     code, _, told = typed("board", tmp_path / "nowhere", "-o", tmp_path / "board.html")
     assert code == 1
     assert told.splitlines()[-1].startswith("error: ")
-    assert "name the folder that the teams hand in to" in told
+    assert "name the folder to which the teams hand in" in told
     assert not (tmp_path / "board.html").exists()

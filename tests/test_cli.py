@@ -171,12 +171,12 @@ def test_a_finished_run_says_so_and_trains_on_when_its_steps_are_raised(typed, c
     run = shutil.copytree(cascade, tmp_path / "run")
     code, _, err = typed("train", "--resume", run)
     assert code == 0
-    assert err.count("is finished with 3 steps; raise optimiser.steps in its config.yaml to train on") == 2
+    assert err.count("is finished with 3 steps; raise optimiser.steps in its config.yaml to continue") == 2
     config = run / "tumour-coarse" / "config.yaml"
     config.write_text(config.read_text().replace("steps: 3", "steps: 5"))
     code, _, err = typed("train", "--resume", run)
     assert code == 0
-    assert "is finished with 3 steps; trains on to step 5" in err
+    assert "is finished with 3 steps; continues to step 5" in err
     assert [json.loads((run / stage / "manifest.json").read_text())["steps"] for stage in sorted(os.listdir(run))] == [
         3,
         5,
@@ -245,11 +245,11 @@ def test_the_table_of_arms_has_both_intervals_and_the_conclusion(monkeypatch, tm
     monkeypatch.setattr("dualtask_lite.cases.sources.find_cases", lambda _: [])
     monkeypatch.setattr(ablation, "ablate", lambda *_, **__: summarise_cells(rows, "tumour", "segmentation"))
     printed = call("ablate", "-o", tmp_path).stdout
-    assert "cannot be had" in printed
+    assert "undefined" in printed
     assert "+0.100 to +0.200" in printed
     assert "not shown" in printed
     assert printed.count("note: few cases (3 at centre C)") == 1
-    assert "the hierarchical interval cannot be had: one training" in " ".join(printed.split())
+    assert "no hierarchical interval: only one training" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("degrees", [0, 15])
@@ -338,7 +338,7 @@ def test_predict_again_below_its_input_predicts_the_same_cases(typed, cascade, t
     mask = (tmp_path / "in" / "ct_seg.nii.gz").read_bytes()
     code, _, err = typed("predict", cascade, tmp_path / "in" / "ct.nii.gz", "-o", tmp_path / "in")
     assert code == 1
-    assert "ct_seg.nii.gz: the result of case ct would replace it" in err
+    assert "ct_seg.nii.gz: is not a result of dualtask predict, and that of case ct would replace it" in err
     assert (tmp_path / "in" / "ct_seg.nii.gz").read_bytes() == mask
 
 
@@ -505,5 +505,5 @@ def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(tmp_path, phan
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; a training goes on with --resume"
+    assert err.splitlines()[-1] == "interrupted; continue a training with --resume"
     assert {file.name for file in (tmp_path / "run").iterdir()} <= {"config.yaml", "metrics.csv", "last.ckpt"}

@@ -1,7 +1,7 @@
-"""The command line: ``dualtask --help`` teaches.
+"""The command line ``dualtask``.
 
-Results go to standard output (``--json`` for machines), progress bars to standard error. Exit 0: done; 1: something
-the user can put right, in one line; 2: wrong usage; 130: interrupted.
+Results go to standard output (``--json`` for machines), progress bars to standard error. Exit 0: done; 1: an error
+that the user can fix, described in one line; 2: wrong usage; 130: interrupted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HOME = re.compile(r"^(--[\w-]+=)~(?=/|$)")  # after "=" no shell replaces it
 
 
 def main() -> None:
-    """Entry point: one line for what the user can put right, a traceback only with ``--debug``."""
+    """Run a command; an error that the user can fix is one line, with a traceback only after ``--debug``."""
     _make_output_safe()
     sys.argv[1:] = [_HOME.sub(lambda option: option[1] + str(Path.home()), word) for word in sys.argv[1:]]
     try:
@@ -39,18 +39,18 @@ def main() -> None:
         if os.environ.get("DUALTASK_DEBUG"):
             raise
         _end(str(error))
-    except OSError as error:  # what no part of the package has words for, say standard output on a full disk
+    except OSError as error:  # for example standard output on a full disk
         if os.environ.get("DUALTASK_DEBUG"):
             raise
-        _end(f"{error}; make room, or check your rights")
+        _end(f"{error}; free some disk space, or check your permissions")
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, as typer passes it on
-            typer.echo("interrupted; a training goes on with --resume", err=True)
+            typer.echo("interrupted; continue a training with --resume", err=True)
         raise
 
 
 def _make_output_safe() -> None:
-    """Escape what the terminal cannot show, and let a stream that is closed take everything: text never fails."""
+    """Escape characters that the terminal cannot show, and discard output to a closed stream."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:
@@ -59,6 +59,6 @@ def _make_output_safe() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _end(told: str) -> None:
-    typer.echo(f"error: {printable(told)}", err=True)
+def _end(message: str) -> None:
+    typer.echo(f"error: {printable(message)}", err=True)
     sys.exit(1)

@@ -20,18 +20,20 @@ def bench(
     assignments: Assignments = None,
     file: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="JSON file; default runs/bench-PROFILE.json. What was cut goes on."),
+        typer.Option(
+            "--out", "-o", help="JSON file; default runs/bench-PROFILE.json. An interrupted benchmark continues."
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast samples, a training step and a prediction are here, and in how much memory."""
+    """Measure the speed and memory of samples, a training step and a prediction on this machine."""
     from dualtask_lite.engine import bench as engine
     from dualtask_lite.engine.config import parse_assignments
 
     if part != "all" and part not in engine.PARTS:
         raise DualTaskError(f"there is no part {part!r}", f"choose from: {', '.join(engine.PARTS)}, all")
     where = file or Path("runs") / f"bench-{profile}.json"
-    told = engine.bench(
+    results = engine.bench(
         list(engine.PARTS) if part == "all" else [part],
         profile,
         parse_assignments(assignments or []),
@@ -39,7 +41,7 @@ def bench(
         command=shlex.join(["dualtask", *sys.argv[1:]]),
     )
     if as_json:
-        print_json(told)
+        print_json(results)
         return
-    print_table(engine.rows(told))
-    out.print(f"{told['device']}; wrote {where}", markup=False, highlight=False)
+    print_table(engine.rows(results))
+    out.print(f"{results['device']}; wrote {where}", markup=False, highlight=False)

@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, print_json, say
+from dualtask_lite.cli.shared import AsJson, app, print_json, print_line
 
 
 @app.command()
 def board(
-    folder: Annotated[Path, typer.Argument(help="The folder that the teams hand in to.")],
+    folder: Annotated[Path, typer.Argument(help="The folder to which the teams hand in.")],
     file: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("board.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML page of the exam: the best hand-in of each team, and what luck alone would give."""
+    """Write one self-contained HTML page of the exam: the best hand-in of each team, and the effect of chance."""
     from dualtask_lite.engine.judging import exam
     from dualtask_lite.files import whole_file
     from dualtask_lite.show.board import Board
@@ -30,4 +30,4 @@ def board(
     if as_json:
         print_json({"board": str(file), "hand_ins": len(rows), "spread": spread, "teams": teams})
     else:
-        say(f"wrote {file}: teams {len(teams)}, hand-ins {len(rows)}")
+        print_line(f"wrote {file}: teams {len(teams)}, hand-ins {len(rows)}")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, insist_on_folder, out, print_json, print_table, reason_of, say
+from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json, print_line, print_table, reason_of
 from dualtask_lite.errors import DualTaskError
+
+if TYPE_CHECKING:
+    from dualtask_lite.cases.case import Case
+    from dualtask_lite.cases.sources import Source
 
 data_app = typer.Typer(help="Known sources, checks of a folder, and the embedded phantom.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
@@ -17,7 +22,7 @@ app.add_typer(data_app, name="data")
 
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
-    """List the known sources of cases: size, licence, citation, and whether they lie here."""
+    """List the known sources of cases: size, licence, citation, and whether they are on this machine."""
     from dualtask_lite.cases.sources import folder_of, sources
 
     known = sources()
@@ -38,7 +43,7 @@ def data_list(as_json: AsJson = False) -> None:
             for name, s in known.items()
         ]
     )
-    out.print("get one: dualtask data get NAME; sizes and licences are its publisher's to change")
+    out.print("get one: dualtask data get NAME; its publisher may change size and licence")
 
 
 @data_app.command("get")
@@ -47,23 +52,22 @@ def data_get(
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", callback=insist_on_folder, help="Where to; default: the cache, where NAME alone finds it."
+            "--out",
+            "-o",
+            callback=check_folder_name,
+            help="Folder; default: the cache, where other commands find it by NAME.",
         ),
     ] = None,
     part: Annotated[
         list[str] | None,
-        typer.Option(help="Only archives whose names begin so, say batch_1 of panorama; may be repeated."),
+        typer.Option(help="Only archives whose names start with this, such as batch_1 of panorama; may be repeated."),
     ] = None,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Only unpack and prepare what lies in the folder already.")
+        bool, typer.Option("--offline", help="Only unpack and prepare files that are already in the folder.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a known source, verify and unpack it; a download that was cut goes on."""
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    from dualtask_lite.cases.get import get
+    """Download a known source, verify and unpack it; an interrupted download continues."""
     from dualtask_lite.cases.sources import find_cases, folder_of, sources
 
     known = sources()
@@ -72,28 +76,13 @@ def data_get(
     source = known[name]
     if source.how == "made":
         if folder:
-            raise DualTaskError(f"{name} is made, not fetched", f"dualtask data make {name} --out {folder}")
+            raise DualTaskError(f"{name} is generated, not downloaded", f"run dualtask data make {name} --out {folder}")
         cases = find_cases(name)
         where = cases[0].image.parents[2] if isinstance(cases[0].image, Path) else Path()
     else:
         where = folder or folder_of(source)
         typer.echo(f"{source.title}\nlicence {source.licence}; cite {source.citation}", err=True)
-        console = Console(stderr=True)
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TaskProgressColumn(),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=console, disable=not sys.stderr.isatty()) as bar:
-            task = bar.add_task(name, total=None)
-            cases = get(
-                source,
-                where,
-                parts=part or (),
-                offline=offline,
-                progress=lambda what, done, of: bar.update(task, description=what, completed=done, total=of),
-            )
+        cases = _download(source, where, parts=part or (), offline=offline)
     labelled = sum(case.label is not None for case in cases)
     if as_json:
         print_json({"source": name, "folder": str(where), "cases": len(cases), "labelled": labelled})
@@ -102,12 +91,29 @@ def data_get(
         out.print(f"try: dualtask data check {folder or name}", markup=False, highlight=False)
 
 
+def _download(source: Source, folder: Path, *, parts: Sequence[str], offline: bool) -> list[Case]:
+    """Download a source into a folder, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    from dualtask_lite.cases.get import get
+
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task(source.name, total=None)
+
+        def progress(what: str, done: int, total: int | None) -> None:
+            bar.update(task, description=what, completed=done, total=total)
+
+        return get(source, folder, parts=parts, offline=offline, progress=progress)
+
+
 @data_app.command("check")
 def data_check(
     source: Annotated[str, typer.Argument(help="A known source, a folder, or one NIfTI file.")],
     as_json: AsJson = False,
 ) -> None:
-    """Check every case before training: header, voxels, label, grid; list what is no case, and why."""
+    """Check every case before training: header, voxels, label, grid; list the files that are no cases, and why."""
     import numpy as np
 
     from dualtask_lite.cases.case import examine
@@ -117,8 +123,8 @@ def data_check(
     from dualtask_lite.cases.sources import find_inputs
     from dualtask_lite.engine.progress import progress_bar
 
-    found = find_inputs([source])
-    cases = found.cases
+    inventory = find_inputs([source])
+    cases = inventory.cases
     by_case: dict[str, list[Finding]] = {}
     contents: dict[str, str] = {}
     labels: dict[str, list[int]] = {}
@@ -130,7 +136,7 @@ def data_check(
                     contents[case.id] = digest_of_voxels(scan.volume)
                 if scan and scan.label is not None:
                     labels[case.id] = np.unique(scan.label).tolist()
-            except Exception as error:  # whatever one case sets off, the others are checked
+            except Exception as error:  # one bad case does not stop the others
                 by_case[case.id] = [Finding("error", f"{case.image}: cannot be read", reason_of(error))]
     bad = {name for name, findings in by_case.items() if any(finding.level == "error" for finding in findings)}
     rows = [
@@ -140,37 +146,42 @@ def data_check(
     ]
     if as_json:
         labelled = sum(case.label is not None for case in cases)
-        print_json({"cases": len(cases), "labelled": labelled, "findings": rows, "skipped": found.skipped_rows()})
+        print_json({"cases": len(cases), "labelled": labelled, "findings": rows, "skipped": inventory.skipped_rows()})
     else:
         print_table(rows)
-        for line in in_lines(found.skipped):
-            say(f"skipped {line}")
+        for line in in_lines(inventory.skipped):
+            print_line(f"skipped {line}")
         labelled = sum(case.label is not None for case in cases)
         out.print(f"{len(cases)} cases, {labelled} with a label, {len(bad)} with errors, {len(rows)} findings")
     if bad:
-        raise DualTaskError(f"{len(bad)} of {len(cases)} cases have errors", "mend or remove them, as told above")
+        raise DualTaskError(
+            f"{len(bad)} of {len(cases)} cases have errors", "repair or remove them, see the list above"
+        )
 
 
 @data_app.command("make")
 def data_make(
-    name: Annotated[str, typer.Argument(help="phantom, or exam: a hospital D of your own for the exam.")] = "phantom",
+    name: Annotated[str, typer.Argument(help="phantom, or exam: a new hospital D for the exam.")] = "phantom",
     folder: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", callback=insist_on_folder, help="Folder to make, one sub-folder a centre; default NAME."
+            "--out",
+            "-o",
+            callback=check_folder_name,
+            help="Folder to create, with one sub-folder for each centre; default NAME.",
         ),
     ] = None,
-    cases: Annotated[int | None, typer.Option(min=1, help="Cases a centre; default 16, for the exam 32.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="The exam needs one of its own, above 0.")] = 0,
+    cases: Annotated[int | None, typer.Option(min=1, help="Cases of each centre; default 16, for the exam 32.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The exam needs a seed above 0.")] = 0,
     shift: Annotated[
         float | None, typer.Option(help="Exam: share by which each value of D may move; default 0.1.")
     ] = None,
     size: Annotated[tuple[int, int, int] | None, typer.Option(help="Voxels X Y Z.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Make the embedded three-centre data, or an exam that no other course has, in Task07 layout.
+    """Make the embedded three-centre data, or an exam with new cases, in Task07 layout.
 
-    Keep the exam's folder to yourself until the exam; learners hand in with exam.hand_in(..., cases=FOLDER).
+    Keep the folder of the exam secret until the exam; learners hand in with exam.hand_in(..., cases=FOLDER).
     """
     from dualtask_lite.cases.exam import SHIFT, make_exam
     from dualtask_lite.cases.phantom import make_phantom
@@ -178,9 +189,9 @@ def data_make(
     from dualtask_lite.engine.progress import progress_bar
 
     if name not in ("phantom", "exam"):
-        raise DualTaskError(f"{name!r} cannot be made", "make phantom or exam")
+        raise DualTaskError(f"{name!r} cannot be generated", "make phantom or exam")
     if name == "phantom" and shift is not None:
-        raise DualTaskError("--shift moves the values of the exam's hospital", "leave it out, or make exam")
+        raise DualTaskError("--shift applies to the exam only", "leave it out, or make exam")
     folder = folder or Path(name)
     cases = cases or PHANTOM_CASES[name]
     if folder.exists() and any(folder.iterdir()):

@@ -7,7 +7,7 @@ from dualtask_lite.cli.shared import AsJson, app, out, print_json
 
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
-    """Tell what this machine has, which profile fits, and whether the 3D viewers can draw."""
+    """Show what this machine has, which profile fits, and whether the 3D viewers work."""
     from dualtask_lite.engine.doctor import diagnose
 
     diagnosis = diagnose()

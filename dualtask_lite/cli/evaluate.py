@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,13 +18,15 @@ from dualtask_lite.cli.shared import (
     Profile,
     Stages,
     app,
-    insist_on_folder,
+    check_folder_name,
     models_of,
     out,
     print_json,
     print_table,
 )
 from dualtask_lite.errors import DualTaskError
+
+SHOWN = ("dice", "nsd_2mm", "hd95_mm", "assd_mm")  # metrics in the table of an evaluation
 
 
 @app.command()
@@ -42,21 +45,19 @@ def evaluate(
     ] = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", "-o", callback=insist_on_folder, help="Where cases.csv and summary.json go."),
+        typer.Option("--out", "-o", callback=check_folder_name, help="Folder of cases.csv and summary.json."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Score a model, from the whole volume, on new cases; one whose image was used in training is refused."""
+    """Evaluate a model on the whole volumes of new cases; cases that were used in training are refused."""
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine.judging import evaluation as engine
     from dualtask_lite.resources import run_folder
 
     models = models_of(device, *model)
     if engine.targets(models) == ["tumour"]:
-        typer.echo(
-            "note: no pancreas stage says where to look, so the tumour is looked for in the whole volume", err=True
-        )
+        typer.echo("note: without a pancreas stage the tumour is searched in the whole volume", err=True)
     cases = find_cases(source or models[0].settings.data.source)
     result = engine.evaluate(models, engine.unseen_cases(models, cases, centre, source=source))
     run = run_folder(model[0])
@@ -65,18 +66,17 @@ def evaluate(
     if as_json:
         print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
     else:
-        shown = ("dice", "nsd_2mm", "hd95_mm", "assd_mm")
         print_table(
             [
-                {"target": target, "centre": name, "cases": of["n_cases"]}
-                | {f"{m} (n)": f"{of[m]['mean']:.3f} ({of[m]['n']})" if of[m]["n"] else "undefined (0)" for m in shown}
+                {"target": target, "centre": name, "cases": statistics["n_cases"]}
+                | {f"{metric} (n)": _mean(statistics[metric]) for metric in SHOWN}
                 for target, centres in result.summary.items()
-                for name, of in centres.items()
+                for name, statistics in centres.items()
             ]
         )
         out.print(f"wrote {where / 'cases.csv'} and summary.json", markup=False, highlight=False)
     if result.failed:
-        raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
+        raise DualTaskError(f"not evaluated: {result.failed}", "repair these cases, see dualtask data check")
 
 
 @app.command()
@@ -90,7 +90,7 @@ def ablate(
     arm: Annotated[
         list[str] | None,
         typer.Option(
-            help="Arm of the table, perhaps with settings: full+objective.tau=6. Default all; may be repeated."
+            help="Arm of the table, optionally with settings: full+objective.tau=6. Default all; may be repeated."
         ),
     ] = None,
     protocol: Annotated[
@@ -105,19 +105,21 @@ def ablate(
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Folds of cross-validation.")] = 5,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds, counted from 0.")] = 3,
-    jobs: Annotated[int, typer.Option(min=1, help="Cells at a time.")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="Number of cells that run at the same time.")] = 1,
     assignments: Assignments = None,
     folder: Annotated[
         Path,
-        typer.Option("--out", "-o", callback=insist_on_folder, help="Folder of the table; a run that was cut goes on."),
+        typer.Option(
+            "--out", "-o", callback=check_folder_name, help="Folder of the table; an interrupted run continues."
+        ),
     ] = Path("runs/ablation"),
     as_json: AsJson = False,
 ) -> None:
-    """What each term buys: every arm trained and tested with the same data and steps, several seeds.
+    """Measure the effect of each term: train and test every arm on the same data and steps, with several seeds.
 
-    The arms are about the last stage; the stages before it are the same for all. On the cases of one folder, say of
+    The arms differ in the last stage; the earlier stages are the same for all. For the cases of one folder, such as
     Task07: --protocol cross-validation --stage pancreas-coarse --stage tumour-coarse. Without a pancreas stage the
-    tumour is looked for in the whole volume, because no true box is used in a test.
+    tumour is searched in the whole volume, because no test uses the true box.
     """
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine.config import Settings, parse_assignments
@@ -142,36 +144,50 @@ def ablate(
     if as_json:
         print_json(engine.plain(summary))
         return
-    print_table(
-        [
-            {"target": target, "arm": name, "metric": metric}
-            | {
-                p: f"{v['mean']:.3f}" + (f" ± {v['sd_over_seeds']:.3f}" if v["seeds"] > 1 else "")
-                for p, v in values.items()
-            }
-            for target, arms in summary["results"].items()
-            for name, metrics in arms.items()
-            for metric, values in metrics.items()
-        ]
-    )
-    print_table(
-        [
-            {key: one[key] for key in ("target", "protocol", "metric", "arm", "cases")}
-            | {
-                "minus segmentation": f"{one['difference']:+.3f}",
-                "95 %, trainings and cases": _ends(one["hierarchical"]),
-                "95 %, cases alone": _ends(one["interval"]),
-                "p (Holm)": f"{one['p_holm']:.3g}",
-                "conclusion": one["conclusion"],
-            }
-            for one in summary["comparisons"]
-        ]
-    )
-    for note in dict.fromkeys(one["note"] for one in summary["comparisons"] if one["note"]):
-        out.print(f"note: {note}", markup=False, highlight=False)
+    _print_results(summary["results"])
+    _print_comparisons(summary["comparisons"])
     out.print(f"wrote {folder / 'cases.csv'} and summary.json", markup=False, highlight=False)
 
 
-def _ends(interval: tuple[float, float]) -> str:
+def _print_results(results: Mapping[str, Any]) -> None:
+    """Print mean and standard deviation over seeds for each target, arm and metric."""
+    print_table(
+        [
+            {"target": target, "arm": arm, "metric": metric}
+            | {
+                protocol: f"{value['mean']:.3f}" + (f" ± {value['sd_over_seeds']:.3f}" if value["seeds"] > 1 else "")
+                for protocol, value in protocols.items()
+            }
+            for target, arms in results.items()
+            for arm, metrics in arms.items()
+            for metric, protocols in metrics.items()
+        ]
+    )
+
+
+def _print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
+    """Print the difference of each arm from the baseline, with both intervals, and the notes about them."""
+    print_table(
+        [
+            {key: record[key] for key in ("target", "protocol", "metric", "arm", "cases")}
+            | {
+                "minus segmentation": f"{record['difference']:+.3f}",
+                "95 %, trainings and cases": _interval(record["hierarchical"]),
+                "95 %, cases alone": _interval(record["interval"]),
+                "p (Holm)": f"{record['p_holm']:.3g}",
+                "conclusion": record["conclusion"],
+            }
+            for record in comparisons
+        ]
+    )
+    for note in dict.fromkeys(record["note"] for record in comparisons if record["note"]):
+        out.print(f"note: {note}", markup=False, highlight=False)
+
+
+def _mean(statistics: Mapping[str, float]) -> str:
+    return f"{statistics['mean']:.3f} ({statistics['n']})" if statistics["n"] else "undefined (0)"
+
+
+def _interval(interval: tuple[float, float]) -> str:
     low, high = interval
-    return f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "cannot be had"
+    return f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "undefined"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import MODEL_HELP, AsJson, app, insist_on_folder, models_of, out, print_json
+from dualtask_lite.cli.shared import MODEL_HELP, AsJson, app, check_folder_name, models_of, out, print_json
 
 
 @app.command()
@@ -16,7 +16,7 @@ def export(
         Path,
         typer.Argument(help=f"{MODEL_HELP}."),
     ],
-    folder: Annotated[Path, typer.Option("--out", "-o", callback=insist_on_folder, help="New folder for the bundle.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", callback=check_folder_name, help="New folder for the bundle.")],
     as_json: AsJson = False,
 ) -> None:
     """Write a MONAI bundle that ``python -m monai.bundle run`` executes, with the same mask as predict."""

@@ -8,17 +8,17 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, insist_on_folder, out, print_json
+from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json
 from dualtask_lite.resources import lessons_folder
 
 
 @app.command()
 def lessons(
-    folder: Annotated[Path, typer.Argument(callback=insist_on_folder, help="Where to write them; made if missing.")],
-    solutions: Annotated[bool, typer.Option("--solutions", help="Also those with the exercises solved.")] = False,
+    folder: Annotated[Path, typer.Argument(callback=check_folder_name, help="Folder; created if it does not exist.")],
+    solutions: Annotated[bool, typer.Option("--solutions", help="Also the notebooks with solutions.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write the lessons' notebooks, as they belong to this version. Files that are there already stay as they are."""
+    """Write the notebooks of the installed version. Existing files are not changed."""
     source = lessons_folder()
     patterns = ("[0-9][0-9]_*.ipynb", "glossary.md", *(("solutions/*.ipynb",) if solutions else ()))
     written, kept = [], []
@@ -33,6 +33,6 @@ def lessons(
     if as_json:
         print_json({"written": written, "kept": kept})
         return
-    stay = f"; {len(kept)} that were there stay as they are" if kept else ""
-    out.print(f"wrote {len(written)} files to {folder}{stay}", markup=False, highlight=False)
+    unchanged = f"; {len(kept)} existing files are unchanged" if kept else ""
+    out.print(f"wrote {len(written)} files to {folder}{unchanged}", markup=False, highlight=False)
     out.print(f"open them with: jupyter lab {folder}", markup=False, highlight=False)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import typer
 
 from dualtask_lite.cli.shared import AsJson, app, print_json, print_table
-from dualtask_lite.resources import KNOWS
+from dualtask_lite.resources import REFERENCE_NOTE
 
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """The small reference models that come with the kit; their names work wherever a run folder does."""
-    from dualtask_lite.engine.reference import described
+    """List the small reference models of the kit; every command accepts their names instead of a run folder."""
+    from dualtask_lite.engine.reference import model_rows
 
-    rows = described()
+    rows = model_rows()
     if as_json:
-        print_json({"models": rows, "note": KNOWS})
+        print_json({"models": rows, "note": REFERENCE_NOTE})
         return
     print_table(rows)
-    typer.echo(f"note: {KNOWS}", err=True)
+    typer.echo(f"note: {REFERENCE_NOTE}", err=True)

@@ -12,12 +12,12 @@ from dualtask_lite.cli.shared import (
     MODEL_HELP,
     AsJson,
     app,
-    insist_on_folder,
+    check_folder_name,
     models_of,
     print_json,
+    print_line,
     print_table,
     reason_of,
-    say,
 )
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import report_write_errors
@@ -36,74 +36,88 @@ def predict(
     inputs: Annotated[
         list[Path], typer.Argument(metavar="INPUT...", help="NIfTI files, and folders of them or of DICOM.")
     ],
-    folder: Annotated[Path, typer.Option("--out", "-o", callback=insist_on_folder, help="Folder of the results.")],
+    folder: Annotated[Path, typer.Option("--out", "-o", callback=check_folder_name, help="Folder of the results.")],
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Predict on each input's own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png.
+    """Predict each input on its own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png.
 
-    A folder is looked through with all below it, except results of an earlier prediction; what is skipped is listed.
+    A folder is searched with its sub-folders; results of an earlier prediction are ignored, skipped files are listed.
 
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite predict ...; they share the inputs.
     """
     from dualtask_lite.cases.inventory import in_lines
     from dualtask_lite.cases.sources import find_inputs
-    from dualtask_lite.engine.progress import progress_bar
-    from dualtask_lite.engine.training.devices import gather, join_processes, rank, world_size
+    from dualtask_lite.engine.training.devices import gather, join_processes, rank
 
     join_processes()
     models = models_of(device, model)
-    found = find_inputs(inputs)
-    cases = found.cases
-    _insist_on_free_names(cases, folder)
-    gather(None)  # every process has listed the inputs before the first writes beside them
+    inventory = find_inputs(inputs)
+    cases = inventory.cases
+    _check_overwritten_files(cases, folder)
+    gather(None)  # wait until every process has listed the inputs, because results are written beside them
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    mine: list[tuple[str, dict[str, Any] | str]] = []  # the report, or why there is none
+    results = _predict_all(models, cases, folder)
+    if rank() > 0:
+        return
+    reports = [report for case in cases if isinstance(report := results[case.id], dict)]
+    failed = {name: reason for name, reason in results.items() if isinstance(reason, str)}
+    if as_json:
+        print_json({"predicted": reports, "failed": failed, "skipped": inventory.skipped_rows()})
+    else:
+        _print_reports(reports)
+        for name, reason in failed.items():
+            print_line(f"failed {name}: {reason}")
+        for line in in_lines(inventory.skipped):
+            print_line(f"skipped {line}")
+    missing = len(failed) + sum(one.may_be_ct for one in inventory.skipped)
+    if missing:
+        raise DualTaskError(
+            f"{missing} of {missing + len(reports)} inputs could not be predicted", "see the list above"
+        )
+
+
+def _predict_all(models: list[Model], cases: list[Case], folder: Path) -> dict[str, dict[str, Any] | str]:
+    """Predict the cases, shared by all processes; returns the report of each, or why its prediction failed."""
+    from dualtask_lite.engine.progress import progress_bar
+    from dualtask_lite.engine.training.devices import gather, rank, world_size
+
+    results: list[tuple[str, dict[str, Any] | str]] = []
     with progress_bar(rank() == 0) as bar:
         for case in bar.track(cases[rank() :: world_size()], description="predicting"):
             try:
-                mine.append((case.id, _predict_one(models, case, folder)))
-            except Exception as error:  # whatever one case sets off, the others go on
-                mine.append((case.id, reason_of(error)))
-    outcomes = dict(chain.from_iterable(gather(mine)))
-    if rank() > 0:
-        return
-    reports = [report for case in cases if isinstance(report := outcomes[case.id], dict)]
-    failed = {name: why for name, why in outcomes.items() if isinstance(why, str)}
-    if as_json:
-        print_json({"predicted": reports, "failed": failed, "skipped": found.skipped_rows()})
-    else:
-        print_table(
-            [
-                {
-                    "case": r["case"],
-                    **{f"{k} ml": v for k, v in r["volume_ml"].items()},
-                    "seconds": r["seconds"],
-                }
-                for r in reports
-            ]
-        )
-        for warning in chain.from_iterable(report["warnings"] for report in reports):
-            say(f"warning: {warning}")
-        for name, why in failed.items():
-            say(f"failed {name}: {why}")
-        for line in in_lines(found.skipped):
-            say(f"skipped {line}")
-    lost = len(failed) + sum(one.may_be_ct for one in found.skipped)
-    if lost:
-        raise DualTaskError(f"{lost} of {lost + len(reports)} inputs could not be predicted", "see the list above")
+                results.append((case.id, _predict_one(models, case, folder)))
+            except Exception as error:  # one bad case does not stop the others
+                results.append((case.id, reason_of(error)))
+    return dict(chain.from_iterable(gather(results)))
 
 
-def _insist_on_free_names(cases: list[Case], folder: Path) -> None:
-    """Refuse to write over any file that is not the result of an earlier prediction, say a reader's own mask."""
+def _print_reports(reports: list[dict[str, Any]]) -> None:
+    """Print volumes and time of each case, and all warnings."""
+    print_table(
+        [
+            {
+                "case": report["case"],
+                **{f"{stage} ml": ml for stage, ml in report["volume_ml"].items()},
+                "seconds": report["seconds"],
+            }
+            for report in reports
+        ]
+    )
+    for warning in chain.from_iterable(report["warnings"] for report in reports):
+        print_line(f"warning: {warning}")
+
+
+def _check_overwritten_files(cases: list[Case], folder: Path) -> None:
+    """Refuse to overwrite a file that is not the result of an earlier prediction, such as a manual mask."""
     from dualtask_lite.cases.results import is_result, result_files
 
     for case in cases:
         for path in result_files(folder, case.id).values():
             if path.exists() and not is_result(path):
                 raise DualTaskError(
-                    f"{path}: the result of case {case.id} would replace it, and it is no result of dualtask predict",
+                    f"{path}: is not a result of dualtask predict, and that of case {case.id} would replace it",
                     "choose another folder with -o",
                 )
 

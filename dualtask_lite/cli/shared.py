@@ -1,4 +1,4 @@
-"""What the commands share: the application itself, options, printing."""
+"""Shared by all commands: the application, common options, printing."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from rich.text import Text
 
 from dualtask_lite.cases.paths import printable
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.resources import CASCADES, KNOWS
+from dualtask_lite.resources import CASCADES, REFERENCE_NOTE
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command imports what it needs
     from dualtask_lite.engine.run import Model
 
 app = typer.Typer(
     help="Dual-task segmentation and distance regression of the pancreas and its tumours in CT: train on some "
-    "hospitals, test on one never seen. For teaching and research, not for diagnosis.",
+    "hospitals, test on another one. For teaching and research, not for diagnosis.",
     epilog="Start with: dualtask doctor; dualtask train --held-out C --stage pancreas-coarse --stage tumour-coarse; "
     "dualtask evaluate runs/laptop-cascade",
     no_args_is_help=True,
@@ -40,11 +40,11 @@ Stages = Annotated[
 ]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, say optimiser.steps=50; may be repeated."),
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as optimiser.steps=50; may be repeated."),
 ]
 MODEL_HELP = "Run folder, .safetensors file, folder of a cascade, or reference (see dualtask models)"
 Profile = Annotated[str, typer.Option(help="laptop, reference, colab, gpu or paper.")]
-out = Console(soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 200)  # a pipe gets whole lines
+out = Console(soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 200)  # no line breaks in a pipe
 _FILES = (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm", ".json", ".csv", ".png", ".html", ".yaml")
 
 
@@ -55,7 +55,7 @@ def _options(debug: Debug = False) -> None:
 
 
 def reason_of(error: Exception) -> str:
-    """Why one case of many failed; what nobody foresaw is named as such, with its traceback where that is asked for."""
+    """Describe why one case of many failed; an unexpected error is printed with its traceback after ``--debug``."""
     if isinstance(error, DualTaskError):
         return str(error)
     if os.environ.get("DUALTASK_DEBUG"):
@@ -64,41 +64,41 @@ def reason_of(error: Exception) -> str:
 
 
 def models_of(device: str, *paths: Path) -> list[Model]:
-    """Load the trained stages under the paths onto a device, as one cascade; no stage may be there twice."""
+    """Load the trained stages under the paths onto a device, as one cascade without repeated stages."""
     from dualtask_lite.engine.predict import in_cascade_order
     from dualtask_lite.engine.run import load_models
     from dualtask_lite.engine.training.devices import pick_device
 
     device = pick_device(device)
     if any(str(path) in CASCADES for path in paths):
-        typer.echo(f"note: {KNOWS}", err=True)
+        typer.echo(f"note: {REFERENCE_NOTE}", err=True)
     return in_cascade_order([stage for path in paths for stage in load_models(path, device)])
 
 
-def insist_on_folder(path: Path | None) -> Path | None:
-    """Refuse a name for a folder to write that is a file's: the callback of ``--out``."""
+def check_folder_name(path: Path | None) -> Path | None:
+    """Refuse the name of a file as an output folder: the callback of ``--out``."""
     if path and (path.is_file() or path.name.lower().endswith(_FILES)):
-        raise DualTaskError(f"{path}: is the name of a file", "give the name of a folder; the files in it are named")
+        raise DualTaskError(f"{path}: is the name of a file", "give the name of a folder")
     return path
 
 
-def say(line: str) -> None:
-    """Print one line as it is, whatever the names in it are made of."""
+def print_line(line: str) -> None:
+    """Print one line without markup, with special characters in file names escaped."""
     out.print(printable(line), markup=False, highlight=False)
 
 
 def print_json(content: Any) -> None:
-    """Print for machines."""
+    """Print JSON."""
     typer.echo(json.dumps(content, indent=2, default=str))
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print for readers: a column for each key of the first row."""
+    """Print a table with a column for each key of the first row."""
     if not rows:
         return
     table = Table()
     for name in rows[0]:
         table.add_column(name, overflow="fold")
-    for row in rows:  # as Text, because brackets in a file's name are no markup
+    for row in rows:  # as Text, because brackets in the name of a file are not markup
         table.add_row(*(Text(printable(str(value))) for value in row.values()))
     out.print(table, soft_wrap=False)

@@ -1,1 +1,1 @@
-"""Making it run: settings, training, prediction, metrics, evaluation."""
+"""Settings, training, prediction, evaluation, export and benchmarks."""

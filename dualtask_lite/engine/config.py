@@ -1,7 +1,7 @@
 """Every setting in one place: named, validated, with a profile for each kind of machine.
 
-A settings file is YAML with the sections below; whatever it leaves out comes from its ``profile`` and
-``stage``. A run folder keeps the whole of it, resolved, in ``config.yaml``.
+A settings file is YAML with the sections below; missing settings come from its ``profile`` and ``stage``. The
+``config.yaml`` of a run folder holds all of them.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ Positive = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A group of settings that refuses unknown keys and cannot be changed after it was made."""
+    """A group of settings; it is immutable and refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Stage(Section):
-    """What one stage of the cascade predicts, and where it looks (METHOD, section Data)."""
+    """Target and region of one stage of the cascade (METHOD, section Data)."""
 
     target: Literal["pancreas", "tumour"]  # a tumour voxel counts as pancreas when the target is the pancreas
-    region: Literal["volume", "pancreas", "tumour"]  # the box it sees: whole volume, or around an organ
+    region: Literal["volume", "pancreas", "tumour"]  # the box that it processes: whole volume, or around an organ
     margin: float = Field(ge=0)  # mm added to that box on every side
-    jitter: float = Field(0, ge=0)  # mm by which each face of that box moves, either way, for each training sample
+    jitter: float = Field(0, ge=0)  # mm; each face of that box moves by at most this, for each training sample
 
 
 STAGES: dict[str, Stage] = {  # in the order in which a cascade runs
@@ -53,7 +53,7 @@ class Data(Section):
     """Which cases train the model."""
 
     source: str = "phantom"  # a known source, or a folder in Task07 or nnU-Net layout
-    held_out: str | None = None  # this centre is never seen, not for a threshold, not for early stopping
+    held_out: str | None = None  # this centre is not used, neither for a threshold nor for early stopping
     cases: tuple[str, ...] | None = None  # only these ids
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2  # share of the training cases kept for validation
 
@@ -61,7 +61,7 @@ class Data(Section):
 class Sample(Section):
     """How a training sample is cut from a case."""
 
-    spacing: Triple = (3.0, 3.0, 3.0)  # mm; the network works on this grid whatever the scanner made
+    spacing: Triple = (3.0, 3.0, 3.0)  # mm; the grid of the network, for every scanner
     patch: tuple[int, int, int] = (48, 48, 32)  # voxels of that grid, each a multiple of 8
     foreground: Share = 0.7  # share of the patches centred on a voxel of the target
 
@@ -84,7 +84,7 @@ class Augment(Section):
     """Random changes of a training sample (METHOD, section Data)."""
 
     scale: Annotated[float, Field(ge=0, lt=1)] = 0.2  # zoom drawn from 1 - scale to 1 + scale
-    rotation: float = Field(15.0, ge=0, le=180)  # degrees about each axis, either way
+    rotation: float = Field(15.0, ge=0, le=180)  # degrees about each axis, in both directions
     elastic: Share = 0.1  # probability of a mild elastic deformation
     flip: Share = 0.5  # probability, for each axis on its own
     gamma: Share = 0.3  # probability of a gamma between 0.7 and 1.5
@@ -95,15 +95,15 @@ class Views(Section):
     """The random-convolution imaging views of a sample (METHOD, section Objective)."""
 
     count: Literal[1, 2] = 2  # 1: the image as it is; 2: two views, which share the labels
-    max_blend: Share = 1.0  # 1: as published; less: the view stays nearer to the image
-    keep_first: bool = False  # leave the first of two views as the image is
+    max_blend: Share = 1.0  # 1: as published; less: the view is more similar to the image
+    keep_first: bool = False  # the first of two views is the image itself
     kernel_sizes: tuple[int, ...] = KERNEL_SIZES  # voxels; one is drawn for each view
 
     @field_validator("kernel_sizes")
     @classmethod
     def _odd(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
         if not sizes or any(size < 1 or size % 2 == 0 for size in sizes):
-            raise ValueError("give at least one size, each of them odd, which keeps the image in place")
+            raise ValueError("give at least one size, each of them odd, so that the image is not shifted")
         return sizes
 
 
@@ -140,7 +140,7 @@ class Objective(Section):
 
 
 class Optimiser(Section):
-    """How the weights move."""
+    """How the weights are updated."""
 
     name: Literal["adam", "adamw"] = "adam"
     lr: Positive = 1e-4
@@ -154,26 +154,26 @@ class Optimiser(Section):
 class Prediction(Section):
     """How a trained model is applied."""
 
-    flips: Literal[1, 2, 4, 8] = 8  # mean over so many axis flips
+    flips: Literal[1, 2, 4, 8] = 8  # number of axis flips to average over
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.5  # of neighbouring windows
-    heads: Literal["mean", "segmentation", "distance"] = "mean"  # whose probability makes the mask
+    heads: Literal["mean", "segmentation", "distance"] = "mean"  # the head whose probability gives the mask
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
 
 
 class Machine(Section):
-    """Where it runs."""
+    """Device, memory and intervals."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: what the device does best
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: the best one of the device
     compile: bool = False  # torch.compile the network: minutes at the start, faster steps on a GPU
     recompute: bool = False  # activation checkpointing: much less memory, about a third more work
     cache_regions: bool = False  # keep training regions on disk, for thousands of CTs or several processes
     check_memory: bool = True  # estimate the memory of a step before the first one
-    workers: int = Field(0, ge=0)  # processes that make samples, for each that trains; 0: in the main process
+    workers: int = Field(0, ge=0)  # loader processes for each training process; 0: in the main process
     checkpoint_every: int = Field(100, ge=1)  # steps
     validate_every: int = Field(100, ge=1)  # steps
-    validate_cases: int = Field(16, ge=1)  # of the validation cases, those that watch the training; without flips
-    gradients_every: int = Field(0, ge=0)  # steps between two looks at each term's share of the gradient; 0: never
+    validate_cases: int = Field(16, ge=1)  # number of validation cases during the training; without flips
+    gradients_every: int = Field(0, ge=0)  # steps between measurements of each term's share of the gradient; 0: never
 
 
 class Settings(Section):
@@ -246,17 +246,17 @@ class Settings(Section):
         return resolve(_merged(values, _nested(overrides or {})), origin=str(path))
 
     def changed(self, overrides: Mapping[str, Any]) -> Settings:
-        """A validated copy with some values changed, by dotted name; nothing else moves."""
+        """A validated copy with some values changed, by dotted name."""
         return _validated(_merged(self.model_dump(mode="json"), _nested(overrides)), origin="settings")
 
     def write(self, path: Path) -> None:
         """Write the settings as YAML."""
-        with whole_file(path) as temporary:  # half a file is settings too, but others
+        with whole_file(path) as temporary:  # half a file would be valid, but different settings
             temporary.write_text(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
 
 
 def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:
-    """Fill what a user left out from the profile and the stage, and validate all of it."""
+    """Add missing settings from the profile and the stage, and validate all of them."""
     start = _validated({key: values[key] for key in ("profile", "stage") if key in values}, origin=origin)
     merged = _merged({"profile": start.profile, "stage": start.stage}, PROFILES[start.profile])
     if start.stage == "pancreas-coarse":
@@ -277,14 +277,14 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
             raise DualTaskError(
-                f"--set {assignment}: not of the form key=value", "write, say, --set optimiser.steps=50"
+                f"--set {assignment}: not of the form key=value", "write for example --set optimiser.steps=50"
             )
         overrides[key.strip()] = _parsed(value, f"--set {assignment}")
     return overrides
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a name that comes twice in a mapping, where plain YAML keeps the last and drops the first."""
+    """YAML that refuses a repeated name in a mapping, of which plain YAML would keep the last one only."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         first: dict[str, yaml.Mark] = {}
@@ -292,20 +292,20 @@ class _StrictLoader(yaml.SafeLoader):
             if key.value in first:
                 where = first[key.value].line + 1
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} comes twice, first in line {where}", problem_mark=key.start_mark
+                    problem=f"{key.value!r} is repeated, first in line {where}", problem_mark=key.start_mark
                 )
             first[key.value] = key.start_mark
         return super().construct_mapping(node, deep)
 
 
 def _parsed(text: str, origin: str) -> Any:
-    """The value of a YAML text, which ``origin`` names.
+    """The value of a YAML text from ``origin``, such as the name of its file.
 
     Raises:
-        DualTaskError: with line and column when it is not YAML, or names a setting twice.
+        DualTaskError: with line and column when it is not YAML, or repeats a setting.
     """
     try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506  # it builds on the safe loader
+        return yaml.load(text, _StrictLoader)  # noqa: S506  # a subclass of the safe loader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
@@ -345,7 +345,7 @@ def _setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def _did_you_mean(name: str, known: Any) -> str:
-    """``, did you mean 'x'?`` for the nearest valid name, also when it was put into the wrong section."""
+    """``, did you mean 'x'?`` for the nearest valid name, also in another section."""
     candidates = list(known)
     leaves = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
     leaf = name.rpartition(".")[2]
@@ -371,7 +371,7 @@ def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, section by section."""
+    """``base`` updated by ``changes``, section by section."""
     merged = dict(base)
     for key, value in changes.items():
         both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)

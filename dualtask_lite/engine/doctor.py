@@ -28,7 +28,7 @@ _LOCAL = "make it draw without"
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at: ``status`` is OK, WARN or FAIL; the remedy is empty when all is well."""
+    """One check: ``status`` is OK, WARN or FAIL; the remedy is empty when it is OK."""
 
     name: str
     status: str
@@ -43,7 +43,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What was found: the checks to show, and the same as plain values (``None`` where not known)."""
+    """Results of all checks, and the same as plain values (``None`` if unknown)."""
 
     checks: tuple[Check, ...]
     machine: dict[str, Any]
@@ -66,7 +66,7 @@ class Diagnosis:
 
 
 def diagnose() -> Diagnosis:
-    """Look at this machine; nothing is changed, and Jupyter need not be installed."""
+    """Check this machine; nothing is changed, and Jupyter need not be installed."""
     device, *device_checks = _device()
     memory, memory_check = _memory()
     disk, disk_check = _disk()
@@ -79,7 +79,7 @@ def diagnose() -> Diagnosis:
 
 
 def _versions() -> Iterator[Check]:
-    """Compare what is installed with what the package asks for."""
+    """Compare the installed versions with the requirements of the package."""
     python = platform.python_version()
     remedy = "" if Version(python) >= Version("3.10") else "install Python 3.10 or newer"
     yield Check.of("Python", python, remedy, otherwise="FAIL")
@@ -135,7 +135,7 @@ def _no_card(torch_version: str) -> Check:
     if shutil.which("nvidia-smi") is None:
         return Check.of("graphics card", "none: the lessons run on the processor")
     remedy = "update the driver, or install the torch for your CUDA (https://pytorch.org/get-started/locally)"
-    return Check.of("graphics card", f"nvidia-smi is here, but torch {torch_version} sees no card", remedy)
+    return Check.of("graphics card", f"nvidia-smi is installed, but torch {torch_version} sees no card", remedy)
 
 
 def _memory() -> tuple[dict[str, Any], Check]:
@@ -150,21 +150,21 @@ def _memory() -> tuple[dict[str, Any], Check]:
 
 def _disk() -> tuple[dict[str, Any], Check]:
     folder = cache_folder().absolute()
-    place = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(place).free / 1e9
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free / 1e9
     values = {"cache_folder": str(folder), "disk_free_gb": round(free, 1)}
     elsewhere = "set DUALTASK_DATA to another folder"
-    if not os.access(place, os.W_OK):
-        return values, Check.of("disk", f"{place} cannot be written", elsewhere)
+    if not os.access(existing, os.W_OK):
+        return values, Check.of("disk", f"{existing} cannot be written", elsewhere)
     remedy = "" if free >= _LEAST_DISK_GB else f"free some space or {elsewhere}"
     return values, Check.of("disk", f"{free:.1f} GB free for {folder}", remedy)
 
 
 def _viewers() -> Check:
-    """Say which of the viewers can draw here; pictures always can."""
+    """Check which viewers work; pictures always do."""
     local = itk_source() if _version("itkwidgets") else Status("missing")
     if not _version("ipyniivue"):
-        return Check.of("viewers", f"niivue and html are not there; {local}", f"run pip install '{_PACKAGE}[viewers]'")
+        return Check.of("viewers", f"ipyniivue is not installed; {local}", f"run pip install '{_PACKAGE}[viewers]'")
     remedy = f"run dualtask viewers install to {_LOCAL}" if local.state == "undone" else ""
     more = f" (dualtask viewers install: {_LOCAL})" if local.state == "network" else ""
     return Check.of("viewers", f"niivue and html draw without network; {local}{more}", remedy)

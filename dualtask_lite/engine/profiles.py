@@ -30,8 +30,8 @@ _LAPTOP: dict[str, Any] = {
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "laptop": _LAPTOP,
-    # The same on three times as many cases, and long enough for the baseline to learn its training hospitals clearly
-    # better than a new one: before that, a regulariser has nothing to win (METHOD, "A second trial"). Hours on a CPU.
+    # The same on three times as many cases, and long enough for the baseline to become clearly better on its training
+    # hospitals than on a new one: before that, no regulariser helps (METHOD, "A second trial"). Hours on a CPU.
     "reference": {
         **_LAPTOP,
         "data": {"source": "phantom-48", "validation": 0.1},

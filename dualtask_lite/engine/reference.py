@@ -1,4 +1,4 @@
-"""The small reference models that come with the kit: trained once for hours, used in seconds.
+"""The small reference models of the kit, whose training takes hours.
 
 ``data/models`` holds each stage once: weights in half precision, settings, manifest, learning curve, and every 25th row
 of its metrics. ``resources.run_folder`` makes a run folder of the cascade behind a name, so that each command treats it
@@ -42,8 +42,8 @@ LEAST_AGREEMENT = 0.999
 _EVERY = 25  # steps between two rows of the metrics that are kept
 
 
-def described() -> list[dict[str, Any]]:
-    """One row a reference model: its name, terms, training, Dice on the hospital that it never saw."""
+def model_rows() -> list[dict[str, Any]]:
+    """One row for each reference model: its name, terms, training, and Dice on the held-out hospital."""
     rows = []
     for name, stages in CASCADES.items():
         manifests = [read_json(data_file(f"models/{stage}") / MANIFEST) for stage in stages]
@@ -62,19 +62,19 @@ def described() -> list[dict[str, Any]]:
     return rows
 
 
-def keep(table: Path, folder: Path, arms: dict[str, str]) -> None:
-    """Make ``data/models`` from the runs of a table.
+def export_models(table: Path, folder: Path, arms: dict[str, str]) -> None:
+    """Write ``data/models`` from the runs of a table.
 
     Args:
         table: folder of a table of ``dualtask ablate --profile reference`` with its runs.
-        folder: where the models go.
+        folder: for the models.
         arms: name of a tumour stage in ``CASCADES`` -> arm of the table.
     """
     cell = f"leave-one-centre-out-{HELD_OUT}-0"
     rows = [row for row in read_rows(table / "cases.csv") if (row["part"], row["seed"]) == (HELD_OUT, "0")]
     runs = {"pancreas-coarse": ("segmentation", table / "common" / cell / "pancreas-coarse")}
     runs |= {name: (arm, table / "cells" / arm / cell / "tumour-coarse") for name, arm in arms.items()}
-    about = {"command": read_json(table / "summary.json")["command"], "held_out": HELD_OUT}
+    origin = {"command": read_json(table / "summary.json")["command"], "held_out": HELD_OUT}
     for name, (arm, run) in runs.items():
         model = load_model(run, "cpu")
         out = folder / name
@@ -86,10 +86,10 @@ def keep(table: Path, folder: Path, arms: dict[str, str]) -> None:
         write_rows(out / METRICS, [row for row in read_rows(run / METRICS) if int(row["step"]) % _EVERY == 0])
         write_rows(out / CURVE, read_rows(run / CURVE))
         scores = summary_of([row for row in rows if row["arm"] == arm])
-        found = {target: round(of[HELD_OUT]["dice"]["mean"], 4) for target, of in scores.items()}
+        dice = {target: round(centres[HELD_OUT]["dice"]["mean"], 4) for target, centres in scores.items()}
         write_json(
             out / MANIFEST,
-            {**read_json(run / MANIFEST), **about, "arm": arm, "scores": {HELD_OUT: found}},
+            {**read_json(run / MANIFEST), **origin, "arm": arm, "scores": {HELD_OUT: dice}},
         )
 
 
@@ -113,7 +113,7 @@ def check_same_masks(model: Model, halved: Model, cases: int = 8) -> None:
 
 
 if __name__ == "__main__":
-    keep(
+    export_models(
         Path("data/results/reference"),
         Path("data/models"),
         {

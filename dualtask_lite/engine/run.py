@@ -1,7 +1,7 @@
-"""The run folder: what a training leaves behind, and what it needs to go on.
+"""The run folder: the files of a training, and what is needed to resume it.
 
-Weights and checkpoints are safetensors with JSON metadata: loading one executes nothing. Every file is
-written beside its place, flushed and renamed, so that a reader never meets half of one.
+Weights and checkpoints are safetensors with JSON metadata, which execute no code when they are loaded. Every file is
+written under a temporary name, flushed and renamed, so that a reader never finds half of it.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
     "config.yaml",
     "manifest.json",
 )
-_START_AGAIN = "start the run again without --resume"
+_RESTART = "start the run again without --resume"
 
 
 @dataclass(frozen=True)
 class TrainingCase:
-    """A case that a model learned from or was chosen by: evaluation refuses to be fooled by it."""
+    """A case that trained or validated a model; evaluation refuses it as a test case."""
 
     id: str
     centre: str
@@ -60,7 +60,7 @@ class Model:
 
 
 def build_network(settings: Settings) -> DualTaskNet:
-    """The network that the settings ask for: a head is there when some term trains it."""
+    """Build the network of the settings; it has the heads that some term trains."""
     objective = settings.objective
     net = DualTaskNet(
         settings.network.width,
@@ -70,12 +70,12 @@ def build_network(settings: Settings) -> DualTaskNet:
         slice_head=objective.on("slice"),
         recompute=settings.machine.recompute,
     )
-    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # convolutions are a third faster so, also on a CPU
+    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # makes convolutions a third faster, also on a CPU
 
 
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, cases: Sequence[TrainingCase]) -> None:
-    """Write the weights, with the settings and the cases that trained or chose them as metadata."""
-    _write(path, net.state_dict(), {"settings": settings.model_dump_json(), "cases": _listed(cases)})
+    """Write the weights, with the settings and the training and validation cases as metadata."""
+    _write(path, net.state_dict(), {"settings": settings.model_dump_json(), "cases": _cases_to_json(cases)})
 
 
 def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
@@ -83,26 +83,26 @@ def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
 
     Args:
         path: of the run folder or file.
-        device: where it will compute; ``auto`` is a CUDA card when there is one.
+        device: to compute on; ``auto`` is a CUDA card when there is one.
 
     Raises:
-        DualTaskError: when there is no model, or the file is not one of this kit's.
+        DualTaskError: when there is no model, or the file is not a model of this kit.
     """
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
-    tensors, described = _read(file, "a model", "train one with dualtask train, or name its run folder")
+    tensors, described = _read(file, "a model", "train one with dualtask train, or give its run folder")
     try:
         settings = Settings.model_validate_json(described["settings"])
-        cases = _unlisted(described["cases"])
+        cases = _cases_from_json(described["cases"])
         net = build_network(settings)
         net.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise DualTaskError(f"{file}: is not a model of this kit", "name a run folder of dualtask train") from error
+        raise DualTaskError(f"{file}: is not a model of this kit", "give a run folder of dualtask train") from error
     return Model(net.to(pick_device("auto") if device == "auto" else device).eval(), settings, cases, file)
 
 
 def steps_of_model(folder: Path) -> int | None:
-    """How many steps the settings of a run's model asked for; ``None`` when there is no model yet."""
+    """Number of steps in the settings of a run's model; ``None`` when there is no model yet."""
     if not (folder / MODEL).exists():
         return None
     return load_model(folder, "cpu").settings.optimiser.steps
@@ -126,15 +126,15 @@ def save_checkpoint(
     *,
     cases: Sequence[TrainingCase] = (),
 ) -> None:
-    """Write everything that is needed to go on after ``step`` finished steps; a scaler is there in fp16.
+    """Write everything that is needed to resume after ``step`` finished steps; a scaler exists in fp16.
 
-    ``cases`` are what the weights learned from: a run that goes on keeps to them.
+    ``cases`` are the training and validation cases: a resumed run keeps them.
     """
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
     described = {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
-    _write(path, tensors, described | {"cases": _listed(cases)})
+    _write(path, tensors, described | {"cases": _cases_to_json(cases)})
 
 
 def load_checkpoint(
@@ -143,9 +143,9 @@ def load_checkpoint(
     """Restore network, optimiser and scaler; returns the number of finished steps.
 
     Raises:
-        DualTaskError: when the checkpoint is missing, damaged or of other settings.
+        DualTaskError: when the checkpoint is missing or damaged, or belongs to other settings.
     """
-    tensors, described = _read(path, "a checkpoint", _START_AGAIN)
+    tensors, described = _read(path, "a checkpoint", _RESTART)
     state: dict[int, dict[str, torch.Tensor]] = {}
     weights: dict[str, torch.Tensor] = {}
     parameters = list(net.parameters())
@@ -158,41 +158,41 @@ def load_checkpoint(
                 number, _, key = rest.partition(".")
                 weight = parameters[int(number)]
                 # A fused optimiser needs each moment in the memory layout of its weight, which the file does not keep.
-                laid_out = torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
-                state.setdefault(int(number), {})[key] = laid_out.detach()
+                moment = torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+                state.setdefault(int(number), {})[key] = moment.detach()
         net.load_state_dict(weights)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         if scaler and (scaling := json.loads(described.get("scaler", "{}"))):
             scaler.load_state_dict(scaling)
         return int(described["step"])
     except (LookupError, ValueError, RuntimeError) as error:
-        raise DualTaskError(f"{path}: does not fit the settings of its run", _START_AGAIN) from error
+        raise DualTaskError(f"{path}: does not fit the settings of its run", _RESTART) from error
 
 
 def cases_of_checkpoint(path: Path) -> tuple[TrainingCase, ...]:
-    """The cases that the weights of a checkpoint learned from; none where an older version did not keep them.
+    """The training and validation cases of a checkpoint; none in checkpoints of older versions.
 
     Raises:
         DualTaskError: when the checkpoint is missing or damaged.
     """
-    with _opened(path, "a checkpoint", _START_AGAIN) as file:
+    with _opened(path, "a checkpoint", _RESTART) as file:
         described = file.metadata() or {}
     try:
-        return _unlisted(described.get("cases", "[]"))
+        return _cases_from_json(described.get("cases", "[]"))
     except (TypeError, ValueError) as error:
-        raise DualTaskError(f"{path}: is damaged: its list of cases cannot be read", _START_AGAIN) from error
+        raise DualTaskError(f"{path}: is damaged: its list of cases cannot be read", _RESTART) from error
 
 
-def _listed(cases: Sequence[TrainingCase]) -> str:
+def _cases_to_json(cases: Sequence[TrainingCase]) -> str:
     return json.dumps([vars(case) for case in cases])
 
 
-def _unlisted(text: str) -> tuple[TrainingCase, ...]:
+def _cases_from_json(text: str) -> tuple[TrainingCase, ...]:
     return tuple(TrainingCase(**case) for case in json.loads(text))
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], described: dict[str, str]) -> None:
-    """Write safetensors by way of memory: the library's own writer leaves a file of its own when it is killed."""
+    """Write safetensors from memory, because the writer of the library leaves a temporary file when it is killed."""
     data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, described)
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
@@ -205,9 +205,9 @@ def _read(path: Path, what: str, remedy: str) -> tuple[dict[str, torch.Tensor], 
 
 @contextmanager
 def _opened(path: Path, what: str, remedy: str) -> Iterator[Any]:
-    """Open a safetensors file; what cannot be read of it becomes a message."""
+    """Open a safetensors file; a file that cannot be read raises a ``DualTaskError``."""
     if not path.is_file():
-        raise DualTaskError(f"{path}: there is no such file, so no {what.split()[-1]}", remedy)
+        raise DualTaskError(f"{path}: there is no such {what.split()[-1]}", remedy)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
@@ -216,7 +216,7 @@ def _opened(path: Path, what: str, remedy: str) -> Iterator[Any]:
 
 
 class MetricsLog:
-    """``metrics.csv``: one row a step, one column a term; a resumed run drops the rows after its checkpoint."""
+    """``metrics.csv``: one row for each step, one column for each term; resuming drops rows after the checkpoint."""
 
     def __init__(self, path: Path, columns: Sequence[str], *, finished: int = 0) -> None:
         kept = [row for row in read_rows(path) if int(row["step"]) <= finished] if finished else []
@@ -230,7 +230,7 @@ class MetricsLog:
         self._writer = csv.DictWriter(self._file, columns)
 
     def add(self, row: Mapping[str, Any]) -> None:
-        """Append one row; a live plot can read it when this returns."""
+        """Append one row and flush it, so that a live plot can read it."""
         with report_write_errors(self._path):
             self._writer.writerow(row)
             self._file.flush()
@@ -242,10 +242,10 @@ class MetricsLog:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, as text; without the last one where a full disk cut it off.
+    """Rows of a CSV file, as text; without the last one if a full disk cut it off.
 
     Raises:
-        DualTaskError: when it is no CSV file.
+        DualTaskError: when it is not a CSV file.
     """
     if not path.exists():
         return []
@@ -253,23 +253,23 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         with path.open(newline="", encoding="utf-8") as file:
             return [row for row in csv.DictReader(file) if None not in row.values()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DualTaskError(f"{path}: cannot be read as a table ({error})", "remove it, or make it again") from error
+        raise DualTaskError(f"{path}: cannot be read as a table ({error})", "remove it, or create it again") from error
 
 
 def read_json(path: Path) -> Any:
     """Content of a JSON file.
 
     Raises:
-        DualTaskError: when it is not there or damaged.
+        DualTaskError: when the file is missing or damaged.
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # of the text's encoding as well as of JSON
-        raise DualTaskError(f"{path}: cannot be read ({error})", "remove it, or make it again") from error
+    except (OSError, ValueError) as error:  # ValueError: wrong encoding or wrong JSON
+        raise DualTaskError(f"{path}: cannot be read ({error})", "remove it, or create it again") from error
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows as CSV, whole or not at all; columns in order of first use."""
+    """Write rows as CSV, completely or not at all; columns in order of first use."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
@@ -278,13 +278,13 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON, whole or not at all."""
+    """Write JSON, completely or not at all."""
     with whole_file(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def provenance(device: torch.device | str) -> dict[str, Any]:
-    """What a number was measured with: versions, device, date."""
+    """Versions, device and date, to record with a measurement."""
     device = torch.device(device)
     packages = ("dualtask-lite", "torch", "monai", "numpy", "edt")
     return {
@@ -298,7 +298,7 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Largest memory of this process so far: the card's on a GPU, else the host's."""
+    """Largest memory of this process so far: of the card on a GPU, else of the host."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return machine.peak_memory_mb()

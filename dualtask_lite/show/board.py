@@ -1,4 +1,4 @@
-"""The board of the exam for the projector: the best hand-in of each team on one page, and what luck alone gives."""
+"""The board of the exam for the projector: the best hand-in of each team, and the effect of luck, on one page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _BAR = 120  # width of the drawing of an interval
 
 @dataclass(frozen=True)
 class Board:
-    """What the page shows.
+    """The contents of the page.
 
     Attributes:
         teams: the best hand-in of each team, the best first: ``team``, ``dice``, ``baseline_dice``, ``difference``, its
@@ -33,7 +33,7 @@ class Board:
     luck: Sequence[float]
 
     def to_html(self) -> str:
-        """Write the page; it asks for nothing from any network."""
+        """Write the page; it loads nothing from a network."""
         template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
         return template.substitute(
             summary=html.escape(self._in_words()),
@@ -44,7 +44,7 @@ class Board:
 
     def _in_words(self) -> str:
         if not self.teams:
-            return "Nobody has handed in yet."
+            return "There is no hand-in yet."
         first = self.teams[0]
         best = max(team["difference"] for team in self.teams)
         teams, hand_ins = _count(len(self.teams), "team"), _count(self.hand_ins, "hand-in")
@@ -67,9 +67,9 @@ class Board:
             "best by luck alone": f"{team['luck']:+.3f}",
             "trained": "unknown" if seconds is None else f"{seconds / 60:.1f} min",
         }
-        kept = [f'<td data-head="{head}"><span>{cell}</span></td>' for head, cell in cells.items()]
-        kept[1] = f'<th scope="row" data-head="team"><span>{cells["team"]}</span></th>'
-        return f"<tr>{''.join(kept)}</tr>"
+        columns = [f'<td data-head="{head}"><span>{cell}</span></td>' for head, cell in cells.items()]
+        columns[1] = f'<th scope="row" data-head="team"><span>{cells["team"]}</span></th>'
+        return f"<tr>{''.join(columns)}</tr>"
 
     def _interval(self, team: Row) -> str:
         """Draw one interval on the scale of all, with a line at no difference; the numbers stand beside it."""

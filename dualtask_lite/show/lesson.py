@@ -1,6 +1,6 @@
-"""What every lesson needs around its subject: the code that it teaches, a folder, and the record of its run.
+"""Tools of every lesson: source code, a folder for its files, the record of its run, and checks of its exercises.
 
-The checks of its exercises come from ``exercises``; a lesson imports all of it from here.
+The checks come from ``exercises``; a lesson imports all of them from this module.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ __all__ = [
 
 MANIFEST_TYPE = "application/vnd.dualtask.manifest+json"
 _STARTED = time.monotonic()
-# Classes of Pygments, by their first letters -> the colour that JupyterLab's theme gives to such words.
+# First letters of a class of Pygments -> name of its colour in the theme of JupyterLab.
 _WORDS = {"k": "keyword", "ow": "keyword", "s": "string", "c": "comment", "m": "number", "nb": "builtin", "nf": "def"}
 
 
 @dataclass(frozen=True)
 class Source:
-    """The code of something in the package, as its file holds it."""
+    """Source code of a function or class of the package."""
 
     where: str
     code: str
@@ -51,7 +51,7 @@ class Source:
         return f"{self.where}\n{self.code}"
 
     def to_html(self) -> str:
-        """Write it in the colours of the page's theme; a long line goes on below, and is broken between words."""
+        """Write the code in the colours of the page's theme; long lines are wrapped between words."""
         from pygments import highlight  # comes with IPython
         from pygments.formatters import HtmlFormatter
         from pygments.lexers import PythonLexer
@@ -72,7 +72,7 @@ class Source:
 
 
 def show_source(thing: Callable[..., Any]) -> Source:
-    """Show the code behind a function or class: a lesson imports what it teaches, and hides nothing.
+    """Show the source code of a function or class that a lesson imports.
 
     Args:
         thing: a function or class of this package.
@@ -84,16 +84,16 @@ def show_source(thing: Callable[..., Any]) -> Source:
 
 
 def new_folder(lesson: str) -> Path:
-    """Make a folder for what a run of a lesson leaves: nobody else's, also when a room shares one machine.
+    """Create a new folder for the files of one run of a lesson, also when a class shares one machine.
 
-    It lies in ``runs`` beside the notebook; where that is read-only, as in a shared course folder, in
-    ``dualtask-runs`` at home.
+    It is in ``runs`` beside the notebook or, if that is read-only, as in a shared course folder, in
+    ``dualtask-runs`` in the home folder.
 
     Args:
-        lesson: its number, which starts the folder's name.
+        lesson: its number, with which the name of the folder starts.
 
     Raises:
-        DualTaskError: when neither can be written.
+        DualTaskError: when both are read-only.
     """
     prefix = f"{lesson}-{time.strftime('%Y%m%d-%H%M%S')}-"
     places = (Path("runs"), Path.home() / "dualtask-runs")
@@ -103,14 +103,16 @@ def new_folder(lesson: str) -> Path:
             return place / Path(tempfile.mkdtemp(prefix=prefix, dir=place)).name  # absolute from Python 3.12 on
         except OSError:
             continue
-    raise DualTaskError(f"neither {places[0].absolute()} nor {places[1]} can be written", "free some space at home")
+    raise DualTaskError(
+        f"neither {places[0].absolute()} nor {places[1]} can be written", "free some space in the home folder"
+    )
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """With what a lesson was run, how long it took, and what came out.
+    """Record of one run of a lesson: parameters, results, time, memory and versions.
 
-    ``seconds`` count from the import of this module; ``peak_memory_mb`` is the process's (None on Windows).
+    ``seconds`` count from the import of this module; ``peak_memory_mb`` is that of the process (None on Windows).
     """
 
     parameters: dict[str, Any]
@@ -134,11 +136,11 @@ class Manifest:
 
 
 def run_manifest(parameters: dict[str, Any], **results: Any) -> Manifest:
-    """Record how a lesson was run; its last cell.
+    """Record the run of a lesson, in its last cell.
 
     Args:
-        parameters: what it was run with.
-        results: plain numbers, text, lists and dicts that say what came out, for tests and the index page.
+        parameters: of the run.
+        results: plain numbers, text, lists and dicts, for tests and the index page.
     """
     versions = {name: metadata.version(name) for name in ("dualtask-lite", "torch", "monai", "numpy")}
     versions["python"] = platform.python_version()

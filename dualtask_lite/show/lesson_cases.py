@@ -1,4 +1,4 @@
-"""The cases of a lesson, from a learner's own folder: what the lesson needs, and what the folder holds."""
+"""The cases of a lesson, also from a learner's own folder: requirements of the lesson, and content of the folder."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from dualtask_lite.errors import DualTaskError
 
 
 def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: bool = False) -> list[Case]:
-    """Find the labelled cases of a lesson, and print in one sentence what it needs and what was found.
+    """Find the labelled cases of a lesson, and print in one sentence what it needs and what the source holds.
 
-    The cases of one hospital are split into as many parts as the lesson needs hospitals, so that it runs; between such
-    parts there is no gap to measure. A hospital that has too little is left out.
+    If all cases are of one hospital, they are split into as many parts as the lesson needs hospitals; between such
+    parts there is no gap to measure. Hospitals with too few cases are skipped.
 
     Args:
         data_dir: a known source or a folder with cases; empty: the embedded three-centre data.
-        hospitals: how many the lesson needs.
-        cases: how many labelled cases of each it needs.
-        tumour: whether some label of each must hold a tumour.
+        hospitals: required number of hospitals.
+        cases: required number of labelled cases of each.
+        tumour: whether a label of each hospital must contain a tumour.
 
     Returns:
         The labelled cases, by hospital.
 
     Raises:
-        DualTaskError: when there is too little; its sentence is the one that would have been printed.
+        DualTaskError: when the source holds too few cases, with the same sentence.
     """
     source = data_dir or "phantom"
     labelled = [case for case in find_cases(source) if case.label is not None]
@@ -36,10 +36,10 @@ def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: b
     is_split = len(by_hospital) == 1 and 1 < hospitals <= len(labelled)
     if is_split:
         by_hospital = _by_hospital(_in_parts(labelled, hospitals))
-    enough = {name: of_one for name, of_one in by_hospital.items() if _suffices(of_one, cases, tumour)}
+    enough = {name: group for name, group in by_hospital.items() if _suffices(group, cases, tumour)}
     needs = f"This lesson needs {_count(hospitals, 'hospital')}, each with {_count(cases, 'labelled case')}"
     needs += " and a tumour in one of them" if tumour else ""
-    listed = ", ".join(f"{name} {len(of_one)}" for name, of_one in by_hospital.items())
+    listed = ", ".join(f"{name} {len(group)}" for name, group in by_hospital.items())
     found = f"{source} holds {_count(len(labelled), 'labelled case')}" + (f" ({listed})" if listed else "")
     if is_split:
         found += f" of one hospital, split into {hospitals} parts that differ by chance only"
@@ -50,7 +50,7 @@ def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: b
             f"{needs}; {found}", "set data_dir to another folder, or leave it empty for the embedded data"
         )
     print(f"{needs}; {found}.")
-    return [case for of_one in enough.values() for case in of_one]
+    return [case for group in enough.values() for case in group]
 
 
 def _by_hospital(cases: Sequence[Case]) -> dict[str, list[Case]]:
@@ -61,7 +61,7 @@ def _by_hospital(cases: Sequence[Case]) -> dict[str, list[Case]]:
 
 
 def _in_parts(cases: Sequence[Case], count: int) -> list[Case]:
-    """The cases of one hospital in equal parts that take the place of hospitals; a patient is in one part."""
+    """Split the cases of one hospital into equal parts by patient, and name the parts like hospitals."""
     parts = [cross_validation(cases, number, folds=count, seed=0).test for number in range(count)]
     return [replace(case, centre=f"{case.centre}-{number}") for number, part in enumerate(parts, 1) for case in part]
 

@@ -54,18 +54,18 @@ def overlays(
         prediction: (X, Y, Z) of 0, 1, 2.
         distance: signed distance, (X, Y, Z) in mm, negative inside.
     """
-    found = []
+    layers = []
     organs = (LABELS[1], LABELS[2])
     if scan.label is not None:
-        found.append(Overlay("truth", "true labels", scan.label, (palette.PANCREAS, palette.TUMOUR), organs))
+        layers.append(Overlay("truth", "true labels", scan.label, (palette.PANCREAS, palette.TUMOUR), organs))
     if prediction is not None:
         pale = (palette.PREDICTION_PALE, palette.PREDICTION)
-        found.append(Overlay("prediction", "prediction", prediction, pale, organs))
+        layers.append(Overlay("prediction", "prediction", prediction, pale, organs))
     if scan.label is not None and prediction is not None:
-        found += [difference(scan.label, prediction), surface_error(scan.label, prediction, scan.spacing)]
+        layers += [difference(scan.label, prediction), surface_error(scan.label, prediction, scan.spacing)]
     if distance is not None:
-        found.append(_distance(distance))
-    return found
+        layers.append(_distance(distance))
+    return layers
 
 
 def difference(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> Overlay:

@@ -14,7 +14,7 @@ class Table:
     """Rows under a caption; a notebook shows it as HTML, a terminal as text.
 
     Args:
-        rows: one mapping a row.
+        rows: one mapping for each row.
         caption: of the table.
         columns: the columns to show, in this order; by default all, in order of first use.
         digits: decimals of a float.

@@ -1,6 +1,6 @@
-"""Addresses of the network in JavaScript and HTML, turned into addresses below the JupyterLab extension.
+"""Replace network addresses in JavaScript and HTML by addresses below the JupyterLab extension.
 
-A script finds its own address when it is loaded, so what is rewritten works under every base URL of Jupyter.
+A script finds its own address when it is loaded, so the rewritten code works under every base URL of Jupyter.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ CDN = "https://cdn.jsdelivr.net/npm/"
 VUE_WINDOW = "@oeway/vue-window@2.4.1-a"
 VIEWER = "itk-vtk-viewer@14.51.0/dist/index.html"
 _CORE, _RPC, _UI = "imjoy-core@0.14.5", "imjoy-rpc@0.5.9", "itk-viewer-bootstrap-ui@0.30.0"
-_BASE = "dualtaskNpm"  # a global of the page: where the packages lie
+_BASE = "dualtaskNpm"  # a global of the page: the folder of the packages
 _LOGO = "data:image/svg+xml,%3Csvg xmlns=%27http://www.w3.org/2000/svg%27 viewBox=%270 0 16 16%27%3E"
 _LOGO += "%3Cpath d=%27M4 2l9 6-9 6z%27/%3E%3C/svg%3E"  # in place of a picture on a button
-_SAME = (  # pattern of what is asked for -> what that is on the CDN; exact versions instead of tags
+_SAME = (  # pattern of an address -> the same on the CDN, with exact versions instead of tags
     (r"https://imjoy-team\.github\.io/vue-js-modal/", f"{CDN}vue-js-modal@2.0.1/dist/"),
     (r"https://lib\.imjoy\.io/", f"{CDN}{_CORE}/dist/"),
     (r"imjoy-core@\$\{\w+\}", _CORE),
     (r"imjoy-rpc@latest", _RPC),
     (r"itk-viewer-bootstrap-ui@0/", f"{_UI}/"),
-    (r'(?<="startup":)true', "false"),  # engines for other languages, which it would fetch at once
+    (r'(?<="startup":)true', "false"),  # plug-ins for other languages, which it would load at the start
     (r"https://imjoy\.io/static/img/[\w-]+\.svg", _LOGO),
 )
 _WINDOW = "async createWindow(_plugin, w, extra_config) {"
@@ -31,15 +31,15 @@ _IMPORT = "import(E.href)"
 
 def script(text: str, packages: str) -> str:
     """Rewrite a script; ``packages`` leads from it to the folder of all packages, as ``../../``."""
-    for asked, there in _SAME:
-        text = re.sub(asked, there, text)
+    for pattern, address in _SAME:
+        text = re.sub(pattern, address, text)
     text = re.sub(rf'(\\?"){re.escape(CDN)}', rf"{_BASE}+\1", text)  # \" where the code is a string to evaluate
     text = text.replace(f"`{CDN}", f"`${{{_BASE}}}")
     return f'globalThis.{_BASE} = new URL("{packages}", document.currentScript.src).href;\n{text}'
 
 
 def viewer_script(text: str) -> str:
-    """Rewrite the viewer: the kernel tells it where on the CDN its buttons are."""
+    """Rewrite the viewer, which gets the address of its buttons on the CDN from the kernel."""
     return once(script(text, "../../"), _IMPORT, f'import(E.href.replace("{CDN}", {_BASE}))')
 
 
@@ -58,11 +58,11 @@ def once(text: str, old: str, new: str) -> str:
     """Replace the only occurrence of a text.
 
     Raises:
-        DualTaskError: when there is none, or more than one: then it is not the version that this was written for.
+        DualTaskError: when there is none or more than one, as in another version of the file.
     """
     if text.count(old) != 1:
         raise DualTaskError(
-            f"a file of the viewer holds {text.count(old)} times {old[:40]!r} instead of once",
+            f"a file of the viewer contains {old[:40]!r} {text.count(old)} times instead of once",
             "install the pinned version: pip install imjoy-jupyterlab-extension==0.2.6",
         )
     return text.replace(old, new)

@@ -1,4 +1,4 @@
-"""The README's pictures, of pages like those that ``make demo`` builds."""
+"""The screenshot of the README, of a page like the one that ``make demo`` builds."""
 
 from __future__ import annotations
 
@@ -22,18 +22,17 @@ pytestmark = pytest.mark.browser
 def demo(tmp_path):
     scan = make_case("B", 5, size=(48, 48, 24)).load()
     prediction = np.roll(scan.label, (2, 1), (0, 1))
-    show.page(scan, prediction, tmp_path / "runs" / "04-x" / "B_005_3d.html")
     head = '<!doctype html><html lang="en"><meta charset="utf-8"><body>'
     slices = show.slices(scan, prediction, viewer="html").to_html()
     (tmp_path / "04_the_framework.html").write_text(head + slices, encoding="utf-8")
     return tmp_path
 
 
-def test_screenshots_are_saved_with_alt_text(demo, program):
-    pictures.take(demo)
+def test_screenshot_is_saved_with_alt_text(demo, program):
+    pictures.save_screenshot(demo)
     lines = (demo / pictures.LINES).read_text(encoding="utf-8")
     shown = re.findall(r"!\[([^]]*)]\(data/results/([^)]*)\)", lines)
-    assert [file for _, file in shown] == ["volume3d.jpg", "slices.jpg"]
+    assert [file for _, file in shown] == ["slices.jpg"]
     for words, file in shown:
         assert "Prediction" in words
         assert re.search(r"tumour [^.]*\d", words)
@@ -45,6 +44,6 @@ def test_screenshots_are_saved_with_alt_text(demo, program):
 
 def test_missing_chromium_is_reported_without_an_error(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(pictures, "chromium", lambda: None)
-    pictures.take(tmp_path)
+    pictures.save_screenshot(tmp_path)
     assert "chromium is not installed" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())

@@ -94,9 +94,9 @@ def test_a_file_that_is_no_settings_file_is_refused(text, tmp_path):
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("data: {source: a}\nseed: 1\ndata: {held_out: C}\n", "line 3, column 1: 'data' comes twice, first in line 1"),
-        ("data:\n  source: a\n  source: b\n", "line 3, column 3: 'source' comes twice, first in line 2"),
-        ("a: {b: [{c: 1, c: 1}]}", "line 1, column 16: 'c' comes twice"),
+        ("data: {source: a}\nseed: 1\ndata: {held_out: C}\n", "line 3, column 1: 'data' is repeated, first in line 1"),
+        ("data:\n  source: a\n  source: b\n", "line 3, column 3: 'source' is repeated, first in line 2"),
+        ("a: {b: [{c: 1, c: 1}]}", "line 1, column 16: 'c' is repeated"),
         ("seed: 1\noptimiser:\n\tsteps: 3\n", "line 3, column 1: found character '\\t'"),
         ("seed: 1\n  steps: 3\n", "line 2, column 8: "),
         ("seed: 1\nda\x00ta: 1\n", "line 2, column 3: the character '\\x00' is not allowed"),

@@ -55,7 +55,7 @@ def test_all_of_it_is_small():
 
 
 def test_the_table_of_models_says_what_they_score():
-    for row in reference.described():
+    for row in reference.model_rows():
         manifest = json.loads((data_file(f"models/{CASCADES[row['name']][-1]}") / "manifest.json").read_text())
         rows = read_rows(data_file("results/reference/cases.csv"))
         of_model = {"arm": manifest["arm"], "part": "C", "seed": "0", "target": "tumour"}
@@ -69,7 +69,7 @@ def test_the_commands_take_its_name(typed, tmp_path, monkeypatch):
     ct = scan.save(scan.volume, tmp_path / "ct.nii.gz")
     code, out, err = typed("predict", "reference", ct, "-o", tmp_path / "out", "--json")
     assert code == 0, err
-    assert "made-up hospitals" in err
+    assert "made-up cases" in err
     assert (tmp_path / "out" / "ct_seg.nii.gz").exists()
     assert typed("export", "reference", "-o", tmp_path / "bundle")[0] == 0
     code, out, _ = typed("models", "--json")

@@ -154,4 +154,4 @@ def test_a_full_standard_output_is_one_line(form):
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: [Errno 28] No space left on device; make room, or check your rights\n"
+    assert done.stderr == "error: [Errno 28] No space left on device; free some disk space, or check your permissions\n"

@@ -468,18 +468,22 @@ def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
     build.README.write_text("before\n")
     with pytest.raises(SystemExit, match="no place"):
         build.keep_times(tmp_path / "demo")
-    places = [marks(part) for part in ("figure", "pictures", "measured times")]
+    moving = build.animations.Animation("moves", [Image.new("RGB", (4, 4))], 1, "words", "caption")
+    monkeypatch.setattr(build.animations, "draw", lambda: [moving])
+    places = [marks(part) for part in ("figure", "moving pictures", "pictures", "measured times")]
     build.README.write_text("before\n" + "between\n".join(f"{first}\nold\n{last}\n" for first, last in places))
     build.keep_times(tmp_path / "demo")
-    _, (_, end), (start, last) = places
+    *_, (_, end), (start, last) = places
     assert build.README.read_text().endswith(f"old\n{end}\nbetween\n{start}\n{build.readme_table()}\n{last}\n")
     assert (tmp_path / "framework.png").exists()
+    assert (tmp_path / "moves.webp").exists()
+    assert f"{moving.markdown()}\n" in build.README.read_text()
     (tmp_path / "demo" / "slices.jpg").write_bytes(b"jpeg")
     (tmp_path / "demo" / "pictures.md").write_text("![words](data/results/slices.jpg)\n")
     build.keep_times(tmp_path / "demo")
     text = build.README.read_text()
     assert text.startswith(f"before\n{places[0][0]}\n![The method on case")
-    assert f"{places[1][0]}\n![words](data/results/slices.jpg)\n{end}\nbetween\n" in text
+    assert f"{places[2][0]}\n![words](data/results/slices.jpg)\n{end}\nbetween\n" in text
     assert (tmp_path / "slices.jpg").read_bytes() == b"jpeg"
     assert "| [99 A title](notebooks/99_title.ipynb) |  | 12 s, 0.5 GB |  |" in text
     assert "2026-01-02" in text
@@ -488,7 +492,7 @@ def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
 
 def test_the_pictures_in_the_readme_are_kept_small_and_have_their_words():
     shown = re.findall(r"!\[([^]]*)]\(([^)]*)\)", part_of_readme("pictures"))
-    assert [file for _, file in shown] == ["data/results/volume3d.jpg", "data/results/slices.jpg"]
+    assert [file for _, file in shown] == ["data/results/slices.jpg"]
     for words, file in shown:
         assert re.search(r"tumour [^.]*\d", words)
         assert (ROOT / file).stat().st_size < 150_000

@@ -53,5 +53,5 @@ def test_teams_stand_where_their_hand_ins_and_difference_are(page):
 
 def test_a_board_without_hand_ins_says_so():
     page = Board([], 0, 0.0, LUCK).to_html()
-    assert "Nobody has handed in yet." in page
+    assert "There is no hand-in yet." in page
     assert "<svg" not in page

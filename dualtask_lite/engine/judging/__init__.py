@@ -1,1 +1,1 @@
-"""How good a model is: metrics, evaluation, ablation, statistics, leaks, disagreement."""
+"""Judging a model: metrics, evaluation, ablation, statistics, leaks, disagreement."""

@@ -1,25 +1,25 @@
-"""The same data, steps and test cases for every arm: what the domain gap is, and what each term buys.
+"""Ablation: train and test every arm on the same cases and steps, to measure the domain gap and each term's effect.
 
 A cell is one arm, protocol, test part and seed. It trains a cascade and tests it, from the whole volume, on the
 cases of the test part:
 
-* ``in-domain``: half the cases of a centre test, the other half train;
-* ``unseen``: the same half tests, and as many cases of the other centres train. The gap between these two is what
-  another hospital costs, not what fewer cases cost;
-* ``leave-one-centre-out``: all cases of a centre test, all of the others train;
-* ``cross-validation``: the cases of one fold test, the others train, whatever their centre.
+* ``in-domain``: half the cases of a centre are test cases, the other half training cases;
+* ``unseen``: the same test cases, and as many training cases from the other centres. The gap between these two is the
+  effect of another hospital, not of fewer cases;
+* ``leave-one-centre-out``: all cases of a centre are test cases, all others training cases;
+* ``cross-validation``: the cases of one fold are test cases, all others training cases, whatever their centre.
 
-An arm is what is asked of the *last* stage. The stages before it say where to look; they learn the segmentation
-only, once for all arms, so that a difference between arms is never a luckier box. No true box is used in a test: a
-cascade of one stage looks in the whole volume.
+An arm is an objective of the *last* stage. All arms share the stages before it, which are trained once, for
+segmentation only; so a difference between arms never comes from a better region. No test uses the true box: a cascade
+of one stage searches the whole volume.
 
-Equal work, in both senses: in each step every arm shows the network as many *images* as the profile does
-(``optimiser.batch`` samples in ``views.count`` views), so an arm with two views sees half as many samples. Each such
+Equal work, counted in two units: in each step every arm processes as many *images* as the profile does
+(``optimiser.batch`` samples in ``views.count`` views), so an arm with two views uses half as many samples. Each such
 arm exists a second time, as ``NAME-samples``, with as many *samples* as the baseline and twice its images. Compare with
-``views`` to credit a term, not the augmentation.
+the arm ``views`` to separate the effect of a term from that of the augmentation.
 
-Equal inference: all arms are compared on the mask of the segmentation head; what the distance head and the mean of both
-give in the same forward pass stands beside it in the rows, and so does the Dice in the label's own box.
+Equal inference: all arms are compared on the mask of the segmentation head. The rows also hold the Dice of the distance
+head and of the mean of both heads, from the same forward pass, and the Dice in the label's own box.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from itertools import chain
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
 
 BASELINE = "segmentation"
-CASES = "cases.csv"  # of a cell: its rows of the table
-#: Terms of each arm, and whether they see a sample in two views; a term has the weight that METHOD gives it.
+CASES = "cases.csv"  # results of a cell
+#: Terms of each arm, with the paper's weights, and the number of views of a sample.
 _BOTH = ("seg", "dist", "conv_mask", "conv_distance")
 _TERMS: dict[str, tuple[tuple[str, ...], int]] = {
     BASELINE: (("seg",), 1),
@@ -76,7 +77,7 @@ _TERMS: dict[str, tuple[tuple[str, ...], int]] = {
     "contrast": ((*_BOTH, "feat"), 2),
     "full": (tuple(PAPER_WEIGHTS), 2),
 }
-SAMPLES = "-samples"  # such an arm sees as many samples a step as one without views, and so twice as many images
+SAMPLES = "-samples"  # suffix of an arm with as many samples a step as one without views, so twice as many images
 ARMS: dict[str, dict[str, Any]] = {
     name: {
         "views.count": views,
@@ -94,27 +95,27 @@ class Cell:
 
     arm: str  # a name of ARMS, or one with changed settings: full+objective.tau=6
     protocol: str
-    part: str  # the centre, or the number of the fold, that is tested
+    part: str  # the tested centre, or the number of the tested fold
     seed: int
 
     def folder(self, out: Path) -> Path:
-        """Where the run and the rows of its last stage are kept."""
+        """Folder of the last stage's run and results."""
         return out / "cells" / self.arm / f"{self.protocol}-{self.part}-{self.seed}"
 
     def common(self, out: Path) -> Path:
-        """Where the runs of the stages before it are kept, which all arms share."""
+        """Folder of the runs of the earlier stages, which all arms share."""
         return out / "common" / f"{self.protocol}-{self.part}-{self.seed}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What all cells share."""
+    """The settings that all cells share."""
 
     profile: str
     overrides: Mapping[str, Any]  # settings by dotted name, for all stages
     stages: Sequence[str]  # of the cascade, in order
     folds: int  # of cross-validation
-    validation: float = 0.0  # share of the training cases of leave-one-centre-out that a learning curve watches
+    validation: float = 0.0  # share of the training cases kept for learning curves; leave-one-centre-out only
 
 
 def ablate(
@@ -133,21 +134,21 @@ def ablate(
     command: str = "",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Train and test all cells, seed by seed; those that are done already are kept.
+    """Train and test all cells, seed by seed; finished cells are not repeated.
 
     Args:
         profile: of the settings that all cells share.
         overrides: settings by dotted name, for all cells and stages; seed, views and weights are the cells' own.
-        cases: labelled cases; of at least two centres, but for ``cross-validation``.
-        out: folder of the table (see ``table``), written after each cell; the runs lie in its ``cells`` and ``common``.
-        stages: the stages of the cascade, in order; the arms are about the last one.
-        arms: names of ``ARMS``, each perhaps with changed settings (``full+objective.tau=6``).
+        cases: labelled cases, of at least two centres except for ``cross-validation``.
+        out: folder of the table (see ``table``), written after each cell; its ``cells`` and ``common`` hold the runs.
+        stages: the stages of the cascade, in order; the arms differ in the last one.
+        arms: names of ``ARMS``, optionally with changed settings (``full+objective.tau=6``).
         seeds: of the split, the weights and the samples.
         protocols: some of ``PROTOCOLS``.
-        parts: only these centres or folds are tested; by default all.
-        folds: parts of ``cross-validation``.
-        jobs: cells at a time, each in its own process; the processes share the cards evenly.
-        command: what to type to get the same table; kept in ``summary.json``.
+        parts: test only these centres or folds; by default all.
+        folds: number of folds of ``cross-validation``.
+        jobs: number of cells that run at the same time, each in its own process; they share the cards evenly.
+        command: the command that makes the same table; written to ``summary.json``.
         progress: show a bar on a terminal or in a notebook.
 
     Returns:
@@ -158,12 +159,12 @@ def ablate(
             process was killed.
     """
     if not cases:
-        raise DualTaskError("there is no labelled case", "see dualtask data check for what is in the folder")
-    watched = Settings.of(profile, overrides).data.validation
-    plan = Plan(profile, dict(overrides), tuple(stages), folds, watched)
+        raise DualTaskError("there is no labelled case", "list the content of the folder with dualtask data check")
+    validation = Settings.of(profile, overrides).data.validation
+    plan = Plan(profile, dict(overrides), tuple(stages), folds, validation)
     cells = {seed: cells_of(cases, arms, protocols, folds, seed, parts) for seed in seeds}
-    for cell in (cell for of_seed in cells.values() for cell in of_seed):
-        stage_settings(cell, plan, plan.stages[-1])  # refuse a wrong setting before anything is trained
+    for cell in chain.from_iterable(cells.values()):
+        stage_settings(cell, plan, plan.stages[-1])  # check the settings before the first training
     table = ResultTable(out, plain({**vars(plan), "cases": {case.id: case.digest() for case in cases}}))
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
@@ -173,38 +174,48 @@ def ablate(
     )
     with progress_bar(progress) as bar, pool:
         task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
+        arguments = (plan, list(cases), out, threads)
 
-        def work(run: Callable[..., None], some: Sequence[Cell], on_finish: Callable[[Cell], None]) -> None:
-            futures = {pool.submit(run, cell, plan, list(cases), out, threads): cell for cell in some}
-            try:
-                for future in as_completed(futures):
-                    future.result()
-                    on_finish(futures[future])
-            except BrokenProcessPool as error:
-                raise DualTaskError(
-                    "the process of a cell was killed, perhaps because the memory ran out",
-                    "run it again: what is done is kept; fewer --jobs need less memory",
-                ) from error
-            except BaseException:
-                pool.shutdown(cancel_futures=True)
-                raise
-
-        def keep(cell: Cell) -> None:
+        def add_to_table(cell: Cell) -> None:
             nonlocal summary
             table.add(vars(cell), **read_cell(cell, plan, out))
             summary = write_summary(table, plan, command, threads)
             bar.update(task, advance=1)
 
-        for of_seed in cells.values():
-            waiting = [cell for cell in of_seed if not table.has(vars(cell))]
-            bar.update(task, advance=len(of_seed) - len(waiting))
-            work(train_common, list({cell.common(out): cell for cell in waiting}.values()), lambda _: None)
-            work(run_cell, waiting, keep)
+        for seed_cells in cells.values():
+            waiting = [cell for cell in seed_cells if not table.has(vars(cell))]
+            bar.update(task, advance=len(seed_cells) - len(waiting))
+            one_per_folder = {cell.common(out): cell for cell in waiting}
+            _run_in_pool(pool, train_common, list(one_per_folder.values()), arguments, lambda _: None)
+            _run_in_pool(pool, run_cell, waiting, arguments, add_to_table)
     return summary or write_summary(table, plan, command, threads)
 
 
+def _run_in_pool(
+    pool: ProcessPoolExecutor,
+    function: Callable[..., None],
+    cells: Sequence[Cell],
+    arguments: tuple[Any, ...],
+    on_finish: Callable[[Cell], None],
+) -> None:
+    """Call a function for each cell in a process of the pool, and ``on_finish`` here when a cell is finished."""
+    futures = {pool.submit(function, cell, *arguments): cell for cell in cells}
+    try:
+        for future in as_completed(futures):
+            future.result()
+            on_finish(futures[future])
+    except BrokenProcessPool as error:
+        raise DualTaskError(
+            "the process of a cell was killed, perhaps because the memory ran out",
+            "repeat the command: finished cells are kept; fewer --jobs need less memory",
+        ) from error
+    except BaseException:
+        pool.shutdown(cancel_futures=True)
+        raise
+
+
 def write_summary(table: ResultTable, plan: Plan, command: str, threads: int) -> dict[str, Any]:
-    """Sum up the rows of a table and write ``summary.json``."""
+    """Summarise the rows of a table and write ``summary.json``."""
     rows = table.rows["cases"]
     summary = {
         "command": command,
@@ -220,7 +231,7 @@ def write_summary(table: ResultTable, plan: Plan, command: str, threads: int) ->
 
 
 def read_cell(cell: Cell, plan: Plan, out: Path) -> dict[str, Any]:
-    """What a finished cell measured, as ``ResultTable.add`` takes it."""
+    """Read the results of a finished cell, as arguments of ``ResultTable.add``."""
     run = cell.folder(out) / plan.stages[-1]
     manifest, settings = read_json(run / MANIFEST), stage_settings(cell, plan, plan.stages[-1])
     samples = settings.optimiser.batch
@@ -247,7 +258,7 @@ def cells_of(
     seed: int,
     only: Sequence[str] | None = None,
 ) -> list[Cell]:
-    """The cells of one seed, of all parts or ``only`` of some."""
+    """List the cells of one seed, for all parts or ``only`` for some."""
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise DualTaskError(f"there is no protocol {unknown[0]!r}", f"choose from: {', '.join(PROTOCOLS)}")
     centres = sorted({case.centre for case in cases})
@@ -260,38 +271,38 @@ def cells_of(
 
 
 def train_common(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: int) -> None:
-    """Train the stages before the last one, which all arms share."""
+    """Train the earlier stages, which all arms share."""
     for stage in plan.stages[:-1]:
         _train(Cell(BASELINE, cell.protocol, cell.part, cell.seed), plan, cases, stage, cell.common(out), threads)
 
 
 def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: int) -> None:
-    """Train the last stage of one cell, test the cascade, and write the cell's rows."""
+    """Train the last stage of one cell, test the cascade, and write the results of the cell."""
     folder = cell.folder(out)
-    if (folder / CASES).exists():  # finished, but the table was not written any more
+    if (folder / CASES).exists():  # finished, but interrupted before the table was written
         return
     *early, last = plan.stages
     _train(cell, plan, cases, last, folder, threads)
     device = pick_device(Settings.of(plan.profile, plan.overrides).machine.device)
     models = [load_model(path, device) for path in (*(cell.common(out) / stage for stage in early), folder / last)]
     result = evaluate(models, split_of(cell, cases, plan.folds, plan.validation).test, heads=True, progress=False)
-    if result.failed:  # a case fewer would make the cells differ in what they were tested on
-        raise DualTaskError(f"not evaluated: {result.failed}", "mend these cases, see dualtask data check")
+    if result.failed:  # all cells must be tested on the same cases
+        raise DualTaskError(f"not evaluated: {result.failed}", "repair these cases, see dualtask data check")
     rows = [{name: round(v, 4) if isinstance(v, float) else v for name, v in row.items()} for row in result.rows]
-    write_rows(folder / CASES, rows)  # last: where it is, the cell is done
+    write_rows(folder / CASES, rows)  # written last: its existence marks the cell as finished
 
 
-def _start_process(started: Synchronized[int], of_cards: Sequence[str]) -> None:
-    """Give a process of the pool its card; end it when its parent was killed, or it would wait for work for ever."""
-    take_card(started, of_cards)
+def _start_process(started: Synchronized[int], card_ids: Sequence[str]) -> None:
+    """Give a process of the pool its card, and end the process when its parent is killed."""
+    take_card(started, card_ids)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def watch() -> None:
+    def end_with_parent() -> None:
         parent.join()
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 def _train(cell: Cell, plan: Plan, cases: Sequence[Case], stage: str, folder: Path, threads: int) -> None:
@@ -312,10 +323,10 @@ def _train(cell: Cell, plan: Plan, cases: Sequence[Case], stage: str, folder: Pa
 
 
 def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
-    """Settings of one stage of a cell: what all cells share, under the cell's arm and seed, at equal work.
+    """Settings of one stage of a cell: those of the plan, with the arm and seed of the cell, at equal work.
 
     Raises:
-        DualTaskError: when the arm is unknown, or a step cannot be divided into its views.
+        DualTaskError: when the arm is unknown, or the images of a step cannot be divided into views.
     """
     arm, *assignments = cell.arm.split("+")
     if arm not in ARMS:
@@ -336,7 +347,7 @@ def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
 
 
 def split_of(cell: Cell, cases: Sequence[Case], folds: int = 5, validation: float = 0.0) -> Split:
-    """Who trains and who tests in a cell (see this module's head)."""
+    """Training and test cases of a cell (see the head of this module)."""
     if cell.protocol == "cross-validation":
         return cross_validation(cases, int(cell.part), folds=folds, seed=cell.seed)
     if cell.protocol == "leave-one-centre-out":

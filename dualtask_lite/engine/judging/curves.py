@@ -1,7 +1,8 @@
 """Learning curves: Dice of training, validation and unseen cases at several points of one training.
 
-The regions come from the labels (the stage's box around the true organ), so a curve says how a training goes, not how
-good the model is. The unseen cases are recorded and never used: whatever is chosen is chosen on the validation cases.
+The regions come from the labels (the stage's box around the true organ), so a curve describes the progress of a
+training, not the quality of the model. The Dice of the unseen cases is recorded only: every choice uses the validation
+cases.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from dualtask_lite.engine.run import METRICS, read_rows, write_rows
 from dualtask_lite.method.network import DualTaskNet
 
 CURVE = "curve.csv"
-TRAINING_CASES = 10  # measured beside the validation and the unseen cases
+TRAINING_CASES = 10  # number of training cases that are measured
 
 
 class LearningCurve:
-    """Measure a training each time it validates, and keep the rows in ``curve.csv`` of its run folder.
+    """Measure the Dice at each validation of a training, and write it to ``curve.csv`` of the run folder.
 
     Args:
         run: the run folder; rows of an earlier, interrupted part are kept.
@@ -36,28 +37,28 @@ class LearningCurve:
 
     def __init__(self, run: Path, train: Sequence[Case], unseen: Sequence[Case], settings: Settings) -> None:
         self.path = run / CURVE
-        some = [train[int(i)] for i in np.linspace(0, len(train) - 1, min(TRAINING_CASES, len(train)))]
+        measured = [train[int(i)] for i in np.linspace(0, len(train) - 1, min(TRAINING_CASES, len(train)))]
         self.regions = {
             name: [training_region(case, settings) for case in cases]
-            for name, cases in (("train", some), ("unseen", unseen))
+            for name, cases in (("train", measured), ("unseen", unseen))
         }
-        self.measured: dict[str, float] = {}
+        self.dice: dict[str, float] = {}  # measured since the last row
 
     def measure(self, net: DualTaskNet, validation: Sequence[Region], settings: Settings) -> None:
-        """Measure the three groups; give it to ``train`` as ``on_validation``."""
+        """Measure the three groups of cases: the ``on_validation`` of ``train``."""
         groups = {"train": self.regions["train"], "validation": validation, "unseen": self.regions["unseen"]}
-        self.measured = {f"{name}_dice": mean_dice(net, regions, settings) for name, regions in groups.items()}
+        self.dice = {f"{name}_dice": mean_dice(net, regions, settings) for name, regions in groups.items()}
 
     def record(self, row: Mapping[str, Any]) -> None:
-        """Write what was measured at this step; give it to ``train`` as ``callback``."""
-        if self.measured:
-            earlier = [kept for kept in read_rows(self.path) if int(kept["step"]) < row["step"]]
-            write_rows(self.path, [*earlier, {"step": row["step"], **self.measured}])
-            self.measured = {}
+        """Write the Dice that was measured at this step: the ``callback`` of ``train``."""
+        if self.dice:
+            earlier = [one for one in read_rows(self.path) if int(one["step"]) < row["step"]]
+            write_rows(self.path, [*earlier, {"step": row["step"], **self.dice}])
+            self.dice = {}
 
 
 def mean_dice(net: DualTaskNet, regions: Sequence[Region], settings: Settings) -> float:
-    """Mean Dice on the working grid of the regions that hold the target; NaN when none does."""
+    """Mean Dice, on the working grid, of the regions that contain the target; NaN without such a region."""
     scores = []
     for region in regions:
         if region.mask is not None and region.mask.any():
@@ -67,15 +68,15 @@ def mean_dice(net: DualTaskNet, regions: Sequence[Region], settings: Settings) -
 
 
 def read_curve(run: Path) -> list[dict[str, float]]:
-    """Rows of a run's curve: ``step``, the three Dice, and the mean of ``loss`` and terms since the row before."""
+    """Read the learning curve of a run: step, three Dice, and the mean of loss and terms since the previous row."""
     steps = read_rows(run / METRICS)
-    rows, before = [], 0
+    rows, previous = [], 0
     for row in read_rows(run / CURVE):
         now = int(row["step"])
-        part = [one for one in steps if before < int(one["step"]) <= now]
+        since = [one for one in steps if previous < int(one["step"]) <= now]
         terms = [name for name in steps[0] if name not in ("step", "lr", "val_dice", "seconds") and "grad_" not in name]
-        means = {name: round(float(np.mean([float(one[name]) for one in part])), 4) for name in terms}
+        means = {name: round(float(np.mean([float(one[name]) for one in since])), 4) for name in terms}
         means["loss"] = means.pop("total")
         rows.append({**{name: float(value) for name, value in row.items()}, "step": now, **means})
-        before = now
+        previous = now
     return rows

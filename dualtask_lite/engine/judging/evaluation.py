@@ -1,4 +1,4 @@
-"""How good a model is on cases that it never saw: one row a case, and a summary."""
+"""Evaluation of a model on cases that were not used in training: one row for each case, and a summary."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from dualtask_lite.errors import DualTaskError
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
+    """Results of an evaluation.
 
     Attributes:
-        rows: one dict a case and target: ``case``, ``centre``, ``target`` and the metrics.
+        rows: one dict for each case and target: ``case``, ``centre``, ``target`` and the metrics.
         summary: target -> centre (and ``all``) -> metric -> statistics over the cases.
-        failed: case id -> why it could not be evaluated; such a case is in no average (METHOD, trap 14).
+        failed: case id -> why it could not be evaluated; no average includes such a case (METHOD, trap 14).
     """
 
     rows: list[dict[str, Any]]
@@ -51,12 +51,12 @@ def evaluate(
 
     Args:
         models: of the cascade.
-        cases: those without a label are left out.
-        heads: add to the rows of the last stage's target what ``score_heads`` measures.
+        cases: those without a label are skipped.
+        heads: add the results of ``score_heads`` to the rows of the last stage's target.
         progress: show a bar on a terminal or in a notebook.
 
     Raises:
-        DualTaskError: when a model saw one of the cases, or there is none with a label.
+        DualTaskError: when one of the cases was used in training, or none has a label.
     """
     cases = [case for case in cases if case.label is not None]
     if not cases:
@@ -72,8 +72,8 @@ def evaluate(
                 scored = score(scan, prediction, targets(models))
                 if heads:
                     last = in_cascade_order(models)[-1]
-                    more = score_heads(last, scan, prediction)
-                    scored = [row | more if row["target"] == prediction.target else row for row in scored]
+                    head_scores = score_heads(last, scan, prediction)
+                    scored = [row | head_scores if row["target"] == prediction.target else row for row in scored]
                 rows += scored
             except DualTaskError as error:
                 failed[case.id] = str(error)
@@ -81,23 +81,23 @@ def evaluate(
 
 
 def refuse_training_cases(models: Sequence[Model], cases: Sequence[Case]) -> None:
-    """Refuse test cases whose image trained or chose a model, under whatever name; an unreadable one has none.
+    """Refuse test cases whose image was used in training or validation of a model.
 
-    A name decides nothing: two hospitals may both call a case ``case_001``.
+    Images are compared, not names: two hospitals may both call a case ``case_001``. An unreadable image is skipped.
     """
     used = {one.digest: one.id for model in models for one in model.training_cases}
     if not used:
         return
     for case in cases:
-        if (digest := _content(case)) in used:
+        if (digest := _digest_of(case)) in used:
             under = "" if used[digest] in (case.id, digest) else f" as {used[digest]}"
             raise DualTaskError(
-                f"case {case.id} was used in training{under}, so a score on it would say nothing",
+                f"case {case.id} was used in training{under}, so its score would be too high",
                 "evaluate on a held-out centre (--centre) or on another source",
             )
 
 
-def _content(case: Case) -> str | None:
+def _digest_of(case: Case) -> str | None:
     with suppress(DualTaskError):
         return case.digest()
     return None
@@ -106,14 +106,14 @@ def _content(case: Case) -> str | None:
 def unseen_cases(
     models: Sequence[Model], cases: Sequence[Case], centre: str | None = None, *, source: str | None = None
 ) -> list[Case]:
-    """The cases to evaluate on: those of ``centre``, else of the centre that the models held out, else all.
+    """Choose the cases to evaluate on: those of ``centre``, else of the models' held-out centre, else all.
 
     Args:
         models: of one cascade.
         cases: to choose from.
-        centre: the only one to evaluate on.
-        source: where the cases come from; by default where the models were trained. A model holds a centre out of the
-            source that trained it, so in another source the name of that centre means nothing.
+        centre: evaluate on this centre only.
+        source: of the cases; by default the training source. The held-out centre belongs to the training source, so
+            its name is ignored for another source.
 
     Raises:
         DualTaskError: when there is no case of the centre.
@@ -130,15 +130,15 @@ def unseen_cases(
 
 
 def targets(models: Sequence[Model]) -> list[str]:
-    """What the models predict: pancreas, tumour or both."""
+    """Targets of the models: pancreas, tumour or both."""
     return sorted({STAGES[model.settings.stage].target for model in models})
 
 
 def score(scan: Scan, prediction: Prediction, wanted: Sequence[str]) -> list[dict[str, Any]]:
-    """One row of metrics for each target, each on its own mask, on the scan's own grid.
+    """One row of metrics for each target, from the mask of that target on the scan's own grid.
 
-    The written label map paints the tumour over the pancreas; scored on that, each false tumour voxel would count
-    against the pancreas stage.
+    The written label map is not used: in it the tumour covers the pancreas, so each false tumour voxel would count
+    as an error of the pancreas stage.
     """
     if scan.label is None:
         raise DualTaskError(f"{scan.id}: has no label", "evaluate labelled cases only")
@@ -154,12 +154,12 @@ def score(scan: Scan, prediction: Prediction, wanted: Sequence[str]) -> list[dic
 
 
 def score_heads(model: Model, scan: Scan, prediction: Prediction) -> dict[str, float]:
-    """Dice of a stage by each of its heads, and in the box that comes from the label.
+    """Dice of each head of a stage, and Dice in the box that comes from the label.
 
     Returns:
-        ``dice_distance_head`` and ``dice_mean_head``, from the forward pass that gave the prediction, where a distance
-        head was trained; ``dice_own_box``: of the segmentation head in the label's own box, which says whether this
-        stage or the one before it is to blame, and is no result. NaN for a case without the target.
+        ``dice_distance_head`` and ``dice_mean_head``, from the forward pass of the prediction, if a distance head was
+        trained; ``dice_own_box``: of the segmentation head in the label's own box, which shows whether this stage or
+        the one before it causes the errors, and is no result. NaN for a case without the target.
     """
     assert scan.label is not None
     stage, threshold = STAGES[model.settings.stage], model.settings.prediction.threshold
@@ -176,21 +176,21 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Statistics over the cases for each target, by centre and over all."""
     summary: dict[str, Any] = {}
     for target in dict.fromkeys(row["target"] for row in rows):
-        of_target = [dict(row) for row in rows if row["target"] == target]
-        centres = sorted({row["centre"] for row in of_target})
-        summary[target] = {"all": summarise(of_target)}
-        summary[target] |= {name: summarise([r for r in of_target if r["centre"] == name]) for name in centres}
+        target_rows = [dict(row) for row in rows if row["target"] == target]
+        centres = sorted({row["centre"] for row in target_rows})
+        summary[target] = {"all": summarise(target_rows)}
+        summary[target] |= {name: summarise([r for r in target_rows if r["centre"] == name]) for name in centres}
     return summary
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write ``cases.csv`` (a row a case and target) and ``summary.json``."""
+    """Write ``cases.csv`` (one row for each case and target) and ``summary.json``."""
     write_rows(folder / "cases.csv", evaluation.rows)
     write_json(folder / "summary.json", plain({"summary": evaluation.summary, "failed": evaluation.failed}))
 
 
 def plain(value: Any) -> Any:
-    """JSON-able: numpy numbers become Python's, what is not defined becomes ``None``."""
+    """Convert a value for JSON: numpy numbers to Python's, undefined numbers to ``None``."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,7 +1,7 @@
-"""The exam: a learner's model against a baseline on a hospital that nobody chose anything on, and a board of all teams.
+"""The exam: compare a learner's model with a baseline on a new hospital, and rank all teams on a board.
 
-The more often a class looks at the exam's hospital, the less its best score means. So every hand-in is kept, the board
-counts them, and says how far luck alone would have brought the best of so many.
+The more often a class tests on the hospital of the exam, the more its best score is due to chance. So the board keeps
+and counts every hand-in, and shows the best difference that chance alone would give with as many hand-ins.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.rows import number, pairs
 
-LONGEST_NAME = 60  # characters of a team's name, so that a line of the board holds it
-#: What a row of the board must hold; a file without them was not written by ``hand_in``.
+LONGEST_NAME = 60  # characters of a team's name, which must fit on a line of the board
+#: The values of every row of the board; a file without them was not written by ``hand_in``.
 COLUMNS = ("team", "time", "exam", "target", "cases", "dice", "baseline_dice", "difference", "low", "high", "error")
 
 
 @dataclass(frozen=True, eq=False)
 class HandIn:
-    """What the exam found; a notebook shows it as a table and a sentence.
+    """Result of the exam; a notebook shows it as a table and a sentence.
 
     Attributes:
         row: one row of the board: team, mean Dice of both, difference with its interval, standard error, cases.
-        results: one dict a case: ``case``, ``dice``, ``baseline_dice``, ``difference`` and ``volume_ml_truth``.
-        worst: the case with the lowest Dice, and of several that were missed the largest; with its label.
-        prediction: of that case; ``volume3d(worst, prediction.mask, prediction.distance_mm)`` shows both in 3D.
-        board: the file of this row; None when no board was given.
+        results: one dict for each case: ``case``, ``dice``, ``baseline_dice``, ``difference`` and ``volume_ml_truth``.
+        worst: the case with the lowest Dice, the largest of them if several were missed; with its label.
+        prediction: for that case; ``volume3d(worst, prediction.mask, prediction.distance_mm)`` shows both in 3D.
+        board: the file of this row; None without a board.
     """
 
     row: Mapping[str, Any]
@@ -55,14 +55,14 @@ class HandIn:
     board: Path | None
 
     def __str__(self) -> str:
-        row, last = self.row, self.results[0]
+        row, worst = self.row, self.results[0]
         low, high = row["low"], row["high"]
         verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
         return (
             f"{row['team']}: {row['target']} Dice {row['dice']:.3f} on {row['cases']} cases of the exam, baseline "
             f"{row['baseline_dice']:.3f}. The difference is {row['difference']:+.3f} (95 % interval {low:+.3f} to "
-            f"{high:+.3f}): {verdict} the baseline. Worst case: {last['case']}, Dice {last['dice']:.2f}, "
-            f"{last['volume_ml_truth']:.1f} ml."
+            f"{high:+.3f}): {verdict} the baseline. Worst case: {worst['case']}, Dice {worst['dice']:.2f}, "
+            f"{worst['volume_ml_truth']:.1f} ml."
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -83,28 +83,27 @@ def hand_in(
     device: str = "auto",
     progress: bool = True,
 ) -> HandIn:
-    """Test a run on the exam's hospital, compare it with the baseline case by case, and put it on the board.
+    """Test a run on the hospital of the exam, compare it with the baseline case by case, and add it to the board.
 
     Args:
-        run: a run folder, or the folder of a cascade. Where it lacks the stages before its first, those of the baseline
-            say where to look.
+        run: a run folder, or the folder of a cascade. The baseline supplies the stages before its first stage.
         name: of the team.
-        board: a folder that all teams share; without it nothing is kept.
+        board: a folder that all teams share; without it nothing is written.
         baseline: models that predict the same target, such as ``reference``.
-        cases: the exam's: a known source or a folder (``dualtask data make exam``).
+        cases: of the exam: a known source or a folder (``dualtask data make exam``).
         device: ``auto``, ``cpu`` or ``cuda``.
         progress: show a bar on a terminal or in a notebook.
 
     Raises:
-        DualTaskError: when the name is unfit, a model saw one of the cases, a case cannot be evaluated, the baseline
-            predicts something else, or the board holds hand-ins of another exam.
+        DualTaskError: when the name is empty or too long, a case was used in training or cannot be evaluated, the
+            baseline predicts another target, or the board holds hand-ins of another exam.
     """
     name = name.strip()
     if not 0 < len(name) <= LONGEST_NAME:
-        raise DualTaskError(f"{name!r} is no name for the board", f"give 1 to {LONGEST_NAME} characters")
-    on = pick_device(device)
-    reference = in_cascade_order(load_models(baseline, on))
-    own = in_cascade_order(load_models(run, on))
+        raise DualTaskError(f"{name!r} cannot be the name of a team", f"give 1 to {LONGEST_NAME} characters")
+    where = pick_device(device)
+    reference = in_cascade_order(load_models(baseline, where))
+    own = in_cascade_order(load_models(run, where))
     target = STAGES[own[-1].settings.stage].target
     if target != STAGES[reference[-1].settings.stage].target:
         raise DualTaskError(
@@ -112,20 +111,20 @@ def hand_in(
             "hand in a run of the baseline's last stage, or name another baseline",
         )
     labelled = [case for case in find_cases(cases) if case.label is not None]
-    exam = _exam_of(labelled)
+    exam = _exam_id(labelled)
     if board is not None:
         _check_same_exam(Path(board), exam, target)
     models = _with_earlier_stages(own, reference)
-    found = _dice(evaluate(models, labelled, progress=progress), target)
-    expected = _dice(evaluate(reference, labelled, progress=progress), target)
-    results = _paired(found, expected)
+    own_rows = _target_rows(evaluate(models, labelled, progress=progress), target)
+    baseline_rows = _target_rows(evaluate(reference, labelled, progress=progress), target)
+    results = _by_case(own_rows, baseline_rows)
     row = {
         "team": name,
         "time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "exam": exam,
         "target": target,
-        **_compared(found, expected),
-        "trained_seconds": _seconds(own),
+        **_overall(own_rows, baseline_rows),
+        "trained_seconds": _training_seconds(own),
     }
     file = None if board is None else add_to_board(board, row)
     worst = next(case for case in labelled if case.id == results[0]["case"]).load()
@@ -133,37 +132,37 @@ def hand_in(
 
 
 def add_to_board(folder: str | Path, row: Mapping[str, Any]) -> Path:
-    """Write one hand-in as a file of its own, whole or not at all, so that none is lost when many hand in at once.
+    """Write one hand-in to a file of its own, so that none is lost when several teams hand in at the same time.
 
     Args:
-        folder: of the board; it is made.
-        row: what ``COLUMNS`` name, and more.
+        folder: of the board; it is created if necessary.
+        row: a value for each of ``COLUMNS``, and optionally more.
 
     Raises:
         DualTaskError: when it cannot be written.
     """
     team = re.sub(r"[^a-z0-9]+", "-", str(row["team"]).lower()).strip("-") or "team"
-    file = Path(folder) / f"{team}-{secrets.token_hex(8)}.json"  # nobody else's name, on whatever machine
+    file = Path(folder) / f"{team}-{secrets.token_hex(8)}.json"  # unique on all machines
     write_json(file, plain(row))
     return file
 
 
 def read_board(folder: str | Path) -> list[dict[str, Any]]:
-    """All hand-ins of a board, the oldest first.
+    """Read all hand-ins of a board, the oldest first.
 
     Raises:
-        DualTaskError: when the folder is not there, a file in it is no hand-in, or they are of more than one exam.
+        DualTaskError: when the folder does not exist, a file is no hand-in, or there are several exams.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise DualTaskError(f"{folder}: there is no such folder", "name the folder that the teams hand in to")
+        raise DualTaskError(f"{folder}: there is no such folder", "name the folder to which the teams hand in")
     rows = []
     for file in sorted(folder.glob("*.json")):
         if file.name.startswith("."):  # being written
             continue
         row = read_json(file)
         if not isinstance(row, dict) or not set(COLUMNS) <= set(row):
-            raise DualTaskError(f"{file}: is no hand-in of the exam", "move it out of the folder of the board")
+            raise DualTaskError(f"{file}: is not a hand-in of the exam", "move it out of the folder of the board")
         rows.append(row)
     if len({(row["exam"], row["target"]) for row in rows}) > 1:
         raise DualTaskError(f"{folder}: holds hand-ins of more than one exam", "keep a folder for each exam")
@@ -177,8 +176,8 @@ def standings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows: of ``read_board``.
 
     Returns:
-        For each team the row of its best hand-in, with ``hand_ins``, how many it made, and ``luck``: the difference
-        from the baseline that the best of so many would show if none of them were better than the baseline.
+        For each team the row of its best hand-in, with ``hand_ins``, their number, and ``luck``: the expected
+        difference between the best of so many and the baseline if none of them were better than the baseline.
     """
     spread = luck_spread(rows)
     teams: dict[str, list[Mapping[str, Any]]] = {}
@@ -192,15 +191,15 @@ def standings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def luck_spread(rows: Sequence[Mapping[str, Any]]) -> float:
-    """How far a hand-in's difference scatters by the choice of the cases alone: the median standard error."""
+    """Standard error of a hand-in's difference that is due to the choice of the cases: the median over hand-ins."""
     return float(np.median([row["error"] for row in rows])) if rows else 0.0
 
 
 def expected_best(draws: int) -> float:
-    """Expected maximum of so many independent draws from a standard normal distribution; 0 for one draw.
+    """Expected maximum of ``draws`` independent draws from a standard normal distribution; 0 for one draw.
 
-    The model of the board's luck: every hand-in is as good as the baseline, and its measured difference is off by an
-    independent normal error. Hand-ins of one exam share their cases, so that in truth luck gives somewhat less.
+    The board assumes that every hand-in is as good as the baseline, and that its measured difference has an independent
+    normal error. Hand-ins of one exam share their cases, so the effect of chance is in fact somewhat smaller.
     """
     above, _ = integrate.quad(lambda x: 1 - stats.norm.cdf(x) ** draws, 0, 12)
     below, _ = integrate.quad(lambda x: stats.norm.cdf(x) ** draws, -12, 0)
@@ -208,25 +207,25 @@ def expected_best(draws: int) -> float:
 
 
 def _with_earlier_stages(own: Sequence[Model], reference: Sequence[Model]) -> list[Model]:
-    """A run with the stages of the baseline that come before its first."""
+    """Add the stages of the baseline that come before the first stage of a run."""
     order = list(STAGES)
     first = order.index(own[0].settings.stage)
     return [*(model for model in reference if order.index(model.settings.stage) < first), *own]
 
 
-def _exam_of(cases: Sequence[Case]) -> str:
-    """What tells one exam from another: the voxels of its cases."""
+def _exam_id(cases: Sequence[Case]) -> str:
+    """Identify an exam by the voxels of its cases."""
     return sha256("".join(sorted(case.digest() for case in cases)).encode()).hexdigest()[:12]
 
 
 def _check_same_exam(board: Path, exam: str, target: str) -> None:
-    """Refuse a board of another exam before anything is evaluated."""
+    """Refuse a board of another exam, before the evaluation."""
     if board.is_dir() and any((row["exam"], row["target"]) != (exam, target) for row in read_board(board)):
         raise DualTaskError(f"{board}: holds hand-ins of another exam", "choose another folder for this one")
 
 
-def _dice(evaluation: Evaluation, target: str) -> list[dict[str, Any]]:
-    """The rows of the target; all cases or none, because teams must be tested on the same."""
+def _target_rows(evaluation: Evaluation, target: str) -> list[dict[str, Any]]:
+    """Rows of the target; refused unless all cases were evaluated, because all teams need the same cases."""
     if evaluation.failed:
         raise DualTaskError(
             f"not evaluated: {evaluation.failed}", "repair these cases of the exam, see dualtask data check"
@@ -234,49 +233,49 @@ def _dice(evaluation: Evaluation, target: str) -> list[dict[str, Any]]:
     return [row for row in evaluation.rows if row["target"] == target]
 
 
-def _paired(found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Each case that holds the target, the worst first; of several that were missed, the largest."""
-    baseline = {row["case"]: number(row["dice"]) for row in expected}
+def _by_case(own: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each case that contains the target, the worst first; of missed ones, the largest first."""
+    baseline_dice = {row["case"]: number(row["dice"]) for row in baseline}
     rows = [
         {
             "case": row["case"],
             "dice": number(row["dice"]),
-            "baseline_dice": baseline[row["case"]],
-            "difference": number(row["dice"]) - baseline[row["case"]],
+            "baseline_dice": baseline_dice[row["case"]],
+            "difference": number(row["dice"]) - baseline_dice[row["case"]],
             "volume_ml_truth": row["volume_ml_truth"],
         }
-        for row in found
+        for row in own
         if math.isfinite(number(row["dice"]))
     ]
     if len(rows) < 2:
-        raise DualTaskError(f"{len(rows)} cases of the exam hold the target, too few to compare", "name more cases")
+        raise DualTaskError(f"only {len(rows)} cases of the exam contain the target", "give at least two such cases")
     return sorted(rows, key=lambda row: (row["dice"], -row["volume_ml_truth"]))
 
 
-def _compared(found: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _overall(own: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Both means, and the paired difference with its bootstrap interval and standard error."""
-    rows = [{"arm": arm, "seed": 0, **row} for arm, of in (("own", found), ("baseline", expected)) for row in of]
+    rows = [{"arm": arm, "seed": 0, **row} for arm, scores in (("own", own), ("baseline", baseline)) for row in scores]
     groups = paired_differences(pairs(rows, "own", "baseline", "dice"))
     low, high = bootstrap_interval(list(groups.values()))
-    every = np.concatenate(list(groups.values()))
-    dice, baseline = (float(np.nanmean([number(row["dice"]) for row in of])) for of in (found, expected))
-    healthy = [row for row in found if not row["volume_ml_truth"]]
+    differences = np.concatenate(list(groups.values()))
+    dice, baseline_dice = (float(np.nanmean([number(row["dice"]) for row in scores])) for scores in (own, baseline))
+    healthy = [row for row in own if not row["volume_ml_truth"]]
     return {
-        "cases": len(every),
+        "cases": len(differences),
         "dice": dice,
-        "baseline_dice": baseline,
-        "difference": float(every.mean()),
+        "baseline_dice": baseline_dice,
+        "difference": float(differences.mean()),
         "low": low,
         "high": high,
-        "error": float(every.std(ddof=1) / math.sqrt(len(every))),
-        "found": sum(bool(row["detected"]) for row in found if row["volume_ml_truth"]),
+        "error": float(differences.std(ddof=1) / math.sqrt(len(differences))),
+        "found": sum(bool(row["detected"]) for row in own if row["volume_ml_truth"]),
         "false_alarms": sum(row["volume_ml_prediction"] > 0 for row in healthy),
         "without_target": len(healthy),
     }
 
 
-def _seconds(models: Sequence[Model]) -> float | None:
-    """Seconds of training of a team's stages, as their manifests say; None where one has none."""
+def _training_seconds(models: Sequence[Model]) -> float | None:
+    """Total training time of the stages of a team, from their manifests; None if one has no manifest."""
     seconds = []
     for model in models:
         manifest = model.path.parent / MANIFEST

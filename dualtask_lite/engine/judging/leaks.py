@@ -1,7 +1,7 @@
-"""How a wrong protocol flatters: three leaks, each as the score that it reports against the honest one.
+"""Data leaks: how much three wrong protocols overestimate the score, each compared with an honest one.
 
-None of them changes the model's code, and each has been published with. What a case of the test tells the model, by
-whatever way, is not there at the next hospital.
+No leak changes the code of the model, and published papers have used each of these protocols. Information that a model
+has from the test cases is missing at the next hospital.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
 
 THRESHOLDS = tuple(round(0.05 * i, 2) for i in range(1, 20))
-SLICE_AREA = 50.0  # mm2; a slice that shows less of the target is not one of the data
+SLICE_AREA = 50.0  # mm2; slices that show less of the target are not used
 
 SLICE_MARGIN = 20.0  # mm kept around the organ in each slice
-_SIDE = 8  # voxels; the network halves each axis three times, so a slice is piled up as high as this
+_SIDE = 8  # copies of a slice along z, because the network halves each axis three times
 
-#: A network for single slices, small enough to be trained twice in a lesson; nothing moves a slice out of its plane.
+#: A network for single slices, small enough to be trained twice in a lesson; augmentation stays in the plane.
 SLICE_SETTINGS: dict[str, Any] = {
     "stage": "tumour-coarse",
     "sample.spacing": [4, 4, 2.5],
@@ -46,15 +46,15 @@ SLICE_SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Leak:
-    """One leak, measured.
+    """The measured effect of one leak.
 
     Attributes:
-        name: what was done wrong.
+        name: what the wrong protocol does.
         reported: mean Dice that the wrong protocol reports.
-        honest: mean Dice of the same cases by a right one.
-        how_reported: how the first came about.
-        how_honest: how the second did.
-        cases: per case (or slice) of the test ``case``, ``reported`` and ``honest``.
+        honest: mean Dice of the same cases by the right protocol.
+        how_reported: the wrong protocol in words.
+        how_honest: the right protocol in words.
+        cases: for each test case (or slice) ``case``, ``reported`` and ``honest``.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Leak:
 
     @property
     def row(self) -> dict[str, Any]:
-        """Its line in a table."""
+        """One row of a table."""
         return {
             "leak": self.name,
             "reported Dice": self.reported,
@@ -80,10 +80,10 @@ class Leak:
 
 @dataclass(frozen=True)
 class ThresholdLeak(Leak):
-    """The same, with what there was to choose from.
+    """The leak of ``threshold_leak``, with the Dice at every threshold.
 
     Attributes:
-        thresholds: all that were tried.
+        thresholds: all thresholds that were tried.
         on_test: mean Dice of the test cases at each.
         on_validation: mean Dice of the validation cases at each.
         default: mean Dice of the test cases at the threshold of the settings.
@@ -101,43 +101,43 @@ def threshold_leak(
     test: Sequence[Case],
     thresholds: Sequence[float] = THRESHOLDS,
 ) -> ThresholdLeak:
-    """Choose the threshold of the last stage on the test cases (trap 4), or on validation cases.
+    """Compare a threshold of the last stage chosen on the test cases (trap 4) with one chosen on validation cases.
 
     Args:
         models: of the cascade.
-        validation: labelled cases of the training centres that did not train.
-        test: labelled cases that the models never saw.
+        validation: labelled cases of the training centres that were not used in training.
+        test: labelled cases that were not used in training.
         thresholds: to choose from.
 
     Raises:
-        DualTaskError: when a test case was seen, or no validation or no test case has the target.
+        DualTaskError: when a test case was used in training, or no validation or test case contains the target.
     """
     refuse_training_cases(models, test)
     settings = in_cascade_order(models)[-1].settings
     default = settings.prediction.threshold
-    every = sorted({*thresholds, default})
-    tuning = _dice_by_threshold(models, validation, every, "validation")
-    testing = _dice_by_threshold(models, test, every, "test")
-    on_validation, on_test = (np.mean(list(dice.values()), axis=0) for dice in (tuning, testing))
-    peeked, chosen = int(np.argmax(on_test)), int(np.argmax(on_validation))
+    candidates = sorted({*thresholds, default})
+    validation_dice = _dice_by_threshold(models, validation, candidates, "validation")
+    test_dice = _dice_by_threshold(models, test, candidates, "test")
+    on_validation, on_test = (np.mean(list(dice.values()), axis=0) for dice in (validation_dice, test_dice))
+    leaked, chosen = int(np.argmax(on_test)), int(np.argmax(on_validation))
     return ThresholdLeak(
         name="threshold tuned on the test centre",
-        reported=float(on_test[peeked]),
+        reported=float(on_test[leaked]),
         honest=float(on_test[chosen]),
-        how_reported=f"threshold {every[peeked]:g}, the best of {len(every)} on the {len(testing)} test cases",
-        how_honest=f"threshold {every[chosen]:g}, the best on {len(tuning)} validation cases",
-        cases=[{"case": c, "reported": d[peeked], "honest": d[chosen]} for c, d in testing.items()],
-        thresholds=every,
+        how_reported=f"threshold {candidates[leaked]:g}, best of {len(candidates)} on the {len(test_dice)} test cases",
+        how_honest=f"threshold {candidates[chosen]:g}, best on {len(validation_dice)} validation cases",
+        cases=[{"case": c, "reported": d[leaked], "honest": d[chosen]} for c, d in test_dice.items()],
+        thresholds=candidates,
         on_test=on_test.tolist(),
         on_validation=on_validation.tolist(),
-        default=float(on_test[every.index(default)]),
+        default=float(on_test[candidates.index(default)]),
     )
 
 
 def _dice_by_threshold(
     models: Sequence[Model], cases: Sequence[Case], thresholds: Sequence[float], part: str
 ) -> dict[str, list[float]]:
-    """Dice of each case that has the target, at each threshold of the last stage's probability."""
+    """Dice of each case that contains the target, at each threshold of the last stage's probability."""
     by_case: dict[str, list[float]] = {}
     for case in cases:
         scan = case.load()
@@ -147,26 +147,28 @@ def _dice_by_threshold(
             masks = (keep_large_components(prediction.probability >= threshold) for threshold in thresholds)
             by_case[case.id] = [dice(mask, truth) for mask in masks]
     if not by_case:
-        raise DualTaskError(f"no {part} case has the target", "give labelled cases that show it")
+        raise DualTaskError(f"no {part} case contains the target", "give labelled cases that contain it")
     return by_case
 
 
 def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
-    """Show the last stage the box around the true organ, which at a hospital nobody has, or around the predicted one.
+    """Compare the last stage in the box around the true organ, which a new hospital lacks, with the predicted box.
 
     Args:
-        models: of the cascade; the last stage must look around an organ.
-        test: labelled cases that the models never saw.
+        models: of the cascade; the region of the last stage must be the box around an organ.
+        test: labelled cases that were not used in training.
 
     Raises:
-        DualTaskError: when a test case was seen, none has the target, or the last stage sees the whole volume.
+        DualTaskError: when a test case was used in training, no test case contains the target, or the last stage
+            processes the whole volume.
     """
     refuse_training_cases(models, test)
     model = in_cascade_order(models)[-1]
     stage = STAGES[model.settings.stage]
     if stage.region == "volume":
         raise DualTaskError(
-            f"{model.settings.stage} looks at the whole volume, so no box can leak", "give a cascade with a later stage"
+            f"{model.settings.stage} processes the whole volume, so no box can leak",
+            "give a cascade with a later stage",
         )
     rows = []
     for case in test:
@@ -174,45 +176,45 @@ def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
         truth = target_mask(_label(scan), stage.target)
         if not truth.any():
             continue
-        maps = predict_box(model, scan, training_box(scan, stage))  # the leak: this box is made from the label
+        maps = predict_box(model, scan, training_box(scan, stage))  # the leak: this box comes from the label
         leaked = keep_large_components(maps.probability >= model.settings.prediction.threshold)
-        found = predict_scan(models, scan).targets[stage.target].mask
-        reported, honest = (dice(mask, truth) for mask in (leaked, found))
+        predicted = predict_scan(models, scan).targets[stage.target].mask
+        reported, honest = (dice(mask, truth) for mask in (leaked, predicted))
         rows.append({"case": case.id, "reported": reported, "honest": honest})
     if not rows:
-        raise DualTaskError("no test case has the target", "give labelled cases that show it")
+        raise DualTaskError("no test case contains the target", "give labelled cases that contain it")
     return _leak(
         "ground-truth box at test time",
         rows,
         f"{stage.margin:g} mm around the true {stage.region}",
-        f"{stage.margin:g} mm around the {stage.region} that the cascade found",
+        f"{stage.margin:g} mm around the predicted {stage.region}",
     )
 
 
 def slice_leak(
     cases: Sequence[Case], folder: str | Path, *, settings: Settings | None = None, progress: bool = True
 ) -> Leak:
-    """Split slices instead of patients: the neighbours of each test slice are in the training set.
+    """Compare a split by slices with a split by patients.
 
-    Half of the patients are tested, on every second slice of theirs. The same network learns once from the slices in
-    between, and once from as many of the other patients. So both tests are on the same slices, cut to the
-    surroundings of the organ alike, and all that differs is whether the patient was met before. No check of ids or
-    contents notices, as every slice is another image; only one that knows whose slice it is would.
+    Every second slice of half of the patients is a test slice. The same network is trained once on the slices in
+    between, and once on as many slices of the other patients. So both tests use the same slices, cut in the same way
+    to the surroundings of the organ, and differ only in whether the patient is in the training set. A check of ids or
+    voxels cannot find this leak, because every slice is another image; it needs to know the patient of each slice.
 
     Args:
-        cases: labelled cases of one centre, at least two that show the target.
+        cases: labelled cases of one centre, of which at least two contain the target.
         folder: for the two runs.
         settings: of a network for slices; by default those of ``SLICE_SETTINGS``.
         progress: show a bar on a terminal or in a notebook.
 
     Raises:
-        DualTaskError: when fewer than two cases show the target.
+        DualTaskError: when fewer than two cases contain the target.
     """
     settings = settings or Settings.of("laptop", SLICE_SETTINGS)
     target = STAGES[settings.stage].target
-    patients = [cut for case in cases if len(cut := slices_of(case, target)) > 1]
+    patients = [slices for case in cases if len(slices := slices_of(case, target)) > 1]
     if len(patients) < 2:
-        raise DualTaskError("fewer than two cases show the target on two slices", "give more labelled cases")
+        raise DualTaskError("fewer than two cases contain the target on two slices", "give more labelled cases")
     half = len(patients) // 2
     tested, others = patients[:half], patients[half : 2 * half]
     test = [one for patient in tested for one in patient[1::2]]
@@ -220,8 +222,8 @@ def slice_leak(
     elsewhere = [one for patient in others for one in patient[0::2]]
     count = min(len(between), len(elsewhere))
     scores: dict[str, list[float]] = {}
-    for name, learned in (("by-slice", between), ("by-patient", elsewhere)):
-        split = Split(train=tuple(_spread(learned, count)), validation=(), test=tuple(test))
+    for name, training in (("by-slice", between), ("by-patient", elsewhere)):
+        split = Split(train=tuple(_evenly(training, count)), validation=(), test=tuple(test))
         run = train(settings, Path(folder) / name, split=split, progress=progress)
         model = load_model(run)
         scores[name] = [_dice_of_slice(model, one) for one in test]
@@ -238,9 +240,9 @@ def slice_leak(
 
 
 def slices_of(case: Case, target: str) -> list[Case]:
-    """Cut a case into axial slices around its organ, each a case of its own: the same slice, piled up to a slab.
+    """Make a case of each axial slice around the organ, by repeating the slice along z.
 
-    Slices that hardly show the target are dropped.
+    Slices that show less than ``SLICE_AREA`` of the target are skipped.
     """
     scan = case.load()
     label = _label(scan)
@@ -248,25 +250,25 @@ def slices_of(case: Case, target: str) -> list[Case]:
     if box is None:
         return []
     areas = target_mask(label, target).sum(axis=(0, 1)) * scan.spacing[0] * scan.spacing[1]  # mm2
-    cut = []
+    slices = []
     for z in np.flatnonzero(areas >= SLICE_AREA).tolist():
         affine = scan.affine.copy()
         affine[:3, 3] = (scan.affine @ [*box.start[:2], z, 1])[:3]
         affine[:3, 2] *= SLICE_SETTINGS["sample.spacing"][2] / scan.spacing[2]
         slab = (*box.slices[:2], [z] * _SIDE)
-        cut.append(Case(f"{case.id}_slice{z:03}", case.centre, scan.volume[slab], label[slab], affine))
-    return cut
+        slices.append(Case(f"{case.id}_slice{z:03}", case.centre, scan.volume[slab], label[slab], affine))
+    return slices
 
 
 def _dice_of_slice(model: Model, case: Case) -> float:
     scan = case.load()
     target = STAGES[model.settings.stage].target
-    found = predict_scan([model], scan).targets[target].mask
-    return dice(found, target_mask(_label(scan), target))
+    mask = predict_scan([model], scan).targets[target].mask
+    return dice(mask, target_mask(_label(scan), target))
 
 
-def _spread(items: Sequence[Case], count: int) -> list[Case]:
-    """So many of the items, evenly spread over them."""
+def _evenly(items: Sequence[Case], count: int) -> list[Case]:
+    """Choose ``count`` of the items at even distances."""
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, count).round()]
 
 

@@ -1,17 +1,17 @@
-"""How well a mask agrees with a label: overlap, surfaces in mm, volume, detection.
+"""Metrics of a predicted mask: overlap with the label, surface distances in mm, volume, detection.
 
-A metric that is not defined is NaN, never 0 or 10000, so that it cannot spoil an average (METHOD, trap 14):
+An undefined metric is NaN, never 0 or 10000, so that it does not distort an average (METHOD, trap 14):
 
 =====================  ====================  ===========  ===============  ======  =========
 masks                  dice, jaccard, recall  precision    hd95, assd       nsd     detected
 =====================  ====================  ===========  ===============  ======  =========
-both hold voxels       0 to 1                0 to 1       mm               0 to 1  overlap?
+both not empty         0 to 1                0 to 1       mm               0 to 1  overlap?
 prediction is empty    0                     NaN          NaN              0       False
 truth is empty         NaN                   0            NaN              NaN     NaN
 both are empty         NaN                   NaN          NaN              NaN     NaN
 =====================  ====================  ===========  ===============  ======  =========
 
-Volumes are always defined; where the truth is empty, ``volume_ml_prediction`` is what was found by mistake.
+Volumes are always defined; if the truth is empty, ``volume_ml_prediction`` is the false positive volume.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[fl
         =========================  ======  ===================================================================
         ``dice``, ``jaccard``      0 to 1  overlap over the mean size; overlap over the union
         ``precision``, ``recall``  0 to 1  overlap over the prediction; overlap over the truth
-        ``hd95_mm``                mm      95th percentile of the surface distances, the worse of the two ways
+        ``hd95_mm``                mm      95th percentile of the surface distances, larger of both directions
         ``assd_mm``                mm      mean surface distance over both surfaces
         ``nsd_1mm``, ``nsd_2mm``   0 to 1  share of both surfaces within 1 or 2 mm of the other one
         ``volume_ml_...``          ml      of ``truth`` and ``prediction``
         ``volume_error_ml``        ml      prediction minus truth
-        ``detected``               bool    the prediction meets the truth in at least one voxel
+        ``detected``               bool    the prediction overlaps the truth in at least one voxel
         =========================  ======  ===================================================================
 
-        The surface is the voxels of a mask with a face on the outside or on the border of the volume. Each
-        has the same weight, as in MedPy; the NSD of DeepMind weighs by area instead.
+        The surface consists of the voxels of a mask with a face on the outside or on the border of the volume.
+        All have the same weight, as in MedPy; the NSD of DeepMind weights them by area.
 
     Raises:
         ValueError: when the masks are on different grids.
@@ -79,7 +79,7 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[fl
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
     prediction, truth = prediction.astype(bool), truth.astype(bool)
     box = Box.around(prediction | truth, max(spacing), spacing) or Box.whole(truth.shape)
-    prediction, truth = prediction[box.slices], truth[box.slices]  # what lies around them changes no metric
+    prediction, truth = prediction[box.slices], truth[box.slices]  # the rest of the volume changes no metric
     return {
         **_overlap(prediction, truth),
         **_surface(prediction, truth, spacing),
@@ -89,14 +89,14 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[fl
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Statistics over cases, of the values that are defined.
+    """Statistics of the defined values over all cases.
 
     Args:
-        rows: results of ``case_metrics``, or the same read from CSV as text ('' is not defined).
+        rows: results of ``case_metrics``, or the same rows read from CSV as text ('' is undefined).
 
     Returns:
         ``n_cases``, and for each metric ``mean``, ``sd`` (of a sample, n - 1), ``median``, ``min``, ``max``
-        (NaN where too few values are defined) and ``n``, how many were. The mean of ``detected`` is a rate.
+        (NaN if too few values are defined) and ``n``, their number. The mean of ``detected`` is a rate.
     """
     return {
         "n_cases": len(rows),
@@ -122,14 +122,14 @@ def _surface(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[float]
         missed = 0.0 if truth.any() else math.nan
         return {"hd95_mm": math.nan, "assd_mm": math.nan, **dict.fromkeys(names, missed)}
     with warnings.catch_warnings():
-        # MONAI 1.5 and 1.6 warn of an argument that they pass to themselves
+        # MONAI 1.5 and 1.6 warn of an argument that they set themselves
         warnings.filterwarnings("ignore", ".*always_return_as_numpy", FutureWarning)
         surfaces = get_mask_edges(prediction, truth)
     sizes = [float(size) for size in spacing]
-    ways = [np.asarray(get_surface_distance(one, other, spacing=sizes)) for one, other in (surfaces, surfaces[::-1])]
-    both = np.concatenate(ways)  # each surface voxel's distance to the other surface, mm
+    directions = [np.asarray(get_surface_distance(a, b, spacing=sizes)) for a, b in (surfaces, surfaces[::-1])]
+    both = np.concatenate(directions)  # distance of each surface voxel to the other surface, mm
     return {
-        "hd95_mm": float(max(np.percentile(way, 95) for way in ways)),
+        "hd95_mm": float(max(np.percentile(distances, 95) for distances in directions)),
         "assd_mm": float(both.mean()),
         **{name: float((both <= mm + _ROUNDING).mean()) for name, mm in zip(names, _NSD_TOLERANCES, strict=True)},
     }

@@ -1,6 +1,6 @@
-"""What a report of a run shows, collected: the files of the run, and its evaluated cases predicted once more.
+"""Collect the contents of a report: the files of a run, and new predictions of its evaluated cases.
 
-The values are plain, so that ``show.report`` needs nothing of the engine; their names are the fields of
+The values are plain Python values, so that ``show.report`` does not import the engine; their names are the fields of
 ``show.report.contents``.
 """
 
@@ -30,13 +30,17 @@ from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, Model, load_mode
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 
-_PLOTTED = ("heads_probability", "views_probability", "unsure")  # warnings with a curve; the first is shown by case
-_TOLERANCE = 0.01  # Dice; a case whose new score differs by more is not the case of the table
+_PLOTTED = (
+    "heads_probability",
+    "views_probability",
+    "unsure",
+)  # warnings with a curve; the first also with a plot by case
+_TOLERANCE = 0.01  # Dice; if the new score of a case differs by more, the case or the model has changed
 
 
 @dataclass(frozen=True)
 class Examination:
-    """The evaluated cases, predicted once more.
+    """New predictions of the evaluated cases.
 
     Attributes:
         examples: best, median and worst case, each with the fields of ``show.report.contents.Example``.
@@ -58,7 +62,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
         device: to predict the examples on.
 
     Raises:
-        DualTaskError: when the folder holds no run. Anything else that is absent is listed under ``missing``.
+        DualTaskError: when the folder holds no run. Other missing files are listed under ``missing``.
     """
     stages = read_stages(run)
     rows: list[dict[str, Any]] = [dict(row) for row in read_rows(run / "evaluation" / "cases.csv")]
@@ -98,7 +102,7 @@ def read_stages(run: Path) -> list[dict[str, Any]]:
     """Read the files of each stage, in the order of the cascade: name, settings, curves, manifest."""
     folders = [run] if (run / CONFIG).exists() else [config.parent for config in run.glob(f"*/{CONFIG}")]
     if not folders:
-        raise DualTaskError(f"{run}: holds no run", "name the folder that dualtask train made")
+        raise DualTaskError(f"{run}: holds no run", "give a folder made by dualtask train")
     stages = []
     for folder in folders:
         settings = Settings.read(folder / CONFIG)
@@ -127,48 +131,48 @@ def evaluated_cases(rows: Sequence[dict[str, Any]], source: str) -> list[Case]:
 
 
 def examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> Examination:
-    """Predict the evaluated cases again, measure the warnings on all, and keep the examples."""
+    """Predict the evaluated cases again, measure the warnings on all of them, and collect the examples."""
     chosen, examples, judged, changed = choose_examples(rows), {}, [], []
     with progress_bar() as bar:
         for case in bar.track(cases, description="predicting"):
             scan = case.load()
             prediction = predict_scan(models, scan)
-            opinions = disagreement(models, scan, prediction)
-            judged.append(judge(scan, prediction, opinions))
+            result = disagreement(models, scan, prediction)
+            judged.append(judge(scan, prediction, result))
             if case.id not in chosen:
                 continue
             role, row = chosen[case.id]
             (again,) = score(scan, prediction, [row["target"]])
             if abs(again["dice"] - float(row["dice"])) > _TOLERANCE:
                 changed.append(case.id)
-            assert scan.label is not None  # or it could not have been scored
-            found, truth = prediction.targets[row["target"]].mask, target_mask(scan.label, row["target"])
+            assert scan.label is not None  # ``score`` checks it
+            mask, truth = prediction.targets[row["target"]].mask, target_mask(scan.label, row["target"])
             examples[role] = {
                 "role": role,
                 "row": row,
                 "scan": scan,
                 "mask": prediction.mask,
                 "distance_mm": prediction.distance_mm,
-                "error_mm": surface_error_mm(found, truth, scan.spacing),
-                "doubt_mm": opinions.heads_mm,
+                "error_mm": surface_error_mm(mask, truth, scan.spacing),
+                "doubt_mm": result.heads_mm,
             }
     missing = {}
     if changed:
         missing["examples"] = (
-            f"Case {', '.join(changed)} now gets another Dice than in the table: the cases or the model changed since. "
+            f"Case {', '.join(changed)} now has another Dice than in the table: the cases or the model have changed. "
             "Evaluate again."
         )
-    return Examination([examples[role] for role, _ in chosen.values()], _doubts(opinions.target, judged), missing)
+    return Examination([examples[role] for role, _ in chosen.values()], _doubts(result.target, judged), missing)
 
 
 def choose_examples(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Choose the best, median and worst case by the Dice of the last target (the tumour, where there is one).
+    """Choose the best, median and worst case by the Dice of the last target (the tumour, if it was predicted).
 
     Args:
-        rows: of an evaluation, one a case and target.
+        rows: of an evaluation, one for each case and target.
 
     Returns:
-        case -> (role, its row); a case that would fill two roles has the better one only.
+        case -> (role, its row); a case with two roles gets the better one only.
     """
     target = "tumour" if any(row["target"] == "tumour" for row in rows) else "pancreas"
     ranked = sorted(
@@ -184,7 +188,7 @@ def choose_examples(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, dict
 
 
 def _doubts(target: str, judged: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """How well the warnings of all cases follow their errors."""
+    """Fields of ``show.report.contents.Doubts``: how well the warnings of all cases follow their errors."""
     assessment = summarise_warnings(judged)
     risks = [row["risk"] for row in judged]
     plotted = [name for name in _PLOTTED if name in assessment.summary]

@@ -1,15 +1,14 @@
 """Is the difference between two arms more than chance? Paired intervals and tests, over cases and over trainings.
 
-Two arms are tested on the same cases with the same seeds, so that what makes a case hard is in both and cancels
+Two arms are tested on the same cases with the same seeds, so the difficulty of a case affects both and cancels
 in their difference. Two intervals answer two questions:
 
-* ``bootstrap_interval``, over cases: what would *other cases of these centres* give with *these* trainings? The unit
-  is the case: seeds that tested it are averaged first, because two trainings on one case are not two patients.
-* ``hierarchical_interval``, over trainings and the cases within them: what would *other trainings and other cases*
-  give? A training that went badly moves all its cases together, which the first interval does not know. Conclusions
-  are drawn from this one.
+* ``bootstrap_interval``, over cases: what would be the result on *other cases of these centres* with *these* trainings?
+  The unit is the case: its seeds are averaged first, because two trainings on one case are not two patients.
+* ``hierarchical_interval``, over trainings and the cases within them: what would be the result of *other trainings on
+  other cases*? A poor training affects all its cases, which the first interval ignores. Conclusions use this interval.
 
-Neither answers for other hospitals: three are too few. For that, look at each centre by itself.
+Neither predicts the result at other hospitals: three are too few. For that, compare the centres one by one.
 """
 
 from __future__ import annotations
@@ -30,20 +29,20 @@ Groups = Sequence[NDArray[np.float64]]
 
 LEVEL, RESAMPLES = 0.95, 10_000
 FEW = 5  # cases of a centre; with fewer, the interval over cases covers the truth about 0.8 of the time
-RELEVANT = 0.05  # a difference in Dice or NSD that a comparison should be able to show
+RELEVANT = 0.05  # the difference in Dice or NSD that a comparison should be able to show
 
 
-def paired_differences(found: Iterable[Pair]) -> dict[str, NDArray[np.float64]]:
-    """How much better or worse each case is with an arm than with the baseline.
+def paired_differences(matched: Iterable[Pair]) -> dict[str, NDArray[np.float64]]:
+    """Difference between an arm and the baseline for each case.
 
     Args:
-        found: the pairs of both arms, see ``rows.pairs``.
+        matched: the pairs of both arms, see ``rows.pairs``.
 
     Returns:
-        centre -> one difference a case (arm minus baseline), each the mean over the trainings that tested it.
+        centre -> one difference for each case (arm minus baseline), the mean over the trainings.
     """
     cases: dict[tuple[str, str], list[float]] = {}
-    for pair in found:
+    for pair in matched:
         cases.setdefault((pair.centre, pair.case), []).append(pair.difference)
     groups: dict[str, list[float]] = {}
     for (centre, _), differences in sorted(cases.items()):
@@ -54,20 +53,20 @@ def paired_differences(found: Iterable[Pair]) -> dict[str, NDArray[np.float64]]:
 def bootstrap_interval(
     groups: Groups, *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean over all cases, drawing anew within each centre (Efron and Tibshirani 1993).
+    """Percentile bootstrap interval of the mean over all cases (Efron and Tibshirani 1993).
 
-    It answers what other cases of these centres would give with the same trainings. Cases are drawn with replacement
+    It shows what other cases of these centres would give with the same trainings. Cases are drawn with replacement
     within their centre, so that each centre keeps its share. With few cases it is too narrow: a 95 % interval covers
     the truth about 0.8 of the time with 3 cases a centre, 0.93 with 14.
 
     Args:
         groups: for each centre the values of its cases.
         level: share of the resampled means that lie inside.
-        resamples: how often to draw.
+        resamples: number of resamples.
         seed: of the draws.
 
     Returns:
-        Lower and upper end; NaN without a case, or when a centre has one case: drawn anew, that is the same case.
+        Lower and upper end; NaN without a case, or when a centre has one case, whose resamples are all equal.
     """
     if not groups or min(map(len, groups)) < 2:
         return math.nan, math.nan
@@ -77,38 +76,38 @@ def bootstrap_interval(
 
 
 def hierarchical_interval(
-    found: Sequence[Pair], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
+    matched: Sequence[Pair], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval of the mean difference, drawing anew both trainings and the cases within them.
+    """Percentile bootstrap interval of the mean difference, over trainings and the cases within them.
 
-    It answers what other trainings, tested on other cases of these centres, would give. A training is one held-out
+    It shows what other trainings, tested on other cases of these centres, would give. A training is one held-out
     part with one seed. Each resample draws trainings with replacement, and the cases of each centre with replacement;
-    all drawn trainings of a centre are tested on the same drawn cases, as they were in truth (Owen 2007, *The
+    all drawn trainings of a centre are tested on the same drawn cases, as in the experiment (Owen 2007, *The
     pigeonhole bootstrap*). One training fewer is drawn than there are, else few trainings would make the interval too
     narrow (Rao and Wu 1988).
 
     In simulations of 3 centres, 3 seeds and 14 cases a 95 % interval covers the truth 0.96 of the time, where the
     interval over cases covers 0.77. If centres differ by as much as trainings do, it covers the mean over *all*
-    centres 0.85 of the time: three hospitals do not answer for a fourth.
+    centres 0.85 of the time: three hospitals do not represent a fourth.
 
     Args:
-        found: the pairs of both arms, see ``rows.pairs``.
+        matched: the pairs of both arms, see ``rows.pairs``.
         level: share of the resampled means that lie inside.
-        resamples: how often to draw.
+        resamples: number of resamples.
         seed: of the draws.
 
     Returns:
         Lower and upper end; NaN with fewer than two trainings, or when a centre has one case.
     """
-    trainings = sorted({pair.training for pair in found})
-    cases = sorted({(pair.centre, pair.case) for pair in found})
+    trainings = sorted({pair.training for pair in matched})
+    cases = sorted({(pair.centre, pair.case) for pair in matched})
     sizes = Counter(centre for centre, _ in cases)
     if len(trainings) < 2 or min(sizes.values()) < 2:
         return math.nan, math.nan
     differences, tested = np.zeros((2, len(trainings), len(cases)))
-    for pair in found:
-        place = trainings.index(pair.training), cases.index((pair.centre, pair.case))
-        differences[place], tested[place] = pair.difference, 1
+    for pair in matched:
+        cell = trainings.index(pair.training), cases.index((pair.centre, pair.case))
+        differences[cell], tested[cell] = pair.difference, 1
     rng = np.random.default_rng(seed)
     # How often each training and each case is drawn: (resamples, trainings) and (resamples, cases).
     training_counts = _draw_counts(rng, len(trainings), len(trainings) - 1, resamples)
@@ -121,21 +120,21 @@ def hierarchical_interval(
 def trainings_needed(
     sd: float, difference: float = RELEVANT, *, level: float = LEVEL, power: float = 0.8
 ) -> int | float:
-    """How many paired trainings a two-sided t-test needs to show a difference (normal formula, Guenther 1981).
+    """Number of paired trainings with which a two-sided t-test shows a difference (normal formula, Guenther 1981).
 
     Args:
         sd: standard deviation of the mean difference between the two arms, over trainings.
         difference: the true difference to show.
-        level: 1 minus the chance of a false alarm.
-        power: the chance to show the difference.
+        level: 1 minus the probability of a false alarm.
+        power: the probability of showing the difference.
 
     Returns:
-        Trainings, all centres together; NaN when the spread is not known.
+        Number of trainings, all centres together; NaN when ``sd`` is not finite.
     """
     if not math.isfinite(sd):
         return math.nan
-    alarm, shown = stats.norm.ppf([(1 + level) / 2, power])
-    return math.ceil(((alarm + shown) * sd / difference) ** 2 + alarm**2 / 2)
+    z_level, z_power = stats.norm.ppf([(1 + level) / 2, power])
+    return math.ceil(((z_level + z_power) * sd / difference) ** 2 + z_level**2 / 2)
 
 
 def signed_rank_p(differences: NDArray[np.float64]) -> float:
@@ -160,7 +159,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, Any]]:
-    """Each arm against the baseline.
+    """Compare each arm with the baseline.
 
     Args:
         rows: as for ``rows.pairs``, of any number of arms.
@@ -168,22 +167,22 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
         metric: the column to compare.
 
     Returns:
-        A record for each other arm; nothing when the baseline is not among the rows.
+        A record for each other arm; none without rows of the baseline.
 
         ======================  =====================================================================
         ``arm``                 its name
-        ``cases``               how many cases, and
-        ``trainings``           how many trainings, both arms have
+        ``cases``               number of cases, and
+        ``trainings``           number of trainings, that both arms have
         ``difference``          mean over the cases, arm minus baseline
         ``interval``            over cases: its two ends (``bootstrap_interval``)
         ``hierarchical``        over trainings and cases: its two ends (``hierarchical_interval``)
-        ``note``                why an interval is NaN or too narrow; empty when neither is
+        ``note``                why an interval is NaN or too narrow; else empty
         ``p``, ``p_holm``       signed rank over cases; the same after Holm over these arms
         ``conclusion``          better, worse or not shown (``conclusion``)
         ``by_centre``           mean difference in each centre, and
         ``by_seed``             with each seed
         ``sd_over_trainings``   of the mean difference
-        ``trainings_needed``    to show a difference of ``RELEVANT`` with this spread
+        ``trainings_needed``    to show a difference of ``RELEVANT`` with this standard deviation
         ======================  =====================================================================
     """
     arms = list(dict.fromkeys(row["arm"] for row in rows))
@@ -197,7 +196,7 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
 
 
 def conclusion(record: Mapping[str, Any]) -> str:
-    """What a comparison shows: better or worse where the hierarchical interval leaves 0 and p after Holm is small."""
+    """Conclude better or worse when the hierarchical interval excludes 0 and p after Holm is small."""
     low, high = record["hierarchical"]
     if record["p_holm"] < 1 - LEVEL and low > 0:
         return "better"
@@ -206,50 +205,50 @@ def conclusion(record: Mapping[str, Any]) -> str:
     return "not shown"
 
 
-def _record(arm: str, found: Sequence[Pair]) -> dict[str, Any]:
-    groups = paired_differences(found)
-    every = np.concatenate([np.empty(0), *groups.values()])
-    by_training = _means_by(found, lambda pair: pair.training)
+def _record(arm: str, matched: Sequence[Pair]) -> dict[str, Any]:
+    groups = paired_differences(matched)
+    differences = np.concatenate([np.empty(0), *groups.values()])
+    by_training = _means_by(matched, lambda pair: pair.training)
     sd = float(np.std(list(by_training.values()), ddof=1)) if len(by_training) > 1 else math.nan
     return {
         "arm": arm,
-        "cases": len(every),
+        "cases": len(differences),
         "trainings": len(by_training),
-        "difference": float(every.mean()) if len(every) else math.nan,
+        "difference": float(differences.mean()) if len(differences) else math.nan,
         "interval": bootstrap_interval(list(groups.values())),
-        "hierarchical": hierarchical_interval(found),
+        "hierarchical": hierarchical_interval(matched),
         "note": _note(groups, len(by_training)),
-        "p": signed_rank_p(every),
+        "p": signed_rank_p(differences),
         "by_centre": {centre: float(values.mean()) for centre, values in groups.items()},
-        "by_seed": _means_by(found, lambda pair: pair.training[1]),
+        "by_seed": _means_by(matched, lambda pair: pair.training[1]),
         "sd_over_trainings": sd,
         "trainings_needed": trainings_needed(sd),
     }
 
 
 def _note(groups: Mapping[str, NDArray[np.float64]], trainings: int) -> str:
-    """Say why an interval cannot be had, or is too narrow."""
+    """Explain why an interval is undefined or too narrow."""
     notes = []
     if lone := [centre for centre, values in groups.items() if len(values) == 1]:
-        notes.append(f"no interval can be had: one case at centre {', '.join(lone)}")
+        notes.append(f"no interval: only one case at centre {', '.join(lone)}")
     elif few := [f"{len(values)} at centre {centre}" for centre, values in groups.items() if len(values) < FEW]:
         notes.append(
             f"few cases ({', '.join(few)}): the interval over cases covers the truth about 0.8 of the time, not 0.95"
         )
     if trainings == 1:
-        notes.append("the hierarchical interval cannot be had: one training")
+        notes.append("no hierarchical interval: only one training")
     return "; ".join(notes)
 
 
-def _means_by(found: Iterable[Pair], key: Callable[[Pair], T]) -> dict[T, float]:
+def _means_by(matched: Iterable[Pair], key: Callable[[Pair], T]) -> dict[T, float]:
     groups: dict[T, list[float]] = {}
-    for pair in found:
+    for pair in matched:
         groups.setdefault(key(pair), []).append(pair.difference)
     return {name: float(np.mean(differences)) for name, differences in groups.items()}
 
 
 def _draw_counts(rng: np.random.Generator, units: int, draws: int, resamples: int) -> NDArray[np.int64]:
-    """How often each unit is drawn in each resample, (resamples, units)."""
+    """Number of times that each unit is drawn in each resample, (resamples, units)."""
     return rng.multinomial(draws, np.full(units, 1 / units), resamples)
 
 

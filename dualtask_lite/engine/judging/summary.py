@@ -1,4 +1,4 @@
-"""What the rows of a matrix say: means over cases, their spread over seeds, and each arm against the baseline."""
+"""Summary of an ablation: means over cases, standard deviations over seeds, and comparisons with the baseline."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ import numpy as np
 from dualtask_lite.engine.judging.statistics import compare
 from dualtask_lite.rows import Row, number
 
-#: What the summary tells; of the error in volume its size, because errors of either sign must not cancel.
+#: The metrics of the summary; of the volume error the absolute value, because errors of both signs would cancel.
 SUMMARISED = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "detected", "volume_error_ml")
-COMPARED = ("dice", "nsd_2mm")  # defined for every case with a lesion, also when nothing was found
+COMPARED = ("dice", "nsd_2mm")  # defined for every case with a lesion, also for an empty prediction
 
 
 def summarise_cells(rows: Sequence[Row], target: str, baseline: str) -> dict[str, Any]:
-    """Sum up the rows of all cells.
+    """Summarise the rows of all cells.
 
     Args:
         rows: of ``cases.csv``, of one head and one box.
-        target: what the arms are about, and so what is compared: that of the last stage.
+        target: of the last stage, for which the arms are compared.
         baseline: the arm to compare with.
 
     Returns:
         ``results``: target -> arm -> metric -> protocol -> mean over seeds of the means over cases, standard deviation
-        over seeds; where both were measured, ``gap`` is in-domain minus unseen. ``comparisons``: a record for each
+        over seeds; if both were measured, ``gap`` is in-domain minus unseen. ``comparisons``: a record for each
         protocol, metric and arm with its difference from the baseline in ``target`` (see ``statistics.compare``).
     """
     arms, targets, protocols = (list(dict.fromkeys(row[key] for row in rows)) for key in ("arm", "target", "protocol"))
     by_arm = {(t, a): [row for row in rows if (row["target"], row["arm"]) == (t, a)] for t in targets for a in arms}
     results = {t: {a: {metric: _means(by_arm[t, a], metric) for metric in SUMMARISED} for a in arms} for t in targets}
     comparisons = [
-        {"target": target, "protocol": protocol, "metric": metric, "baseline": baseline, **found}
+        {"target": target, "protocol": protocol, "metric": metric, "baseline": baseline, **record}
         for protocol in protocols
         for metric in COMPARED
-        for found in compare([r for r in rows if (r["target"], r["protocol"]) == (target, protocol)], baseline, metric)
+        for record in compare([r for r in rows if (r["target"], r["protocol"]) == (target, protocol)], baseline, metric)
     ]
     return {"results": results, "comparisons": comparisons}
 
@@ -56,11 +56,11 @@ def _seed_means(rows: Sequence[Row], metric: str) -> dict[int, float]:
     for row in rows:
         value = number(row[metric])
         values.setdefault(int(row["seed"]), []).append(abs(value) if metric == "volume_error_ml" else value)
-    return {seed: _mean(of_seed) for seed, of_seed in values.items()}
+    return {seed: _mean(seed_values) for seed, seed_values in values.items()}
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Mean of what is defined, NaN when nothing is."""
+    """Mean of the defined values; NaN without one."""
     known = [value for value in values if math.isfinite(value)]
     return float(np.mean(known)) if known else math.nan
 

@@ -1,8 +1,8 @@
-"""The same patients scanned by another hospital, to tell the shift of the scanner from that of the disease.
+"""Separate the effect of the scanner from that of the patients: the same patients, scanned by two hospitals.
 
-Two hospitals differ in how they scan and in whom they treat, and real data cannot take one from the other. The phantom
-can: the patients of each centre are scanned by both, so that along one side of the square only the scanner changes, and
-along the other only the patients.
+Two hospitals differ in their scanners and in their patients, and real data cannot separate the two effects. The phantom
+can: both centres scan the patients of each, so that two of the four groups differ in the scanner only, and two in the
+patients only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dualtask_lite.engine.judging.evaluation import evaluate
 from dualtask_lite.engine.run import Model
 from dualtask_lite.errors import DualTaskError
 
-FIRST = 100  # number of the first patient: beyond those of every embedded set, so that no model has seen one
+FIRST = 100  # number of the first patient: higher than in every embedded set, so no patient was used in training
 
 
 def evaluate_swapped(
@@ -30,16 +30,16 @@ def evaluate_swapped(
     """Score models on the patients of two centres, each scanned by both.
 
     Args:
-        models: of the cascade; they may have trained on these centres, the patients are new.
+        models: of the cascade; they may have been trained on these centres, because the patients are new.
         centres: names of two centres of the phantom.
-        patients: of each centre.
+        patients: number of patients of each centre.
         seed: of the patients.
         size: voxels along x, y and z, see ``make_case``.
         progress: show a bar on a terminal or in a notebook.
 
     Returns:
-        One row a case and target: ``patients`` and ``scanner`` (names of centres), ``patient`` (the same for both
-        scanners), and what ``evaluate`` measures.
+        One row for each case and target: ``patients`` and ``scanner`` (names of centres), ``patient`` (the same for
+        both scanners), and the metrics of ``evaluate``.
 
     Raises:
         DualTaskError: when a centre is unknown or a case cannot be evaluated.
@@ -48,10 +48,10 @@ def evaluate_swapped(
     for owner in centres:
         for scanner in centres:
             cases = [make_case(owner, FIRST + n, scanner=scanner, seed=seed, size=size) for n in range(patients)]
-            found = evaluate(models, cases, progress=progress)
-            if found.failed:
-                raise DualTaskError(f"not evaluated: {found.failed}", "leave size at its default")
+            evaluation = evaluate(models, cases, progress=progress)
+            if evaluation.failed:
+                raise DualTaskError(f"not evaluated: {evaluation.failed}", "use the default size")
             patient = {case.id: f"{owner}_{FIRST + n}" for n, case in enumerate(cases)}
-            about = {"patients": owner, "scanner": scanner}
-            rows += [{**about, "patient": patient[row["case"]], **row} for row in found.rows]
+            group = {"patients": owner, "scanner": scanner}
+            rows += [{**group, "patient": patient[row["case"]], **row} for row in evaluation.rows]
     return rows

@@ -1,14 +1,14 @@
-"""The folder of a table: what all its cells measured so far.
+"""The folder of an ablation table: the results of all finished cells.
 
 ========================  ==================================================================================
-``plan.json``             what all cells share, the content of the cases, and where the table was begun
-``cases.csv``             a row a cell, case and target: the metrics
-``cells.csv``             a row a cell: steps, images and samples a step, seconds, processor, versions, date
-``curves.csv``            a row a cell and point of its training, see ``curves.read_curve``
-``summary.json``          means, differences from the baseline, and what was mixed
+``plan.json``             settings of all cells, digests of the cases, and where the table was started
+``cases.csv``             one row for each cell, case and target: the metrics
+``cells.csv``             one row for each cell: steps, images and samples a step, seconds, processor, versions, date
+``curves.csv``            one row for each cell and point of its training, see ``curves.read_curve``
+``summary.json``          means, differences from the baseline, and different machines or versions
 ========================  ==================================================================================
 
-A cell whose rows are here is done, whether or not its weights are at hand: so a committed table goes on elsewhere.
+A cell with rows in the table is finished, even without its weights: so another machine can continue a committed table.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import Any
 from dualtask_lite.engine.run import provenance, read_json, read_rows, write_json, write_rows
 from dualtask_lite.errors import DualTaskError
 
-KEYS = ("arm", "protocol", "part", "seed")  # what names a cell, in each of its rows
-PARTS = ("cases", "curves", "cells")  # the last is written last: a cell in it is whole
+KEYS = ("arm", "protocol", "part", "seed")  # these columns identify a cell
+PARTS = ("cases", "curves", "cells")  # in the order of writing: a cell of the last one is complete
 
 
 class ResultTable:
-    """Rows of the cells that are done.
+    """Rows of the finished cells.
 
     Args:
-        folder: of the table; made when it is not there.
-        plan: what all cells share, JSON-able; a folder that holds a table of another plan is refused.
+        folder: of the table; created if it does not exist.
+        plan: the settings of all cells, as JSON values.
 
     Raises:
         DualTaskError: when the folder holds a table of another plan, or a damaged one.
@@ -41,19 +41,19 @@ class ResultTable:
         file = folder / "plan.json"
         if not file.exists():
             write_json(file, {**plan, "begun": provenance("cpu")})
-        before = read_json(file)
-        if other := next((key for key in plan if plan[key] != before.get(key)), None):
+        existing = read_json(file)
+        if changed := next((key for key in plan if plan[key] != existing.get(key)), None):
             raise DualTaskError(
-                f"{folder}: holds a table with other {other}", "choose another --out, or repeat its own command"
+                f"{folder}: holds a table with other {changed}", "choose another --out, or repeat its own command"
             )
         self.rows: dict[str, list[dict[str, Any]]] = {
             name: [dict(row) for row in read_rows(folder / f"{name}.csv")] for name in PARTS
         }
-        done = {_key(row) for row in self.rows["cells"]}  # rows of a cell that was cut while it was written go
-        self.rows = {name: [row for row in rows if _key(row) in done] for name, rows in self.rows.items()}
+        finished = {_key(row) for row in self.rows["cells"]}  # drops the rows of a cell whose writing was interrupted
+        self.rows = {name: [row for row in rows if _key(row) in finished] for name, rows in self.rows.items()}
 
     def has(self, key: Mapping[str, Any]) -> bool:
-        """Whether a cell is done."""
+        """Whether a cell is finished."""
         return any(_key(row) == _key(key) for row in self.rows["cells"])
 
     def add(
@@ -71,13 +71,13 @@ class ResultTable:
             write_rows(self.folder / f"{name}.csv", self.rows[name])
 
     def mixed(self) -> list[str]:
-        """One sentence for each thing that differs between cells and may make their results differ."""
+        """Describe differences of processor or versions between cells, which may change their results."""
         notes = []
         for name, what in (("device", "processors"), ("versions", "versions")):
-            found = Counter(row.get(name, "") for row in self.rows["cells"])
-            if len(found) > 1:
-                shares = "; ".join(f"{value}: {count} cells" for value, count in found.most_common())
-                notes.append(f"The cells come from several {what} ({shares}); cells.csv says which is which.")
+            counts = Counter(row.get(name, "") for row in self.rows["cells"])
+            if len(counts) > 1:
+                shares = "; ".join(f"{value}: {count} cells" for value, count in counts.most_common())
+                notes.append(f"The cells come from several {what} ({shares}); see cells.csv.")
         return notes
 
 

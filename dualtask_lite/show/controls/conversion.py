@@ -108,12 +108,12 @@ def _frame(
     found: tuple[NDArray[np.float64], float],
     truth: torch.Tensor,
     convert: Callable[[torch.Tensor], torch.Tensor],
-    given: torch.Tensor,
+    source: torch.Tensor,
     numbers: dict[str, str],
     words: str,
 ) -> Frame:
-    without = 1 - gradient_alive(convert, given)
-    size = _gradient(convert, given)
+    without = 1 - gradient_alive(convert, source)
+    size = _gradient(convert, source)
     level = levels_of(np.log10(np.maximum(size, 1e-300)), _LEAST, _MOST)
     level = np.where(size > 10**_LEAST, np.maximum(level, 1), 0).astype(np.uint8)
     colours = np.concatenate([_NO_GRADIENT, colours_of("viridis")[1:]])
@@ -131,8 +131,8 @@ def _frame(
     )
 
 
-def _gradient(convert: Callable[[torch.Tensor], torch.Tensor], given: torch.Tensor) -> NDArray[np.float64]:
-    leaf = given.clone().requires_grad_()
+def _gradient(convert: Callable[[torch.Tensor], torch.Tensor], source: torch.Tensor) -> NDArray[np.float64]:
+    leaf = source.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(convert(leaf).sum(), leaf)
     return np.abs(gradient.numpy())
 

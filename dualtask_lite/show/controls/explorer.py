@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import find_contours
 
-from dualtask_lite.show.ladder import STATIC, VARIABLE, in_kernel
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
+from dualtask_lite.show.viewer import STATIC, VARIABLE, in_kernel
 
 _OWN_KEYS = "data-lm-suppress-shortcuts"  # in such elements JupyterLab leaves the arrow keys to the element
 _HERE = Path(__file__)
@@ -97,7 +97,12 @@ class Explorer:
     @cached_property
     def picture(self) -> Picture:
         """The frame of the first setting as one picture."""
-        frame = self.frame()
+        return self.picture_at()
+
+    def picture_at(self, **options: str) -> Picture:
+        """Draw the frame at some options, by their texts; the other knobs keep their first option."""
+        shown = {knob.name: options.get(knob.name, knob.start) for knob in self.knobs}
+        frame = self.frame(**{knob.name: knob.options[shown[knob.name]] for knob in self.knobs})
         panels, columns = frame.panels, len(frame.panels)
         wide = min(WIDTH / columns, 420)
         notes = [f"{name}: {value}" for name, value in frame.numbers.items()]
@@ -115,7 +120,7 @@ class Explorer:
             axes.set_yticks([])
             if panel.ends:
                 axes.set_xlabel("  to  ".join(panel.ends), fontsize=9)
-        setting = ", ".join(f"{knob.label}: {knob.start}" for knob in self.knobs)
+        setting = ", ".join(f"{knob.label}: {shown[knob.name]}" for knob in self.knobs)
         figure.suptitle(f"{self.title}\n{setting}", fontsize=10)
         figure.supxlabel("\n".join("     ".join(row) for row in rows), fontsize=9)
         return Picture.of(figure, f"{self.title}. {setting}. {frame.words} {'; '.join(notes)}.")

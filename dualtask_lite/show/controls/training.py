@@ -1,4 +1,4 @@
-"""Curves of a running training, and two methods to stop it.
+"""Curves of a running training, and two ways to stop it.
 
 The training runs in the cell, as without a monitor. The picture is one output that is updated, which every front end
 supports. Every front end can also interrupt the kernel: the first interrupt ends the training after the current step,

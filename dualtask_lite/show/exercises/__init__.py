@@ -1,6 +1,6 @@
-"""The exercises and predictions of the lessons: what is right, the hints, and what it means.
+"""The exercises and predictions of the lessons: right answers, hints and explanations.
 
-They lie here and not in the notebooks, so that an answer does not stand under its question: the functions of
+The answers are not in the notebooks, where learners would see them beside the question, but in the functions of
 ``lesson_NN.py``, which ``check`` and ``outcome`` find by number.
 """
 

@@ -1,7 +1,7 @@
 """Predict before you run: a question with choices before a result, and the choice beside the outcome after it.
 
-The question stands in the notebook. What came out is found by a function of ``lesson_NN.py``, from the values of the
-notebook, so that a question does not give its answer away.
+The question is in the notebook. A function of ``lesson_NN.py`` finds the outcome from the values of the notebook, so
+that the notebook does not reveal the answer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _chosen: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Choice:
-    """A question with lettered options; live ones have a button each, a saved page lists them."""
+    """A question with lettered options: buttons in a live notebook, a list in a saved page."""
 
     number: str
     question: str
@@ -46,7 +46,7 @@ class Choice:
         return f"{letter}) {self.options[self.letters.index(letter)]}"
 
     def choose(self, letter: str) -> None:
-        """Keep what the learner expects, until the kernel ends."""
+        """Store the choice until the kernel ends."""
         _chosen[self.number] = letter
 
     @property
@@ -74,7 +74,7 @@ class Choice:
         """The question with a button for each option; Tab goes from one to the next, and Space chooses."""
         import ipywidgets
 
-        told = ipywidgets.HTML()
+        status = ipywidgets.HTML()
         wide = ipywidgets.Layout(width="auto")
         buttons = [ipywidgets.Button(description=self.named(letter), layout=wide) for letter in self.letters]
 
@@ -82,7 +82,7 @@ class Choice:
             for letter, button in zip(self.letters, buttons, strict=True):
                 button.button_style = "primary" if letter == self.chosen else ""
             if self.chosen:
-                told.value = f'<p role="status">You expect {self.chosen}. Now run the cells below.</p>'
+                status.value = f'<p role="status">You expect {self.chosen}. Now run the cells below.</p>'
 
         def press(letter: str) -> Callable[[Any], None]:
             def pressed(_: Any) -> None:
@@ -94,14 +94,14 @@ class Choice:
         for letter, button in zip(self.letters, buttons, strict=True):
             button.on_click(press(letter))
         show()
-        box = ipywidgets.VBox([ipywidgets.HTML(_STYLE + self._heading()), *buttons, told])
+        box = ipywidgets.VBox([ipywidgets.HTML(_STYLE + self._heading()), *buttons, status])
         box.add_class("dualtask-choice")
         return box
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came out, beside what the learner expected."""
+    """The outcome, beside the expectation of the learner."""
 
     number: str
     expected: str
@@ -125,7 +125,7 @@ class Outcome:
 
 
 def result(number: str) -> Callable[[Callable[..., tuple[str, str]]], Callable[..., tuple[str, str]]]:
-    """Register the decorated function: it takes values of the lesson, and returns the right letter and why."""
+    """Register the decorated function: it takes values of the lesson, and returns the right letter and the reason."""
 
     def register(find: Callable[..., tuple[str, str]]) -> Callable[..., tuple[str, str]]:
         _results[number] = find
@@ -135,19 +135,19 @@ def result(number: str) -> Callable[[Callable[..., tuple[str, str]]], Callable[.
 
 
 def choice(number: str, question: str, *options: str) -> Choice:
-    """Ask what will come out, before the cells below show it.
+    """Ask for the outcome before the cells below show it.
 
     Args:
-        number: lesson and letter, such as ``"02.A"``; ``outcome`` has the same.
+        number: lesson and letter, such as ``"02.A"``, as for ``outcome``.
         question: one sentence.
-        options: what could come out; they get the letters a, b, c.
+        options: the possible outcomes; they get the letters a, b, c.
     """
     _asked[number] = Choice(number, question, options)
     return _asked[number]
 
 
 def outcome(number: str) -> Outcome:
-    """Put what came out beside what was expected, with the values that the calling notebook holds.
+    """Show the outcome beside the expectation, from the values in the calling notebook.
 
     Args:
         number: of the choice.

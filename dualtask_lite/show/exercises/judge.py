@@ -1,7 +1,7 @@
-"""Check an answer: not attempted, wrong (with a hint, later with the way), or right (with its meaning).
+"""Check an answer: not attempted, wrong (with a hint, later with the solution path), or right (with its meaning).
 
 The function of an exercise is named like its answer, and its parameters are names of the lesson: ``check`` takes their
-values from the notebook that calls it. It returns the right answer, or, with a parameter ``answer``, whether that is
+values from the calling notebook. It returns the right answer, or, with a parameter ``answer``, whether that is
 right.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 from dualtask_lite.errors import DualTaskError
 
 VERDICT_TYPE = "application/vnd.dualtask.verdict+json"
-PATIENCE = 3  # different wrong answers, after which the way to the solution is shown
+PATIENCE = 3  # number of different wrong answers after which the way to the solution is shown
 _SIGNS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
 _ASSIGNED = re.compile(r"^\s*(?:def\s+(\w+)\s*\(|(\w+)\s*(?::[^=\n]*)?=(?!=))", re.M)
 _exercises: dict[str, Exercise] = {}
@@ -35,7 +35,7 @@ class MissingNameError(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an answer was judged."""
+    """The result of checking an answer."""
 
     number: str
     state: Literal["not attempted", "wrong", "right"]
@@ -54,14 +54,14 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Exercise:
-    """What is known of an exercise.
+    """One exercise.
 
     Attributes:
         right: computes the right answer, or judges the parameter ``answer``.
         hint: shown after a wrong answer.
         way: the way to the solution, shown after ``PATIENCE`` wrong answers.
         meaning: shown after the right answer; a text with ``{answer}`` in it, or a function like ``right``.
-        tolerance: relative, by which numbers may be off.
+        tolerance: relative tolerance of numbers.
     """
 
     right: Callable[..., Any]
@@ -81,16 +81,16 @@ class Exercise:
             expected = call_with(self.right, lesson)
             try:
                 return _same(answer, expected, self.tolerance)
-            except Exception:  # an answer that cannot be compared is not the right one
+            except Exception:  # an answer that cannot be compared is wrong
                 return False
         wanted = _arguments(self.right, {**lesson, "answer": answer})
         try:
             return bool(self.right(**wanted))
-        except Exception:  # whatever an answer does when it is judged, it is not the right one
+        except Exception:  # an answer that fails is wrong
             return False
 
     def explain(self, answer: Any, lesson: Mapping[str, Any]) -> str:
-        """Say what a right answer means."""
+        """Explain the meaning of a right answer."""
         value = _plain(answer)
         if callable(self.meaning):
             return str(call_with(self.meaning, {**lesson, "answer": value}))
@@ -132,11 +132,11 @@ def load_lesson(number: str) -> None:
 
 
 def check(number: str, answer: Any) -> Verdict:
-    """Judge the answer to an exercise, with the values that the calling notebook holds.
+    """Check the answer to an exercise, with the values in the calling notebook.
 
     Args:
-        number: of the exercise: lesson and place, such as ``"02.3"``.
-        answer: the learner's; ``...`` (or ``None``) means that there is none yet.
+        number: of the exercise: lesson and number, such as ``"02.3"``.
+        answer: of the learner; ``...`` or ``None`` without an answer.
 
     Raises:
         DualTaskError: when there is no such exercise.
@@ -145,11 +145,11 @@ def check(number: str, answer: Any) -> Verdict:
     task = find_exercise(number)
     lesson = sys._getframe(1).f_globals
     if answer is None or answer is ...:
-        told = "Not attempted yet: replace the three dots by your answer and run this again."
-        return Verdict(number, "not attempted", told)
+        message = "Not attempted yet: replace the three dots by your answer and run this again."
+        return Verdict(number, "not attempted", message)
     if task.name in _failed:
-        told = f"Not judged: the cell that sets {task.name} ended with an error. Correct it and run both again."
-        return Verdict(number, "not attempted", told)
+        message = f"Not judged: the cell that sets {task.name} ended with an error. Correct it and run both again."
+        return Verdict(number, "not attempted", message)
     try:
         if task.accepts(answer, lesson):
             return Verdict(number, "right", f"Right. {task.explain(answer, lesson)}")
@@ -185,7 +185,7 @@ def _same(answer: Any, right: Any, tolerance: float) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """A number of numpy or torch as Python's, which any format takes."""
+    """Convert a number of numpy or torch to Python's, for format strings."""
     try:
         return value.item()
     except (AttributeError, ValueError, RuntimeError):  # no such number
@@ -193,7 +193,7 @@ def _plain(value: Any) -> Any:
 
 
 def _listen() -> None:
-    """Let the notebook tell which cells fail, so that the old value of a name is not taken for its new one."""
+    """Record which cells fail, so that the old value of a name is not mistaken for a new answer."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     shell = get_ipython()
     if shell is not None and _note_failure not in shell.events.callbacks["post_run_cell"]:
@@ -201,7 +201,7 @@ def _listen() -> None:
 
 
 def _note_failure(result: Any) -> None:
-    """Remember which names a cell would have set, when it failed, and forget them when it ran."""
+    """Add the names that a failed cell assigns to ``_failed``, and remove those of a successful cell."""
     names = {name for pair in _ASSIGNED.findall(result.info.raw_cell or "") for name in pair if name}
     if result.success:
         _failed.difference_update(names)

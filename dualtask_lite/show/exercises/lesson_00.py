@@ -46,7 +46,7 @@ def _against_spread(answer: float, scan: Any) -> str:
     spread = scan.volume[scan.label == 1].std()
     return (
         f"{answer:.0f} HU. Within the pancreas alone the voxels spread by {spread:.0f} HU (standard deviation), "
-        "so a single voxel does not tell what it belongs to."
+        "so a single voxel does not show its tissue."
     )
 
 
@@ -73,5 +73,5 @@ def threshold_elsewhere(right: Mapping[tuple[str, str], float]) -> tuple[str, st
     letter = "a" if min(foreign) >= min(home) else "b" if min(foreign) > 52 else "c"
     return (
         letter,
-        f"At home {min(home):.0f} % or more are called right, elsewhere {min(foreign):.0f} to {max(foreign):.0f} %.",
+        f"Classified right: at home {min(home):.0f} % or more, elsewhere {min(foreign):.0f} to {max(foreign):.0f} %.",
     )

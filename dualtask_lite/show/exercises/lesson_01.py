@@ -20,7 +20,7 @@ def _in_margin(distance: Field, spacing: Sequence[float]) -> float:
 
 def _margin_in_voxels(answer: float, in_voxels: Field, spacing: Sequence[float]) -> str:
     counted = _in_margin(in_voxels, spacing)
-    return f"{answer:.1f} ml. Whoever counts voxels for mm plans {counted:.1f} ml."
+    return f"{answer:.1f} ml. With voxels counted as mm it would be {counted:.1f} ml."
 
 
 @exercise(
@@ -37,7 +37,7 @@ def margin_ml(in_mm: Field, spacing: Sequence[float]) -> float:
     "01.2",
     hint="read both lines at way == 10 and divide the tight crop's value by the wide crop's.",
     way='take profiles["published, tight crop"] and profiles["published, wide crop"] where way == 10, and divide.',
-    meaning="{answer:.1f}: same lesson, same voxel, and {answer:.1f} times the target, because of the crop alone.",
+    meaning="{answer:.1f}: same lesson, same voxel, but {answer:.1f} times the target, because of the crop alone.",
 )
 def factor(profiles: Mapping[str, Field], way: Field) -> float:
     tight, wide = (profiles[f"published, {crop} crop"][way == 10][0] for crop in ("tight", "wide"))
@@ -58,7 +58,7 @@ def repaired(answer: Field, thin: Mask) -> bool:
     "01.4",
     hint="subtract the entry for 18 mm from the one for 28 mm; 1 cm is 10 mm.",
     way="10 * (error[i] - error[j]), where moves[i] is 28 and moves[j] is 18.",
-    meaning="{answer:.1f} mm. Dice is 0 for both models, and so cannot tell them apart.",
+    meaning="{answer:.1f} mm. Dice is 0 for both models, so it cannot distinguish them.",
 )
 def worse_by_mm(error: Sequence[float], moves: NDArray[np.integer]) -> float:
     at = dict(zip(moves.tolist(), error, strict=True))

@@ -24,10 +24,10 @@ def distance_mm() -> float:
 
 def _next_tau(answer: float, taus: Sequence[float], best: Sequence[Mapping[str, float]]) -> str:
     larger = min((tau for tau in taus if tau > answer), default=None)
-    told = f"{answer:g} mm."
+    text = f"{answer:g} mm."
     if larger is not None:
-        told += f" With {larger:g} mm even a perfect distance has a soft Dice of {best[1][f'tau {larger:g} mm']:.2f}."
-    return told
+        text += f" With {larger:g} mm even a perfect distance has a soft Dice of {best[1][f'tau {larger:g} mm']:.2f}."
+    return text
 
 
 @exercise(
@@ -94,5 +94,5 @@ def what_is_learned(stuck: Sequence[float]) -> tuple[str, str]:
 @result("02.B")
 def best_teacher(paths: Mapping[str, Sequence[float]]) -> tuple[str, str]:
     ends = {letter: paths[name][-1] for letter, name in zip("abc", ("k = 1500", "tau 0.5 mm", "tau 4 mm"), strict=True)}
-    told = ", ".join(f"{letter}) {dice:.2f}" for letter, dice in ends.items())
-    return max(ends, key=lambda letter: ends[letter]), f"Dice at the end: {told}."
+    scores = ", ".join(f"{letter}) {dice:.2f}" for letter, dice in ends.items())
+    return max(ends, key=lambda letter: ends[letter]), f"Dice at the end: {scores}."

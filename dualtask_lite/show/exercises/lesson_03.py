@@ -18,7 +18,7 @@ from dualtask_lite.show.exercises.judge import exercise
     "03.1",
     hint="saturation(image, view) is the share of one view; count the views where it exceeds 0.5.",
     way="sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)",
-    meaning="{answer:.0%} of the views show next to nothing, and still carry the label.",
+    meaning="{answer:.0%} of the views show almost nothing, and still have the label.",
 )
 def ruined(image: Tensor, drawn: Sequence[View]) -> float:
     return sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)
@@ -38,7 +38,7 @@ def consistency(logits: Tensor, distances: Tensor) -> float:
     "03.3",
     hint="four shares, minus the logarithm of each, then the mean; the share of the pair 0, 1 is computed above.",
     way="share of (i, j): weight[i, j] / (weight[i, j] + the weights of i with the two of the other kind).",
-    meaning="{answer:.3f}. It falls when partners grow alike and the two kinds grow apart.",
+    meaning="{answer:.3f}. It falls when partners become similar and the two kinds become different.",
 )
 def loss_by_hand(cores: Tensor, shells: Tensor, temperature: float) -> float:
     return nt_xent(cores, shells, temperature).item()
@@ -74,10 +74,10 @@ def own_kind(after: Sequence[Tensor]) -> float:
 def contrast_in_views(shown: Mapping[str, Tensor], tumour: Tensor, ring: Tensor) -> tuple[str, str]:
     own, *others = [(volume[tumour].mean() - volume[0][ring].mean()).item() for volume in shown.values()]
     turned = sum(other * own < 0 for other in others)
-    return ("b" if turned else "a"), f"The sign of the difference turns round in {turned} of {len(others)} views."
+    return ("b" if turned else "a"), f"The sign of the difference changes in {turned} of {len(others)} views."
 
 
 @result("03.B")
 def lazy_network(lazy: Tensor) -> tuple[str, str]:
     term = out_term(lazy, lazy, lazy, lazy).item()
-    return ("a" if term > 0.1 else "b"), f"{term:.1f}: equal answers are all that this term asks for."
+    return ("a" if term > 0.1 else "b"), f"{term:.1f}: this term only asks for equal answers."

@@ -15,7 +15,7 @@ from dualtask_lite.show.exercises.judge import exercise
     "04.1",
     hint="the intersection of two sets is a & b; a | b is everything that is in one of them.",
     way="len({case.id for case in split.train} & {case.id for case in split.test})",
-    meaning="{answer}: no case of the test was in the training, or the test would prove nothing.",
+    meaning="{answer}: no test case was used in training; otherwise the test would prove nothing.",
 )
 def shared(split: Any) -> int:
     return len({case.id for case in split.train} & {case.id for case in split.test})
@@ -40,7 +40,7 @@ def median_dice(pancreas: Sequence[Mapping[str, Any]]) -> float:
     "04.3",
     hint="the deepest voxel has the smallest (most negative) distance; a depth is positive.",
     way="-prediction.distance_mm.min()",
-    meaning="{answer:.1f} mm: what the distance head takes for the middle of the tumour.",
+    meaning="{answer:.1f} mm: the depth of the tumour according to the distance head.",
 )
 def deepest(prediction: Any) -> float:
     return float(-prediction.distance_mm.min())

@@ -55,9 +55,9 @@ def lower_dice() -> str:
 
 @exercise(
     "05.4",
-    hint="too high by reported - honest; take that off 0.80.",
+    hint="the score is too high by reported - honest; subtract that from 0.80.",
     way="0.80 - (by_slice.reported - by_slice.honest)",
-    meaning="{answer:.2f}. A guess, as a leak is not equally large everywhere; only a test without it would tell.",
+    meaning="{answer:.2f}. An estimate: the size of a leak varies; only a test without it would show the score.",
 )
 def honest_guess(by_slice: Any) -> float:
     return float(0.80 - (by_slice.reported - by_slice.honest))

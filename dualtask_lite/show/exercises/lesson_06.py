@@ -15,7 +15,7 @@ from dualtask_lite.show.exercises.judge import exercise
 
 
 def _share_outside(prediction: Any, scan: Any) -> float:
-    """Share of the tumour outside the box that the last stage looked at; 0 without a tumour."""
+    """Share of the tumour outside the region of the last stage; 0 without a tumour."""
     last, tumour = prediction.report[-1], scan.label == 2
     return (
         float(1 - tumour[Box(last["box_start"], last["box_stop"]).slices].sum() / max(1, tumour.sum())) * tumour.any()
@@ -40,18 +40,18 @@ def lost_before(predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> in
 
 @exercise(
     "06.2",
-    hint="most voxels are NaN, as they are no surface: leave them out before you take the mean.",
+    hint="most voxels are NaN, because they are not on the surface: skip them before you take the mean.",
     way="(error[np.isfinite(error)] <= 2).mean()",
-    meaning="{answer:.0%}: for a move of one voxel. What is off by less than the slices are thick may be forgiven.",
+    meaning="{answer:.0%}: for a move of one voxel. An error below the slice thickness may be acceptable.",
 )
 def share_within_2mm(error: NDArray[np.floating]) -> float:
     return float(np.mean(error[~np.isnan(error)] <= 2))
 
 
 def _against_all(answer: float, second_opinions: Sequence[Mapping[str, float]]) -> str:
-    every = np.mean([row["risk"] for row in second_opinions])
-    told = "The warning found the worse cases." if answer < every else "The warning did not find the worse cases."
-    return f"{answer:.2f}, against {every:.2f} over all cases. {told}"
+    mean = np.mean([row["risk"] for row in second_opinions])
+    verdict = "The warning found the worse cases." if answer < mean else "The warning did not find the worse cases."
+    return f"{answer:.2f}, against {mean:.2f} over all cases. {verdict}"
 
 
 @exercise(

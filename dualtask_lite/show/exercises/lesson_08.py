@@ -24,7 +24,7 @@ def steps_in_budget(answer: float, manifest: Mapping[str, Any]) -> bool:
 
 
 def _missed(answer: int, result: Any) -> str:
-    return f"{answer} of {len(result.results)} tumours. A mean Dice does not tell a miss from a poor outline."
+    return f"{answer} of {len(result.results)} tumours. A mean Dice does not distinguish a miss from a poor outline."
 
 
 @exercise(
@@ -40,9 +40,9 @@ def missed(result: Any) -> int:
 
 @exercise(
     "08.3",
-    hint="luck does not add up: multiply the scatter by the expected best of ten draws with a scatter of 1.",
+    hint="chance does not add up: multiply the spread by the expected best of ten draws with a spread of 1.",
     way="0.02 * exam.expected_best(10)",
-    meaning="{answer:.3f}: as much as many a published gain, and from nothing.",
+    meaning="{answer:.3f}: as much as many published gains, by chance alone.",
 )
 def best_of_ten(exam: Any) -> float:
     return float(0.02 * exam.expected_best(10))

@@ -26,7 +26,7 @@ def centres_side_by_side(scans: Sequence[Scan]) -> Picture:
     """Show one CT of each centre, axial and coronal through its lesion, all at the same scale in mm.
 
     Args:
-        scans: labelled scans, one a centre.
+        scans: labelled scans, one of each centre.
     """
     wide, deep, high = (max(n * mm for n, mm in sizes) for sizes in zip(*map(_sides, scans), strict=True))
     high = max(high, deep / 4)  # a few thick slices still get a readable panel

@@ -1,7 +1,7 @@
-"""The whole method in one picture: a patch, two views, one network, two outputs, and what ties them together.
+"""The whole method in one picture: a patch, two views, one network, two outputs, and the terms between them.
 
-Every image in it is computed from a real case by the functions of ``method``: the views, the cells of the contrast,
-the distance, and the mask that the distance is turned into. The text is large, so that it can be read on a phone.
+The functions of ``method`` compute every image in it from a case: the views, the cells of the contrast, the distance,
+and the mask that is converted from the distance. The text is large, so that it can be read on a phone.
 """
 
 from __future__ import annotations
@@ -127,12 +127,12 @@ def _show(
 
 
 def _frame(page: Axes, corner: tuple[float, float]) -> None:
-    """An empty frame behind an image: the same output of the other view."""
+    """Draw an empty frame behind an image: the same output for the other view."""
     page.add_patch(Rectangle(corner, _SIDE, _SIDE, facecolor=palette.GREY, edgecolor=palette.ink(), lw=1))
 
 
 def _draw_network(page: Axes) -> None:
-    """An hourglass: the encoder narrows to the bottleneck, the decoder widens to two heads."""
+    """Draw the network: the encoder narrows to the bottleneck, the decoder widens to two heads."""
     wide, narrow = 240, 84
     for first, last, start, end in ((_TOP, _WAIST - 22, wide, narrow), (_WAIST + 22, _BOTTOM, narrow, wide)):
         x = (-start, start, end, -end)
@@ -159,7 +159,7 @@ def _draw_cells(axes: Axes, core: torch.Tensor, shell: torch.Tensor, spacing: Se
 
 
 def _draw_arrows(page: Axes) -> None:
-    """Join the parts, and write beside the arrows what happens on the way."""
+    """Connect the parts by arrows with labels."""
     half = _SIDE / 2
     ct, (first, second), contrast, (mask, distance) = _CT, _VIEWS, _CONTRAST, _OUTPUTS
     _arrow(page, (ct[0] + _SIDE + 8, ct[1] + half), (first[0] - 8, first[1] + half))

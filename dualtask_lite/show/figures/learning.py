@@ -1,4 +1,4 @@
-"""Learning curves of an ablation: what each arm has learned after how many steps, and how far that carries."""
+"""Learning curves of an ablation: the Dice of each arm on training, validation and unseen cases over the steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dualtask_lite.show import palette
 from dualtask_lite.show.figures.parts import METRICS, tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
-#: Column -> the cases that it is about, and their line.
+#: Column -> name of its cases, and their line style.
 _CASES = {
     "train_dice": ("training cases", ":"),
     "validation_dice": ("validation cases", "--"),
@@ -31,9 +31,9 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
     A line is the mean over seeds; the band around that of the unseen hospital goes from the lowest to the highest seed.
 
     Args:
-        rows: one a training and step, with ``arm``, ``part`` (the held-out hospital), ``seed``, ``step``, ``loss`` (of
-            all terms together), ``train_dice``, ``validation_dice`` and ``unseen_dice``; numbers or text, empty fields
-            where nothing was measured.
+        rows: one for each training and step, with ``arm``, ``part`` (the held-out hospital), ``seed``, ``step``,
+            ``loss`` (of all terms together), ``train_dice``, ``validation_dice`` and ``unseen_dice``; numbers or text,
+            empty fields where nothing was measured.
     """
     looks = palette.arm_looks(str(row["arm"]) for row in rows)
     parts = sorted({str(row["part"]) for row in rows})
@@ -41,12 +41,12 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
     high = -(-(len(parts) + 1) // wide)
     figure = new_figure(height=90 + 270 * high)
     panels = figure.subplots(high, wide, squeeze=False, sharex=True).ravel()
-    every = [number(row.get(column)) for row in rows for column in _CASES]
-    highest = min(1.0, 1.1 * max([value for value in every if value > 0], default=1.0))
+    values = [number(row.get(column)) for row in rows for column in _CASES]
+    highest = min(1.0, 1.1 * max([value for value in values if value > 0], default=1.0))
     notes = []
     for part, axes in zip(parts, panels, strict=False):
-        of_part = [row for row in rows if str(row["part"]) == part]
-        notes.append(f"Hospital {part} held out: {_draw_dice(axes, of_part, looks)}.")
+        part_rows = [row for row in rows if str(row["part"]) == part]
+        notes.append(f"Hospital {part} held out: {_draw_dice(axes, part_rows, looks)}.")
         axes.set(title=f"hospital {part} held out", ylabel=METRICS["dice"][0], ylim=(0, highest))
     losses, *unused = panels[len(parts) :]
     notes.append(f"Training loss: {_draw_loss(losses, rows, looks)}.")
@@ -57,10 +57,10 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
 
 
 def _draw_dice(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> str:
-    """Draw the arms of one hospital, and put their first and last values into words."""
+    """Draw the arms of one hospital, and describe their first and last values."""
     notes = []
     for arm, (colour, marker) in looks.items():
-        told = []
+        ranges = []
         for column, (cases, line) in _CASES.items():
             steps, lowest, means, highest = _over_seeds([row for row in rows if row["arm"] == arm], column)
             if not steps.size:
@@ -68,8 +68,8 @@ def _draw_dice(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]
             axes.plot(steps, means, color=colour, ls=line, marker=marker, ms=4, lw=1.6)
             if column == "unseen_dice":
                 axes.fill_between(steps, lowest, highest, color=colour, alpha=0.15, lw=0)
-            told.append(f"{cases} {means[0]:.2f} to {means[-1]:.2f}")
-        notes.append(f"{arm} {', '.join(told) or 'not measured'}")
+            ranges.append(f"{cases} {means[0]:.2f} to {means[-1]:.2f}")
+        notes.append(f"{arm} {', '.join(ranges) or 'not measured'}")
     _steps_across(axes)
     return "; ".join(notes)
 
@@ -87,7 +87,7 @@ def _draw_loss(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]
 
 
 def _over_seeds(rows: Sequence[Row], column: str) -> tuple[NDArray[np.float64], ...]:
-    """Steps, and at each the lowest, mean and highest value of a column; without the steps that have none."""
+    """Steps with values of a column, and the lowest, mean and highest value at each."""
     values: dict[float, list[float]] = {}
     for row in rows:
         if math.isfinite(value := number(row.get(column))):

@@ -1,4 +1,4 @@
-"""What all figures share."""
+"""Helpers that all figures share."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]
 
 
 def tidy(axes: Axes, grid: Literal["x", "y", "both"] = "y") -> None:
-    """Take away what holds no data, and lay a faint grid behind it, for the axes that hold numbers."""
+    """Remove the spines without ticks, and draw a faint grid behind the data."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis=grid, color=palette.ink(), alpha=0.15, lw=0.6)
     axes.set_axisbelow(True)

@@ -1,6 +1,6 @@
-"""Figures of an ablation: which arm is better, by how much, for whom, and whether it is more than chance.
+"""Figures of an ablation: which arm is better, by how much, in which cases, and whether it is more than chance.
 
-They take what ``dualtask ablate`` writes: the rows of ``cases.csv`` and the comparisons of ``summary.json``.
+Their input comes from ``dualtask ablate``: the rows of ``cases.csv`` and the comparisons of ``summary.json``.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ def paired(
     target: str = "tumour",
     metric: str = "dice",
 ) -> Picture:
-    """Show each case twice: how well the baseline does it, and how well the arm does.
+    """Show the result of an arm against that of the baseline for each case.
 
     Args:
         rows: of ``cases.csv``.
-        arm: the one that is asked about.
-        baseline: the one to compare with.
-        protocol: which part of the matrix.
+        arm: to compare.
+        baseline: the arm to compare it with.
+        protocol: of the rows.
         target: pancreas or tumour.
         metric: a column between 0 and 1. A dot is the mean over the seeds in which both arms have a value.
     """
     wanted = [row for row in rows if (row["protocol"], row["target"]) == (protocol, target)]
-    found: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    values: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for pair in pairs(wanted, arm, baseline, metric):
-        found.setdefault((pair.centre, pair.case), []).append((pair.baseline, pair.arm))
-    dots = {key: np.mean(of_case, axis=0) for key, of_case in found.items()}
+        values.setdefault((pair.centre, pair.case), []).append((pair.baseline, pair.arm))
+    dots = {case: np.mean(case_values, axis=0) for case, case_values in values.items()}
     colours = palette.centre_colours(centre for centre, _ in dots)
     figure = new_figure(height=480)
     axes = figure.subplots()
@@ -74,11 +74,11 @@ def arms(
     metric: str = "dice",
     claimed: float | None = None,
 ) -> Picture:
-    """Show how much better or worse than the baseline each arm is, with both intervals (a forest plot).
+    """Show the difference of each arm from the baseline, with both intervals (a forest plot).
 
     Args:
         comparisons: of ``summary.json``.
-        protocol: which part of the matrix.
+        protocol: of the comparisons.
         metric: dice or nsd_2mm.
         claimed: a difference to mark, such as the one that a paper reports.
     """
@@ -103,10 +103,10 @@ def arms(
 
 
 def _draw_arm(axes: Axes, place: int, one: Row) -> str:
-    """Draw an arm, above each other both intervals and the seeds, and put it into words; the first names its marks."""
+    """Draw both intervals and the seeds of an arm, and describe them; only the first arm adds labels to the legend."""
     middle, p = number(one["difference"]), number(one["p_holm"])
     low, high = map(number, one["hierarchical"])
-    of_cases = [number(end) for end in one["interval"]]
+    over_cases = [number(end) for end in one["interval"]]
     seeds = [number(value) for value in one["by_seed"].values()]
     marks: tuple[tuple[list[float], float, str, dict[str, Any]], ...] = (
         (
@@ -116,7 +116,7 @@ def _draw_arm(axes: Axes, place: int, one: Row) -> str:
             {"color": palette.BLUE, "lw": 3.5, "solid_capstyle": "butt"},
         ),
         (
-            of_cases,
+            over_cases,
             0.2,
             "95 % interval over cases alone",
             {"color": palette.ORANGE, "lw": 1.5, "solid_capstyle": "butt"},
@@ -134,7 +134,7 @@ def _draw_arm(axes: Axes, place: int, one: Row) -> str:
         va="center",
         fontsize=9,
     )
-    cases = f"{of_cases[0]:+.3f} to {of_cases[1]:+.3f}" if math.isfinite(of_cases[0]) else "no interval"
+    cases = f"{over_cases[0]:+.3f} to {over_cases[1]:+.3f}" if math.isfinite(over_cases[0]) else "no interval"
     note = f" ({one['note']})" if one["note"] else ""
     return f"{one['arm']} {middle:+.3f} ({over_trainings}), over cases alone {cases}, p after Holm {p:.2g}{note}"
 
@@ -148,27 +148,27 @@ def sensitivity(
     target: str = "tumour",
     metric: str = "dice",
 ) -> Picture:
-    """Show how a result moves with one setting at a time.
+    """Show a result for several values of one setting at a time.
 
     Args:
         rows: of ``cases.csv``, with the arm itself and the same with other settings (``full+objective.tau=6``).
-        at: setting -> its value in the arm itself, a number or a list; each makes a panel.
-        arm: the one whose settings were moved.
-        protocol: which part of the matrix.
+        at: setting -> its value in the arm itself, a number or a list; one panel for each.
+        arm: whose settings were changed.
+        protocol: of the rows.
         target: pancreas or tumour.
         metric: a column; a dot is the mean over the cases of one seed, the line the mean over seeds.
     """
     wanted = [row for row in rows if (row["protocol"], row["target"]) == (protocol, target)]
-    name = _NAMES.get(metric, metric)
+    title = _NAMES.get(metric, metric)
     figure = new_figure(height=330)
     panels = figure.subplots(1, len(at), sharey=True, squeeze=False)[0]
     notes = []
     for axes, (setting, own) in zip(panels, at.items(), strict=True):
-        moved = _moved(wanted, arm, setting, own)
-        points = [(value, _seed_means(wanted, told, metric)) for told, value in moved.items()]
+        variants = _variants(wanted, arm, setting, own)
+        points = [(value, _seed_means(wanted, name, metric)) for name, value in variants.items()]
         notes.append(_draw_setting(axes, setting, own, points))
-    panels[0].set_ylabel(f"{name} of the {target}")
-    return Picture.of(figure, f"{name} of the {target} with the arm {arm} ({protocol}) by setting. " + " ".join(notes))
+    panels[0].set_ylabel(f"{title} of the {target}")
+    return Picture.of(figure, f"{title} of the {target} with the arm {arm} ({protocol}) by setting. " + " ".join(notes))
 
 
 def _draw_setting(axes: Axes, setting: str, own: Any, points: Sequence[tuple[Any, list[float]]]) -> str:
@@ -183,16 +183,16 @@ def _draw_setting(axes: Axes, setting: str, own: Any, points: Sequence[tuple[Any
     axes.set_xticks(places, names)
     axes.set_xlabel(f"{setting}\n(dotted: as in the profile)", fontsize=9)
     tidy(axes, "y")
-    told = (", " if is_number else "; ").join(f"{name}: {mean:.3f}" for name, mean in zip(names, means, strict=True))
-    return f"{setting} {told}."
+    values = (", " if is_number else "; ").join(f"{name}: {mean:.3f}" for name, mean in zip(names, means, strict=True))
+    return f"{setting} {values}."
 
 
-def _moved(rows: Sequence[Row], arm: str, setting: str, own: Any) -> dict[str, Any]:
-    """The arm itself and those in which this setting alone was moved -> its value, in the order of the values."""
+def _variants(rows: Sequence[Row], arm: str, setting: str, own: Any) -> dict[str, Any]:
+    """The arm itself and the arms that change this setting only -> value of the setting, in the order of the values."""
     values = {arm: own}
-    for told in dict.fromkeys(row["arm"] for row in rows):
-        if told.startswith(f"{arm}+{setting}=") and told.count("+") == 1:
-            values[told] = yaml.safe_load(told.partition("=")[2])
+    for name in dict.fromkeys(row["arm"] for row in rows):
+        if name.startswith(f"{arm}+{setting}=") and name.count("+") == 1:
+            values[name] = yaml.safe_load(name.partition("=")[2])
     return dict(sorted(values.items(), key=lambda item: item[1]))
 
 
@@ -201,4 +201,4 @@ def _seed_means(rows: Sequence[Row], arm: str, metric: str) -> list[float]:
     for row in rows:
         if row["arm"] == arm and math.isfinite(value := number(row[metric])):
             values.setdefault(str(row["seed"]), []).append(value)
-    return [float(np.mean(of_seed)) for of_seed in values.values()]
+    return [float(np.mean(seed_values)) for seed_values in values.values()]

@@ -1,4 +1,4 @@
-"""Results of cases, as dots that can be counted."""
+"""Results of cases, one dot for each."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dualtask_lite.show.picture import Picture, new_figure
 
 
 def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> Picture:
-    """Show one dot a case and the mean of each group; a case that is in several groups is joined by a line.
+    """Show one dot for each case, the mean of each group, and a line between the dots of a case in several groups.
 
     Args:
         rows: per-case results with ``case``, the group and the metric; a missing or NaN value is
@@ -30,15 +30,15 @@ def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> 
     figure = new_figure(height=380)
     axes = figure.subplots()
     notes = []
-    dots: dict[str, list[tuple[float, float]]] = {}  # case -> its place in each group
+    dots: dict[str, list[tuple[float, float]]] = {}  # case -> its position in each group
     for place, group in enumerate(groups):
-        mine = [(number(row.get(metric)), str(row["case"])) for row in rows if str(row[by]) == group]
-        shown = sorted((value, case) for value, case in mine if math.isfinite(value))
-        for place_in, (value, case) in enumerate(shown):  # neighbours in value do not hide each other
-            dots.setdefault(case, []).append((place + (place_in % 5 - 2) * 0.04, value))
+        values = [(number(row.get(metric)), str(row["case"])) for row in rows if str(row[by]) == group]
+        shown = sorted((value, case) for value, case in values if math.isfinite(value))
+        for rank, (value, case) in enumerate(shown):  # similar values are drawn side by side
+            dots.setdefault(case, []).append((place + (rank % 5 - 2) * 0.04, value))
             axes.plot(*dots[case][-1], "o", color=colours[group], mec="black", mew=0.5, ms=7, alpha=0.8)
         note = _draw_mean(axes, place, np.array([value for value, _ in shown]))
-        missing = len(mine) - len(shown)
+        missing = len(values) - len(shown)
         notes.append(f"{by} {group}: {note}" + (f", {missing} without a value" if missing else ""))
     for joined in dots.values():
         axes.plot(*zip(*joined, strict=True), color=palette.GREY, lw=0.7, alpha=0.6, zorder=1)
@@ -49,7 +49,7 @@ def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> 
 
 
 def _draw_mean(axes: Axes, place: int, values: NDArray[np.float64]) -> str:
-    """Draw the mean of one group, and put the group into words."""
+    """Draw the mean of one group, and describe the group."""
     if not values.size:
         return "no value"
     mean = values.mean()

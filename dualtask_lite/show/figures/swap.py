@@ -1,4 +1,4 @@
-"""The same patients scanned by two hospitals: what the scanner changes, and what the patients do."""
+"""The effect of the scanner and of the patients: the same patients scanned by two hospitals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def patients_by_scanner(rows: Sequence[Row], *, target: str = "tumour") -> Pictu
     """Show the mean Dice of each centre's patients with each scanner: a slope is the scanner, a gap the patients.
 
     Args:
-        rows: one a case and target, with ``patients``, ``scanner`` and ``dice``.
+        rows: one for each case and target, with ``patients``, ``scanner`` and ``dice``.
         target: pancreas or tumour.
     """
     values: dict[tuple[str, str], list[float]] = {}
@@ -28,14 +28,14 @@ def patients_by_scanner(rows: Sequence[Row], *, target: str = "tumour") -> Pictu
         if row["target"] == target and math.isfinite(dice := number(row["dice"])):
             values.setdefault((str(row["patients"]), str(row["scanner"])), []).append(dice)
     owners, scanners = (list(dict.fromkeys(key[side] for key in values)) for side in (0, 1))
-    means = {key: float(np.mean(of_cell)) for key, of_cell in values.items()}
+    means = {key: float(np.mean(cell)) for key, cell in values.items()}
     figure = new_figure(height=400)
     axes = figure.subplots()
     colours = palette.centre_colours(owners)
     left, right = (_apart([means[owner, scanners[end]] for owner in owners]) for end in (0, -1))
     for place, owner in enumerate(owners):
-        aside = 0.06 * (place - (len(owners) - 1) / 2)  # lines of one height stay apart
-        across = [at + aside for at in range(len(scanners))]
+        shift = 0.06 * (place - (len(owners) - 1) / 2)  # separates lines of the same height
+        across = [at + shift for at in range(len(scanners))]
         for x, scanner in zip(across, scanners, strict=True):
             cases = values[owner, scanner]
             axes.plot([x] * len(cases), cases, "o", color=colours[owner], alpha=0.35, ms=5, mew=0)
@@ -49,11 +49,11 @@ def patients_by_scanner(rows: Sequence[Row], *, target: str = "tumour") -> Pictu
     axes.set(xlim=(-0.35, len(scanners) - 0.5), ylim=(-0.03, 1.03), ylabel=f"Dice of the {target} (1 is perfect)")
     axes.set_title("a diamond is a mean, a dot a patient; the same patients at both ends of a line", fontsize=10)
     tidy(axes, "y")
-    return Picture.of(figure, _in_words(means, {key: len(of) for key, of in values.items()}, target))
+    return Picture.of(figure, _in_words(means, {key: len(cell) for key, cell in values.items()}, target))
 
 
 def _apart(heights: Sequence[float], gap: float = 0.06) -> list[float]:
-    """Heights of labels, moved up where they would cover one another."""
+    """Heights of labels, moved up where labels would overlap."""
     moved = list(heights)
     order = sorted(range(len(moved)), key=lambda place: moved[place])
     for below, above in pairwise(order):
@@ -62,7 +62,7 @@ def _apart(heights: Sequence[float], gap: float = 0.06) -> list[float]:
 
 
 def _in_words(means: dict[tuple[str, str], float], counts: dict[tuple[str, str], int], target: str) -> str:
-    """The means of all cells, then what each scanner costs the same patients and each group the same scanner."""
+    """Describe all means, then the effect of the scanner on each group, and of the patients with each scanner."""
     cells = [
         f"patients of {owner} with the scanner of {scanner} {mean:.2f} ({counts[owner, scanner]} patients)"
         for (owner, scanner), mean in means.items()

@@ -1,4 +1,4 @@
-"""A training run: its terms, who moves the weights, and how it is judged."""
+"""A training run: its terms, their shares of the gradient, and the validation."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ class Example(NamedTuple):
 
 
 def curves(rows: Sequence[Row], example: Example | None = None) -> Picture:
-    """Show how a training run goes: every term of the objective, its share of the gradient, and the validation.
+    """Show the progress of a training: every term of the objective, its share of the gradient, and the validation.
 
     Args:
         rows: the rows of ``metrics.csv`` (numbers or text; empty fields where nothing was measured).
-        example: a slice with its truth and what is predicted now.
+        example: a slice with its truth and its current prediction.
     """
     shares = gradient_shares(rows)
     panels = 2 + bool(shares) + (example is not None)
     figure = new_figure(height=350 if panels == 2 else 300)
-    every = iter(figure.subplots(1, panels))
-    notes = [f"Training curves. {_draw_terms(terms := next(every), rows)}."]
+    axes_of_panels = iter(figure.subplots(1, panels))
+    notes = [f"Training curves. {_draw_terms(terms := next(axes_of_panels), rows)}."]
     if shares:
-        notes.append(_draw_shares(axes := next(every), shares))
+        notes.append(_draw_shares(axes := next(axes_of_panels), shares))
         axes.set_xlim(terms.get_xlim())
-    notes.append(_draw_validation(axes := next(every), rows))
+    notes.append(_draw_validation(axes := next(axes_of_panels), rows))
     axes.set_xlim(terms.get_xlim())
     if example is not None:
-        notes.append(_draw_example(next(every), example))
+        notes.append(_draw_example(next(axes_of_panels), example))
     _name_terms(figure, terms)
     return Picture.of(figure, " ".join(notes))
 
 
 def gradients(rows: Sequence[Row]) -> Picture:
-    """Show which share of the gradient each term has over training, in the shared weights and in each voxel head.
+    """Show the share of each term in the gradient over the training, in the shared weights and in each voxel head.
 
     Args:
         rows: the rows of ``metrics.csv`` of a run with ``machine.gradients_every``.
@@ -72,9 +72,9 @@ def gradients(rows: Sequence[Row]) -> Picture:
 
 
 def gradient_shares(rows: Sequence[Row], part: str = "") -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Compute for each term its steps and its gradient's norm over the sum of all terms' norms.
+    """Compute for each term its steps, and the norm of its gradient divided by the sum of the norms of all terms.
 
-    Norms say how hard a term pulls, not where to: terms that pull against each other still add up.
+    A norm has no direction: the norms of terms with opposite gradients still add up.
 
     Args:
         rows: the rows of ``metrics.csv``.
@@ -94,7 +94,7 @@ def gradient_shares(rows: Sequence[Row], part: str = "") -> dict[str, tuple[NDAr
 
 
 def _name_terms(figure: Figure, axes: Axes) -> None:
-    """Write one legend below all panels, which share their colours."""
+    """Write one legend for all panels below them."""
     lines, names = axes.get_legend_handles_labels()
     if names:
         figure.legend(lines, names, loc="outside lower center", ncols=len(names), frameon=False, fontsize=9)
@@ -130,12 +130,12 @@ def _draw_shares(axes: Axes, shares: dict[str, tuple[NDArray[np.float64], NDArra
 
 def _draw_validation(axes: Axes, rows: Sequence[Row]) -> str:
     steps, dice = series(rows, "val_dice")
-    if steps.size:  # an empty line that is not clipped has no place, and breaks the layout
+    if steps.size:  # an empty line that is not clipped breaks the layout
         axes.plot(steps, dice, "o-", color=palette.BLUE, ms=5, clip_on=False)
     axes.set(title="validation cases", xlabel="step", ylabel=METRICS["dice"][0], ylim=(0, 1))
     tidy(axes)
-    judged = f"best {dice.max():.2f}, last {dice[-1]:.2f}" if dice.size else "not measured"
-    return f"Validation Dice: {judged}."
+    summary = f"best {dice.max():.2f}, last {dice[-1]:.2f}" if dice.size else "not measured"
+    return f"Validation Dice: {summary}."
 
 
 def _draw_example(axes: Axes, example: Example) -> str:

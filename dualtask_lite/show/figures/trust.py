@@ -1,4 +1,4 @@
-"""Figures that say how far a score, or a prediction, can be trusted."""
+"""Figures on the reliability of a score or a prediction: leaks, warnings, errors in mm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dualtask_lite.show.figures import FIELD, Row
 from dualtask_lite.show.figures.parts import tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
-ERRORS = "cividis"  # of errors and doubts in mm, from 0; even in lightness, and the same to all eyes
+ERRORS = "cividis"  # of errors and differences in mm, from 0; even in lightness, safe for colour-blind readers
 FAR = 20.0  # mm; larger errors look the same
 _STYLES = ((palette.BLUE, "-"), (palette.VERMILLION, "--"), (palette.GREEN, "-."), (palette.MAGENTA, ":"))
 
@@ -26,7 +26,7 @@ def leaks(rows: Sequence[Row]) -> Picture:
     """Show for each leak the score that it reports and the honest one.
 
     Args:
-        rows: one a leak, with ``leak``, ``reported Dice`` and ``honest Dice``.
+        rows: one for each leak, with ``leak``, ``reported Dice`` and ``honest Dice``.
     """
     figure = new_figure(height=110 + 55 * len(rows))
     axes = figure.subplots()
@@ -48,7 +48,7 @@ def leaks(rows: Sequence[Row]) -> Picture:
 def thresholds(
     tried: Sequence[float], on_test: Sequence[float], on_validation: Sequence[float], default: float
 ) -> Picture:
-    """Show the mean Dice at each threshold, on the test centre and on validation cases, and what each would choose.
+    """Show the mean Dice at each threshold, on the test centre and on validation cases, and the best threshold of each.
 
     Args:
         tried: the thresholds.
@@ -74,45 +74,45 @@ def thresholds(
 
 
 def warning_against_error(rows: Sequence[Row], warning: str, label: str, correlation: float) -> Picture:
-    """Show one dot a case: how loud the warning was, and how wrong the prediction is.
+    """Show the error of each case against its warning.
 
     Args:
-        rows: one a case, with ``case``, ``centre``, ``risk`` and the warning.
+        rows: one for each case, with ``case``, ``centre``, ``risk`` and the warning.
         warning: the column of the warning.
-        label: what it means, for the axis.
-        correlation: Spearman's, of the two.
+        label: description of the warning, for the axis.
+        correlation: of warning and risk (Spearman).
     """
     figure = new_figure(height=380)
     axes = figure.subplots()
     colours = palette.centre_colours(str(row["centre"]) for row in rows)
     for centre, colour in colours.items():
-        mine = [row for row in rows if str(row["centre"]) == centre]
-        x, y = ([float(row[key]) for row in mine] for key in (warning, "risk"))
+        of_centre = [row for row in rows if str(row["centre"]) == centre]
+        x, y = ([float(row[key]) for row in of_centre] for key in (warning, "risk"))
         axes.plot(x, y, "o", color=colour, mec="black", mew=0.5, ms=8, alpha=0.85, label=f"centre {centre}")
-    loudest, worst = (max(rows, key=lambda row: float(row[key])) for key in (warning, "risk"))
+    highest, worst = (max(rows, key=lambda row: float(row[key])) for key in (warning, "risk"))
     axes.set(xlabel=label, ylabel="error (1 - Dice)", ylim=(-0.04, 1.04))
     related = f"Spearman {correlation:.2f}" if math.isfinite(correlation) else "Spearman not defined"
-    of_one = f" of centre {next(iter(colours))}" if len(colours) == 1 else ""
-    axes.set_title(f"{related} over {len(rows)} cases{of_one}", fontsize=10)
-    if not of_one:  # a single entry would look like one more case
+    only_centre = f" of centre {next(iter(colours))}" if len(colours) == 1 else ""
+    axes.set_title(f"{related} over {len(rows)} cases{only_centre}", fontsize=10)
+    if not only_centre:  # a legend with a single entry would look like one more case
         axes.legend(frameon=False, fontsize=9)
     tidy(axes, "both")
-    told = [
+    extremes = [
         f"{name} is case {row['case']} (warning {float(row[warning]):.2g}, error {float(row['risk']):.2f})"
-        for name, row in (("the loudest warning", loudest), ("the largest error", worst))
+        for name, row in (("the highest warning", highest), ("the largest error", worst))
     ]
     return Picture.of(
         figure,
-        f"Error against the warning ({label}), {len(rows)} cases, Spearman {correlation:.2f}: {'; '.join(told)}.",
+        f"Error against the warning ({label}), {len(rows)} cases, Spearman {correlation:.2f}: {'; '.join(extremes)}.",
     )
 
 
 def risk_coverage(curves: Mapping[str, Sequence[float]], perfect: Sequence[float]) -> Picture:
-    """Show how the mean error falls when the cases with the loudest warnings are handed to a human.
+    """Show how the mean error falls when an expert takes over the cases with the highest warnings.
 
     Args:
-        curves: a warning in words -> mean error of the 1, 2, ... n cases that it warns of least.
-        perfect: the same for a warning that knows the error.
+        curves: description of a warning -> mean error of the 1, 2, ... n cases with the lowest warnings.
+        perfect: the same for a warning that equals the error.
     """
     figure = new_figure(height=460)
     axes = figure.subplots()
@@ -141,13 +141,13 @@ def where_wrong(
     error: NDArray[Any] | None = None,
     doubt: NDArray[Any] | None = None,
 ) -> Picture:
-    """Show on one axial slice how far the predicted surface is off, and beside it where the heads differ.
+    """Show on one axial slice the error of the predicted surface, and beside it the difference of the heads.
 
     Args:
         scan: the CT, with its label when it has one.
         prediction: predicted labels, (X, Y, Z) of 0, 1, 2.
         least: the structure: 2 tumour, 1 pancreas with its tumour.
-        error: (X, Y, Z), mm from the predicted surface to the true one; NaN off the predicted surface.
+        error: (X, Y, Z), mm from the predicted surface to the true one; NaN outside the predicted surface.
         doubt: (X, Y, Z), mm by which the two heads' distances differ.
     """
     at = _slice_through(scan, prediction, least)
@@ -155,11 +155,11 @@ def where_wrong(
     shown = [(values, title) for values, title in panels if values is not None]
     figure = new_figure(height=430)
     notes = []
-    places = figure.subplots(1, len(panels))  # a panel alone stands at the left, not in the middle of a wide void
-    every, empty = places[: len(shown)], places[len(shown) :]
-    for axes in empty:
+    places = figure.subplots(1, len(panels))  # a single panel is drawn on the left, with an empty place beside it
+    used, unused = places[: len(shown)], places[len(shown) :]
+    for axes in unused:
         axes.set_visible(False)
-    for axes, (values, title) in zip(every, shown, strict=True):
+    for axes, (values, title) in zip(used, shown, strict=True):
         planes.draw_ct(axes, scan, "axial", at, FIELD)
         drawn = _overlay(axes, values if values is error else np.where(values > 0.5, values, np.nan), scan, at)
         planes.outline_truth(axes, scan.label, scan.spacing, "axial", at)
@@ -169,7 +169,7 @@ def where_wrong(
         axes.set_xlabel(f"mm, axial slice {at[2] + 1} of {scan.shape[2]}", fontsize=9)
         measured = values[np.isfinite(values)] if values is error else values[values > 0]
         notes.append(f"{title}: {_spread_in_words(measured)}")
-    figure.colorbar(drawn, ax=list(every), label="mm", extend="max", shrink=0.8)
+    figure.colorbar(drawn, ax=list(used), label="mm", extend="max", shrink=0.8)
     return Picture.of(figure, f"Case {scan.id}, {LABELS[least]}, axial slice {at[2] + 1}. {'; '.join(notes)}.")
 
 
@@ -182,7 +182,7 @@ def _overlay(axes: Any, values: NDArray[Any], scan: Scan, at: Sequence[int]) -> 
 
 
 def _slice_through(scan: Scan, prediction: NDArray[Any], least: int) -> tuple[int, ...]:
-    """Find the voxel to cut through: where the prediction is largest, else the truth."""
+    """Find the voxel to cut through: on the slice with most of the prediction, else of the truth."""
     for labels in (prediction, scan.label):
         if labels is not None and (found := labels >= least).any():
             z = int(found.sum(axis=(0, 1)).argmax())

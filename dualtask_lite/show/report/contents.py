@@ -1,4 +1,4 @@
-"""What the page of a run is made from: plain rows, scans and arrays, so that any source can fill it."""
+"""The contents of the page of a run: plain rows, scans and arrays."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Example:
         scan: the CT with its label.
         mask: predicted labels, (X, Y, Z).
         distance_mm: predicted signed distance, (X, Y, Z).
-        error_mm: (X, Y, Z) from the predicted surface to the true one, NaN off it.
+        error_mm: (X, Y, Z) from the predicted surface to the true one, NaN elsewhere.
         doubt_mm: (X, Y, Z) by which the two heads' distances differ; None with one head.
     """
 
@@ -57,9 +57,9 @@ class Doubts:
     """How well warnings that need no label follow the true error.
 
     Attributes:
-        target: the structure that the warnings are about.
-        rows: one a case, with ``case``, ``centre``, ``risk`` and the warnings.
-        summary: one row a warning, for a table.
+        target: the structure to which the warnings refer.
+        rows: one for each case, with ``case``, ``centre``, ``risk`` and the warnings.
+        summary: one row for each warning, for a table.
         shown: the warning to plot case by case: its key, and its description.
         correlation: of that warning with the risk (Spearman).
         curves: description of a warning -> mean error of the 1, 2, ... n cases with the lowest warnings.
@@ -84,12 +84,12 @@ class Report:
     Attributes:
         title: of the page.
         stages: in the order of the cascade.
-        rows: of the evaluation, one a case and target (numbers, or text as in ``cases.csv``).
+        rows: of the evaluation, one for each case and target (numbers, or text as in ``cases.csv``).
         summary: of the evaluation: target -> centre -> metric -> statistics.
         failed: case -> why it could not be evaluated.
         examples: best, median and worst case.
         doubts: about the warnings; None without an evaluation.
-        missing: section (``evaluation``, ``examples``, ``doubts``, ``curves``, ``manifest``) -> what it lacks, and
+        missing: section (``evaluation``, ``examples``, ``doubts``, ``curves``, ``manifest``) -> what is missing, and
             what to do about it.
         made: the program, date and device that made the page.
     """

@@ -1,6 +1,6 @@
-"""One self-contained HTML page of a run: what was trained, how good it is, and where it is wrong.
+"""One self-contained HTML page of a run: training, evaluation and errors.
 
-The page loads nothing from any network; its content policy forbids it. A section that lacks something says what.
+The page loads nothing from any network; its content policy forbids it. A section names its missing data.
 """
 
 from __future__ import annotations

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import palette, planes
-from dualtask_lite.show.given import CaseLike, Volume, as_scan, distance_on, labels_on
-from dualtask_lite.show.ladder import STATIC, ViewerChoice, choose
+from dualtask_lite.show.inputs import CaseLike, Volume, as_scan, distance_on, labels_on
 from dualtask_lite.show.overlays import Overlay
 from dualtask_lite.show.picture import Picture
 from dualtask_lite.show.slices.frames import Frame, Source, covered
+from dualtask_lite.show.viewer import STATIC, ViewerChoice, choose
 
 MOST_SLICES = 64  # of a thicker stack every n-th slice is shown
 _LINES = {  # layer: (description, colour, width in px, dashes)

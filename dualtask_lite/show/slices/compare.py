@@ -10,10 +10,10 @@ from typing import Any
 from PIL import Image
 
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show.given import CaseLike, Volume, as_scan, labels_on
-from dualtask_lite.show.ladder import STATIC, ViewerChoice, choose
+from dualtask_lite.show.inputs import CaseLike, Volume, as_scan, labels_on
 from dualtask_lite.show.picture import Picture
 from dualtask_lite.show.slices.browser import SliceBrowser, browse, write_figure
+from dualtask_lite.show.viewer import STATIC, ViewerChoice, choose
 
 _GAP = 8  # px between two pictures
 

@@ -19,10 +19,10 @@ from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.files import whole_file
 from dualtask_lite.show import figures, planes
-from dualtask_lite.show.given import CaseLike, Volume, as_scan, distance_on, labels_on
-from dualtask_lite.show.ladder import View, ViewerChoice, choose
+from dualtask_lite.show.inputs import CaseLike, Volume, as_scan, distance_on, labels_on
 from dualtask_lite.show.overlays import Overlay, overlays
 from dualtask_lite.show.picture import Picture
+from dualtask_lite.show.viewer import View, ViewerChoice, choose
 from dualtask_lite.show.volume import itk, niivue
 from dualtask_lite.show.volume.block import Block, cut_block
 

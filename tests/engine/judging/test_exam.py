@@ -151,7 +151,9 @@ def test_the_best_of_n_by_luck_is_the_textbook_s_value(draws, expected):
     assert exam.expected_best(draws) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize(("content", "told"), [("{}", "is no hand-in"), ("{", "cannot be read"), ("[]", "no hand-in")])
+@pytest.mark.parametrize(
+    ("content", "told"), [("{}", "is not a hand-in"), ("{", "cannot be read"), ("[]", "not a hand-in")]
+)
 def test_a_file_that_is_no_hand_in_is_named(tmp_path, content, told):
     (tmp_path / "notes.json").write_text(content)
     with pytest.raises(DualTaskError, match=rf"notes.json.*{told}"):

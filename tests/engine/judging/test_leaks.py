@@ -111,7 +111,7 @@ def test_a_case_that_was_seen_and_one_without_target_are_refused(leak):
     seen = TrainingCase("t", "C", tested.digest(), "train")
     with pytest.raises(DualTaskError, match="was used in training"):
         leak([model(seen=[seen]), model("tumour-coarse")], [tested])
-    with pytest.raises(DualTaskError, match="has the target"):
+    with pytest.raises(DualTaskError, match="contains the target"):
         leak([model(), model("tumour-coarse")], [tested])
 
 

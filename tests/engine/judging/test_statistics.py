@@ -134,7 +134,7 @@ def test_a_centre_with_one_case_has_no_interval():
     assert all(map(math.isnan, over_cases(lone)))
     assert all(map(math.isnan, hierarchical_interval(lone)))
     record = compare(as_rows(lone), "segmentation", "dice")[0]
-    assert record["note"] == "no interval can be had: one case at centre D"
+    assert record["note"] == "no interval: only one case at centre D"
     assert math.isfinite(record["difference"])
 
 
@@ -182,7 +182,7 @@ def test_one_training_has_no_hierarchical_interval():
     found = simulated_pairs(np.random.default_rng(10), hospitals=1, seeds=1)
     assert all(map(math.isnan, hierarchical_interval(found)))
     record = compare(as_rows(found), "segmentation", "dice")[0]
-    assert record["note"] == "the hierarchical interval cannot be had: one training"
+    assert record["note"] == "no hierarchical interval: only one training"
     assert all(map(math.isfinite, record["interval"]))
     assert math.isnan(record["trainings_needed"])
     assert record["conclusion"] == "not shown"

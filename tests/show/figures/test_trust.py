@@ -35,11 +35,11 @@ def test_thresholds_name_what_each_side_would_choose():
     assert "validation cases: best at 0.7 with 0.60" in alt
 
 
-def test_the_scatter_names_the_loudest_and_the_worst():
+def test_the_scatter_names_the_highest_warning_and_the_worst_case():
     rows = [{"case": c, "centre": "C", "risk": r, "heads_mm": w} for c, r, w in (("a", 0.2, 3.0), ("b", 0.9, 1.0))]
     alt = trust.warning_against_error(rows, "heads_mm", "apart (mm)", -1.0).alt
     assert "2 cases, Spearman -1.00" in alt
-    assert "the loudest warning is case a (warning 3, error 0.20)" in alt
+    assert "the highest warning is case a (warning 3, error 0.20)" in alt
     assert "the largest error is case b" in alt
 
 

@@ -14,8 +14,8 @@ import pytest
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show import ladder
-from dualtask_lite.show.ladder import choose
+from dualtask_lite.show import viewer
+from dualtask_lite.show.viewer import choose
 from dualtask_lite.show.volume import niivue
 from dualtask_lite.show.volume.block import LIMIT, MARGIN, cut_block
 from dualtask_lite.show.volume.volume3d import page, volume3d
@@ -230,7 +230,7 @@ def test_viewer_is_chosen_by_kernel_packages_and_environment(
 ):
     shell = SimpleNamespace(kernel=object()) if kernel else None
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
-    monkeypatch.setattr(ladder, "find_spec", lambda name: object() if installed else None)
+    monkeypatch.setattr(viewer, "find_spec", lambda name: object() if installed else None)
     if environment:
         monkeypatch.setenv("DUALTASK_VIEWER", environment)
     assert choose(asked) == expected

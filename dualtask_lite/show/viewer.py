@@ -1,7 +1,7 @@
-"""The choice of the viewer: the best one that works here, so that every view shows something.
+"""The choice of the viewer: the best one that works, so that every view shows something.
 
-The steps of the ladder: a widget in a live notebook, a self-contained page in exported pages, and a picture where
-neither is possible (GitHub's view of a notebook, PDF).
+A live notebook gets a widget, an exported page a self-contained page, and a picture remains where neither is possible
+(GitHub's view of a notebook, PDF).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import pytest
 from dualtask_lite import show
 from dualtask_lite.cases.case import Case
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.show.given import as_scan, distance_on, labels_on
+from dualtask_lite.show.inputs import as_scan, distance_on, labels_on
 
 SHAPE, SPACING = (20, 24, 10), (2.0, 1.0, 4.0)
 
