@@ -106,7 +106,8 @@ def prediction() -> Animation:
 def median_case() -> Scan:
     """Load the case of the held-out hospital with the median tumour Dice in the reference table."""
     table = read_rows(data_file("results") / "reference" / "cases.csv")
-    rows = [row for row in table if (row["arm"], row["part"], row["target"]) == (ARM, CENTRE, "tumour")]
+    wanted = {"arm": ARM, "part": CENTRE, "seed": "0", "target": "tumour"}
+    rows = [row for row in table if wanted.items() <= row.items()]
     ranked = sorted((number(row["dice"]), row["case"]) for row in rows if math.isfinite(number(row["dice"])))
     name = ranked[len(ranked) // 2][1]
     return make_case(CENTRE, int(name.removeprefix(f"{CENTRE}_"))).load()
@@ -144,7 +145,7 @@ def _draw(
     axes.set_axis_off()
     sides = [n * mm for n, mm in zip(labels.shape, spacing, strict=True)]
     axes.set(xlim=(0, sides[0]), ylim=(0, sides[1]), zlim=(0, sides[2]))
-    axes.set_box_aspect(sides, zoom=1.3)
+    axes.set_box_aspect(sides, zoom=1.05)
     triangles, paints = [], []
     for value, colour, opacity in ((1, colours[0], 0.25), (2, colours[1], 1.0)):
         corners = _surface(labels >= value, spacing)
