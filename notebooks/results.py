@@ -25,6 +25,7 @@ ARMS = {  # arm -> its name in a table
     "full+optimiser.steps=9600": "all terms, with two views, four times as long",
 }
 CENTRES = "ABC"
+FEWEST = 3  # trainings whose spread is worth a statement
 WIDTH = 140  # of the lines in the README
 CLAIMED = 0.0951  # gain of the paper on patients of an unseen hospital (Dice of the tumour)
 IN_WORDS = {
@@ -124,8 +125,9 @@ def readme_lines(results: Results) -> str:
         f"The paper reports {CLAIMED:+.3f} on patients.",
         sentence(results, "conversion", "Here the distance and both conversions change the Dice by"),
     ]
-    needed = results.comparisons["conversion"]["trainings_needed"]
-    if math.isfinite(needed):
+    found = results.comparisons["conversion"]
+    if found["trainings"] >= FEWEST:
+        needed = found["trainings_needed"]
         sentences.append(f"With the spread between these trainings, {needed} would show a difference of 0.05.")
     sentences.append(sentence(results, "full", "All terms in as many steps change it by"))
     if results.training_dice("full") < results.training_dice(BASELINE):
