@@ -24,10 +24,10 @@ def folder(tmp_path):
     return tmp_path / "board"
 
 
-def test_it_writes_a_page_and_says_what_it_holds(typed, folder, tmp_path):
-    code, told, _ = typed("board", folder, "-o", tmp_path / "new" / "board.html", "--json")
+def test_board_command_writes_and_describes_a_page(typed, folder, tmp_path):
+    code, output, _ = typed("board", folder, "-o", tmp_path / "new" / "board.html", "--json")
     assert code == 0
-    written = json.loads(told)
+    written = json.loads(output)
     assert [(team["team"], team["hand_ins"]) for team in written["teams"]] == [("ada", 2), ("löwe", 1)]
     assert (written["hand_ins"], written["spread"]) == (3, 0.02)
     page = (tmp_path / "new" / "board.html").read_text(encoding="utf-8")
@@ -36,8 +36,8 @@ def test_it_writes_a_page_and_says_what_it_holds(typed, folder, tmp_path):
 
 
 def test_a_board_without_folder_is_one_line(typed, tmp_path):
-    code, _, told = typed("board", tmp_path / "nowhere", "-o", tmp_path / "board.html")
+    code, _, output = typed("board", tmp_path / "nowhere", "-o", tmp_path / "board.html")
     assert code == 1
-    assert told.splitlines()[-1].startswith("error: ")
-    assert "name the folder to which the teams hand in" in told
+    assert output.splitlines()[-1].startswith("error: ")
+    assert "name the folder to which the teams hand in" in output
     assert not (tmp_path / "board.html").exists()

@@ -61,7 +61,7 @@ def test_wrong_usage_is_exit_code_2(typed, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "message"),
     [
         (["train", "--set", "optimiser.stpes=3"], "did you mean 'optimiser.steps'"),
         (["train", "--source", "phantm"], "did you mean 'phantom'"),
@@ -75,7 +75,7 @@ def test_wrong_usage_is_exit_code_2(typed, tmp_path):
         (["ablate", "--protocol", "seen"], "choose from: in-domain"),
     ],
 )
-def test_what_the_user_can_mend_is_one_line_and_exit_code_1(typed, monkeypatch, tmp_path, phantom_folder, words, told):
+def test_user_error_is_one_line_with_exit_code_1(typed, monkeypatch, tmp_path, phantom_folder, words, message):
     monkeypatch.chdir(tmp_path)
     if words[:2] == ["train", "--held-out"]:
         words = [*words, "--source", phantom_folder]
@@ -83,7 +83,7 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_1(typed, monkeypatch, 
     assert code == 1
     assert err.startswith("error: ")
     assert err.count("\n") == 1
-    assert told in err
+    assert message in err
 
 
 def test_debug_shows_the_traceback(tmp_path):
@@ -103,8 +103,8 @@ def test_doctor_and_sources_as_json():
 
 def test_make_then_check(tmp_path):
     call("data", "make", "phantom", "--out", tmp_path / "p", "--cases", 1, "--size", 32, 32, 16, "--seed", 3)
-    told = json.loads(call("data", "check", tmp_path / "p", "--json").stdout)
-    assert told == {"cases": 3, "labelled": 3, "findings": [], "skipped": []}
+    output = json.loads(call("data", "check", tmp_path / "p", "--json").stdout)
+    assert output == {"cases": 3, "labelled": 3, "findings": [], "skipped": []}
     again = call("data", "make", "phantom", "--out", tmp_path / "p", ok=False)
     assert "is not empty" in str(again.exception)
 
@@ -128,7 +128,7 @@ def test_train_leaves_a_run_for_each_stage(cascade):
     assert len(read_rows(cascade / "tumour-coarse" / "metrics.csv")) == 3
 
 
-def test_a_run_is_not_overwritten_and_a_finished_one_resumes_to_itself(cascade, phantom_folder):
+def test_run_is_not_overwritten_and_finished_run_resumes_unchanged(cascade, phantom_folder):
     words = ["train", "--stage", "tumour-coarse", "--source", phantom_folder, "--out", cascade / "tumour-coarse"]
     assert "holds a run already" in str(call(*words, ok=False).exception)
     before = (cascade / "tumour-coarse" / "model.safetensors").read_bytes()
@@ -153,21 +153,21 @@ def test_a_slip_leaves_the_run_folder_free(typed, tmp_path, phantom_folder, tiny
         nib.save(nib.Nifti1Image(np.minimum(np.asarray(image.dataobj), 1), image.affine), label)
     for label in spoiled.glob("*/labelsTr/*_00[13].nii.gz"):
         label.write_bytes(label.read_bytes()[:200])
-    changes, told = SLIPS[slip]
-    given = {"--source": "{data}", "--held-out": "C"} | changes
+    changes, message = SLIPS[slip]
+    options = {"--source": "{data}", "--held-out": "C"} | changes
     words = [
-        word.format(data=phantom_folder, spoiled=spoiled, organs=organs) for pair in given.items() for word in pair
+        word.format(data=phantom_folder, spoiled=spoiled, organs=organs) for pair in options.items() for word in pair
     ]
     words += [word for key, value in tiny_run.items() for word in ("--set", f"{key}={value}")]
     code, _, err = typed(
         "train", "--stage", "pancreas-coarse", "--stage", "tumour-coarse", *words, "-o", tmp_path / "run"
     )
     assert code == 1
-    assert told in err
+    assert message in err
     assert not (tmp_path / "run").exists()
 
 
-def test_a_finished_run_says_so_and_trains_on_when_its_steps_are_raised(typed, cascade, tmp_path):
+def test_finished_run_is_reported_and_continues_with_more_steps(typed, cascade, tmp_path):
     run = shutil.copytree(cascade, tmp_path / "run")
     code, _, err = typed("train", "--resume", run)
     assert code == 0
@@ -207,12 +207,12 @@ def test_a_cascade_that_was_cut_is_resumed_from_any_folder(typed, tmp_path, monk
     assert all((tmp_path / "run" / stage / "model.safetensors").exists() for stage in os.listdir(tmp_path / "run"))
 
 
-def test_evaluate_goes_to_the_held_out_centre_and_refuses_the_others(cascade, tmp_path, phantom_folder):
+def test_evaluate_uses_the_held_out_centre_and_refuses_others(cascade, tmp_path, phantom_folder):
     apart = [cascade / "tumour-coarse", cascade / "pancreas-coarse"]
     call("evaluate", *apart, "-o", tmp_path / "apart")  # the same cascade, named stage by stage
     words = ["evaluate", cascade, "-o", tmp_path]  # on what it was trained on, unless --source says otherwise
-    told = json.loads(call(*words, "--json").stdout)
-    assert set(told["summary"]) == {"pancreas", "tumour"}
+    output = json.loads(call(*words, "--json").stdout)
+    assert set(output["summary"]) == {"pancreas", "tumour"}
     assert {row["centre"] for row in read_rows(tmp_path / "cases.csv")} == {"C"}
     assert len(read_rows(tmp_path / "cases.csv")) == 8
     assert read_rows(tmp_path / "apart" / "cases.csv") == read_rows(tmp_path / "cases.csv")
@@ -280,7 +280,7 @@ def test_predict_writes_on_the_grid_of_the_input(cascade, tmp_path, degrees):
 @pytest.mark.parametrize(
     "command", ["predict {run} {ct} -o {out}", "evaluate {run} --source {ct}", "export {run} -o {out}"]
 )
-def test_a_stage_that_is_there_twice_is_one_error_before_any_case(typed, cascade, phantom_folder, tmp_path, command):
+def test_repeated_stage_is_one_error_before_any_case(typed, cascade, phantom_folder, tmp_path, command):
     run = shutil.copytree(cascade, tmp_path / "run")
     shutil.copytree(run / "tumour-coarse", run / "again")
     given = {"run": run, "ct": phantom_folder / "C", "out": tmp_path / "out"}
@@ -291,7 +291,7 @@ def test_a_stage_that_is_there_twice_is_one_error_before_any_case(typed, cascade
     assert not (tmp_path / "out").exists()
 
 
-def test_predict_skips_a_bad_input_and_says_so(typed, cascade, tmp_path):
+def test_predict_skips_and_reports_a_bad_input(typed, cascade, tmp_path):
     case = make_case("C", 1, size=(24, 24, 12))
     (tmp_path / "in").mkdir()
     nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / "in" / "good.nii.gz")
@@ -321,10 +321,10 @@ def test_predict_keeps_inputs_of_one_name_apart(typed, cascade, tmp_path):
     code, out, err = typed("predict", cascade, *inputs, "-o", tmp_path / "out", "--json")
     assert code == 1
     assert "1 of 2 inputs" in err
-    told = json.loads(out)
-    assert [one["case"] for one in told["predicted"]] == ["a_ct"]
-    assert told["failed"].keys() == {"b_ct"}
-    assert [one["path"] for one in told["skipped"]] == [str(tmp_path / "readme.txt")]
+    output = json.loads(out)
+    assert [one["case"] for one in output["predicted"]] == ["a_ct"]
+    assert output["failed"].keys() == {"b_ct"}
+    assert [one["path"] for one in output["skipped"]] == [str(tmp_path / "readme.txt")]
 
 
 def test_predict_again_below_its_input_predicts_the_same_cases(typed, cascade, tmp_path):
@@ -342,7 +342,7 @@ def test_predict_again_below_its_input_predicts_the_same_cases(typed, cascade, t
     assert (tmp_path / "in" / "ct_seg.nii.gz").read_bytes() == mask
 
 
-def test_whatever_one_case_raises_the_others_are_predicted(typed, cascade, tmp_path, monkeypatch):
+def test_error_in_one_case_does_not_stop_the_others(typed, cascade, tmp_path, monkeypatch):
     from dualtask_lite.cases.case import Case
 
     def load(case):
@@ -389,7 +389,7 @@ def test_a_closed_standard_output_is_no_error():
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_every_command_that_writes_takes_o_and_out():
+def test_every_writing_command_accepts_o_and_out():
     from typer.main import get_command
 
     def options(command):
@@ -435,8 +435,8 @@ def test_predict_warns_of_a_geometry_that_cannot_be_trusted(typed, cascade, tmp_
     assert any("not at right angles (gantry tilt?)" in warning for warning in warnings)
 
 
-def test_predict_warns_of_what_does_not_look_like_a_ct(typed, cascade, tmp_path):
-    """Its masks may lie beside a CT; they are predicted, and it is said what they look like."""
+def test_predict_warns_of_masks_among_the_inputs(typed, cascade, tmp_path):
+    """Its masks may lie beside a CT; they are predicted, with a warning."""
     case = make_case("C", 1, size=(24, 24, 12))
     (tmp_path / "in").mkdir()
     nib.save(nib.Nifti1Image(case.image, case.affine), tmp_path / "in" / "ct.nii.gz")
@@ -450,19 +450,19 @@ def test_predict_warns_of_what_does_not_look_like_a_ct(typed, cascade, tmp_path)
     assert any("leave it out if it is a mask" in line for line in warned["mask"])
 
 
-def test_a_report_tells_what_is_missing_and_then_shows_it(cascade, tmp_path, phantom_folder):
+def test_report_lists_missing_parts_and_later_shows_them(cascade, tmp_path, phantom_folder):
     run = tmp_path / "run"
     shutil.copytree(cascade, run, ignore=shutil.ignore_patterns("evaluation"))
-    told = json.loads(call("report", run, "--json").stdout)
-    assert told["missing"]["evaluation"].endswith(f"dualtask evaluate {run}")
+    output = json.loads(call("report", run, "--json").stdout)
+    assert output["missing"]["evaluation"].endswith(f"dualtask evaluate {run}")
     bare = (run / "report.html").read_text()
     assert "dualtask evaluate" in bare
     assert "tumour-coarse" in bare
     call("evaluate", run)
-    told = json.loads(call("report", run, "-o", tmp_path / "new" / "page.html", "--json").stdout)
-    assert told["missing"] == {}
+    output = json.loads(call("report", run, "-o", tmp_path / "new" / "page.html", "--json").stdout)
+    assert output["missing"] == {}
     page = (tmp_path / "new" / "page.html").read_text()
-    assert 0 < told["bytes"] == len(page.encode()) <= 12_000_000
+    assert 0 < output["bytes"] == len(page.encode()) <= 12_000_000
     assert page.count('<figure class="dualtask-slices"') == 3
     assert "Best: case C_" in page
     assert "Warnings against the true error, 4 cases" in page
@@ -472,9 +472,9 @@ def test_a_report_comes_out_when_the_data_are_gone(cascade, tmp_path, phantom_fo
     run = tmp_path / "run"
     shutil.copytree(cascade, run)
     call("evaluate", run)
-    told = json.loads(call("report", run, "--source", phantom_folder / "A", "--json").stdout)
-    assert set(told["missing"]) == {"examples", "doubts"}
-    assert "--source" in told["missing"]["examples"]
+    output = json.loads(call("report", run, "--source", phantom_folder / "A", "--json").stdout)
+    assert set(output["missing"]) == {"examples", "doubts"}
+    assert "--source" in output["missing"]["examples"]
     assert "Case by case" in (run / "report.html").read_text()
 
 
@@ -484,7 +484,7 @@ def heed_ctrl_c():
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT to send")
-def test_ctrl_c_says_how_to_go_on_and_leaves_nothing_half_written(tmp_path, phantom_folder):
+def test_ctrl_c_names_resume_and_leaves_no_partial_file(tmp_path, phantom_folder):
     words = [
         "train",
         "--source",

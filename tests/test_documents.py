@@ -43,7 +43,7 @@ def commands(page):
     return [(command.strip(), comment.strip()) for command, _, comment in (line.partition("  #") for line in lines)]
 
 
-def test_the_readme_has_at_most_900_words():
+def test_readme_has_at_most_900_words():
     visible = re.sub(r"<!--.*?-->|!\[[^]]*]\([^)]*\)", "", text_of(README), flags=re.S)
     visible = re.sub(r"\]\([^)]*\)", "]", visible)
     assert len(re.findall(r"\S*\w\S*", visible)) <= 900

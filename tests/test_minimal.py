@@ -45,7 +45,7 @@ def test_first_ten_losses_equal_those_of_the_engine(cases, tmp_path):
     assert len(set(rows)) == 10
 
 
-def test_it_learns_and_predicts_on_the_grid_of_the_scan(cases, monkeypatch):
+def test_minimal_training_learns_and_predicts_on_the_scan_grid(cases, monkeypatch):
     monkeypatch.setattr(minimal, "STEPS", 40)
     scan = cases[0].load()
     net = minimal.new_network()
@@ -56,7 +56,7 @@ def test_it_learns_and_predicts_on_the_grid_of_the_scan(cases, monkeypatch):
     assert dice(mask, scan.label >= 1) > 0.3
 
 
-def test_it_prints_the_dice_of_a_case_of_the_held_out_centre(phantom_folder, monkeypatch, capsys):
+def test_minimal_training_prints_dice_of_a_held_out_case(phantom_folder, monkeypatch, capsys):
     monkeypatch.setattr(minimal, "STEPS", 1)
     monkeypatch.setattr(minimal, "find_cases", lambda _: find_cases(phantom_folder))
     minimal.main()

@@ -17,7 +17,7 @@ def test_a_value_is_read_as_measured_or_as_text(text, value):
 
 
 @pytest.mark.parametrize("nothing", ["", None, "nan", math.nan])
-def test_what_is_not_defined_is_nan(nothing):
+def test_undefined_metric_is_nan(nothing):
     assert math.isnan(number(nothing))
 
 

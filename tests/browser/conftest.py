@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import nbformat
 import pictures
 import pytest
-from looking import PATIENCE, insist_on
+from looking import PATIENCE, require
 
 FLAGS = [
     "--headless",
@@ -227,7 +227,7 @@ def _wait_for(server: subprocess.Popen[bytes], url: str, log: Path) -> None:
 @pytest.fixture(scope="session")
 def lab_with(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Start a JupyterLab in a new folder; see ``jupyterlab``."""
-    insist_on("jupyterlab")
+    require("jupyterlab")
     return lambda *args, **options: jupyterlab(tmp_path_factory.mktemp("lab"), *args, **options)
 
 

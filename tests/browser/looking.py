@@ -17,7 +17,7 @@ PATIENCE = 120  # s; no test depends on speed, but none may hang either
 HUE_NEAR = 0.04  # the labels are laid over grey, which leaves their hue
 
 
-def insist_on(module: str) -> None:
+def require(module: str) -> None:
     """Skip these tests, by name, where a package of an optional extra is absent; where all must run, fail."""
     if find_spec(module):
         return

@@ -30,7 +30,7 @@ def file(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "dark"), (1280, "light"), (390, "dark"), (390, "light")])
-def test_it_opens_from_a_file_and_fits(page: Any, file, width, scheme):
+def test_board_opens_from_a_file_and_fits(page: Any, file, width, scheme):
     page.on("dialog", lambda dialog: pytest.fail(f"a team's name ran: {dialog.message}"))
     page.set_viewport_size({"width": width, "height": 800})
     page.emulate_media(color_scheme=scheme)
@@ -52,8 +52,8 @@ def test_every_value_of_a_row_is_shown_with_its_head(page: Any, file, width):
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(file.as_uri())
     row = page.locator("tbody tr").nth(1)
-    for told in ("2", "0.420", "+0.020", "(-0.030 to +0.080)", "12", "+0.010", "2.8 min"):
-        assert row.get_by_text(told, exact=told != "+0.020").first.is_visible()
+    for message in ("2", "0.420", "+0.020", "(-0.030 to +0.080)", "12", "+0.010", "2.8 min"):
+        assert row.get_by_text(message, exact=message != "+0.020").first.is_visible()
     assert row.get_by_text("0.420").bounding_box()["height"] < 40, "a number stays on one line"
     assert page.get_by_role("columnheader").count() == 7
     assert page.get_by_role("img", name="hand-ins").is_visible()

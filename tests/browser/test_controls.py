@@ -177,7 +177,7 @@ def test_every_explorer_answers_in_jupyterlab(lab, page):
         assert slider.evaluate("slider => slider === document.activeElement")  # JupyterLab left the key to it
         speed[name] = {"median step, ms": figure.evaluate(_STEPS), "frames in a drag of 1 s": figure.evaluate(_DRAG)}
     SPEED.parent.mkdir(parents=True, exist_ok=True)
-    SPEED.write_text(json.dumps(speed, indent=2))  # told, not judged: it depends on the machine and its load
+    SPEED.write_text(json.dumps(speed, indent=2))  # recorded, not tested: it depends on the machine and its load
     expected = metric_explorer(lambda *_: {"dice": 0.0}).frame(split=1.0).words
     figure = page.locator(".dualtask-explorer").last
     for name, key in (("Move", "Home"), ("Grow", "End"), ("Split, gap", "Home")):

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from looking import coloured, drawn, insist_on
+from looking import coloured, drawn, require
 
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.viewers import extension
 
-insist_on("itkwidgets")
+require("itkwidgets")
 pytestmark = pytest.mark.browser
 
 RED, VIOLET = "#D70000", "#8C3CFF"  # of labels 1 and 2 in its colour table

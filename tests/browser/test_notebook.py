@@ -3,11 +3,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from looking import changed, coloured, drawn, insist_on, pixels_of
+from looking import changed, coloured, drawn, pixels_of, require
 
 from dualtask_lite.show import palette
 
-insist_on("ipyniivue")
+require("ipyniivue")
 pytestmark = pytest.mark.browser
 
 CASE = """

@@ -4,13 +4,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from looking import PATIENCE, changed, coloured, insist_on, pixels_of
+from looking import PATIENCE, changed, coloured, pixels_of, require
 
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.show import palette
 from dualtask_lite.show.volume.volume3d import page as write_page
 
-insist_on("ipyniivue")
+require("ipyniivue")
 pytestmark = pytest.mark.browser
 
 

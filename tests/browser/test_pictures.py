@@ -7,14 +7,14 @@ import re
 import numpy as np
 import pictures
 import pytest
-from looking import coloured, insist_on
+from looking import coloured, require
 from PIL import Image
 
 from dualtask_lite import show
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.show import palette
 
-insist_on("ipyniivue")
+require("ipyniivue")
 pytestmark = pytest.mark.browser
 
 

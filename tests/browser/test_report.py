@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from looking import PATIENCE, insist_on
+from looking import PATIENCE, require
 
 from dualtask_lite.show.report.page import to_html
 
@@ -40,7 +40,7 @@ def test_slices_of_an_example_can_be_browsed(page: Any, file):
 
 
 def test_worst_case_is_drawn_in_3d(page: Any, file):
-    insist_on("ipyniivue")
+    require("ipyniivue")
     page.set_viewport_size({"width": 640, "height": 560})  # a small view is drawn quickly, also without a GPU
     page.goto(file.as_uri())
     inside = page.frame_locator("iframe")

@@ -63,7 +63,7 @@ def test_browser_starts_on_the_tumour_and_follows_the_keyboard(page, tmp_path, b
     assert words(page).startswith("Slice 18 of 20")
 
 
-def test_wheel_changes_one_slice_and_scrolls_the_page_at_the_end(page, tmp_path, browser):
+def test_mouse_wheel_changes_slices_then_scrolls_the_page(page, tmp_path, browser):
     open_page(page, tmp_path, browser.to_html(), '<div style="height: 3000px"></div>')
     page.locator(".stage").hover()
     page.mouse.wheel(0, -100)

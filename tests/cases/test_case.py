@@ -64,7 +64,7 @@ def good(tmp_path):
     return Case("c", "A", write(tmp_path / "ct.nii.gz", hu()), write(tmp_path / "label.nii.gz", organ()))
 
 
-def test_a_good_case_has_no_findings_and_loads_as_float_and_labels(good):
+def test_valid_case_has_no_findings_and_loads(good):
     assert check(good) == []
     scan = good.load()
     assert (scan.volume.dtype, scan.label.dtype) == (np.float32, np.uint8)
@@ -201,7 +201,7 @@ def test_a_broken_image_is_refused_with_file_finding_and_remedy(tmp_path, name):
     assert [f.what for f in check(case) if f.level == "error"] == [caught.value.what]
 
 
-def test_the_command_line_lists_each_broken_image_and_checks_the_others(tmp_path):
+def test_check_lists_each_broken_image_and_continues(tmp_path):
     """The same findings as in Python, each in its own line; one good CT is between them."""
     told = {}
     for number, (name, (make, finding)) in enumerate(broken_images().items()):
@@ -250,7 +250,7 @@ def broken_labels():
 
 
 @pytest.mark.parametrize("name", broken_labels())
-def test_a_broken_label_is_told(tmp_path, name):
+def test_broken_label_is_reported(tmp_path, name):
     voxels, affine, level, told = broken_labels()[name]
     label = write(tmp_path / "label.nii.gz", voxels, affine)
     case = Case("c", "A", write(tmp_path / "ct.nii.gz", hu()), label)
@@ -316,7 +316,7 @@ def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):
         ),
     ],
 )
-def test_what_can_be_used_is_a_warning(case, told):
+def test_usable_defect_is_a_warning(case, told):
     (finding,) = check(case)
     assert finding.level == "warning"
     assert told in finding.what
@@ -349,7 +349,7 @@ def test_a_path_may_be_a_string(good):
 @pytest.mark.parametrize(
     ("image", "label"), [(None, None), ([[1]], None), (hu(), 3), (nib.Nifti1Image(hu(), None), None)]
 )
-def test_what_is_no_path_and_no_array_is_refused_at_once(image, label):
+def test_input_without_path_and_array_is_refused_immediately(image, label):
     with pytest.raises(TypeError, match=r"case c: its (image|label) is .*, not a path or a numpy array"):
         Case("c", "A", image, label)
 
@@ -375,7 +375,7 @@ def test_any_number_type_is_saved_and_read_again(good, tmp_path, dtype):
         (organ(), "mask", "is no name of a NIfTI file"),
     ],
 )
-def test_what_cannot_be_saved_is_refused_before_a_file_is_made(good, tmp_path, array, name, told):
+def test_invalid_array_is_refused_before_a_file_is_written(good, tmp_path, array, name, told):
     with pytest.raises(ValueError, match=told):
         good.load().save(array, tmp_path / name)
     assert not (tmp_path / name).exists()
@@ -430,7 +430,7 @@ def test_values_above_the_range_of_ct_are_a_warning():
     assert finding.what == "c: values up to 62512 are above the range of CT"
 
 
-def test_saving_another_shape_or_to_nowhere_fails_well(good, tmp_path):
+def test_saving_wrong_shape_or_invalid_path_fails_clearly(good, tmp_path):
     scan = good.load()
     with pytest.raises(ValueError, match="shape"):
         scan.save(np.zeros((1, 2, 3), np.uint8), tmp_path / "x.nii.gz")
@@ -467,7 +467,7 @@ def test_no_bytes_end_in_another_exception(tmp_path_factory, content):
 
 @pytest.mark.parametrize("name", ["ct.nii", "ct.nii.gz"])
 @pytest.mark.parametrize("side", [30_000, -20])
-def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_memory_is_taken(tmp_path, name, side):
+def test_header_larger_than_its_file_is_refused_before_allocation(tmp_path, name, side):
     image = nib.Nifti1Image(np.zeros((8, 8, 8), np.int16), np.eye(4))
     header = bytearray(image.to_bytes())
     header[42:48] = np.array([abs(side), abs(side), side], "<i2").tobytes()  # dim[1:4]
@@ -477,7 +477,7 @@ def test_a_header_that_promises_more_than_the_file_holds_is_refused_before_memor
         Case("a", "A", tmp_path / name).load()
 
 
-def test_what_is_saved_tells_nothing_of_the_patient_that_the_header_may_hold(tmp_path):
+def test_saved_file_has_no_patient_data_from_the_header(tmp_path):
     image = nib.Nifti1Image(np.random.default_rng(0).normal(0, 300, (9, 8, 7)).astype(np.int16), np.eye(4))
     for field in ("descrip", "aux_file", "db_name", "intent_name"):
         image.header[field] = b"DOE^JANE"
@@ -489,7 +489,7 @@ def test_what_is_saved_tells_nothing_of_the_patient_that_the_header_may_hold(tmp
     assert b"JANE" not in (tmp_path / "seg.nii").read_bytes()
 
 
-def test_the_same_volume_is_saved_as_the_same_bytes_at_any_time(tmp_path, monkeypatch):
+def test_same_volume_gives_the_same_bytes(tmp_path, monkeypatch):
     scan = make_case("A", 0, size=(24, 24, 12)).load()
     first = scan.save(scan.label, tmp_path / "a.nii.gz").read_bytes()
     monkeypatch.setattr("time.time", lambda: 0.0)

@@ -104,7 +104,7 @@ def test_error_is_one_line_with_a_remedy(refused, words, message, monkeypatch, t
     assert message in line
 
 
-def test_web_page_error_says_what_to_fetch_by_hand(refused, task07):
+def test_web_page_error_names_the_file_to_fetch(refused, task07):
     task07.html.add("/Task07_Pancreas.tar")
     code, line = refused("get", "msd")
     assert code == 1
@@ -155,7 +155,7 @@ def a_source(folder, contents, labels):
         ([0, 0], [[2, 0], [2, 0]], ["c0 and c1 hold the same image", "none of the 2 labels holds pancreas (1)"]),
     ],
 )
-def test_check_says_what_is_wrong_with_all_cases_together(tmp_path, contents, labels, told):
+def test_check_reports_findings_about_all_cases_together(tmp_path, contents, labels, told):
     found = json.loads(call("check", a_source(tmp_path / "X", contents, labels), "--json"))["findings"]
     assert [one["finding"] for one in found if one["case"] == "all"] == told
     assert all(one["level"] == "warning" and one["remedy"] for one in found)

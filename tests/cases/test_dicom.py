@@ -46,7 +46,7 @@ ORDERS = {"ascending": range(6), "reversed": range(5, -1, -1), "shuffled": [3, 0
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("degrees", [(0, 0, 0), (0, 0, 9), (17, -8, 5)])
 @pytest.mark.parametrize("signs", [(-1, -1, 1), (-1, 1, 1), (1, -1, 1)])
-def test_a_series_lies_where_the_same_voxels_as_nifti_lie(tmp_path, write_series, order, degrees, signs):
+def test_dicom_series_has_the_affine_of_the_same_nifti(tmp_path, write_series, order, degrees, signs):
     affine, volume = turned(degrees, signs), hu()
     write_series(tmp_path / "series", volume, affine, order=ORDERS[order])
     nib.save(nib.Nifti1Image(volume, affine), tmp_path / "same.nii.gz")
@@ -92,7 +92,7 @@ def test_slope_and_intercept_may_change_from_slice_to_slice(tmp_path, write_seri
     assert np.array_equal(Case("s", "A", tmp_path / "s").load().volume, volume[::-1, ::-1])
 
 
-def test_a_tilted_gantry_is_kept_and_told(tmp_path, write_series):
+def test_tilted_gantry_is_kept_and_reported(tmp_path, write_series):
     affine = turned()
     affine[1, 2] = 0.6  # slices step to the front as they rise
     write_series(tmp_path / "s", hu(), affine)
@@ -156,7 +156,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_what_is_no_volume_is_refused_with_file_and_reason(tmp_path, write_series, name):
+def test_non_volume_is_refused_with_file_and_reason(tmp_path, write_series, name):
     how, told = BROKEN[name]
     folder = write_series(tmp_path / "series", hu(), turned(), **how)
     with pytest.raises(DualTaskError, match=re.escape(told)) as caught:
@@ -269,7 +269,7 @@ def test_of_slices_that_differ_the_odd_one_is_named(tmp_path, write_series):
 
 
 @pytest.mark.parametrize("at", [2, 3])
-def test_a_change_of_the_slice_spacing_names_the_place_and_the_way_out(tmp_path, write_series, at):
+def test_changing_slice_spacing_is_refused_with_position_and_remedy(tmp_path, write_series, at):
     def change(data, index):
         data.ImagePositionPatient[2] += 2.5 * max(0, at - index) * -1  # 5 mm below, 2.5 mm above
 
@@ -281,7 +281,7 @@ def test_a_change_of_the_slice_spacing_names_the_place_and_the_way_out(tmp_path,
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_no_remedy_asks_for_an_export_that_the_user_cannot_do(tmp_path, write_series, name):
+def test_no_remedy_asks_for_another_export(tmp_path, write_series, name):
     folder = write_series(tmp_path / "series", hu(), turned(), **BROKEN[name][0])
     with pytest.raises(DualTaskError) as caught:
         Case("s", "A", folder).load()
@@ -304,7 +304,7 @@ def test_nothing_about_the_patient_leaves_the_reader(tmp_path, write_series, cap
         assert secret not in said
 
 
-def test_nothing_about_the_patient_is_in_what_predict_writes_and_says(tmp_path, write_series, cascade):
+def test_output_of_predict_has_no_patient_data(tmp_path, write_series, cascade):
     def spoil(data, index):
         data.BitsAllocated = 7
 

@@ -119,7 +119,7 @@ def test_msd_by_hand_needs_no_network(msd, server, tmp_path):
         get(msd, damaged, offline=True)
 
 
-def test_failed_download_says_what_to_fetch_by_hand(msd, server, tmp_path):
+def test_failed_download_names_the_file_to_fetch(msd, server, tmp_path):
     server.html.add("/Task07_Pancreas.tar")
     with pytest.raises(DualTaskError, match="web page") as caught:
         get(msd, tmp_path / "set")

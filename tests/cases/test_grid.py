@@ -125,7 +125,7 @@ def test_a_mask_keeps_its_volume_to_half_a_percent(spacing, wanted):
 
 
 @pytest.mark.parametrize(("spacing", "wanted"), GRIDS)
-def test_the_way_there_and_back_beats_pooling_over_overlapping_bins(spacing, wanted):
+def test_resampling_round_trip_beats_overlapping_pooling(spacing, wanted):
     shape = [int(100 / mm) for mm in spacing]
 
     def pooled(volume, size):  # what F.interpolate(mode="area") did
@@ -142,7 +142,7 @@ def test_the_way_there_and_back_beats_pooling_over_overlapping_bins(spacing, wan
     assert np.mean(ours) > np.mean(theirs) + 0.01
 
 
-def test_a_mask_thinner_than_a_voxel_does_not_vanish_or_shift():
+def test_thin_mask_neither_vanishes_nor_shifts():
     mask = torch.zeros(1, 40, 40, 40, dtype=torch.bool)
     mask[:, 20, 5:35, 5:35] = True
     assert resample_mask(mask, (10, 10, 10)).sum() > 0
@@ -162,7 +162,7 @@ SPACINGS = st.sampled_from([0.5625, 0.703125, 0.78125, 0.8, 0.8125, 0.9765625, 1
 
 @given(st.tuples(*[st.integers(1, 512)] * 3), st.tuples(*[SPACINGS] * 3), st.tuples(*[st.floats(-1e-5, 1e-5)] * 3))
 @settings(max_examples=200, deadline=None)
-def test_float_noise_of_a_spacing_changes_no_grid_and_no_box(shape, spacing, noise):
+def test_float_noise_of_spacing_changes_neither_grid_nor_box(shape, spacing, noise):
     """4.99999989 mm instead of 5 mm, as an oblique affine gives it."""
     noisy = tuple(mm + off for mm, off in zip(spacing, noise, strict=True))
     for wanted in ((3, 3, 3), (5, 5, 5), (2.0, 2.0, 2.5), (0.8, 0.8, 2.5)):

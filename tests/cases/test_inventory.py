@@ -40,7 +40,7 @@ def test_files_of_one_name_get_their_folders_in_front(make):
     assert ids(root / "a" / "ct.nii.gz", root / "b" / "ct.nii.gz") == ["a_ct", "b_ct"]
 
 
-def test_folders_of_one_name_get_what_tells_them_apart(make):
+def test_folders_of_one_name_get_distinct_ids(make):
     root = make("p/x/ct.nii.gz", "p/x/pet.nii.gz", "q/x/ct.nii.gz")
     assert ids(root / "p" / "x", root / "q" / "x") == ["p_x_ct", "p_x_pet", "q_x_ct"]
 
@@ -51,13 +51,13 @@ def test_a_path_given_twice_is_one_case(make, again):
     assert sorted(ids(root / "a", root / again)) == ["b", "ct"]
 
 
-def test_one_image_in_two_places_of_a_command_keeps_its_label(make):
+def test_image_given_twice_keeps_its_label(make):
     root = make("X/imagesTr/a.nii.gz", "X/labelsTr/a.nii.gz")
     (case,) = find_inputs([root / "X" / "imagesTr" / "a.nii.gz", root / "X"]).cases
     assert case.label == root / "X" / "labelsTr" / "a.nii.gz"
 
 
-def test_names_that_folders_cannot_tell_apart_are_refused(make):
+def test_names_that_folders_cannot_distinguish_are_refused(make):
     root = make("a/ct.nii", "a/ct.nii.gz")
     with pytest.raises(DualTaskError, match=r"ct\.nii and .*ct\.nii\.gz: would both be case"):
         find_inputs([root])
@@ -119,21 +119,21 @@ def test_each_thing_that_is_no_case_has_its_reason(make):
     assert {one.path.name for one in found.skipped if one.may_be_ct} == {"a.mha", "b.nrrd", "c.img", "d.mgz"}
 
 
-def test_a_folder_is_skipped_once_and_not_when_given_by_itself(make):
+def test_skipped_folder_is_listed_once_and_used_when_named(make):
     root = make("Q/imagesTr/q.nii.gz", "Q/imagesTs/t.nii.gz")
     found = find_inputs([root / "Q", root / "Q" / "imagesTs", root / "Q"])
     assert [case.id for case in found.cases] == ["q", "t"]
     assert not found.skipped
 
 
-def test_one_file_that_is_no_ct_does_not_stop_the_others(make):
+def test_non_ct_file_does_not_stop_other_cases(make):
     root = make("ct.nii.gz", "readme.txt", "empty/.keep")
     found = find_inputs([root / "readme.txt", root / "ct.nii.gz", root / "empty"])
     assert [case.id for case in found.cases] == ["ct"]
     assert reasons(found, root).keys() == {"readme.txt", "empty/.keep"}
 
 
-def test_a_tree_without_a_ct_says_what_lies_there(make):
+def test_tree_without_ct_lists_its_files(make):
     root = make("a.mha", "b.mha", "c.txt")
     with pytest.raises(DualTaskError, match=r"holds no CT .*a\.mha and 1 more: is MetaImage.*SimpleITK"):
         find_cases(root)
@@ -149,7 +149,7 @@ def test_reasons_are_grouped_and_any_name_is_printable(make):
     assert "c%FF%0A.mha: is MetaImage" in second
 
 
-def test_a_folder_that_cannot_be_read_is_listed_and_the_others_taken(make, monkeypatch):
+def test_unreadable_folder_is_listed_and_others_are_used(make, monkeypatch):
     root = make("a/ct.nii.gz", "b/pet.nii.gz")
     real = type(root).iterdir
 

@@ -179,7 +179,7 @@ def test_another_scanner_changes_the_picture_and_not_the_patient(patients, scann
     assert swapped.id == f"{patients}_{lesions[2]:03d}_by_{scanner}"
 
 
-def test_the_lesion_of_a_phase_has_the_contrast_of_the_scanner():
+def test_lesion_contrast_follows_from_the_phase_of_the_scanner():
     def darker(scanner):
         steep = dataclasses.replace(centres()[scanner], noise_hu=0)
         cases = [make_case("A", n, scanner=steep, size=(96, 96, 60)) for n in range(24) if is_solid(n)]
@@ -192,7 +192,7 @@ def test_the_lesion_of_a_phase_has_the_contrast_of_the_scanner():
     assert darker("B") > darker("A") > darker("C")
 
 
-def test_lesion_says_what_the_label_holds():
+def test_lesion_description_matches_the_label():
     for number in range(8):
         tumour, case = lesion("C", number), make_case("C", number)
         ml = (case.label == 2).sum() * np.prod(np.diag(case.affine)[:3]) / 1000

@@ -90,13 +90,13 @@ def test_a_case_is_known_by_its_name(name, case):
     assert [one for one, source in sources().items() if re.fullmatch(source.ids, case)] == [name]
 
 
-def test_the_table_in_the_description_of_the_data_is_the_registry():
+def test_table_of_data_page_equals_the_registry():
     readme = Path(__file__).parents[2] / "data" / "README.md"
     assert sources_table() in readme.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["msd", "nih", "panorama"])
-def test_a_source_that_was_not_fetched_says_how_and_how_by_hand(name, tmp_path, monkeypatch):
+def test_missing_source_explains_download_and_manual_setup(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
     with pytest.raises(DualTaskError, match=f"{name} .* was not fetched yet") as error:
@@ -113,7 +113,7 @@ def test_a_source_in_the_cache_is_found_by_its_name(tmp_path, monkeypatch):
     assert {case.centre for case in find_cases("msd")} == {"msd"}
 
 
-def test_a_folder_with_the_name_of_a_source_is_a_folder(tmp_path, monkeypatch):
+def test_dot_slash_selects_a_folder_named_like_a_source(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     task07(tmp_path / "msd")
     task07(tmp_path / "phantom")
@@ -187,7 +187,7 @@ def test_a_phantom_that_was_cut_is_not_used(tiny_phantom, tmp_path, monkeypatch)
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_a_cache_that_cannot_be_written_is_said(tmp_path, monkeypatch):
+def test_unwritable_cache_is_reported(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "file"))
     with pytest.raises(DualTaskError, match="DUALTASK_DATA"):
@@ -242,7 +242,7 @@ def test_an_absolute_source_means_the_same_from_another_folder(given, tmp_path, 
     assert module.absolute(kept) == kept
 
 
-def test_a_partial_download_gives_what_is_there(tmp_path):
+def test_partial_download_gives_available_cases(tmp_path):
     folder = task07(tmp_path / "X")
     describe(folder, ["zero", "one", "two", "three"])
     (folder / "labelsTr" / "two.nii.gz").unlink()
@@ -360,7 +360,7 @@ def test_dicom_series(name, head, tmp_path):
         find_cases(tmp_path / "X" / "s1" / name)
 
 
-def test_a_tree_of_dicom_as_archives_hand_it_out(tmp_path):
+def test_dicom_tree_as_exported_by_archives(tmp_path):
     for below in ("P1/study/axial", "P2/first/axial", "P2/second/axial"):
         (tmp_path / "X" / below).mkdir(parents=True)
         (tmp_path / "X" / below / "1.dcm").touch()
@@ -381,13 +381,13 @@ def test_a_slip_gets_the_nearest_name(slip, tmp_path, monkeypatch):
         find_cases(slip)
 
 
-def test_a_path_that_is_not_there_says_what_may_be_given(tmp_path):
+def test_missing_path_error_lists_accepted_inputs(tmp_path):
     with pytest.raises(DualTaskError, match=r"no such file or folder.*imagesTr") as error:
         find_cases(tmp_path / "nowhere")
     assert "did you mean" not in str(error.value)
 
 
-def test_nothing_recognised_says_what_was_looked_for(tmp_path):
+def test_unrecognised_folder_error_lists_layouts(tmp_path):
     with pytest.raises(DualTaskError, match=r"holds no CT.*imagesTr"):
         find_cases(tmp_path)
     (tmp_path / "notes.txt").write_text("no CT")
@@ -397,7 +397,7 @@ def test_nothing_recognised_says_what_was_looked_for(tmp_path):
         find_cases(tmp_path / "notes.txt")
 
 
-def test_a_folder_without_rights_is_said(tmp_path, monkeypatch):
+def test_folder_without_permission_is_reported(tmp_path, monkeypatch):
     def refuse(_):
         raise PermissionError("not yours")
 

@@ -56,7 +56,7 @@ def test_leave_one_centre_out_is_a_partition_that_ignores_order(sizes, share, se
 
 
 @given(sizes, shares, seeds)
-def test_every_centre_gives_its_share_and_keeps_a_case_to_learn_from(sizes, share, seed):
+def test_every_centre_gives_its_share_and_keeps_a_training_case(sizes, share, seed):
     split = train_validation(a_cohort(**sizes), validation=share, seed=seed)
     learnt, kept = (Counter(case.centre for case in part) for part in (split.train, split.validation))
     assert not split.test
@@ -80,7 +80,7 @@ def test_within_centre_uses_that_centre_only(size, test_share, share, seed, rand
     assert parts(again) == (train, validation, test)
 
 
-def test_what_is_drawn_from_a_centre_does_not_depend_on_the_others():
+def test_draws_of_one_centre_are_independent_of_other_centres():
     cases = a_cohort(A=8, B=8, C=8)
     without_b = leave_one_centre_out(cases, "B", validation=0.25, seed=3)
     without_c = leave_one_centre_out(cases, "C", validation=0.25, seed=3)
@@ -123,7 +123,7 @@ def test_the_same_image_in_two_hospitals_cannot_be_held_out(sizes, share, seed, 
 
 
 @given(st.integers(3, 6), st.sampled_from([0.1, 0.5, 0.9]), seeds, st.data())
-def test_cases_of_the_same_image_stay_on_one_side_of_every_split(size, share, seed, data):
+def test_copies_of_an_image_are_in_the_same_part(size, share, seed, data):
     """Also when each of them is of a patient with other CTs: then all of these are of one patient."""
     cases = [replace(case, patient=data.draw(st.sampled_from([None, "p", "q"]))) for case in a_cohort(A=size, B=size)]
     original = data.draw(st.sampled_from([case for case in cases if case.centre == "A"]))
@@ -179,7 +179,7 @@ def every_split(cases, share, seed):
 
 @settings(max_examples=30)
 @given(patients, shares, seeds)
-def test_all_cts_of_a_patient_are_on_one_side_of_every_split(patients, share, seed):
+def test_all_cts_of_a_patient_are_in_the_same_part(patients, share, seed):
     for split in every_split(of_patients(patients), share, seed):
         sides = [{case.patient for case in part} for part in (split.train, split.validation, split.test)]
         assert len(set().union(*sides)) == sum(map(len, sides))
@@ -246,7 +246,7 @@ def test_a_share_outside_its_range_is_refused(share):
 
 
 @given(sizes, st.integers(2, 5), seeds, st.randoms(use_true_random=False))
-def test_over_all_folds_each_case_tests_once_and_folds_are_even_in_size_and_centres(sizes, folds, seed, random):
+def test_folds_test_each_case_once_and_are_balanced(sizes, folds, seed, random):
     cases = a_cohort(**sizes)
     folds = min(folds, len(cases))
     splits = [cross_validation(cases, fold, folds=folds, seed=seed) for fold in range(folds)]

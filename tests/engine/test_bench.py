@@ -49,7 +49,7 @@ def test_all_parts_of_a_profile_with_every_term(tmp_path):
     assert {row["measure"] for row in rows(told)} == set(results)
 
 
-def test_what_was_cut_goes_on_and_what_is_done_stays(tmp_path, monkeypatch):
+def test_interrupted_benchmark_continues_and_keeps_finished_parts(tmp_path, monkeypatch):
     def fails(settings):
         raise KeyboardInterrupt
 
@@ -65,12 +65,12 @@ def test_what_was_cut_goes_on_and_what_is_done_stays(tmp_path, monkeypatch):
         bench(["step"], "laptop", TINY | {"network.width": 16}, path)
 
 
-def test_flop_of_a_step_are_those_of_the_paper_s_network():
+def test_flop_of_a_step_match_the_paper_network():
     """METHOD: 1.51 MFLOP a voxel, forward and backward, at width 32."""
     assert step_flop(Settings.of("gpu", {"stage": "tumour-fine"})) == pytest.approx(1.51e6, rel=0.01)
 
 
-def test_a_timer_measures_waiting_as_wall_and_not_as_cpu_time():
+def test_timer_counts_waiting_as_wall_but_not_cpu_time():
     found = repeat(lambda: time.sleep(0.02), CPU)
     assert 0.02 <= found["seconds_min"] < 1
     assert found["cpu_seconds"] < found["seconds"]

@@ -1,4 +1,4 @@
-"""Settings: what a profile gives, what a user may change, and how a slip is told."""
+"""Settings: what a profile gives, what a user may change, and how errors are reported."""
 
 import contextlib
 import re
@@ -37,7 +37,7 @@ def test_the_paper_profile_has_the_paper_s_numbers():
     assert (paper.augment.scale, paper.augment.rotation, paper.augment.elastic) == (0.2, 15, 0.1)
 
 
-def test_the_paper_s_tumour_stages_see_what_the_method_says():
+def test_paper_tumour_stages_have_the_regions_of_the_method():
     coarse = Settings.of("paper", {"stage": "tumour-coarse"}).sample
     assert 5e6 < np.prod(coarse.patch) <= 6e6
     fine = Settings.of("paper", {"stage": "tumour-fine"}).sample
@@ -92,7 +92,7 @@ def test_a_file_that_is_no_settings_file_is_refused(text, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("data: {source: a}\nseed: 1\ndata: {held_out: C}\n", "line 3, column 1: 'data' is repeated, first in line 1"),
         ("data:\n  source: a\n  source: b\n", "line 3, column 3: 'source' is repeated, first in line 2"),
@@ -103,11 +103,11 @@ def test_a_file_that_is_no_settings_file_is_refused(text, tmp_path):
         ("seed: [1\n", "line 2, column 1: "),
     ],
 )
-def test_a_fault_in_yaml_is_told_with_line_and_column(text, told, tmp_path):
+def test_yaml_error_has_line_and_column(text, message, tmp_path):
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(DualTaskError, match=re.escape(f"config.yaml: cannot be read as YAML ({told}")):
+    with pytest.raises(DualTaskError, match=re.escape(f"config.yaml: cannot be read as YAML ({message}")):
         Settings.read(tmp_path / "config.yaml")
-    with pytest.raises(DualTaskError, match=re.escape(f": cannot be read as YAML ({told}")):
+    with pytest.raises(DualTaskError, match=re.escape(f": cannot be read as YAML ({message}")):
         parse_assignments([f"data={text}"])
 
 
@@ -116,7 +116,7 @@ def test_an_empty_file_gives_the_laptop_profile(tmp_path):
     assert Settings.read(tmp_path / "empty.yaml") == Settings.of("laptop")
 
 
-def test_overrides_win_over_the_file_and_the_file_over_the_profile(tmp_path):
+def test_overrides_precede_the_file_and_the_file_the_profile(tmp_path):
     (tmp_path / "c.yaml").write_text("profile: gpu\nseed: 3\noptimiser: {steps: 7}\n")
     settings = Settings.read(tmp_path / "c.yaml", {"seed": 4})
     assert (settings.profile, settings.seed, settings.optimiser.steps) == ("gpu", 4, 7)

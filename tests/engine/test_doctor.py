@@ -88,7 +88,7 @@ def test_every_dependency_is_looked_at_once():
     assert not {"pytest", "ruff"} & set(names)
 
 
-def test_it_imports_neither_jupyter_nor_viewers():
+def test_command_line_imports_neither_jupyter_nor_viewers():
     code = f"""
 import sys
 from dualtask_lite.engine.doctor import diagnose
@@ -214,7 +214,7 @@ def test_memory_of_the_whole_machine(machine):
     assert check("memory").status == "OK"
 
 
-def test_a_container_has_what_its_control_group_grants(machine):
+def test_container_memory_is_limited_by_its_control_group(machine):
     machine("proc/self/cgroup", "0::/\n")
     machine("cgroup/memory.max", f"{4 * GIB}\n")
     machine("cgroup/memory.current", f"{3 * GIB}\n")
@@ -279,7 +279,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
         ("missing", "OK", "is not installed"),
     ],
 )
-def test_it_says_which_viewers_draw(monkeypatch, state, status, words):
+def test_doctor_lists_working_viewers(monkeypatch, state, status, words):
     monkeypatch.setattr(doctor, "itk_source", lambda: Status(state))
     assert check("viewers").status == status
     assert "niivue and html draw without network" in check("viewers").found

@@ -109,7 +109,7 @@ def test_monai_finds_the_required_properties(bundle, ct):
         assert getattr(workflow, name) is not None or not definition["required"]
 
 
-def test_bundle_keeps_the_digest_but_not_the_name_of_a_case(bundle):
+def test_bundle_keeps_digests_but_no_case_names(bundle):
     for path in bundle.rglob("*"):
         if path.is_file():
             content = path.read_bytes()

@@ -51,7 +51,7 @@ def bright_box(shape=(30, 28, 26), spacing=(2.0, 2.0, 2.0), hu=240, where=(slice
     return Case("box", "A", volume, None, np.diag([*spacing, 1.0])).load()
 
 
-def test_all_stages_run_in_order_whatever_order_they_are_given_in():
+def test_stages_run_in_cascade_order_for_any_input_order():
     scan = bright_box()
     stages = ["tumour-fine", "pancreas-fine", "tumour-coarse", "pancreas-coarse"]
     prediction = predict_scan([model(stage) for stage in stages], scan)
@@ -70,7 +70,7 @@ def test_all_stages_run_in_order_whatever_order_they_are_given_in():
     assert prediction.report[1]["agreement"] >= 0.92
 
 
-def test_a_stage_that_finds_nothing_hands_the_wider_region_on_and_never_asks_the_label():
+def test_empty_prediction_falls_back_to_the_wider_region():
     scan = bright_box()
     nothing = model("pancreas-coarse", level=2.0)
     prediction = predict_scan([nothing, model("tumour-coarse")], scan)
@@ -101,7 +101,7 @@ def test_a_stage_that_falls_back_warns(blind):
     assert predict_scan([model("tumour-coarse")], bright_box()).warnings == []
 
 
-def test_a_fine_stage_that_finds_nothing_leaves_what_the_coarse_one_found():
+def test_empty_fine_stage_keeps_the_coarse_prediction():
     """Its mask with its own maps, and no agreement with itself."""
     scan = bright_box()
     coarse = predict_scan([model("pancreas-coarse")], scan)
@@ -113,7 +113,7 @@ def test_a_fine_stage_that_finds_nothing_leaves_what_the_coarse_one_found():
     assert "pancreas-fine found nothing in its box" in both.warnings[0]
 
 
-def test_a_round_that_finds_nothing_leaves_what_the_round_before_found(monkeypatch):
+def test_empty_round_keeps_the_previous_prediction(monkeypatch):
     scan, rounds = bright_box(), itertools.count()
 
     def fading(model, scan, box):
@@ -155,7 +155,7 @@ def test_a_fine_stage_stops_after_four_rounds(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(9, 40, 1), (64, 5, 20), (17, 17, 17)])
-def test_any_size_of_volume_works_and_only_the_box_is_looked_at(shape):
+def test_any_volume_size_works_and_only_its_box_matters(shape):
     scan = bright_box(shape, where=(slice(2, 6), slice(1, 4), slice(0, 1)))
     box = Box((1, 0, 0), (8, 5, 1))
     maps = predict_box(model("pancreas-coarse"), scan, box)
@@ -212,7 +212,7 @@ def test_out_of_memory_is_answered_with_smaller_windows():
 @pytest.mark.parametrize(
     "raised", [torch.cuda.OutOfMemoryError("CUDA out of memory."), MemoryError(), RuntimeError("can't allocate memory")]
 )
-def test_memory_that_does_not_even_suffice_for_small_windows_is_told(raised):
+def test_out_of_memory_with_small_windows_is_reported(raised):
     class Full(Threshold):
         def forward(self, x):
             raise raised
@@ -221,7 +221,7 @@ def test_memory_that_does_not_even_suffice_for_small_windows_is_told(raised):
         predict_scan([replace(model("pancreas-coarse"), net=Full())], bright_box())
 
 
-def test_another_error_of_the_device_is_not_taken_for_full_memory():
+def test_other_device_errors_are_not_reported_as_full_memory():
     class Broken(Threshold):
         def forward(self, x):
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -262,7 +262,7 @@ def test_every_head_is_scored_from_one_forward_pass():
         assert np.array_equal(mask, keep_large_components(alone[head]))
 
 
-def test_a_false_tumour_does_not_change_the_pancreas_of_a_cascade():
+def test_false_tumour_does_not_change_the_pancreas_score():
     """The written label map merges the two; each target keeps its own mask."""
     scan = bright_box()
     alone = predict_scan([model("pancreas-coarse")], scan)
@@ -274,7 +274,7 @@ def test_a_false_tumour_does_not_change_the_pancreas_of_a_cascade():
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations((100, 90, 60, 40))))
-def test_components_smaller_than_half_of_the_largest_go_whatever_the_order(order):
+def test_components_below_half_the_largest_are_removed_in_any_order(order):
     """Golden's post-processing rule depends on the order of the labels (trap 8); this one must not."""
     mask = np.zeros((3, 48, 200), bool)
     for row, length in zip((3, 15, 27, 39), order, strict=True):

@@ -37,7 +37,7 @@ def test_its_scores_are_those_of_the_table(name):
 
 
 @pytest.mark.parametrize("name", CASCADES)
-def test_it_never_saw_the_held_out_hospital(name):
+def test_reference_model_has_no_held_out_training_case(name):
     models = load_models(name, "cpu")
     assert {case.centre for model in models for case in model.training_cases} == {"A", "B"}
     assert {model.settings.data.held_out for model in models} == {"C"}
@@ -45,7 +45,7 @@ def test_it_never_saw_the_held_out_hospital(name):
         refuse_training_cases(models, [make_case("A", patient) for patient in range(20)])
 
 
-def test_all_of_it_is_small():
+def test_reference_models_are_small():
     files = [
         file
         for stage in {s for stages in CASCADES.values() for s in stages}
@@ -54,7 +54,7 @@ def test_all_of_it_is_small():
     assert sum(file.stat().st_size for file in files) < 12e6
 
 
-def test_the_table_of_models_says_what_they_score():
+def test_models_table_gives_their_scores():
     for row in reference.model_rows():
         manifest = json.loads((data_file(f"models/{CASCADES[row['name']][-1]}") / "manifest.json").read_text())
         rows = read_rows(data_file("results/reference/cases.csv"))
@@ -80,7 +80,7 @@ def test_the_commands_take_its_name(typed, tmp_path, monkeypatch):
     assert (run / "report.html").stat().st_size > 1000
 
 
-def test_any_other_path_stays_as_it_is(tmp_path, monkeypatch):
+def test_other_paths_are_returned_unchanged(tmp_path, monkeypatch):
     assert run_folder(tmp_path) == tmp_path
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reference").mkdir()

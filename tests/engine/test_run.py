@@ -26,5 +26,5 @@ def test_a_loaded_model_is_on_the_card_by_default(saved):
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
-def test_a_loaded_model_is_where_the_caller_says(saved, device):
+def test_loaded_model_is_on_the_requested_device(saved, device):
     assert device_of(load_model(saved / "stage", device)) == "cpu"

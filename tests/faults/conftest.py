@@ -42,7 +42,7 @@ def read_whole(path):
 
 
 @pytest.fixture(scope="session")
-def insist_on_whole_files():
+def check_complete_files():
     """Read every file of a folder that a user would see, to its end."""
 
     def insist(folder):

@@ -55,9 +55,9 @@ def test_check_lists_the_broken_cases(typed, folder):
     code, out, err = typed("data", "check", folder, "--json")
     assert code == 1
     assert err == f"error: 3 of {CASES} cases have errors; repair or remove them, see the list above\n"
-    told = json.loads(out)
-    assert told["cases"] == CASES
-    found = {one["case"]: one["finding"] for one in told["findings"] if one["level"] == "error"}
+    output = json.loads(out)
+    assert output["cases"] == CASES
+    found = {one["case"]: one["finding"] for one in output["findings"] if one["level"] == "error"}
     assert found.keys() == TOLD.keys()
     assert all(words in found[name] for name, words in TOLD.items())
 
@@ -66,14 +66,14 @@ def test_evaluate_scores_the_good_cases_and_lists_the_broken_ones(typed, cascade
     code, out, err = typed("evaluate", cascade, "--source", folder, "--centre", "C", "-o", tmp_path, "--json")
     assert code == 1
     assert all(name in err and words in err for name, words in TOLD.items())
-    told = json.loads(out)
-    assert told["failed"].keys() == TOLD.keys()
-    assert told["summary"]["pancreas"]["all"]["n_cases"] == CASES - 3
+    output = json.loads(out)
+    assert output["failed"].keys() == TOLD.keys()
+    assert output["summary"]["pancreas"]["all"]["n_cases"] == CASES - 3
     assert len({row["case"] for row in read_rows(tmp_path / "cases.csv")}) == CASES - 3
 
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says here what a process holds")
-def test_predict_does_the_good_cases_in_memory_that_does_not_grow(typed, cascade, folder, tmp_path, monkeypatch):
+def test_predict_continues_after_bad_cases_with_constant_memory(typed, cascade, folder, tmp_path, monkeypatch):
     held, real = [], figures.preview
 
     def looked_at(*args):
@@ -86,10 +86,10 @@ def test_predict_does_the_good_cases_in_memory_that_does_not_grow(typed, cascade
     code, out, err = typed("predict", cascade, folder, "-o", tmp_path / "out", "--json")
     assert code == 1
     assert err == f"error: 3 of {CASES} inputs could not be predicted; see the list above\n"
-    told = json.loads(out)
-    assert told["failed"].keys() == TOLD.keys()
-    assert all(words in told["failed"][name] for name, words in TOLD.items())
-    names = {one["case"] for one in told["predicted"]}
+    output = json.loads(out)
+    assert output["failed"].keys() == TOLD.keys()
+    assert all(words in output["failed"][name] for name, words in TOLD.items())
+    names = {one["case"] for one in output["predicted"]}
     assert len(names) == CASES - 3
     kinds = ("_seg.nii.gz", "_distance.nii.gz", ".json", ".png")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {name + kind for name in names for kind in kinds}

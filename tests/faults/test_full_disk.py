@@ -33,7 +33,7 @@ def unbroken(tiny_run, phantom_folder, tmp_path):
 
 
 @pytest.mark.parametrize("file", ["last.ckpt", "metrics.csv"])
-def test_a_training_keeps_its_last_checkpoint_and_goes_on(
+def test_full_disk_keeps_the_last_checkpoint_and_training_resumes(
     tiny_run, phantom_folder, tmp_path, unbroken, small_files, file
 ):
     settings, run = settings_of(tiny_run, phantom_folder / "A"), tmp_path / "run"
@@ -55,12 +55,12 @@ def test_a_training_keeps_its_last_checkpoint_and_goes_on(
         assert files.load_checkpoint(run / "last.ckpt", net, torch.optim.AdamW(net.parameters())) == 1
     assert len(files.read_rows(run / "metrics.csv")) == 2  # without the half row
     train(settings, run, resume=True, progress=False)
-    told = [files.load_model(folder).net.state_dict() for folder in (unbroken, run)]
-    assert all(torch.equal(tensor, told[1][name]) for name, tensor in told[0].items())
+    output = [files.load_model(folder).net.state_dict() for folder in (unbroken, run)]
+    assert all(torch.equal(tensor, output[1][name]) for name, tensor in output[0].items())
     assert len(files.read_rows(run / "metrics.csv")) == 4
 
 
-def test_an_ablation_tells_what_its_processes_met(tiny_run, phantom_folder, tmp_path, small_files):
+def test_ablation_reports_errors_of_its_processes(tiny_run, phantom_folder, tmp_path, small_files):
     how = {"stages": ["tumour-coarse"], "arms": ["segmentation"], "seeds": [0], "protocols": ["cross-validation"]}
     cases = find_cases(phantom_folder / "A")
     with small_files(100_000), pytest.raises(DualTaskError, match=r"last\.ckpt: cannot be written"):
@@ -105,40 +105,40 @@ def small_disk(tmp_path):
     return mounted
 
 
-def insist_on_one_line(code, err):
+def check_one_line(code, err):
     assert code == 1
     assert len([line for line in err.splitlines() if not line.startswith("note: ")]) == 1
     assert err.splitlines()[-1].startswith("error: ")
 
 
-def insist_on_no_half_file(out, insist_on_whole_files):
-    insist_on_whole_files(out)
+def check_no_partial_file(out, check_complete_files):
+    check_complete_files(out)
     left = [path for path in out.rglob("*") if path.is_file()] if out.exists() else []
     assert {path.name for path in left} <= {"config.yaml", "metrics.csv", "C_000_seg.nii.gz", "cases.csv"}
     assert not list(out.parent.glob(".*"))
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_that_grows_too_large(typed, words_of, tmp_path, small_files, insist_on_whole_files, command):
+def test_a_file_that_grows_too_large(typed, words_of, tmp_path, small_files, check_complete_files, command):
     out = tmp_path / "out"
     with small_files(COMMANDS[command][1]):
-        code, said, err = typed(*words_of(command, out))
-    insist_on_one_line(code, err)
-    assert "cannot be written (File too large)" in err + said
-    insist_on_no_half_file(out, insist_on_whole_files)
+        code, output, err = typed(*words_of(command, out))
+    check_one_line(code, err)
+    assert "cannot be written (File too large)" in err + output
+    check_no_partial_file(out, check_complete_files)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_full_disk(typed, words_of, small_disk, insist_on_whole_files, command):
+def test_a_full_disk(typed, words_of, small_disk, check_complete_files, command):
     with small_disk(COMMANDS[command][1]) as disk:
-        code, said, err = typed(*words_of(command, disk / "out"))
-        insist_on_one_line(code, err)
-        assert "the disk is full" in err + said
-        insist_on_no_half_file(disk / "out", insist_on_whole_files)
+        code, output, err = typed(*words_of(command, disk / "out"))
+        check_one_line(code, err)
+        assert "the disk is full" in err + output
+        check_no_partial_file(disk / "out", check_complete_files)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_file_in_the_way_is_one_line(typed, words_of, tmp_path, command):
+def test_blocking_file_is_a_one_line_error(typed, words_of, tmp_path, command):
     (tmp_path / "taken").touch()
     code, _, err = typed(*words_of(command, tmp_path / "taken" / "out"))
     assert code == 1

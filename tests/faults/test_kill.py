@@ -127,9 +127,9 @@ def files_in(folder):
     return sum(len(names) for _, _, names in os.walk(folder))
 
 
-def insist_on_the_same_run(run, whole):
-    told = [files.load_model(folder).net.state_dict() for folder in (whole, run)]
-    assert all(torch.equal(tensor, told[1][name]) for name, tensor in told[0].items())
+def check_same_run(run, whole):
+    states = [files.load_model(folder).net.state_dict() for folder in (whole, run)]
+    assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
     rows = [files.read_rows(folder / "metrics.csv") for folder in (whole, run)]
     plain = [[{key: value for key, value in row.items() if key != "seconds"} for row in table] for table in rows]
     assert plain[0] == plain[1]
@@ -150,15 +150,17 @@ MOMENTS = [
 
 
 @pytest.mark.parametrize(("name", "call", "moment"), MOMENTS)
-def test_a_training_that_was_killed_while_it_wrote(begin, where, tmp_path, insist_on_whole_files, name, call, moment):
+def test_killed_training_resumes_after_a_partial_write(
+    begin, where, tmp_path, check_complete_files, name, call, moment
+):
     run = tmp_path / "run"
     given = {"settings": str(where / "settings.yaml"), "folder": str(run)}
     assert end(begin("die", name=name, call=call, moment=moment, **given)) == -signal.SIGKILL
-    insist_on_whole_files(run)
+    check_complete_files(run)
     assert not (run / "model.safetensors").exists()
     assert bool(list(run.glob(".*"))) == (moment != "renamed")
     assert end(begin("train", **given)) == 0, (tmp_path / "log").read_text()
-    insist_on_the_same_run(run, where / "whole")
+    check_same_run(run, where / "whole")
 
 
 def ranks(processes):
@@ -175,7 +177,7 @@ def ranks(processes):
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_training_that_was_killed_at_random(begin, where, tmp_path, insist_on_whole_files, processes):
+def test_a_training_that_was_killed_at_random(begin, where, tmp_path, check_complete_files, processes):
     """One process after the other is killed, until the run is finished; then the next run, until all kills are done."""
     draw, kills, wanted = random.Random(processes), 0, KILLS or 4 - processes
 
@@ -185,7 +187,7 @@ def test_a_training_that_was_killed_at_random(begin, where, tmp_path, insist_on_
 
     assert [end(one) for one in go_on(tmp_path / "whole")] == [0] * processes, (tmp_path / "log").read_text()
     if processes == 1:
-        insist_on_the_same_run(tmp_path / "whole", where / "whole")  # the same seed in a fresh process
+        check_same_run(tmp_path / "whole", where / "whole")  # the same seed in a fresh process
     steps = len(files.read_rows(tmp_path / "whole" / "metrics.csv"))
     for number in itertools.count():
         run = tmp_path / str(number)
@@ -202,14 +204,14 @@ def test_a_training_that_was_killed_at_random(begin, where, tmp_path, insist_on_
                 ),
                 draw.choice([0, 0.1]),
             )
-            insist_on_whole_files(run)
+            check_complete_files(run)
         assert [end(one) for one in go_on(run)] == [0] * processes, (tmp_path / "log").read_text()
-        insist_on_the_same_run(run, tmp_path / "whole")
+        check_same_run(run, tmp_path / "whole")
         if kills == wanted:
             break
 
 
-def test_a_prediction_that_was_killed_at_random(begin, cascade, phantom_folder, tmp_path, insist_on_whole_files):
+def test_a_prediction_that_was_killed_at_random(begin, cascade, phantom_folder, tmp_path, check_complete_files):
     cts = tmp_path / "cts"
     cts.mkdir()
     for case in find_cases(phantom_folder)[:3]:
@@ -225,27 +227,27 @@ def test_a_prediction_that_was_killed_at_random(begin, cascade, phantom_folder, 
         out, written = tmp_path / str(number), draw.randrange(files_in(whole))
 
         def reached(out=out, written=written):
-            insist_on_whole_files(out)  # at any moment, not only when it is over
+            check_complete_files(out)  # at any moment, not only when it is over
             return files_in(out) >= written
 
         process = go_on(out)
         kills += kill([process], process, reached)
-        insist_on_whole_files(out)
+        check_complete_files(out)
         assert end(go_on(out)) == 0, (tmp_path / "log").read_text()
         seen = [path for path in out.iterdir() if not path.name.startswith(".")]
         assert sorted(path.name for path in seen) == sorted(path.name for path in whole.iterdir())
         for path in seen:
-            insist_on_the_same_result(path, whole / path.name)
+            check_same_result(path, whole / path.name)
         if kills == wanted:
             break
 
 
-def insist_on_the_same_result(path: Path, whole: Path) -> None:
+def check_same_result(path: Path, whole: Path) -> None:
     if path.name.endswith(".nii.gz"):
         assert np.array_equal(nib.load(path).get_fdata(), nib.load(whole).get_fdata())
     elif path.suffix == ".json":
-        told = [json.loads(file.read_text()) for file in (path, whole)]
-        assert told[0]["volume_ml"] == told[1]["volume_ml"]
+        contents = [json.loads(file.read_text()) for file in (path, whole)]
+        assert contents[0]["volume_ml"] == contents[1]["volume_ml"]
     else:
         assert path.read_bytes() == whole.read_bytes()
 
@@ -262,7 +264,7 @@ def children_of(pid):
     return found
 
 
-def test_an_ablation_that_was_killed_at_random(begin, phantom_folder, tiny_run, tmp_path, insist_on_whole_files):
+def test_an_ablation_that_was_killed_at_random(begin, phantom_folder, tiny_run, tmp_path, check_complete_files):
     """The processes of its cells end with it, and the next run gives the same table."""
     how = {"stages": ["tumour-coarse"], "arms": ["segmentation"], "protocols": ["cross-validation"], "folds": 2}
     how["seeds"] = [0]
@@ -288,10 +290,10 @@ def test_an_ablation_that_was_killed_at_random(begin, phantom_folder, tiny_run, 
         while any(Path(f"/proc/{worker}").exists() for worker in workers):
             assert time.perf_counter() < until, "a cell outlives the ablation"
             time.sleep(0.1)
-        insist_on_whole_files(out)
+        check_complete_files(out)
         assert end(go_on(out)) == 0, (tmp_path / "log").read_text()
         assert files.read_rows(out / "cases.csv") == files.read_rows(whole / "cases.csv")
-        told = [json.loads((folder / "summary.json").read_text()) for folder in (out, whole)]
-        assert told[0]["results"] == told[1]["results"]
+        contents = [json.loads((folder / "summary.json").read_text()) for folder in (out, whole)]
+        assert contents[0]["results"] == contents[1]["results"]
         if kills == wanted:
             break

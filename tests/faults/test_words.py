@@ -1,4 +1,4 @@
-"""What goes wrong is said in one line, with the traceback only where it is asked for."""
+"""An error is one line; its traceback is printed on request only."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_traceback_is_shown_only_with_debug(typed, monkeypatch, tmp_path, word
 
 
 @pytest.mark.parametrize("debug", ["", "1"])
-def test_what_nobody_foresaw_in_one_case_is_named(monkeypatch, capsys, debug):
+def test_unexpected_error_of_one_case_is_named(monkeypatch, capsys, debug):
     monkeypatch.setenv("DUALTASK_DEBUG", debug)
     with pytest.raises(KeyError) as caught:
         {}["nowhere"]
@@ -53,16 +53,14 @@ def test_what_nobody_foresaw_in_one_case_is_named(monkeypatch, capsys, debug):
     assert ("Traceback" in capsys.readouterr().err) == bool(debug)
 
 
-def test_a_training_that_breaks_names_step_term_and_case_and_keeps_its_checkpoint(
-    typed, phantom_folder, tiny_run, tmp_path
-):
+def test_failed_training_names_step_term_case_and_keeps_checkpoint(typed, phantom_folder, tiny_run, tmp_path):
     """A learning rate of a slip of the finger: the weights are no numbers after the first steps."""
     changes = {**tiny_run, "optimiser.lr": 1e30, "optimiser.steps": 9, "machine.checkpoint_every": 1}
     words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
     code, _, err = typed("train", "--source", phantom_folder / "A", "--out", tmp_path / "run", *words)
     assert code == 1
     assert err.count("\n") == 1
-    told = r"error: step \d: term seg is not finite on case A_00\d; the last checkpoint is kept; lower optimiser\.lr"
-    assert re.match(told, err)
+    output = r"error: step \d: term seg is not finite on case A_00\d; the last checkpoint is kept; lower optimiser\.lr"
+    assert re.match(output, err)
     assert (tmp_path / "run" / "last.ckpt").is_file()
     assert not (tmp_path / "run" / "model.safetensors").exists()

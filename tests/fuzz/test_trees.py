@@ -106,17 +106,17 @@ def used_by(case: Case):
 
 @settings(max_examples=TREES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(trees)
-def test_every_file_of_a_tree_is_a_case_or_skipped_with_a_reason(tmp_path_factory, tree):
+def test_every_file_is_a_case_or_skipped_with_a_reason(tmp_path_factory, tree):
     root = tmp_path_factory.mktemp("tree")
     try:
         for folders, thing, name in tree:
             THINGS[thing](root.joinpath(*folders), name)
-        insist_on_every_file(root)
+        check_every_file(root)
     finally:
         shutil.rmtree(root)
 
 
-def insist_on_every_file(root):
+def check_every_file(root):
     try:
         found = find_inputs([root])
     except DualTaskError:

@@ -64,7 +64,7 @@ def steps_of(chosen):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_run_that_was_cut_goes_on(precision, split, tmp_path):
+def test_interrupted_run_resumes(precision, split, tmp_path):
     chosen = settings(**{"machine.precision": precision})
     run = train(chosen, tmp_path / "run", split=split, progress=False, callback=lambda row: row["step"] == 2)
     train(chosen, run, split=split, progress=False, resume=True)

@@ -62,7 +62,7 @@ def test_an_address_elsewhere_sets_bootstrap_without_buttons(use):
 
 
 @pytest.mark.parametrize("text", ["", "ada/course", 'https://x.org/"; import os', "https://x.org/a b", "git@x.org:a"])
-def test_what_git_cannot_use_is_refused(text, use):
+def test_invalid_git_address_is_refused(text, use):
     with pytest.raises(SystemExit, match="not an address"):
         use(text)
     assert not address.KEPT.exists()

@@ -15,17 +15,17 @@ ROOT = Path(__file__).resolve().parents[2]
 BOTH = sorted(p.relative_to(ROOT / "notebooks").as_posix() for p in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
-def test_it_writes_the_notebooks_and_keeps_what_a_learner_changed(typed, tmp_path):
-    code, told, _ = typed("lessons", tmp_path / "course", "--json")
+def test_lessons_command_writes_notebooks_and_keeps_changed_files(typed, tmp_path):
+    code, output, _ = typed("lessons", tmp_path / "course", "--json")
     assert code == 0
-    assert [Path(path).name for path in json.loads(told)["written"]] == [*BOTH, "glossary.md"]
+    assert [Path(path).name for path in json.loads(output)["written"]] == [*BOTH, "glossary.md"]
     mine = tmp_path / "course" / BOTH[0]
     assert mine.read_bytes() == (ROOT / "notebooks" / BOTH[0]).read_bytes()
     mine.write_text("my answers")
-    code, told, _ = typed("lessons", tmp_path / "course", "--solutions")
+    code, output, _ = typed("lessons", tmp_path / "course", "--solutions")
     assert code == 0
-    assert f"wrote {len(BOTH)} files" in told
-    assert f"{len(BOTH) + 1} that were there stay" in told
+    assert f"wrote {len(BOTH)} files" in output
+    assert f"{len(BOTH) + 1} existing files are unchanged" in output
     assert mine.read_text() == "my answers"
     assert sorted(path.name for path in (tmp_path / "course" / "solutions").iterdir()) == BOTH
 
@@ -41,7 +41,7 @@ def installed(tmp_path_factory):
     return folder / "site"
 
 
-def test_an_installed_wheel_writes_both_builds_and_its_bootstrap_needs_no_address(installed, tmp_path):
+def test_wheel_writes_both_builds_without_an_address(installed, tmp_path):
     environment = {**os.environ, "PYTHONPATH": str(installed)}
     command = [sys.executable, "-m", "dualtask_lite", "lessons", "course", "--solutions"]
     subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True)
@@ -50,9 +50,13 @@ def test_an_installed_wheel_writes_both_builds_and_its_bootstrap_needs_no_addres
     cells = json.loads((tmp_path / "course" / BOTH[0]).read_text(encoding="utf-8"))["cells"]
     (bootstrap,) = ("".join(c["source"]) for c in cells if "bootstrap" in c["metadata"].get("tags", []))
     refuse = "import subprocess; subprocess.run = lambda *a, **k: exit('it installs')\n"
-    told = "\nimport dualtask_lite; print(dualtask_lite.__file__)"
+    print_path = "\nimport dualtask_lite; print(dualtask_lite.__file__)"
     done = subprocess.run(
-        [sys.executable, "-c", refuse + bootstrap + told], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", refuse + bootstrap + print_path],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(installed)

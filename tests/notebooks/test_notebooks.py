@@ -162,7 +162,7 @@ def test_two_results_or_more_are_predicted_before_they_are_shown(source):
 
 
 @SOURCES
-def test_only_bootstrap_and_manifest_are_hidden_and_nothing_of_this_machine(source):
+def test_only_bootstrap_and_manifest_are_collapsed_without_local_paths(source):
     notebook = build.make_notebook(source, build.VARIANTS)
     known = {"bootstrap", "parameters", "manifest", "exercise", "check", "choice", "outcome", *build.VARIANTS}
     assert {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])} <= known
@@ -186,18 +186,18 @@ def test_links_of_a_notebook_lead_somewhere(source):
         links = re.findall(r'\]\(([^)\s]+)(?: "([^"]*)")?\)', text)
         ways = {way.partition("#")[0] for way, _ in links if not way.startswith("http")}
         assert [way for way in ways if not (folder / way).exists()] == []
-        said = [meaning for way, meaning in links if "glossary.md#" in way]
-        assert said, "a lesson links the words that it uses to the glossary"
-        assert all(len(meaning) > 20 for meaning in said)
+        meanings = [meaning for way, meaning in links if "glossary.md#" in way]
+        assert meanings, "a lesson links the words that it uses to the glossary"
+        assert all(len(meaning) > 20 for meaning in meanings)
 
 
-def test_the_instructors_plan_for_as_long_as_the_lessons_say():
+def test_instructors_page_has_the_minutes_of_the_lessons():
     planned = re.findall(r"^\| (\d\d) \| (\d+) \|", (build.HERE / "INSTRUCTORS.md").read_text(encoding="utf-8"), re.M)
-    said = [
+    stated = [
         (source.stem[:2], re.findall(r"(\d+) minutes to read and do", source.read_text(encoding="utf-8"))[0])
         for source in build.lessons()
     ]
-    assert planned == said
+    assert planned == stated
 
 
 def test_every_word_of_the_glossary_is_used_by_a_lesson():
@@ -288,8 +288,8 @@ def test_kernels_at_once_do_not_disturb_each_other(tmp_path, monkeypatch):
     how = ["--parameters_file", parameters, "--kernel", build.KERNEL["name"], "--cwd", work, "--no-progress-bar"]
     command = [sys.executable, "-m", "papermill"]
     running = [subprocess.Popen([*command, given, out, *how], stderr=subprocess.PIPE, text=True) for out in outs]
-    said = [process.communicate()[1] for process in running]
-    assert [process.returncode for process in running] == [0] * KERNELS, said
+    errors = [process.communicate()[1] for process in running]
+    assert [process.returncode for process in running] == [0] * KERNELS, errors
     results = []
     for out in outs:
         notebook = nbformat.read(out, 4)
@@ -445,7 +445,7 @@ def test_the_figure_in_the_readme_is_the_drawn_one():
     assert file.stat().st_size < 200_000
 
 
-def test_the_readme_says_what_each_lesson_answers():
+def test_readme_has_the_question_of_each_lesson():
     assert set(ANSWERS) == {source.stem[:2] for source in build.lessons()}
     assert all(line.count("|") == 5 and "|  |" not in line for line in build.readme_table().splitlines()[:-2])
 
@@ -490,7 +490,7 @@ def test_measured_times_are_kept(tmp_path, monkeypatch, capsys):
     assert build.measured() == known
 
 
-def test_the_pictures_in_the_readme_are_kept_small_and_have_their_words():
+def test_readme_pictures_are_small_and_have_alt_text():
     shown = re.findall(r"!\[([^]]*)]\(([^)]*)\)", part_of_readme("pictures"))
     assert [file for _, file in shown] == ["data/results/slices.jpg"]
     for words, file in shown:

@@ -57,12 +57,12 @@ def platform(tmp_path):
     return python
 
 
-def test_nothing_happens_where_the_package_is(monkeypatch):
+def test_bootstrap_does_nothing_in_an_installed_environment(monkeypatch):
     monkeypatch.setattr(subprocess, "run", lambda *a, **k: pytest.fail("it installs"))
     exec(compile(BOOTSTRAP, "bootstrap", "exec"), {})
 
 
-def test_it_installs_from_the_clone_and_keeps_torch_and_numpy(platform):
+def test_bootstrap_installs_from_the_clone_and_keeps_torch(platform):
     # No index: whatever is not there already would be a failure.
     offline = environment(PIP_NO_INDEX="1", PIP_NO_BUILD_ISOLATION="0", PIP_DISABLE_PIP_VERSION_CHECK="1")
     report = (
@@ -84,7 +84,7 @@ def test_it_installs_from_the_clone_and_keeps_torch_and_numpy(platform):
     assert numpy == __import__("numpy").__version__
 
 
-def test_without_a_clone_and_an_address_it_says_how_to_install(platform, tmp_path):
+def test_bootstrap_without_clone_and_address_explains_installation(platform, tmp_path):
     done = subprocess.run(
         [platform, "-c", BOOTSTRAP], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False
     )
@@ -94,7 +94,7 @@ def test_without_a_clone_and_an_address_it_says_how_to_install(platform, tmp_pat
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
-def test_without_a_clone_it_installs_from_the_git_address(platform, tmp_path, monkeypatch):
+def test_bootstrap_without_clone_installs_from_the_git_address(platform, tmp_path, monkeypatch):
     course, learner = tmp_path / "course", tmp_path / "learner"
     for folder in ("dualtask_lite", "data"):
         shutil.copytree(ROOT / folder, course / folder, ignore=shutil.ignore_patterns("__pycache__", "cache"))
@@ -273,7 +273,7 @@ def test_a_read_only_course_with_shared_data_serves_several_learners(open_folder
         path.chmod(0o755)
 
 
-def test_runs_lie_beside_the_notebook_where_that_can_be_written(monkeypatch, tmp_path):
+def test_runs_are_beside_the_notebook_if_writable(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     first, second = lesson.new_folder("04"), lesson.new_folder("04")
     assert first != second

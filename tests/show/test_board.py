@@ -24,7 +24,7 @@ def page():
     return Board(TEAMS, 4, 0.02, LUCK).to_html()
 
 
-def test_it_asks_for_nothing_from_anywhere(page):
+def test_page_loads_nothing_from_a_network(page):
     assert "default-src 'none'" in page
     assert not re.search(r"(src|href)=\"(?!data:)", page)
     assert "<script" not in page
@@ -33,25 +33,32 @@ def test_it_asks_for_nothing_from_anywhere(page):
 def test_a_row_holds_score_interval_hand_ins_and_luck(page):
     first, second = re.findall(r"<tr>(?!<th scope=\"col\").*?</tr>", page, re.S)
     words = [re.sub(r"<[^>]+>", "|", row) for row in (first, second)]
-    for told in ("&lt;script&gt;alert(1)&lt;/script&gt;", "0.480", "+0.080", "(+0.030 to +0.120)", "+0.020", "1.5 min"):
-        assert told in words[0]
+    for text in (
+        "&lt;script&gt;alert(1)&lt;/script&gt;",
+        "0.480",
+        "+0.080",
+        "(+0.030 to +0.120)",
+        "+0.020",
+        "1.5 min",
+    ):
+        assert text in words[0]
     assert "unknown" in words[1]
 
 
-def test_it_says_what_luck_gives_to_the_best_of_all_hand_ins(page):
+def test_board_gives_the_effect_of_luck(page):
     assert "2 teams, 4 hand-ins, 28 cases. Baseline: tumour Dice 0.400." in page
     assert "The best difference from it is +0.080. Luck alone gives +0.060 as the best of 4 hand-ins." in page
     assert "standard deviation of\n0.020" in page
     assert "1 of 2 lie above the curve of luck alone, which reaches +0.180 at 10 hand-ins." in page
 
 
-def test_teams_stand_where_their_hand_ins_and_difference_are(page):
+def test_team_markers_show_hand_ins_and_difference(page):
     (x1, y1), (x2, y2) = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="6">', page)
     assert float(x1) > float(x2)  # three hand-ins, one
     assert float(y1) < float(y2)  # up is better
 
 
-def test_a_board_without_hand_ins_says_so():
+def test_board_without_hand_ins_reports_it():
     page = Board([], 0, 0.0, LUCK).to_html()
     assert "There is no hand-in yet." in page
     assert "<svg" not in page

@@ -41,7 +41,7 @@ def test_a_source_is_shown_as_its_file_holds_it():
     assert "def new_folder(" in bundle["text/plain"]
 
 
-def test_a_folder_that_cannot_be_made_anywhere_is_said(monkeypatch, tmp_path):
+def test_two_unwritable_folders_are_reported(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("a file")
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "runs")

@@ -56,7 +56,7 @@ def test_a_patient_is_in_one_part(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("hospitals", "told"),
+    ("hospitals", "message"),
     [
         ({"A": "uu"}, "holds 0 labelled cases"),
         ({"A": "t"}, "holds 1 labelled case (A 1); too little is in A"),
@@ -65,8 +65,8 @@ def test_a_patient_is_in_one_part(tmp_path):
         ({"A": "tt", "B": "t"}, "holds 3 labelled cases (A 2, B 1); too little is in B"),
     ],
 )
-def test_too_little_is_one_sentence_with_needs_and_findings(tmp_path, capsys, hospitals, told):
-    with pytest.raises(DualTaskError, match=re.escape(told)) as error:
+def test_too_little_is_one_sentence_with_needs_and_findings(tmp_path, capsys, hospitals, message):
+    with pytest.raises(DualTaskError, match=re.escape(message)) as error:
         lesson_cases(cohort(tmp_path, **hospitals), hospitals=2, cases=2, tumour=True)
     assert error.value.what.startswith("This lesson needs 2 hospitals, each with 2 labelled cases and a tumour in one")
     assert "data_dir" in error.value.remedy

@@ -40,7 +40,7 @@ def cut(volume, centre, patch):
 
 @examples(max_examples=60, deadline=None)
 @given(st.tuples(sides, sides, sides), st.tuples(sides, sides, sides), st.data())
-def test_the_identity_changes_nothing_wherever_the_patch_lies(shape, patch, data):
+def test_identity_transform_changes_no_patch(shape, patch, data):
     """Trap 12: no half-voxel shift, and none between image and mask, for even and odd sizes; outside is air."""
     image = noise(*shape)
     mask = (image > 0.5).to(torch.uint8)
@@ -132,7 +132,7 @@ def test_the_spline_is_scipy_s():
     np.testing.assert_allclose(ours.sum(1), 1, atol=1e-6)
 
 
-def test_a_bend_moves_by_what_its_control_points_say():
+def test_bend_follows_its_control_points():
     """Equal control points move everything alike, by so many voxels of the region."""
     volume, patch = noise(60, 60, 40), (32, 24, 16)
     bend = np.broadcast_to(np.array([3, -2, 4], np.float32)[:, None, None, None], (3, 5, 5, 4))
@@ -140,7 +140,7 @@ def test_a_bend_moves_by_what_its_control_points_say():
     np.testing.assert_allclose(moved[0], cut(volume, (33, 28, 24), patch), atol=2e-5)
 
 
-def test_what_is_drawn_stays_in_its_ranges():
+def test_drawn_values_stay_in_range():
     rng = np.random.default_rng(0)
     still = draw_change(Augment(scale=0, rotation=0, elastic=0, flip=0, gamma=0, noise=0), (8, 8, 8), rng)
     np.testing.assert_array_equal(still.turn, np.eye(3))

@@ -67,7 +67,7 @@ def test_image_and_mask_move_together():
 
 
 @pytest.mark.parametrize("patch", [(8, 8, 8), PATCH])
-def test_the_distance_knows_what_lies_beyond_the_patch(patch):
+def test_distance_includes_the_surroundings_of_the_patch(patch):
     """Within the band it is the distance in the whole region, cut out: not that of the patch taken alone."""
     chosen = settings(**STILL, **{"sample.foreground": 1.0, "sample.patch": patch})
     region = training_region(ball_case(), chosen)
@@ -104,7 +104,7 @@ def test_a_stage_sees_its_region(stage, whole):
     assert region.mask.sum() > 0
 
 
-def test_a_case_without_the_organ_is_seen_whole():
+def test_case_without_organ_uses_the_whole_volume():
     region = training_region(ball_case(label_value=0), settings())
     assert region.box.shape == (40, 36, 24)
     assert region.mask.sum() == 0

@@ -34,7 +34,7 @@ def plan(profile="laptop", overrides=None, stages=CASCADE, folds=5):
 
 
 @pytest.mark.parametrize("centre", ["A", "B", "C"])
-def test_inside_and_outside_test_on_the_same_cases_and_train_on_equally_many(phantom_folder, centre):
+def test_in_domain_and_unseen_share_test_cases_and_training_size(phantom_folder, centre):
     cases = find_cases(phantom_folder)
     inside, outside = (split_of(Cell("segmentation", p, centre, 1), cases) for p in ("in-domain", "unseen"))
     assert [c.id for c in inside.test] == [c.id for c in outside.test]
@@ -43,7 +43,7 @@ def test_inside_and_outside_test_on_the_same_cases_and_train_on_equally_many(pha
     assert centre not in {c.centre for c in outside.train}
 
 
-def test_a_centre_left_out_is_all_tested_and_all_others_train(phantom_folder):
+def test_leave_one_centre_out_trains_on_all_other_centres(phantom_folder):
     split = split_of(Cell("full", "leave-one-centre-out", "B", 0), find_cases(phantom_folder))
     assert (len(split.train), len(split.validation), len(split.test)) == (8, 0, 4)
     assert {c.centre for c in split.test} == {"B"}
@@ -60,7 +60,7 @@ def test_cross_validation_tests_each_case_once_a_seed(phantom_folder):
 
 @pytest.mark.parametrize("arm", SAME_IMAGES)
 @pytest.mark.parametrize("profile", ["laptop", "gpu", "paper"])
-def test_an_arm_differs_in_its_terms_and_views_alone_and_shows_as_many_images(arm, profile):
+def test_arms_differ_in_terms_and_views_with_equal_images(arm, profile):
     overrides = {"optimiser.steps": 7, "network.width": 16, "objective.tau": 4.5, "sample.patch": [16, 24, 8]}
     settings = stage_settings(Cell(arm, "unseen", "A", 5), plan(profile, overrides), "tumour-coarse")
     base = stage_settings(Cell("segmentation", "unseen", "A", 5), plan(profile, overrides), "tumour-coarse")
@@ -97,11 +97,11 @@ def test_an_arm_may_bring_settings_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("arm", "told"),
+    ("arm", "message"),
     [("everything", "choose from: segmentation"), ("full+objective.tua=6", "did you mean 'objective.tau'")],
 )
-def test_an_unknown_arm_or_setting_is_told(arm, told):
-    with pytest.raises(DualTaskError, match=told):
+def test_unknown_arm_or_setting_is_reported(arm, message):
+    with pytest.raises(DualTaskError, match=message):
         stage_settings(Cell(arm, "unseen", "A", 0), plan(), "tumour-coarse")
 
 
@@ -110,12 +110,12 @@ def test_an_odd_number_of_images_cannot_be_two_views():
         stage_settings(Cell("full", "unseen", "A", 0), plan(overrides={"optimiser.batch": 3}), "tumour-coarse")
 
 
-def test_an_unknown_protocol_is_told(phantom_folder):
+def test_unknown_protocol_is_reported(phantom_folder):
     with pytest.raises(DualTaskError, match="choose from: in-domain"):
         cells_of(find_cases(phantom_folder), ["full"], ["seen"], 5, 0)
 
 
-def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom_folder, tmp_path, tiny_run):
+def test_interrupted_ablation_resumes_and_records_its_command(phantom_folder, tmp_path, tiny_run):
     cases = [case for case in find_cases(phantom_folder) if case.centre != "C"]
     how = {"stages": ["tumour-coarse"], "arms": ["segmentation"], "seeds": [0], "progress": False}
     summary = ablate("laptop", tiny_run, cases, tmp_path, **how)
@@ -145,7 +145,7 @@ def test_a_matrix_runs_goes_on_where_it_was_cut_and_says_how_it_was_made(phantom
         ablate("laptop", tiny_run, cases[1:], tmp_path, **how)
 
 
-def test_the_stages_before_the_last_are_the_same_for_all_arms(phantom_folder, tmp_path, tiny_run):
+def test_all_arms_share_the_earlier_stages(phantom_folder, tmp_path, tiny_run):
     overrides = {**tiny_run, "optimiser.batch": 2}
     cases = [case for case in find_cases(phantom_folder) if case.centre == "A"]
     how = {"stages": CASCADE, "arms": ["segmentation", "full"], "protocols": ["cross-validation"], "folds": 2}
@@ -170,12 +170,12 @@ def test_a_case_that_cannot_be_evaluated_stops_the_cell(phantom_folder, tmp_path
     assert not (cell.folder(tmp_path) / "cases.csv").exists()
 
 
-def test_no_labelled_case_is_told(tmp_path):
+def test_missing_labels_are_reported(tmp_path):
     with pytest.raises(DualTaskError, match="no labelled case"):
         ablate("laptop", {}, [], tmp_path, stages=CASCADE, arms=["full"], seeds=[0])
 
 
-def test_a_table_says_which_cells_come_from_another_processor(phantom_folder, tmp_path, tiny_run):
+def test_table_reports_cells_of_another_processor(phantom_folder, tmp_path, tiny_run):
     cases = [case for case in find_cases(phantom_folder) if case.centre != "C"]
     how = {"stages": ["pancreas-coarse"], "arms": ["segmentation"], "seeds": [0], "progress": False}
     how |= {"protocols": ["leave-one-centre-out"]}
@@ -190,7 +190,7 @@ def test_a_table_says_which_cells_come_from_another_processor(phantom_folder, tm
         ablate("laptop", tiny_run, cases, tmp_path, parts=["D"], **how)
 
 
-def test_a_learning_curve_is_kept_and_goes_on_after_a_cut(phantom_folder, tmp_path, tiny_run):
+def test_learning_curve_continues_after_an_interruption(phantom_folder, tmp_path, tiny_run):
     cases = find_cases(phantom_folder)
     overrides = {**tiny_run, "machine.validate_every": 1, "data.validation": 0.3}
     how = {"stages": ["pancreas-coarse"], "arms": ["segmentation"], "seeds": [0], "parts": ["C"], "progress": False}

@@ -61,20 +61,20 @@ def opinions(chosen, case=None, **options):
     return disagreement([chosen], scan, predict_scan([chosen], scan), **options)
 
 
-def test_heads_that_say_the_same_give_no_warning():
-    told = opinions(model())
-    assert told.heads.max() == pytest.approx(0, abs=1e-5)
-    assert told.heads_mm.max() == pytest.approx(0, abs=1e-3)
-    assert told.warnings["heads_mask"] == 0
-    assert told.warnings["heads_probability"] == pytest.approx(0, abs=1e-5)
+def test_equal_heads_give_no_warning():
+    result = opinions(model())
+    assert result.heads.max() == pytest.approx(0, abs=1e-5)
+    assert result.heads_mm.max() == pytest.approx(0, abs=1e-3)
+    assert result.warnings["heads_mask"] == 0
+    assert result.warnings["heads_probability"] == pytest.approx(0, abs=1e-5)
 
 
-def test_heads_that_are_3_mm_apart_are_found_to_be_so():
-    told = opinions(model(apart=3.0))
-    assert told.heads_mm == pytest.approx(np.full(told.heads_mm.shape, 3.0), abs=1e-3)
-    assert told.warnings["heads_mm"] == pytest.approx(3, abs=1e-3)
+def test_heads_3_mm_apart_have_a_3_mm_disagreement():
+    result = opinions(model(apart=3.0))
+    assert result.heads_mm == pytest.approx(np.full(result.heads_mm.shape, 3.0), abs=1e-3)
+    assert result.warnings["heads_mm"] == pytest.approx(3, abs=1e-3)
     inside = 1 / (1 + math.exp(-5)), 1 / (1 + math.exp(-5 + 3 / TAU))  # the probability that each head gives the box
-    at = told.heads[12, 10, 9]
+    at = result.heads[12, 10, 9]
     assert at == pytest.approx(inside[0] - inside[1], abs=0.01)
 
 
@@ -86,10 +86,10 @@ def test_the_share_of_two_constant_maps_is_in_closed_form():
     assert engine._share(0 * p, 0 * p) == 0
 
 
-def test_a_model_with_one_head_has_only_the_views_to_ask():
-    told = opinions(model(overrides=SEGMENTATION_ONLY))
-    assert told.heads is None
-    assert set(told.warnings) == {"views_probability", "views_mask", "unsure"}
+def test_model_with_one_head_has_warnings_of_views_only():
+    result = opinions(model(overrides=SEGMENTATION_ONLY))
+    assert result.heads is None
+    assert set(result.warnings) == {"views_probability", "views_mask", "unsure"}
 
 
 def test_views_are_drawn_from_the_seed():
@@ -103,23 +103,23 @@ def test_only_the_box_that_the_last_stage_saw_is_compared():
     scan = bright_box().load()
     cascade = [model(), model("pancreas-fine", overrides={}, apart=3.0)]
     prediction = predict_scan(cascade, scan)
-    told = disagreement(cascade, scan, prediction)
+    result = disagreement(cascade, scan, prediction)
     box = prediction.report[-1]
-    assert all(told.heads_mm[start] > 2 for start in [tuple(box["box_start"])])
+    assert all(result.heads_mm[start] > 2 for start in [tuple(box["box_start"])])
     outside = np.ones(scan.shape, bool)
     outside[tuple(slice(a, b) for a, b in zip(box["box_start"], box["box_stop"], strict=True))] = False
-    assert not told.heads_mm[outside].any()
+    assert not result.heads_mm[outside].any()
 
 
-def test_nothing_found_by_anybody_is_agreement():
-    told = opinions(model(level=5.0))
-    assert told.warnings["heads_mask"] == told.warnings["views_mask"] == 0
-    assert all(np.isfinite(value) and value >= 0 for value in told.warnings.values())
+def test_two_empty_predictions_agree():
+    result = opinions(model(level=5.0))
+    assert result.warnings["heads_mask"] == result.warnings["views_mask"] == 0
+    assert all(np.isfinite(value) and value >= 0 for value in result.warnings.values())
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
 @settings(max_examples=60, deadline=None)
-def test_a_perfect_warning_is_the_best_and_its_opposite_the_worst(risk):
+def test_perfect_warning_is_best_and_its_opposite_worst(risk):
     rng = np.random.default_rng(0)
     best, worst = risk_coverage(risk, risk).area, risk_coverage(risk, [-r for r in risk]).area
     some = risk_coverage(risk, rng.random(len(risk))).area
@@ -127,7 +127,7 @@ def test_a_perfect_warning_is_the_best_and_its_opposite_the_worst(risk):
     assert best - 1e-12 <= np.mean(risk) <= worst + 1e-12
 
 
-def test_a_perfect_warning_is_the_oracle_whatever_its_scale():
+def test_perfect_warning_equals_the_oracle_at_any_scale():
     risk = [0.1, 0.9, 0.4, 0.2]
     curve = risk_coverage(risk, np.exp(risk))
     assert curve.coverage.tolist() == [0.25, 0.5, 0.75, 1.0]
@@ -144,19 +144,21 @@ def test_a_useless_warning_is_worth_the_mean_risk():
 
 
 def test_ties_are_the_mean_over_their_orders():
-    risk, told = [0.0, 1.0, 0.3, 0.7], [1, 2, 2, 1]
+    risk, warnings = [0.0, 1.0, 0.3, 0.7], [1, 2, 2, 1]
     orders = [[1.0, 2.1, 2.0, 1.1], [1.1, 2.1, 2.0, 1.0], [1.0, 2.0, 2.1, 1.1], [1.1, 2.0, 2.1, 1.0]]
     expected = np.mean([risk_coverage(risk, order).risk for order in orders], axis=0)
-    np.testing.assert_allclose(risk_coverage(risk, told).risk, expected)
+    np.testing.assert_allclose(risk_coverage(risk, warnings).risk, expected)
 
 
-@pytest.mark.parametrize(("risk", "told"), [([], []), ([0.1], [0.1, 0.2]), ([math.nan], [0.1]), ([0.1], [math.inf])])
-def test_what_has_no_curve_is_refused(risk, told):
+@pytest.mark.parametrize(
+    ("risk", "warnings"), [([], []), ([0.1], [0.1, 0.2]), ([math.nan], [0.1]), ([0.1], [math.inf])]
+)
+def test_inputs_without_a_risk_curve_are_refused(risk, warnings):
     with pytest.raises(ValueError, match="risk"):
-        risk_coverage(risk, told)
+        risk_coverage(risk, warnings)
 
 
-def test_spearman_is_pearson_of_the_ranks_and_undefined_where_nothing_varies():
+def test_spearman_is_pearson_of_ranks_and_undefined_for_constants():
     rng = np.random.default_rng(0)
     a, b = rng.integers(0, 6, 40), rng.normal(size=40)
     expected = np.corrcoef(stats.rankdata(a), stats.rankdata(b))[0, 1]
@@ -199,7 +201,7 @@ def test_surface_error_is_the_one_of_the_metrics():
     assert both.mean() == pytest.approx(case_metrics(a, b, (1, 1, 2))["assd_mm"], rel=1e-5)
 
 
-def test_surface_error_of_empty_masks_is_nowhere_defined():
+def test_surface_error_of_empty_masks_is_undefined():
     full, empty = np.ones((3, 3, 3), bool), np.zeros((3, 3, 3), bool)
     assert np.isnan(surface_error_mm(empty, full, (1, 1, 1))).all()
     assert np.isnan(surface_error_mm(full, empty, (1, 1, 1))).all()
@@ -232,7 +234,7 @@ def test_the_voxels_correlation_is_that_of_doubt_and_surface_error():
     assert row["spearman_voxels"] == pytest.approx(1)
 
 
-def test_the_summary_says_how_much_of_the_possible_gain_a_warning_brings():
+def test_summary_gives_the_gain_of_a_warning():
     rows = [
         {"case": str(i), "risk": r, "heads_mm": r, "heads_mask": 0.2, "unsure": -r, "spearman_voxels": v}
         for i, (r, v) in enumerate([(0.1, 0.5), (0.9, math.nan), (0.4, 0.7), (0.2, 0.6)])

@@ -48,7 +48,7 @@ def oracle(monkeypatch):
     monkeypatch.setattr(engine, "predict_scan", predict_scan)
 
 
-def test_the_centre_that_was_held_out_is_the_one_to_test_on():
+def test_default_test_centre_is_the_held_out_one():
     cases = [case("a", "A"), case("b", "B", seed=1), case("c", "C", seed=2)]
     assert [c.id for c in engine.unseen_cases([model()], cases)] == ["c"]
     assert [c.id for c in engine.unseen_cases([model()], cases, "B")] == ["b"]
@@ -58,7 +58,7 @@ def test_the_centre_that_was_held_out_is_the_one_to_test_on():
         engine.unseen_cases([model()], cases, "D")
 
 
-def test_a_held_out_centre_counts_only_in_the_source_that_trained(tmp_path, monkeypatch):
+def test_held_out_centre_applies_to_the_training_source_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("own", "other"):
         (tmp_path / name).mkdir()
@@ -73,7 +73,7 @@ def test_a_held_out_centre_counts_only_in_the_source_that_trained(tmp_path, monk
 
 @pytest.mark.parametrize("role", ["train", "validation", "threshold"])
 @pytest.mark.parametrize("name", ["c", "renamed"])
-def test_a_case_whose_image_was_used_is_refused_under_any_name(role, name):
+def test_case_with_a_training_image_is_refused_under_any_name(role, name):
     tested = case("c")
     used = TrainingCase(name, "A", tested.digest(), role)
     with pytest.raises(DualTaskError, match="case c was used in training" + (" as renamed" if name != "c" else ",")):
@@ -87,7 +87,7 @@ def test_another_image_is_not_refused_for_its_name(oracle):
     assert [row["case"] for row in result.rows] == ["case_001"]
 
 
-def test_a_copy_of_a_seen_case_is_refused_under_another_name_type_and_voxel_order(tmp_path):
+def test_renamed_and_reoriented_copy_of_training_case_is_refused(tmp_path):
     tested = case("c")
     seen = TrainingCase("c", "C", tested.digest(), "train")
     flipped = nib.Nifti1Image(tested.image[::-1].astype(np.float64), tested.affine @ np.diag([-1.0, 1, 1, 1]))
@@ -98,7 +98,7 @@ def test_a_copy_of_a_seen_case_is_refused_under_another_name_type_and_voxel_orde
         engine.refuse_training_cases([model(seen=[seen])], [copy])
 
 
-def test_scores_are_of_each_target_on_the_scan_s_own_grid(oracle):
+def test_scores_use_the_mask_of_each_target(oracle):
     cases = [case("one"), case("two", seed=1, tumour=False), case("unlabelled", seed=2, label=False)]
     result = engine.evaluate([model(), model("pancreas-coarse")], cases, progress=False)
     rows = {(row["case"], row["target"]): row for row in result.rows}
@@ -114,7 +114,7 @@ def test_scores_are_of_each_target_on_the_scan_s_own_grid(oracle):
     assert set(result.summary["tumour"]) == {"all", "C"}
 
 
-def test_a_case_that_cannot_be_read_is_listed_and_in_no_average(oracle, tmp_path):
+def test_unreadable_case_is_listed_and_in_no_average(oracle, tmp_path):
     (tmp_path / "bad.nii.gz").write_text("html")
     bad = Case("bad", "C", tmp_path / "bad.nii.gz", np.zeros((2, 2, 2), np.uint8))
     # Content that cannot be hashed is no reason to stop: the case fails by itself.
@@ -125,7 +125,7 @@ def test_a_case_that_cannot_be_read_is_listed_and_in_no_average(oracle, tmp_path
     assert result.summary["tumour"]["all"]["n_cases"] == 1
 
 
-def test_nothing_to_evaluate_is_told():
+def test_missing_evaluation_cases_are_reported():
     with pytest.raises(DualTaskError, match="no labelled case"):
         engine.evaluate([model()], [case("c", label=False)], progress=False)
 

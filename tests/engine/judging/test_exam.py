@@ -40,7 +40,7 @@ def row(team="ada", dice=0.5, time="2026-01-01T00:00:00+00:00", **other):
     return {"team": team, "time": time, "dice": dice, **about, "low": -0.1, "high": 0.2, "error": 0.1, **other}
 
 
-def test_a_lone_tumour_stage_looks_where_the_baseline_s_pancreas_is(cascade, hospital, tmp_path):
+def test_lone_tumour_stage_uses_the_baseline_pancreas_region(cascade, hospital, tmp_path):
     found = exam.hand_in(cascade / "tumour-coarse", board=tmp_path, baseline=cascade, cases=hospital, **CPU)
     rows = evaluate(load_models(cascade), find_cases(hospital), progress=False).rows
     dice = [r["dice"] for r in rows if r["target"] == "tumour"]
@@ -65,7 +65,7 @@ def scored(cascade, hospital, monkeypatch):
     return run
 
 
-def test_it_compares_case_by_case_and_names_the_largest_miss(scored):
+def test_exam_compares_cases_and_names_the_largest_miss(scored):
     own = [result("D_000", 0.9), result("D_001", 0.0, ml=5), result("D_002", 0.0, ml=50), result("D_003", np.nan, 0, 3)]
     base = [result(f"D_00{n}", dice) for n, dice in enumerate((0.6, 0.0, 0.1, np.nan))]
     other = [result(f"D_00{n}", 0.7, target="pancreas") for n in range(4)]
@@ -89,7 +89,7 @@ def test_a_clear_gain_is_called_one(scored):
     assert "below the baseline" in str(scored(base, own))
 
 
-def test_a_case_that_was_seen_in_training_is_refused(cascade, phantom_folder, tmp_path):
+def test_training_case_is_refused(cascade, phantom_folder, tmp_path):
     with pytest.raises(DualTaskError, match="was used in training"):
         exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=phantom_folder, **CPU)
     assert not list(tmp_path.iterdir())
@@ -138,7 +138,7 @@ def test_forty_hand_ins_at_once_lose_no_row(tmp_path):
     assert len(exam.read_board(tmp_path / "board")) == 40
 
 
-def test_a_team_stands_by_its_best_and_its_hand_ins_are_counted():
+def test_team_is_ranked_by_its_best_of_counted_hand_ins():
     rows = [row("ada", 0.5), row("ada", 0.6), row("ada", 0.4), row("<b>", 0.7)]
     first, second = exam.standings(rows)
     assert (first["team"], first["hand_ins"], first["luck"]) == ("<b>", 1, pytest.approx(0, abs=1e-9))
@@ -147,16 +147,16 @@ def test_a_team_stands_by_its_best_and_its_hand_ins_are_counted():
 
 
 @pytest.mark.parametrize(("draws", "expected"), [(1, 0.0), (2, 0.56419), (3, 0.84628), (10, 1.53875), (100, 2.50759)])
-def test_the_best_of_n_by_luck_is_the_textbook_s_value(draws, expected):
+def test_expected_best_of_n_draws_equals_the_textbook_value(draws, expected):
     assert exam.expected_best(draws) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("{}", "is not a hand-in"), ("{", "cannot be read"), ("[]", "not a hand-in")]
+    ("content", "message"), [("{}", "is not a hand-in"), ("{", "cannot be read"), ("[]", "not a hand-in")]
 )
-def test_a_file_that_is_no_hand_in_is_named(tmp_path, content, told):
+def test_a_file_that_is_no_hand_in_is_named(tmp_path, content, message):
     (tmp_path / "notes.json").write_text(content)
-    with pytest.raises(DualTaskError, match=rf"notes.json.*{told}"):
+    with pytest.raises(DualTaskError, match=rf"notes.json.*{message}"):
         exam.read_board(tmp_path)
 
 

@@ -60,14 +60,14 @@ def test_a_threshold_chosen_on_the_test_cases_reports_its_best():
     assert [row["case"] for row in found.cases] == ["t1", "t2"]
 
 
-def test_no_other_threshold_reports_more_than_the_one_tuned_on_the_test():
+def test_threshold_tuned_on_test_cases_has_the_highest_score():
     test = [case(f"t{i}", organ=0.3 + 0.2 * i, around=0.25, noise=20, seed=i) for i in range(3)]
     found = threshold_leak([model()], [case("v", seed=9)], test)
     assert found.reported == max(found.on_test) >= max(found.honest, found.default)
     assert found.default == found.on_test[list(found.thresholds).index(0.5)]
 
 
-def test_a_box_from_the_label_hides_what_the_first_stage_missed():
+def test_box_from_the_label_hides_misses_of_the_first_stage():
     """A long organ, of which only one end is bright enough for the first stage; the tumour is at the other end."""
     label = np.zeros((60, 8, 8), np.uint8)
     label[5:55, 2:6, 2:6] = 1
@@ -100,13 +100,13 @@ def test_the_two_boxes_are_all_that_differs(monkeypatch):
     assert found.reported == found.honest == 1
 
 
-def test_a_box_cannot_leak_into_a_stage_that_sees_everything():
+def test_whole_volume_stage_has_no_box_leak():
     with pytest.raises(DualTaskError, match="no box can leak"):
         box_leak([model()], [case("c")])
 
 
 @pytest.mark.parametrize("leak", [lambda m, t: threshold_leak(m, [case("v")], t), box_leak])
-def test_a_case_that_was_seen_and_one_without_target_are_refused(leak):
+def test_training_case_and_case_without_target_are_refused(leak):
     tested = case("t", seed=1)
     seen = TrainingCase("t", "C", tested.digest(), "train")
     with pytest.raises(DualTaskError, match="was used in training"):
@@ -115,7 +115,7 @@ def test_a_case_that_was_seen_and_one_without_target_are_refused(leak):
         leak([model(), model("tumour-coarse")], [tested])
 
 
-def test_slices_lie_where_they_were_and_show_the_target():
+def test_slices_keep_their_position_and_target():
     whole = case("c", lesion=0.2, seed=1)
     cut = slices_of(whole, "tumour")
     assert [one.id for one in cut] == [f"c_slice{z:03}" for z in range(7, 11)]
@@ -143,7 +143,7 @@ def quick():
     return Settings.of("laptop", {**engine.SLICE_SETTINGS, **changes})
 
 
-def test_both_splits_test_on_the_same_slices_and_learn_from_as_many(tmp_path, quick):
+def test_both_splits_share_test_slices_and_training_size(tmp_path, quick):
     cases = [case(f"p{i}", seed=i) for i in range(4)]
     found = slice_leak(cases, tmp_path, settings=quick, progress=False)
     learned = {

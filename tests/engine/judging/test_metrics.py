@@ -94,7 +94,7 @@ def test_golden_surface_dice_at_two_voxels():
 # -- by hand ------------------------------------------------------------------------------------------------
 
 
-def test_a_plate_shifted_by_one_slice_is_off_by_the_slice_thickness():
+def test_plate_shifted_by_one_slice_has_error_of_slice_thickness():
     shape = (9, 9, 9)
     a, b = box(shape, (2, 2, 3), (6, 6, 4)), box(shape, (2, 2, 4), (6, 6, 5))
     same(
@@ -117,7 +117,7 @@ def test_a_plate_shifted_by_one_slice_is_off_by_the_slice_thickness():
     )
 
 
-def test_a_bar_shifted_along_itself_is_off_at_its_ends_only():
+def test_bar_shifted_along_its_axis_has_errors_at_its_ends():
     shape = (20, 3, 3)
     a, b = box(shape, (2, 1, 1), (12, 2, 2)), box(shape, (5, 1, 1), (15, 2, 2))  # by 3 voxels of 0.8 mm
     found = case_metrics(b, a, CT)
@@ -140,7 +140,7 @@ def test_a_box_in_a_larger_box():
     assert case_metrics(truth, prediction, (1.0, 1.0, 2.0))["volume_error_ml"] == pytest.approx(0.512)
 
 
-def test_a_spacing_rounded_in_a_header_does_not_fail_a_tolerance():
+def test_rounded_spacing_of_a_header_passes_the_tolerance():
     shape = (9, 9, 9)
     a, b = box(shape, (2, 2, 3), (6, 6, 4)), box(shape, (2, 2, 4), (6, 6, 5))
     assert case_metrics(b, a, (1.0, 1.0, float(np.nextafter(np.float32(1), 2))))["nsd_1mm"] == 1
@@ -185,7 +185,7 @@ def test_surface_metrics_agree_with_scipy(masks, spacing):
 
 @given(pairs(), SPACINGS)
 @settings(max_examples=60, deadline=None)
-def test_swapping_the_masks_swaps_what_it_should(masks, spacing):
+def test_swapped_masks_swap_precision_and_recall(masks, spacing):
     one, other = case_metrics(*masks, spacing), case_metrics(*masks[::-1], spacing)
     for name in ("dice", "jaccard", "hd95_mm", "assd_mm", "nsd_1mm", "nsd_2mm", "detected"):
         assert one[name] == pytest.approx(other[name], abs=ROUNDING), name
@@ -269,14 +269,14 @@ def test_a_missed_target_scores_zero_without_a_distance():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_prediction_where_there_is_no_target():
+def test_prediction_without_true_target():
     prediction = box((6, 6, 6), (1, 1, 1), (3, 3, 3))
     found = case_metrics(prediction, np.zeros_like(prediction), (5.0, 5.0, 5.0))
     same(found, empties(precision=0.0, volume_ml_truth=0.0, volume_ml_prediction=1.0, volume_error_ml=1.0))
 
 
 @pytest.mark.filterwarnings("error")
-def test_nothing_predicted_where_there_is_nothing():
+def test_empty_prediction_of_an_empty_truth():
     empty = np.zeros((4, 4, 4), bool)
     same(
         case_metrics(empty, empty, CT),
@@ -333,7 +333,7 @@ def test_a_summary_of_rows_read_from_csv_is_the_same():
 
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("missing", [math.nan, math.inf, None, "", "nan"])
-def test_what_is_defined_nowhere_has_no_statistics(missing):
+def test_undefined_metric_has_no_statistics(missing):
     dice = summarise([{"dice": missing}, {}])["dice"]
     assert dice.pop("n") == 0
     assert all(math.isnan(value) for value in dice.values())

@@ -148,13 +148,13 @@ def test_few_cases_are_noted():
     assert enough["note"] == ""
 
 
-def test_the_hierarchical_interval_covers_as_often_as_it_says():
+def test_hierarchical_interval_has_its_nominal_coverage():
     """The interval over cases does not know that a training moves all its cases together."""
     assert 0.92 <= covered(hierarchical_interval, 400, 6) <= 0.99
     assert covered(over_cases, 400, 6) <= 0.83
 
 
-def test_hospitals_that_differ_are_not_answered_for():
+def test_interval_does_not_cover_differences_between_hospitals():
     """As the docstring says: three hospitals as different as trainings are too few for the mean over all hospitals."""
     assert covered(hierarchical_interval, 400, 7, hospital=0.06) == pytest.approx(0.85, abs=0.05)
 
@@ -171,7 +171,7 @@ def test_without_differences_between_trainings_both_intervals_are_close():
     assert 1 <= width(hierarchical_interval(found)) / width(over_cases(found)) <= 1.2
 
 
-def test_differences_between_trainings_alone_are_seen_by_one_interval():
+def test_only_the_hierarchical_interval_reflects_differences_between_trainings():
     found = simulated_pairs(np.random.default_rng(9), case=0, noise=0)
     of_training = {pair.training: pair.difference for pair in found}
     expected = np.std(list(of_training.values()), ddof=1) / 3  # standard error of the mean of nine
@@ -230,7 +230,7 @@ def test_folds_of_a_cross_validation_are_trainings():
 
 
 @pytest.mark.parametrize(("sd", "difference"), [(0.05, 0.05), (0.08, 0.05), (0.1, 0.05), (0.07, 0.095)])
-def test_trainings_needed_show_the_difference_as_often_as_asked(sd, difference):
+def test_trainings_needed_gives_the_requested_power(sd, difference):
     """4,000 simulated experiments with that many trainings, and with two fewer."""
     rng = np.random.default_rng(14)
 
@@ -249,7 +249,7 @@ def test_a_larger_spread_needs_more_trainings():
     assert math.isnan(trainings_needed(math.nan))
 
 
-def test_the_signed_rank_test_is_the_exact_one_on_few_cases():
+def test_signed_rank_test_is_exact_for_few_cases():
     """Wilcoxon by hand: all of 2^n signs are equally likely, and p is the share at least as extreme."""
     differences = np.array([0.3, -0.1, 0.45, 0.2, 0.8, 0.05, -0.25])
     ranks = stats.rankdata(np.abs(differences))
@@ -267,7 +267,7 @@ def test_holm_on_a_worked_example():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=12))
-def test_holm_keeps_the_order_lies_between_raw_and_bonferroni_and_rejects_step_by_step(p):
+def test_holm_keeps_order_and_lies_between_raw_and_bonferroni(p):
     adjusted = holm(p)
     for i, raw in enumerate(p):
         assert raw <= adjusted[i] <= min(1, raw * len(p)) + 1e-12
@@ -324,7 +324,7 @@ def test_one_bad_training_of_three_is_no_conclusion():
     assert record["conclusion"] == "not shown"
 
 
-def test_among_eight_arms_without_effect_one_is_called_better_no_more_often_than_agreed():
+def test_eight_arms_without_effect_keep_the_false_alarm_rate():
     """Without Holm the chance of a false alarm in a table of eight would be about a third."""
     rng = np.random.default_rng(5)
     arms = [f"arm {n}" for n in range(8)]

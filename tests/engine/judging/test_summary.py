@@ -19,7 +19,7 @@ def rows(protocol, seed, *dice, arm="x", error=0.0):
     return [{**about, "case": f"case {n}", "dice": d, **names} for n, d in enumerate(dice)]
 
 
-def test_the_summary_is_the_mean_over_seeds_of_means_over_cases():
+def test_summary_averages_over_seeds_the_means_over_cases():
     table = rows("in-domain", 0, 0.8, 0.6, "nan") + rows("in-domain", 1, 0.9)
     table += rows("unseen", 0, 0.4, error=-3.0) + rows("unseen", 1, 0.6, error="5.0")
     found = summarise_cells(table, "tumour", "segmentation")["results"]["tumour"]["x"]
@@ -31,7 +31,7 @@ def test_the_summary_is_the_mean_over_seeds_of_means_over_cases():
     assert found["detected"]["unseen"]["mean"] == 1
 
 
-def test_each_protocol_is_compared_by_itself_and_about_the_target_alone():
+def test_each_protocol_is_compared_separately_for_its_target():
     table = rows("unseen", 0, 0.4, 0.2, arm="segmentation") + rows("unseen", 0, 0.5, 0.4, arm="full")
     table += rows("in-domain", 0, 0.4, 0.2, arm="segmentation") + rows("in-domain", 0, 0.4, 0.2, arm="full")
     table += [{**row, "target": "pancreas"} for row in table]
@@ -43,7 +43,7 @@ def test_each_protocol_is_compared_by_itself_and_about_the_target_alone():
     assert all({"interval", "hierarchical", "conclusion"} <= record.keys() for record in found.values())
 
 
-def told(one):
+def in_words(one):
     """A difference as it is written; what may follow in the bracket is p."""
     low, high = one["interval"]
     return f"{one['difference']:+.3f} ({low:+.3f} to {high:+.3f}"
@@ -57,7 +57,7 @@ MORE = [(LONGER, "pancreas"), (SAMPLES, "pancreas")]  # quoted in the README in 
 
 
 @pytest.mark.parametrize(("name", "target"), [*TABLES.items(), *MORE, ("domain_gap", "tumour")])
-def test_a_table_that_comes_with_the_kit_follows_from_its_rows(name, target):
+def test_committed_table_follows_from_its_rows(name, target):
     """Nothing in it was typed: the summary is computed again."""
     folder = RESULTS / name
     kept = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -72,7 +72,7 @@ def test_a_table_that_comes_with_the_kit_follows_from_its_rows(name, target):
 
 
 @pytest.mark.parametrize(("name", "target"), [*TABLES.items(), *MORE])
-def test_the_log_beside_a_table_and_the_readme_quote_the_summary(name, target):
+def test_log_and_readme_of_a_table_quote_its_summary(name, target):
     folder = RESULTS / name
     kept = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     readme = README.read_text(encoding="utf-8")
@@ -81,24 +81,24 @@ def test_the_log_beside_a_table_and_the_readme_quote_the_summary(name, target):
         assert f"| {arm} | {metrics['dice']['leave-one-centre-out']['mean']:.3f}" in log
     for one in kept["comparisons"]:
         if one["metric"] == "dice":
-            assert told(one) in log
-            assert name not in TABLES or told(one) in readme
+            assert in_words(one) in log
+            assert name not in TABLES or in_words(one) in readme
     assert kept["command"] in log
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_what_is_said_of_all_terms_against_the_views_follows_from_the_rows(name):
+def test_sentence_on_all_terms_and_views_follows_from_rows(name):
     """The fair baseline of an arm that has the views; the summary compares with segmentation only."""
     rows = [row for row in read_rows(RESULTS / name / "cases.csv") if row["target"] == TABLES[name]]
     (full,) = (one for one in compare(rows, "views", "dice") if one["arm"] == "full")
     words = " ".join((RESULTS / name / "README.md").read_text(encoding="utf-8").split())
-    assert told(full) in words
+    assert in_words(full) in words
     readme = " ".join(README.read_text(encoding="utf-8").split())
     low, high = full["interval"]
     assert f"{low:+.3f} to {high:+.3f}" in readme
 
 
-def test_what_is_said_of_a_longer_training_follows_from_the_rows():
+def test_sentence_on_longer_training_follows_from_rows():
     """The fair baseline of its arms with views is segmentation only with the same share of patches on the target."""
     rows = read_rows(RESULTS / LONGER / "cases.csv")
     log = (RESULTS / LONGER / "README.md").read_text(encoding="utf-8")
@@ -106,36 +106,36 @@ def test_what_is_said_of_a_longer_training_follows_from_the_rows():
     half, gentle = "+sample.foreground=0.5", "+views.keep_first=true+views.max_blend=0.5"
     against = {one["arm"]: one for one in compare(rows, f"segmentation{half}", "dice")}
     for name in (f"{arm}{half}{kind}" for arm in ("views", "full") for kind in ("", gentle)):
-        assert told(against[name]) in log
+        assert in_words(against[name]) in log
     for arm in ("views", "full"):
-        assert told(against[f"{arm}{half}"]) in readme
+        assert in_words(against[f"{arm}{half}"]) in readme
     for kind in ("", gentle):
         (full,) = (one for one in compare(rows, f"views{half}{kind}", "dice") if one["arm"] == f"full{half}{kind}")
-        assert told(full) in log
+        assert in_words(full) in log
     kept = json.loads((RESULTS / LONGER / "summary.json").read_text(encoding="utf-8"))
     for arm in ("segmentation", f"segmentation{half}"):
         dice = kept["results"]["pancreas"][arm]["dice"]["leave-one-centre-out"]
         assert f"{dice['mean']:.3f} ± {dice['sd_over_seeds']:.3f}" in readme
     for centre, seed in product("ABC", "012"):
-        said = []
+        output = []
         for arm in ("segmentation", f"segmentation{half}"):
             mine = [row for row in rows if (row["arm"], row["centre"], row["seed"]) == (arm, centre, seed)]
-            said += [f"{np.mean([float(row[metric]) for row in mine]):.2f}" for metric in ("precision", "dice")]
-        assert f"| {centre}, {seed} | {' | '.join(said)} |" in log
+            output += [f"{np.mean([float(row[metric]) for row in mine]):.2f}" for metric in ("precision", "dice")]
+        assert f"| {centre}, {seed} | {' | '.join(output)} |" in log
 
 
-def test_what_is_said_of_half_as_many_samples_follows_from_the_rows():
+def test_sentence_on_half_the_samples_follows_from_rows():
     rows, half = read_rows(RESULTS / SAMPLES / "cases.csv"), "segmentation+optimiser.batch=2"
     against = {one["arm"]: one for one in compare(rows, "segmentation", "dice")}
     readme = README.read_text(encoding="utf-8")
-    assert told(against[half]) in readme
-    assert told(against["views"]) in readme
+    assert in_words(against[half]) in readme
+    assert in_words(against["views"]) in readme
     assert against[half]["difference"] / against["views"]["difference"] == pytest.approx(2 / 3, abs=0.05)
     log = (RESULTS / SAMPLES / "README.md").read_text(encoding="utf-8")
-    assert told(next(one for one in compare(rows, half, "dice") if one["arm"] == "views")) in log
+    assert in_words(next(one for one in compare(rows, half, "dice") if one["arm"] == "views")) in log
 
 
-def test_what_is_said_of_the_settings_follows_from_the_rows():
+def test_sentence_on_settings_follows_from_rows():
     folder = RESULTS / "sensitivity"
     rows = read_rows(folder / "cases.csv")
     kept = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
@@ -149,8 +149,8 @@ def test_what_is_said_of_the_settings_follows_from_the_rows():
         parts = [ours, *([row for row in ours if row["centre"] == centre] for centre in "ABC")]
         dice, *by_centre = (f"{np.mean([float(row['dice']) for row in part]):.3f}" for part in parts)
         nsd = f"{np.mean([float(row['nsd_2mm']) for row in ours]):.3f}"
-        said = f"| {' | '.join([dice, nsd, *by_centre])} |"
-        assert (said if arm == "full" else f"{said} {told(moved[arm])})") in log
+        output = f"| {' | '.join([dice, nsd, *by_centre])} |"
+        assert (output if arm == "full" else f"{output} {in_words(moved[arm])})") in log
 
 
 def test_arms_whose_seeds_disagree_are_not_shown():

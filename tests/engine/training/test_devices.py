@@ -44,7 +44,7 @@ def test_processes_take_the_cards_in_turn(monkeypatch):
     assert taken == ["3", "GPU-5a", "3", "GPU-5a", "3"]
 
 
-def test_a_spawned_process_takes_its_card_before_it_works():
+def test_spawned_process_selects_its_card_first():
     context = multiprocessing.get_context("spawn")
     turn = (context.Value("i", 0), ["3", "4"])
     with ProcessPoolExecutor(2, mp_context=context, initializer=take_card, initargs=turn) as pool:

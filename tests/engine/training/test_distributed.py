@@ -113,7 +113,7 @@ def test_one_process_writes_for_all(runs):
     assert manifests[0]["dice"] == pytest.approx(manifests[1]["dice"], abs=0.01)
 
 
-def test_processes_share_the_inputs_of_a_prediction_and_one_tells(runs, phantom_folder, tmp_path):
+def test_processes_share_inputs_and_one_prints(runs, phantom_folder, tmp_path):
     """A bad input among them is listed, whichever process met it."""
     ct = next(case.image for case in find_cases(phantom_folder))
     for name in ("a", "b", "c"):

@@ -42,7 +42,7 @@ print(peak() - before)
 
 
 @pytest.mark.parametrize("recompute", [False, True])
-def test_the_rehearsal_counts_what_a_real_step_keeps(recompute):
+def test_memory_rehearsal_counts_tensors_of_a_real_step(recompute):
     settings = Settings.of("paper", {**SMALL, "machine.recompute": recompute, "objective.weights.feat": 0})
     net = build_network(settings)
     weights = 4 * sum(weight.numel() for weight in net.parameters())
@@ -57,7 +57,7 @@ def test_the_rehearsal_counts_what_a_real_step_keeps(recompute):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows does not tell the peak memory of a process")
-def test_a_real_process_takes_what_was_estimated_within_a_factor_of_two():
+def test_memory_of_a_process_is_within_twice_the_estimate():
     """Measured 1.3 to 1.5 times the features' estimate on a CPU, whose convolutions reorder their inputs."""
     settings = Settings.of("paper", {**SMALL, "sample.patch": [64, 64, 64], "objective.weights.feat": 0})
     done = subprocess.run(
@@ -76,7 +76,7 @@ def test_recomputing_and_small_batches_need_less_and_half_precision_too():
     assert needed(**{"optimiser.batch": 1}) < 0.6 * needed()
 
 
-def test_a_card_that_is_not_here_is_planned_for_as_a_new_one(monkeypatch):
+def test_missing_card_is_assumed_to_be_new(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     bf16 = Settings.of("colab", {"machine.precision": "bf16-mixed"})
     assert step_bytes(Settings.of("colab"), "cuda") == step_bytes(bf16, "cuda")

@@ -56,7 +56,7 @@ def weights(folder):
     return files.load_model(folder).net.state_dict()
 
 
-def test_a_run_leaves_everything_that_a_reader_needs(tmp_path):
+def test_run_writes_all_of_its_files(tmp_path):
     run = train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
     assert {f.name for f in run.iterdir()} == {
         "config.yaml",
@@ -86,7 +86,7 @@ def test_a_run_leaves_everything_that_a_reader_needs(tmp_path):
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_a_broken_run_goes_on_to_the_same_bits(tmp_path, views):
+def test_interrupted_run_resumes_to_identical_weights(tmp_path, views):
     """Also when it broke between two checkpoints: what came after the last one is done again."""
     weights_on = PAPER_WEIGHTS if views == 2 else {"out": 0, "feat": 0.1, "slice": 1}
     chosen = Settings.of("laptop", {**TINY, "views.count": views, "objective.weights": weights_on})
@@ -123,7 +123,7 @@ def test_another_seed_gives_other_weights(tmp_path):
     assert not torch.equal(weights(runs[0])["seg_head.weight"], weights(runs[1])["seg_head.weight"])
 
 
-def test_it_learns_a_ball(tmp_path):
+def test_network_learns_a_ball(tmp_path):
     chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 60, "augment.elastic": 0, "machine.validate_every": 60})
     run = train(chosen, tmp_path / "run", split=split(2, 1), progress=False)
     rows = files.read_rows(run / "metrics.csv")
@@ -143,7 +143,7 @@ def test_a_callback_can_stop_the_run(tmp_path):
     assert files.load_model(run)
 
 
-def test_a_run_that_was_stopped_has_the_validation_of_the_weights_that_it_kept(tmp_path):
+def test_stopped_run_validates_the_weights_that_it_saves(tmp_path):
     """In a step that would not validate; a run that validates in each step says what is right."""
 
     def stop(row):
@@ -182,7 +182,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_resumed_run_keeps_to_the_cases_that_it_began_with(tmp_path, change):
+def test_resumed_run_keeps_its_training_cases(tmp_path, change):
     """Whatever comes to the folder or gets another name; where one of them is gone, it is refused."""
     source = write_cases(tmp_path / "A", [f"case{number}" for number in range(1, 6)])
     chosen = Settings.of("laptop", {**TINY, "data.source": str(source)})
@@ -215,7 +215,7 @@ def test_a_run_is_not_resumed_with_another_split(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
-def test_a_checkpoint_of_an_older_version_goes_on(tmp_path):
+def test_checkpoint_of_an_older_version_resumes(tmp_path):
     net = torch.nn.Linear(2, 1)
     files.save_checkpoint(tmp_path / "last.ckpt", net, torch.optim.Adam(net.parameters()), 2)
     assert files.cases_of_checkpoint(tmp_path / "last.ckpt") == ()
@@ -231,7 +231,7 @@ def test_a_finished_run_trains_on_when_its_steps_are_raised(tmp_path):
     assert not torch.equal(weights(run)["seg_head.weight"], before)
 
 
-def test_a_run_keeps_where_its_cases_lie_whatever_the_folder(tmp_path, monkeypatch):
+def test_run_keeps_the_absolute_path_of_its_cases(tmp_path, monkeypatch):
     write_cases(tmp_path / "A", ["case1", "case2"])
     monkeypatch.chdir(tmp_path)
     run = train(Settings.of("laptop", {**TINY, "optimiser.steps": 1, "data.source": "A"}), tmp_path / "run")
@@ -265,7 +265,7 @@ def test_looking_at_the_gradients_changes_nothing(tmp_path):
     assert rows[1]["grad_conv_mask_distance_head"] > 0
 
 
-def test_the_share_of_a_term_is_what_training_on_it_alone_would_follow(tmp_path, monkeypatch):
+def test_gradient_of_a_term_equals_training_on_it_alone(tmp_path, monkeypatch):
     """With one term on, the norms are those of the gradient that reaches the optimiser; a ramp scales them."""
     chosen = Settings.of(
         "laptop", {**TINY, "objective.weights": {"seg": 0.5, "dist": 0, "conv_mask": 0, "conv_distance": 0}}
@@ -283,7 +283,7 @@ def test_the_share_of_a_term_is_what_training_on_it_alone_would_follow(tmp_path,
     assert np.hypot(float(row["grad_seg"]), float(row["grad_seg_seg_head"])) == pytest.approx(found["norm"], rel=1e-4)
 
 
-def test_a_monitor_can_predict_at_each_validation_without_changing_the_run(tmp_path):
+def test_monitor_predicts_at_validation_without_changing_the_run(tmp_path):
     shown = []
 
     def show(net, regions, settings):
@@ -297,7 +297,7 @@ def test_a_monitor_can_predict_at_each_validation_without_changing_the_run(tmp_p
         assert torch.equal(tensor, weights(run)[name]), name
 
 
-def test_a_network_that_cannot_be_compiled_is_told_and_trains_without(tmp_path, monkeypatch):
+def test_failed_compilation_warns_and_trains_without_it(tmp_path, monkeypatch):
     def refuses(net, **options):
         def call(*args):
             raise RuntimeError("no C++ compiler\nlong story")
@@ -333,7 +333,7 @@ def test_too_little_memory_is_refused_before_training(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_memory_that_runs_out_in_training_names_the_setting_that_helps(tmp_path, monkeypatch):
+def test_out_of_memory_in_training_names_a_helpful_setting(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
@@ -342,7 +342,7 @@ def test_memory_that_runs_out_in_training_names_the_setting_that_helps(tmp_path,
         train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
 
 
-def test_the_scaler_of_fp16_goes_on_where_it_was(tmp_path):
+def test_fp16_scaler_resumes(tmp_path):
     """Otherwise a resumed run starts with a scale that overflows, and skips its first steps."""
     net = torch.nn.Linear(2, 1)
     optimiser = torch.optim.Adam(net.parameters())
@@ -380,7 +380,7 @@ def test_a_batch_that_processes_cannot_share_is_refused(monkeypatch):
         devices.make_fabric(Settings.of("laptop", TINY))
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
+def test_non_finite_loss_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     real = engine.draw_views
 
     def poisoned(image, settings, numbers):
@@ -437,7 +437,7 @@ def test_a_taken_folder_is_not_overwritten(tmp_path):
         train(Settings.of("laptop", TINY), tmp_path, split=split(), progress=False)
 
 
-def test_nothing_to_train_on_is_said(tmp_path):
+def test_missing_training_cases_are_reported(tmp_path):
     with pytest.raises(DualTaskError, match="no labelled case"):
         train(Settings.of("laptop", TINY), tmp_path, split=Split((), (), ()), progress=False)
 
@@ -492,7 +492,7 @@ def test_the_ramp_rises_over_its_share_of_the_run():
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the machine has a CUDA card: asking for it is no error")
-def test_a_missing_card_is_told():
+def test_missing_card_is_reported():
     with pytest.raises(DualTaskError, match="no CUDA device"):
         pick_device("cuda")
 

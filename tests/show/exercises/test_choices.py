@@ -61,16 +61,16 @@ def test_a_choice_survives_that_its_cell_runs_again():
 def test_a_button_chooses_and_shows_that_it_is_chosen():
     pytest.importorskip("ipywidgets")
     asked = choice("99.A", "Which way?", *OPTIONS)
-    _, up, down, told = asked.widget.children
+    _, up, down, status = asked.widget.children
     down.click()
     assert asked.chosen == "b"
     assert (up.button_style, down.button_style) == ("", "primary")
-    assert "You expect b" in told.value
+    assert "You expect b" in status.value
     up.click()
     assert (asked.chosen, up.button_style, down.button_style) == ("a", "primary", "")
 
 
-def test_an_outcome_without_its_question_or_values_says_what_to_run():
+def test_outcome_without_question_or_values_names_missing_cells():
     with pytest.raises(DualTaskError, match="not asked; run the cell with its choice"):
         in_notebook("outcome('99.A')", change=1)
     choice("99.A", "Which way?", *OPTIONS)

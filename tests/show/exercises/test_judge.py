@@ -65,7 +65,7 @@ def test_a_whole_number_may_not_be_off():
     assert check("99.1", 100.5).state == "wrong"
 
 
-def test_a_judge_that_an_answer_breaks_calls_it_wrong():
+def test_answer_that_raises_is_wrong():
     @exercise("99.2", hint="think", way="do this", meaning="yes")
     def larger(answer):
         return answer > 3
@@ -86,10 +86,10 @@ def test_values_come_from_the_notebook_that_calls():
     assert notebook["after"].message == "Right. 5 is more than 2"
 
 
-def test_the_way_appears_after_the_third_different_wrong_answer():
+def test_solution_path_appears_after_three_different_wrong_answers():
     of(3)
-    told = [check("99.1", answer).message for answer in (1, 1, 2, ..., 1, 4)]
-    assert ["do this" in message for message in told] == [False] * 5 + [True]
+    messages = [check("99.1", answer).message for answer in (1, 1, 2, ..., 1, 4)]
+    assert ["do this" in message for message in messages] == [False] * 5 + [True]
 
 
 def test_an_unknown_number_is_refused(monkeypatch):

@@ -43,14 +43,14 @@ def test_no_text_overlaps_another_or_leaves_the_page(figure):
     assert width == pytest.approx(WIDTH * figure.dpi / 100)
 
 
-def test_it_names_every_part_of_the_method(figure):
+def test_figure_names_every_part_of_the_method(figure):
     named = " ".join(text.get_text() for text in words(figure))
     for part in ("CT", "view 1", "view 2", "encoder", "bottleneck", "two heads", "segmentation", "distance (mm)"):
         assert part in named
     assert all(part in named for part in ("convert", "both ways", "consistency", "core", "shell"))
 
 
-def test_core_and_shell_differ_in_shape_and_not_only_in_colour(figure):
+def test_core_and_shell_markers_differ_in_shape_and_colour(figure):
     markers = [line.get_marker() for axes in figure.axes for line in axes.lines]
     assert sorted(markers) == ["o", "x"]
 

@@ -34,7 +34,7 @@ def test_an_arm_without_values_is_named():
     assert "; full not measured." in learning_curves(rows).alt
 
 
-def test_lines_tell_cases_by_style_and_arms_by_colour_and_marker(monkeypatch):
+def test_lines_encode_cases_by_style_and_arms_by_colour(monkeypatch):
     drawn = []
     plot = matplotlib.axes.Axes.plot
     monkeypatch.setattr(matplotlib.axes.Axes, "plot", lambda axes, *a, **k: drawn.append(k) or plot(axes, *a, **k))
@@ -52,7 +52,7 @@ def test_the_band_goes_from_the_lowest_to_the_highest_seed(parts, monkeypatch):
     np.testing.assert_allclose([(low[0], high[0]) for _, low, high in bands], [(0.2, 0.4)] * len(parts))
 
 
-def test_arms_are_told_apart_without_colour():
+def test_arms_differ_without_colour():
     looks = palette.arm_looks(["segmentation", "full", "segmentation", "views"])
     assert list(looks) == ["segmentation", "full", "views"]
     assert len({marker for _, marker in looks.values()}) == 3

@@ -28,7 +28,7 @@ def is_readable(picture):
     return image.width >= WIDTH and np.ptp(np.asarray(image)) > 0
 
 
-def test_a_case_is_one_dot_whatever_the_seeds_and_undefined_ones_are_left_out():
+def test_case_is_one_dot_over_all_seeds_without_undefined_values():
     rows = [
         *(row("segmentation", "a", 0.2), row("segmentation", "a", 0.4, seed=1)),
         *(row("full", "a", "0.5"), row("full", "a", "0.3", seed=1)),
@@ -43,7 +43,7 @@ def test_a_case_is_one_dot_whatever_the_seeds_and_undefined_ones_are_left_out():
     assert is_readable(picture)
 
 
-def test_the_forest_tells_each_arm_its_interval_and_how_much_it_was_measured_on():
+def test_forest_plot_describes_interval_and_sample_of_each_arm():
     shown = [comparison("distance", 0.05), comparison("full", -0.01), comparison("full", 0.7, metric="nsd_2mm")]
     picture = results.arms(shown, claimed=0.095)
     assert "distance +0.050 (-0.150 to +0.300), over cases alone -0.050 to +0.200, p after Holm 0.03" in picture.alt
@@ -53,7 +53,7 @@ def test_the_forest_tells_each_arm_its_interval_and_how_much_it_was_measured_on(
     assert is_readable(picture)
 
 
-def test_nothing_to_show_is_told():
+def test_missing_comparisons_are_reported():
     with pytest.raises(ValueError, match="no comparison of dice under unseen"):
         results.arms([comparison("full", 0.1)], protocol="unseen")
 
@@ -67,7 +67,7 @@ def test_an_undefined_difference_does_not_stop_the_figure():
     assert "(one training); distance" in picture.alt
 
 
-def test_sensitivity_orders_the_values_and_moves_one_setting_at_a_time():
+def test_sensitivity_figure_orders_values_of_one_setting():
     rows = [
         *(row("full", "a", 0.3), row("full", "a", 0.5, seed=1)),
         row("full+objective.tau=12", "a", 0.1),

@@ -3,7 +3,7 @@
 from dualtask_lite.show.figures.swap import patients_by_scanner
 
 
-def test_its_words_hold_the_four_means_and_both_shifts():
+def test_alt_text_has_four_means_and_both_shifts():
     dice = {("A", "A"): (0.7, 0.5), ("A", "C"): (0.5, 0.3), ("C", "A"): (0.4, 0.2), ("C", "C"): (0.3, "nan")}
     rows = [
         {"patients": owner, "scanner": scanner, "target": target, "dice": value}

@@ -19,7 +19,7 @@ def scan():
     return Case("C_001", "C", np.where(label > 0, 90.0, 20.0).astype(np.float32), label, np.diag([2, 1, 4, 1])).load()
 
 
-def test_leaks_say_reported_and_honest():
+def test_leak_figure_gives_reported_and_honest_score():
     rows = [
         {"leak": "by slice", "reported Dice": 0.8, "honest Dice": 0.5},
         {"leak": "by box", "reported Dice": 0.4, "honest Dice": 0.45},
@@ -29,13 +29,13 @@ def test_leaks_say_reported_and_honest():
     assert Image.open(io.BytesIO(picture.png)).width >= 900
 
 
-def test_thresholds_name_what_each_side_would_choose():
+def test_threshold_figure_names_both_best_thresholds():
     alt = trust.thresholds([0.3, 0.5, 0.7], [0.1, 0.4, 0.2], [0.2, 0.3, 0.6], 0.5).alt
     assert "test centre: best at 0.5 with 0.40, from 0.10 to 0.40" in alt
     assert "validation cases: best at 0.7 with 0.60" in alt
 
 
-def test_the_scatter_names_the_highest_warning_and_the_worst_case():
+def test_scatter_names_the_highest_warning_and_worst_case():
     rows = [{"case": c, "centre": "C", "risk": r, "heads_mm": w} for c, r, w in (("a", 0.2, 3.0), ("b", 0.9, 1.0))]
     alt = trust.warning_against_error(rows, "heads_mm", "apart (mm)", -1.0).alt
     assert "2 cases, Spearman -1.00" in alt
@@ -43,12 +43,12 @@ def test_the_scatter_names_the_highest_warning_and_the_worst_case():
     assert "the largest error is case b" in alt
 
 
-def test_risk_coverage_tells_the_areas():
+def test_risk_coverage_figure_gives_the_areas():
     alt = trust.risk_coverage({"heads": [0.2, 0.3, 0.4], "views": [0.4, 0.4, 0.4]}, [0.0, 0.2, 0.4]).alt
     assert "heads 0.30, views 0.40, perfect 0.20, useless 0.40" in alt
 
 
-def test_where_it_is_wrong_is_measured_and_cut_where_the_prediction_is_largest(scan):
+def test_error_figure_cuts_the_slice_with_the_largest_prediction(scan):
     mask = np.roll(scan.label, 1, axis=2)
     error = np.full(scan.shape, np.nan)
     error[15:19, 15:20, 10] = 4.0
