@@ -1,4 +1,4 @@
-"""A whole training in one sitting: load, sample, step, predict one case, print its Dice.
+"""A whole training in one short module: load, sample, step, predict one case, print its Dice.
 
     python -m dualtask_lite.minimal
 
@@ -54,7 +54,7 @@ def cut(volume: torch.Tensor, centre: Sequence[int], sides: Sequence[int]) -> to
 
 
 def sample(regions: Sequence[Region], index: int) -> list[torch.Tensor]:
-    """Image, mask and distance (mm) of a sample, each (1, x, y, z); whatever is random follows from its index."""
+    """Image, mask and distance (mm) of a sample, each (1, x, y, z); all random choices follow from its index."""
     epoch, place = divmod(index, len(regions))
     order = np.random.default_rng((SEED, epoch, len(regions))).permutation(len(regions))
     image, mask, spacing = regions[order[place]]

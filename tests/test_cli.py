@@ -69,7 +69,7 @@ def test_wrong_usage_is_exit_code_2(typed, tmp_path):
         (["train", "--resume", "nowhere"], "holds no run"),
         (["data", "check", "nowhere"], "no such file or folder"),
         (["data", "make", "msd"], "make phantom or exam"),
-        (["predict", "nowhere", "x.nii.gz", "-o", "out"], "no such file"),
+        (["predict", "nowhere", "x.nii.gz", "-o", "out"], "no such model"),
         (["report", "nowhere"], "holds no run"),
         (["ablate", "--arm", "everything"], "choose from: segmentation"),
         (["ablate", "--protocol", "seen"], "choose from: in-domain"),

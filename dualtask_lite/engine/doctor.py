@@ -98,9 +98,9 @@ def _package(needed: Requirement, extra: str) -> Check:
     version = _version(needed.name)
     if version is not None and needed.specifier.contains(version, prereleases=True):
         return Check.of(needed.name, version)
-    found = "not installed" if version is None else f"{version} does not fit {needed.specifier}"
+    problem = "not installed" if version is None else f"{version} does not fit {needed.specifier}"
     wanted = f"{_PACKAGE}[{extra}]" if extra else f"{needed.name}{needed.specifier}"
-    return Check.of(needed.name, found, f"run pip install '{wanted}'", otherwise="WARN" if extra else "FAIL")
+    return Check.of(needed.name, problem, f"run pip install '{wanted}'", otherwise="WARN" if extra else "FAIL")
 
 
 def _version(name: str) -> str | None:
@@ -127,15 +127,15 @@ def _device() -> tuple[dict[str, Any], Check, Check]:
     bf16 = machine.has_bf16()
     values |= {"gpu": card.name, "gpu_memory_gb": round(card.total_memory / 1e9, 1), "bf16": bf16}
     how = "bf16" if bf16 else "no bf16, so training uses fp16 with a scaler"
-    found = f"{torch.cuda.device_count()} x {card.name}, {values['gpu_memory_gb']} GB, {how}"
-    return values, processor, Check.of("graphics card", found)
+    description = f"{torch.cuda.device_count()} x {card.name}, {values['gpu_memory_gb']} GB, {how}"
+    return values, processor, Check.of("graphics card", description)
 
 
 def _no_card(torch_version: str) -> Check:
     if shutil.which("nvidia-smi") is None:
         return Check.of("graphics card", "none: the lessons run on the processor")
     remedy = "update the driver, or install the torch for your CUDA (https://pytorch.org/get-started/locally)"
-    return Check.of("graphics card", f"nvidia-smi is installed, but torch {torch_version} sees no card", remedy)
+    return Check.of("graphics card", f"nvidia-smi is installed, but torch {torch_version} finds no card", remedy)
 
 
 def _memory() -> tuple[dict[str, Any], Check]:

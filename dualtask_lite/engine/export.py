@@ -179,8 +179,8 @@ def describe(models: Sequence[Model]) -> dict[str, Any]:
 
 
 def _targets(models: Sequence[Model]) -> str:
-    found = {STAGES[model.settings.stage].target for model in models}
-    return " and ".join(target for target in ("pancreas", "tumour") if target in found)
+    targets = {STAGES[model.settings.stage].target for model in models}
+    return " and ".join(target for target in ("pancreas", "tumour") if target in targets)
 
 
 def _readme(models: Sequence[Model]) -> str:

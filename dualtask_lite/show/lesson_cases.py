@@ -40,16 +40,16 @@ def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: b
     needs = f"This lesson needs {_count(hospitals, 'hospital')}, each with {_count(cases, 'labelled case')}"
     needs += " and a tumour in one of them" if tumour else ""
     listed = ", ".join(f"{name} {len(group)}" for name, group in by_hospital.items())
-    found = f"{source} holds {_count(len(labelled), 'labelled case')}" + (f" ({listed})" if listed else "")
+    holds = f"{source} holds {_count(len(labelled), 'labelled case')}" + (f" ({listed})" if listed else "")
     if is_split:
-        found += f" of one hospital, split into {hospitals} parts that differ by chance only"
+        holds += f" of one hospital, split into {hospitals} parts that differ by chance only"
     if left_out := [name for name in by_hospital if name not in enough]:
-        found += f"; too little is in {', '.join(left_out)}"
+        holds += f"; too little is in {', '.join(left_out)}"
     if len(enough) < hospitals:
         raise DualTaskError(
-            f"{needs}; {found}", "set data_dir to another folder, or leave it empty for the embedded data"
+            f"{needs}; {holds}", "set data_dir to another folder, or leave it empty for the embedded data"
         )
-    print(f"{needs}; {found}.")
+    print(f"{needs}; {holds}.")
     return [case for group in enough.values() for case in group]
 
 

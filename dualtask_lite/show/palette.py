@@ -53,7 +53,7 @@ def ink_on(colour: Iterable[float]) -> str:
     return "black" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] > 0.179 else "white"
 
 
-def arm_looks(names: Iterable[str]) -> dict[str, tuple[str, str]]:
+def arm_styles(names: Iterable[str]) -> dict[str, tuple[str, str]]:
     """Give each arm a colour and a marker, in the order in which they come; the first, the baseline, is grey."""
     return dict(zip(dict.fromkeys(names), cycle(ARMS), strict=False))
 

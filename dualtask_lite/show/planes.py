@@ -101,13 +101,13 @@ def draw_ct(axes: Axes, scan: Scan, plane: str, at: Sequence[int], field: float 
 def draw_distance(axes: Axes, distance: NDArray[Any], spacing: Sequence[float], plane: str, at: Sequence[int]) -> Any:
     """Draw a signed distance (X, Y, Z) in mm over a plane; returns the image for a colour bar."""
     image, extent = cut(distance, spacing, plane, at)
-    look: dict[str, Any] = {
+    style: dict[str, Any] = {
         "cmap": palette.DISTANCE_MAP,
         "vmin": -BAND,
         "vmax": BAND,
         "interpolation": "nearest",
     }
-    return _keep_limits(axes, lambda: axes.imshow(image, extent=extent, **look))
+    return _keep_limits(axes, lambda: axes.imshow(image, extent=extent, **style))
 
 
 def outline_truth(
@@ -144,8 +144,8 @@ def outline(
     dx, dy = (right - left) / image.shape[1], (top - bottom) / image.shape[0]
     extent = (left - dx, right + dx, bottom - dy, top + dy)
     padded = np.pad(image.astype(np.float32), 1)
-    look: dict[str, Any] = {"colors": [colour], "linestyles": [style], "linewidths": 1.5}
-    _keep_limits(axes, lambda: axes.contour(padded, levels=[0.5], extent=extent, origin="upper", **look))
+    pen: dict[str, Any] = {"colors": [colour], "linestyles": [style], "linewidths": 1.5}
+    _keep_limits(axes, lambda: axes.contour(padded, levels=[0.5], extent=extent, origin="upper", **pen))
 
 
 def _keep_limits(axes: Axes, draw: Any) -> Any:

@@ -173,13 +173,13 @@ def _save(folder: Path, stem: str, text: str) -> str:
 
 def _original(folder: Path, start: str) -> Path:
     """Find a script that pip installed."""
-    found = [path for path in folder.glob(f"static/{start}*.js") if f".{_MARK}" not in path.name]
-    if len(found) != 1:
+    scripts = [path for path in folder.glob(f"static/{start}*.js") if f".{_MARK}" not in path.name]
+    if len(scripts) != 1:
         raise DualTaskError(
-            f"{folder}: holds {len(found)} scripts {start}*.js instead of one",
+            f"{folder}: holds {len(scripts)} scripts {start}*.js instead of one",
             f"run pip install --force-reinstall --no-deps {NAME}==0.2.6",
         )
-    return found[0]
+    return scripts[0]
 
 
 def _is_complete(folder: Path) -> bool:

@@ -66,10 +66,10 @@ def fetch(package: Package, folder: Path) -> Path:
     if done.returncode or not archive.exists():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
         raise DualTaskError(f"npm cannot deliver {package.folder} ({reason})", f"check the network; {_CONSEQUENCE}")
-    found = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode("ascii")
-    if found != package.integrity:
+    integrity = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode("ascii")
+    if integrity != package.integrity:
         raise DualTaskError(
-            f"{package.folder} from npm is not the pinned archive ({found[:20]}...)",
+            f"{package.folder} from npm is not the pinned archive ({integrity[:20]}...)",
             "nothing was installed; check the registry of npm (npm config get registry)",
         )
     return archive

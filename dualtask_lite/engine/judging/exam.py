@@ -184,8 +184,8 @@ def standings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         teams.setdefault(str(row["team"]), []).append(row)
     best = [
-        {**max(mine, key=lambda row: row["dice"]), "hand_ins": len(mine), "luck": spread * expected_best(len(mine))}
-        for mine in teams.values()
+        {**max(own, key=lambda row: row["dice"]), "hand_ins": len(own), "luck": spread * expected_best(len(own))}
+        for own in teams.values()
     ]
     return sorted(best, key=lambda row: -row["dice"])
 

@@ -138,21 +138,21 @@ def trainings_needed(
 
 
 def signed_rank_p(differences: NDArray[np.float64]) -> float:
-    """Two-sided p of Wilcoxon's signed-rank test that paired differences lie around 0; 1 when all are 0."""
+    """Two-sided p of Wilcoxon's signed-rank test that paired differences have median 0; 1 when all are 0."""
     if not len(differences):
         return math.nan
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for how many questions were asked of the same data (Holm 1979).
+    """P-values corrected for multiple comparisons (Holm 1979).
 
-    The smallest is multiplied by their number, the next by one less, and so on; none falls below one before it.
-    A NaN is no question and stays NaN.
+    The smallest is multiplied by their number, the next by one less, and so on; none becomes smaller than the one
+    before. NaN is ignored and stays NaN.
     """
     p = np.asarray(p_values, dtype=np.float64)
-    asked = np.flatnonzero(np.isfinite(p))
-    order = asked[np.argsort(p[asked])]
+    defined = np.flatnonzero(np.isfinite(p))
+    order = defined[np.argsort(p[defined])]
     adjusted = np.full(len(p), np.nan)
     adjusted[order] = np.minimum(1, np.maximum.accumulate(p[order] * np.arange(len(order), 0, -1)))
     return [float(value) for value in adjusted]

@@ -105,8 +105,8 @@ def deform(
 def _frame(
     truth: NDArray[np.bool_], prediction: NDArray[np.bool_], spacing: Sequence[float], measure: Measure
 ) -> Frame:
-    found = measure(prediction, truth, spacing)
-    numbers = {text: _format(found[name], unit) for name, (text, unit) in _NAMES.items() if name in found}
+    metrics = measure(prediction, truth, spacing)
+    numbers = {text: _format(metrics[name], unit) for name, (text, unit) in _NAMES.items() if name in metrics}
     level = int(truth.sum(axis=(0, 1)).argmax())
     predicted, true = (mask[:, :, level].T[::-1, ::-1] for mask in (prediction, truth))
     kinds = np.select([predicted & true, predicted, true], [1, 2, 3], 0).astype(np.uint8)

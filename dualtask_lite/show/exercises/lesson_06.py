@@ -74,8 +74,8 @@ def better_head(by_head: Mapping[str, float]) -> tuple[str, str]:
 
 @result("06.B")
 def use_of_warnings(assessment: Any) -> tuple[str, str]:
-    found = [one["spearman"] for one in assessment.summary.values() if not np.isnan(one["spearman"])]
-    best = max(found, default=0.0)
+    correlations = [one["spearman"] for one in assessment.summary.values() if not np.isnan(one["spearman"])]
+    best = max(correlations, default=0.0)
     letter = "a" if best > 0.7 else "b" if best > 0.3 else "c"
     return (
         letter,

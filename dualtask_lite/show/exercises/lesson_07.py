@@ -61,8 +61,8 @@ def pancreas_ml(answer: float, found: Any) -> bool:
 
 @result("07.A")
 def found_by_check(findings: Sequence[Mapping[str, str]]) -> tuple[str, str]:
-    found = {one["case"] for one in findings if one["level"] == "error"}
-    return "abc"[min(max(len(found), 1), 3) - 1], f"It reports {len(found)} cases as unusable."
+    cases = {one["case"] for one in findings if one["level"] == "error"}
+    return "abc"[min(max(len(cases), 1), 3) - 1], f"It reports {len(cases)} cases as unusable."
 
 
 @result("07.B")

@@ -153,9 +153,10 @@ def _describe_planes(
     if truth is not None:
         yield f"Truth: {_volumes(truth, scan.spacing)}."
     if prediction is not None:
-        found = [(value, name) for value, name in _STRUCTURES if (prediction == value).any()]
+        present = [(value, name) for value, name in _STRUCTURES if (prediction == value).any()]
         parts = [
-            f"{name} {_ml(prediction == v, scan.spacing):.1f} ml{_agreement(prediction, truth, v)}" for v, name in found
+            f"{name} {_ml(prediction == v, scan.spacing):.1f} ml{_agreement(prediction, truth, v)}"
+            for v, name in present
         ]
         yield f"Prediction: {', '.join(parts) or 'nothing found'}."
     if distance is not None:
@@ -180,8 +181,8 @@ def _ml(mask: NDArray[Any], spacing: Sequence[float]) -> float:
 
 
 def _volumes(label: NDArray[Any], spacing: Sequence[float]) -> str:
-    found = {v: _ml(label == v, spacing) for v in (1, 2)}
-    return ", ".join(f"{LABELS[v]} {ml:.1f} ml" if ml else f"no {LABELS[v]}" for v, ml in found.items())
+    volumes = {v: _ml(label == v, spacing) for v in (1, 2)}
+    return ", ".join(f"{LABELS[v]} {ml:.1f} ml" if ml else f"no {LABELS[v]}" for v, ml in volumes.items())
 
 
 def _contents(scan: Scan) -> str:

@@ -114,13 +114,13 @@ def _show(
     spacing: Sequence[float],
     corner: tuple[float, float],
     title: str,
-    **look: Any,
+    **style: Any,
 ) -> Axes:
     """Draw an axial plane (X, Y) with its title above, as radiologists see it: the patient's right is on the left."""
     left, top = corner
     axes = figure.add_axes((left / WIDTH, 1 - (top + _SIDE) / _HEIGHT, _SIDE / WIDTH, _SIDE / _HEIGHT))
     wide, deep = (n * mm for n, mm in zip(plane.shape, spacing, strict=True))
-    axes.imshow(plane.T, extent=(0, wide, 0, deep), origin="lower", interpolation="nearest", aspect="auto", **look)
+    axes.imshow(plane.T, extent=(0, wide, 0, deep), origin="lower", interpolation="nearest", aspect="auto", **style)
     axes.set(xticks=[], yticks=[], xlim=(wide, 0), ylim=(0, deep))
     axes.set_title(title, fontsize=_TEXT, pad=6)
     return axes

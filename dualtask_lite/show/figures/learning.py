@@ -35,7 +35,7 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
             ``loss`` (of all terms together), ``train_dice``, ``validation_dice`` and ``unseen_dice``; numbers or text,
             empty fields where nothing was measured.
     """
-    looks = palette.arm_looks(str(row["arm"]) for row in rows)
+    styles = palette.arm_styles(str(row["arm"]) for row in rows)
     parts = sorted({str(row["part"]) for row in rows})
     wide = 2 if len(parts) < 6 else 3
     high = -(-(len(parts) + 1) // wide)
@@ -46,20 +46,20 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
     notes = []
     for part, axes in zip(parts, panels, strict=False):
         part_rows = [row for row in rows if str(row["part"]) == part]
-        notes.append(f"Hospital {part} held out: {_draw_dice(axes, part_rows, looks)}.")
+        notes.append(f"Hospital {part} held out: {_draw_dice(axes, part_rows, styles)}.")
         axes.set(title=f"hospital {part} held out", ylabel=METRICS["dice"][0], ylim=(0, highest))
     losses, *unused = panels[len(parts) :]
-    notes.append(f"Training loss: {_draw_loss(losses, rows, looks)}.")
+    notes.append(f"Training loss: {_draw_loss(losses, rows, styles)}.")
     for axes in unused:
         axes.set_visible(False)
-    _name_lines(figure, looks)
+    _add_legend(figure, styles)
     return Picture.of(figure, "Learning curves, mean over seeds, from the first to the last step. " + " ".join(notes))
 
 
-def _draw_dice(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> str:
+def _draw_dice(axes: Axes, rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> str:
     """Draw the arms of one hospital, and describe their first and last values."""
     notes = []
-    for arm, (colour, marker) in looks.items():
+    for arm, (colour, marker) in styles.items():
         ranges = []
         for column, (cases, line) in _CASES.items():
             steps, lowest, means, highest = _over_seeds([row for row in rows if row["arm"] == arm], column)
@@ -74,9 +74,9 @@ def _draw_dice(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]
     return "; ".join(notes)
 
 
-def _draw_loss(axes: Axes, rows: Sequence[Row], looks: dict[str, tuple[str, str]]) -> str:
+def _draw_loss(axes: Axes, rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> str:
     notes = []
-    for arm, (colour, marker) in looks.items():
+    for arm, (colour, marker) in styles.items():
         steps, _, means, _ = _over_seeds([row for row in rows if row["arm"] == arm], "loss")
         if steps.size:
             axes.plot(steps, means, color=colour, marker=marker, ms=4, lw=1.6)
@@ -104,8 +104,8 @@ def _steps_across(axes: Axes) -> None:
     tidy(axes)
 
 
-def _name_lines(figure: Figure, looks: dict[str, tuple[str, str]]) -> None:
+def _add_legend(figure: Figure, styles: dict[str, tuple[str, str]]) -> None:
     """Write one legend below all panels: arms by colour and marker, cases by line."""
-    arms = [Line2D([], [], color=colour, marker=marker, label=arm) for arm, (colour, marker) in looks.items()]
+    arms = [Line2D([], [], color=colour, marker=marker, label=arm) for arm, (colour, marker) in styles.items()]
     cases = [Line2D([], [], color=palette.ink(), ls=line, label=name) for name, line in _CASES.values()]
     figure.legend(handles=[*arms, *cases], loc="outside lower center", ncols=4, frameon=False, fontsize=9)

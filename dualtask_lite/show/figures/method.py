@@ -131,13 +131,13 @@ def embeddings(core: torch.Tensor, shell: torch.Tensor) -> Picture:
         shell: (M, C).
     """
     units = [torch.nn.functional.normalize(part.detach().double().cpu(), dim=1).numpy() for part in (core, shell)]
-    every = np.concatenate(units)
-    _, sizes, directions = np.linalg.svd(every - every.mean(axis=0), full_matrices=False)
+    all_units = np.concatenate(units)
+    _, sizes, directions = np.linalg.svd(all_units - all_units.mean(axis=0), full_matrices=False)
     shares = sizes**2 / max(float((sizes**2).sum()), 1e-12)
     figure = new_figure(height=400)
     axes = figure.subplots()
     for part, (name, colour, marker) in zip(units, _KINDS, strict=True):
-        projected = (part - every.mean(axis=0)) @ directions[:2].T
+        projected = (part - all_units.mean(axis=0)) @ directions[:2].T
         axes.plot(projected[:, 0], projected[:, 1], marker, color=colour, ms=7, mew=1.5, label=f"{name} ({len(part)})")
     axes.set(xlabel=f"first direction ({shares[0]:.0%} of the variance)", ylabel=f"second direction ({shares[1]:.0%})")
     axes.legend(frameon=False, fontsize=9)

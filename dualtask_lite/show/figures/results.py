@@ -124,8 +124,8 @@ def _draw_arm(axes: Axes, place: int, one: Row) -> str:
         (seeds, 0.36, "each seed", {"color": palette.GREY, "ls": "", "marker": "|", "ms": 8, "mew": 1.5}),
         ([middle], 0, "mean", {"color": palette.BLUE, "ls": "", "marker": "o", "ms": 8, "mec": "black"}),
     )
-    for values, below, name, look in marks:
-        axes.plot(values, [place + below] * len(values), label=None if place else name, **look)
+    for values, below, name, style in marks:
+        axes.plot(values, [place + below] * len(values), label=None if place else name, **style)
     over_trainings = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval over trainings"
     axes.annotate(
         f"{middle:+.3f} ({over_trainings})\np after Holm {p:.2g}",

@@ -48,7 +48,7 @@ def curves(rows: Sequence[Row], example: Example | None = None) -> Picture:
     axes.set_xlim(terms.get_xlim())
     if example is not None:
         notes.append(_draw_example(next(axes_of_panels), example))
-    _name_terms(figure, terms)
+    _add_legend(figure, terms)
     return Picture.of(figure, " ".join(notes))
 
 
@@ -67,7 +67,7 @@ def gradients(rows: Sequence[Row]) -> Picture:
         axes.set_title(name, fontsize=10)
     for axes in panels[1:]:
         axes.set_ylabel("")
-    _name_terms(figure, panels[0])
+    _add_legend(figure, panels[0])
     return Picture.of(figure, " ".join(notes))
 
 
@@ -93,7 +93,7 @@ def gradient_shares(rows: Sequence[Row], part: str = "") -> dict[str, tuple[NDAr
     }
 
 
-def _name_terms(figure: Figure, axes: Axes) -> None:
+def _add_legend(figure: Figure, axes: Axes) -> None:
     """Write one legend for all panels below them."""
     lines, names = axes.get_legend_handles_labels()
     if names:
@@ -139,18 +139,18 @@ def _draw_validation(axes: Axes, rows: Sequence[Row]) -> str:
 
 
 def _draw_example(axes: Axes, example: Example) -> str:
-    truth, found = example.truth, example.prediction
+    truth, prediction = example.truth, example.prediction
     aspect = example.spacing[1] / example.spacing[0]
     axes.imshow(example.image.T[::-1, ::-1], cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
-    for mask, colour, style in ((truth, palette.TUMOUR, "-"), (found, palette.PREDICTION, "--")):
+    for mask, colour, style in ((truth, palette.TUMOUR, "-"), (prediction, palette.PREDICTION, "--")):
         if mask.any() and not mask.all():
             axes.contour(mask.T[::-1, ::-1], [0.5], colors=[colour], linestyles=[style])
     axes.set_title(f"{example.name}: truth orange,\nprediction magenta, dashed", fontsize=9)
     axes.set_axis_off()
     area = example.spacing[0] * example.spacing[1]
-    both, sizes = np.count_nonzero(truth & found), np.count_nonzero(truth) + np.count_nonzero(found)
+    both, sizes = np.count_nonzero(truth & prediction), np.count_nonzero(truth) + np.count_nonzero(prediction)
     overlap = f"Dice {2 * both / sizes:.2f} in it" if sizes else "nothing in it"
     return (
         f"A slice of {example.name}: truth {np.count_nonzero(truth) * area:.0f} mm², "
-        f"prediction {np.count_nonzero(found) * area:.0f} mm², {overlap}."
+        f"prediction {np.count_nonzero(prediction) * area:.0f} mm², {overlap}."
     )

@@ -107,8 +107,8 @@ def slices(
     """
     chosen = choose(viewer, STATIC)
     scan = as_scan(case, truth, spacing)
-    found = labels_on(scan, prediction, "prediction")
-    browser = browse(scan, found, distance_on(scan, distance), plane=plane, name=name)
+    predicted = labels_on(scan, prediction, "prediction")
+    browser = browse(scan, predicted, distance_on(scan, distance), plane=plane, name=name)
     return browser.still if chosen == "picture" else browser
 
 

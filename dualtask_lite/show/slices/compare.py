@@ -72,13 +72,13 @@ def compare(
     """
     chosen = choose(viewer, STATIC)
     scan = as_scan(case, truth, spacing)
-    found = {head: labels_on(scan, prediction, f"prediction {head!r}") for head, prediction in predictions.items()}
-    if not found or (len(found) == 1 and scan.label is None):
-        raise DualTaskError(f"cannot compare {len(found)} predictions", "give two predictions, or one and the truth")
-    if len(found) == 1:
-        found = {"truth": None, **found}
-    labels = [label for label in found.values() if label is not None]
-    panels = {head: browse(scan, label, None, plane=plane, name=name, beside=labels) for head, label in found.items()}
+    masks = {head: labels_on(scan, prediction, f"prediction {head!r}") for head, prediction in predictions.items()}
+    if not masks or (len(masks) == 1 and scan.label is None):
+        raise DualTaskError(f"cannot compare {len(masks)} predictions", "give two predictions, or one and the truth")
+    if len(masks) == 1:
+        masks = {"truth": None, **masks}
+    labels = [label for label in masks.values() if label is not None]
+    panels = {head: browse(scan, label, None, plane=plane, name=name, beside=labels) for head, label in masks.items()}
     title = next(iter(panels.values())).title
     still = _side_by_side(panels)
     return still if chosen == "picture" else Comparison(title, panels, still)

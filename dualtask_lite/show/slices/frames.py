@@ -82,8 +82,8 @@ class Source:
     @cached_property
     def layers(self) -> list[Overlay]:
         """List the overlays that are drawn as colours."""
-        found = overlays(self.scan, self.prediction, self.distance)
-        return [layer for layer in found if layer.name in _OPACITY]
+        layers = overlays(self.scan, self.prediction, self.distance)
+        return [layer for layer in layers if layer.name in _OPACITY]
 
     def frame(self, index: int, step: int) -> Frame:
         """Make the images and the description of one slice."""

@@ -115,12 +115,12 @@ def make_widget(block: Block, layers: Sequence[Overlay], start: tuple[float, ...
         hero_image_fraction=_HERO,
         show_3d_crosshair=False,
     )
-    looks = {"ct": {"colormap": "gray", "cal_min": CT_WINDOW[0], "cal_max": CT_WINDOW[1]}}
+    options = {"ct": {"colormap": "gray", "cal_min": CT_WINDOW[0], "cal_max": CT_WINDOW[1]}}
     for layer in layers:
         table = make_label_lut(ColorMap(**_colour_map(layer)))
-        looks[layer.name] = {"opacity": OPACITY if layer.shown else 0.0, "colormap_label": table}
+        options[layer.name] = {"opacity": OPACITY if layer.shown else 0.0, "colormap_label": table}
     volumes = [
-        Volume(data=data, name=f"{name}.nii.gz", id=f"{name}_py", **looks[name])
+        Volume(data=data, name=f"{name}.nii.gz", id=f"{name}_py", **options[name])
         for name, data in block.niftis().items()
     ]
     widget.load_volumes(volumes)
@@ -167,8 +167,8 @@ def make_page(
     Raises:
         DualTaskError: when ipyniivue, which contains NiiVue, is not installed or of an unknown version.
     """
-    looks = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
-    volumes = [{"name": name, "data": _base64(data), **looks.get(name, {})} for name, data in block.niftis().items()]
+    options = {layer.name: {"colours": _colour_map(layer), "shown": layer.shown} for layer in layers}
+    volumes = [{"name": name, "data": _base64(data), **options.get(name, {})} for name, data in block.niftis().items()]
     view = {"azimuth": AZIMUTH, "elevation": ELEVATION, "zoom": 1}
     setup = {"volumes": volumes, "window": CT_WINDOW, "start": start, "view": view, "opacity": OPACITY, "hero": _HERO}
     template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))

@@ -130,8 +130,8 @@ class _Subject:
         spacing: Sequence[float] | None,
     ) -> _Subject:
         scan = as_scan(case, truth, spacing)
-        found = labels_on(scan, prediction, "prediction")
-        return cls(scan, found, overlays(scan, found, distance_on(scan, distance)))
+        predicted = labels_on(scan, prediction, "prediction")
+        return cls(scan, predicted, overlays(scan, predicted, distance_on(scan, distance)))
 
     @property
     def title(self) -> str:

@@ -53,6 +53,6 @@ def test_the_band_goes_from_the_lowest_to_the_highest_seed(parts, monkeypatch):
 
 
 def test_arms_differ_without_colour():
-    looks = palette.arm_looks(["segmentation", "full", "segmentation", "views"])
-    assert list(looks) == ["segmentation", "full", "views"]
-    assert len({marker for _, marker in looks.values()}) == 3
+    styles = palette.arm_styles(["segmentation", "full", "segmentation", "views"])
+    assert list(styles) == ["segmentation", "full", "views"]
+    assert len({marker for _, marker in styles.values()}) == 3
