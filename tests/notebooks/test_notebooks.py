@@ -192,9 +192,14 @@ def test_links_of_a_notebook_lead_somewhere(source):
 
 
 def test_the_instructors_plan_for_as_long_as_the_lessons_say():
-    planned = re.findall(r"^\| (\d\d\w*) \| (\d+) \|", (build.HERE / "INSTRUCTORS.md").read_text(encoding="utf-8"), re.M)
+    planned = re.findall(
+        r"^\| (\d\d\w*) \| (\d+) \|", (build.HERE / "INSTRUCTORS.md").read_text(encoding="utf-8"), re.M
+    )
     said = [
-        (build.number_of(source.stem), re.findall(r"(\d+) minutes to read and do", source.read_text(encoding="utf-8"))[0])
+        (
+            build.number_of(source.stem),
+            re.findall(r"(\d+) minutes to read and do", source.read_text(encoding="utf-8"))[0],
+        )
         for source in build.lessons()
     ]
     assert planned == said
@@ -354,6 +359,15 @@ def check_05(results):
     assert results["threshold_leak"][0] >= results["threshold_leak"][1], "the best on the test is the best on the test"
 
 
+def check_05b(results):
+    differences = results["differences"]
+    assert {"conversion", "full"} <= differences.keys() == results["conclusions"].keys() == results["verdict"].keys()
+    assert set(results["conclusions"].values()) <= {"better", "worse", "not shown"}
+    assert all(words.startswith(f"{differences[arm]:+.3f}") for arm, words in results["verdict"].items())
+    assert results["trainings"] >= 3
+    assert 0 <= results["case"]["worse"] < results["case"]["better"] <= 1
+
+
 def check_06(results):
     assert results["cases"] == 4
     assert 0 <= results["tumour_dice"] <= 1
@@ -385,6 +399,7 @@ RESULTS = {
     "03": check_03,
     "04": check_04,
     "05": check_05,
+    "05b": check_05b,
     "06": check_06,
     "07": check_07,
     "08": check_08,
