@@ -78,7 +78,7 @@ def what_is_shown(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     letter = {"better": "a", "worse": "b", "not shown": "c"}[one["conclusion"]]
     return (
         letter,
-        f"The interval over trainings and cases goes from {low:+.3f} to {high:+.3f}; p is {one['p_holm']:.2g}.",
+        f"The interval over trainings and cases: {low:+.3f} to {high:+.3f}; p is {one['p_holm']:.2g}.",
     )
 
 
