@@ -76,9 +76,8 @@ def samples_used(answer: Mapping[str, float], ARMS: Mapping[str, Any]) -> bool:
 def arms_shown_better(conclusions: Mapping[str, str]) -> tuple[str, str]:
     better = [arm for arm, found in conclusions.items() if found == "better"]
     letter = "a" if not better else "c" if len(better) == len(conclusions) else "b"
-    return letter, f"{len(better)} of {len(conclusions)}: " + "; ".join(
-        f"{a} {c}" for a, c in conclusions.items()
-    ) + "."
+    each = "; ".join(f"{arm} {found}" for arm, found in conclusions.items())
+    return letter, f"{len(better)} of {len(conclusions)}: {each}."
 
 
 @result("05b.B")
@@ -92,8 +91,8 @@ def behind_at_the_end(curves: Sequence[Row]) -> tuple[str, str]:
         name: (_mean(full, column), _mean(baseline, column))
         for name, column in (("training cases", "train_dice"), ("unseen hospital", "unseen_dice"))
     }
-    behind = tuple(of_full < of_baseline for of_full, of_baseline in values.values())
-    letter = {(True, True): "a", (True, False): "b", (False, True): "c", (False, False): "d"}[behind]
+    at_home, away = (of_full < of_baseline for of_full, of_baseline in values.values())
+    letter = ("a" if away else "b") if at_home else ("c" if away else "d")
     return letter, "; ".join(f"{name} {mine:.2f} against {other:.2f}" for name, (mine, other) in values.items()) + "."
 
 
@@ -112,9 +111,9 @@ def what_fell(tumours: Sequence[Row]) -> tuple[str, str]:
         trainings.setdefault((row["arm"], row["part"], row["seed"]), []).append(row)
     others = {key: rows for key, rows in trainings.items() if key[0] != "segmentation"}
     worst = min(others, key=lambda key: _mean(others[key], "dice"))
-    baseline = trainings["segmentation", *worst[1:]]
+    arm, part, seed = worst
+    baseline = trainings["segmentation", part, seed]
     fell = {name: _mean(baseline, name) - _mean(others[worst], name) for name in ("precision", "recall")}
     letter = "c" if max(fell.values()) <= _SAME else "a" if fell["precision"] > fell["recall"] else "b"
-    arm, part, seed = worst
     changes = " and ".join(f"{name} {-change:+.2f}" for name, change in fell.items())
     return letter, f"{arm}, hospital {part}, seed {seed}: {changes}."
