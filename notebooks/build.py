@@ -135,8 +135,13 @@ class Executed:
 
 
 def lessons() -> list[Path]:
-    """List the sources of all lessons, in order."""
-    return sorted(SOURCES.glob("[0-9][0-9]_*.py"))
+    """List the sources of all lessons, in order: ``05b_name.py`` comes after ``05_name.py``."""
+    return sorted(SOURCES.glob("[0-9][0-9]*_*.py"))
+
+
+def number_of(name: str) -> str:
+    """Number of a lesson, such as ``05b``, from the name of its source or notebook."""
+    return name.partition("_")[0]
 
 
 def measured() -> dict[str, Any]:
@@ -184,7 +189,7 @@ def make_notebook(
         tags = cell.metadata.get("tags", [])
         if any(tag in VARIANTS and tag not in keep for tag in tags):
             continue
-        cell.id = f"{source.stem[:2]}-{number:03d}"
+        cell.id = f"{number_of(source.stem)}-{number:03d}"
         cell.source = bootstrap if "bootstrap" in tags else cell.source.strip()
         for tag in COLLAPSED.keys() & tags:
             cell.source = f"{COLLAPSED[tag]}\n{cell.source}"
@@ -248,7 +253,7 @@ def page(notebook: NotebookNode, title: str) -> str:
     kept = {name: value for name, value in notebook.metadata.items() if name != "widgets"}  # their state is large
     bare = NotebookNode({**notebook, "metadata": NotebookNode(kept)})
     text, _ = exporter.from_notebook_node(bare, {"metadata": {"name": title}})
-    text = re.sub(r'href="(\d\d_\w+)\.ipynb', r'href="\1.html', text)
+    text = re.sub(r'href="(\d\d\w+)\.ipynb', r'href="\1.html', text)
     return text.replace('href="glossary.md', 'href="glossary.html')
 
 
@@ -311,7 +316,7 @@ def readme_table() -> str:
     """The README's table of lessons, with their measured times."""
     known, planned = measured(), minutes()
     rows = [
-        f"| [{run['title'].partition(':')[0]}](notebooks/{name}.ipynb) | {ANSWERS.get(name[:2], '')} | "
+        f"| [{run['title'].partition(':')[0]}](notebooks/{name}.ipynb) | {ANSWERS.get(number_of(name), '')} | "
         f"{run['seconds']} s, {run['memory_mb'] / 1000:.1f} GB | {planned.get(name, '')} |"
         for name, run in known["lessons"].items()
     ]

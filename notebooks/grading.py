@@ -39,7 +39,7 @@ def as_assignment(notebook: NotebookNode) -> NotebookNode:
             cells[-1].source += f"\n### BEGIN SOLUTION\n{cell.source}\n### END SOLUTION"
             continue
         if "check" in tags:
-            number, answer = re.findall(r'check\("([\d.]+)", (\w+)\)', cell.source)[0]
+            number, answer = re.findall(r'check\("([\w.]+)", (\w+)\)', cell.source)[0]
             cells[-1].metadata["nbgrader"] = _mark(number, solution=True)
             cell.metadata["nbgrader"] = _mark(number, solution=False)
             cell.source = f'verdict = check("{number}", {answer})\nassert verdict.state == "right", verdict\nverdict'

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from readme import write_part
 
-from dualtask_lite.engine.judging.statistics import compare
+from dualtask_lite.engine.judging.statistics import compare, in_words
 from dualtask_lite.engine.run import read_json, read_rows
 from dualtask_lite.rows import Row, number
 
@@ -28,11 +28,6 @@ CENTRES = "ABC"
 FEWEST = 3  # trainings whose spread is worth a statement
 WIDTH = 140  # of the lines in the README
 CLAIMED = 0.0951  # gain of the paper on patients of an unseen hospital (Dice of the tumour)
-IN_WORDS = {
-    "better": "better than segmentation only",
-    "worse": "worse than segmentation only",
-    "not shown": "not shown, since chance alone could explain it",
-}
 
 
 class Results:
@@ -105,13 +100,7 @@ def arm_row(results: Results, arm: str) -> dict[str, str]:
 
 def sentence(results: Results, arm: str, subject: str) -> str:
     """What a comparison shows, in words."""
-    found = results.comparisons[arm]
-    if found["trainings"] == 1:
-        return f"{subject} {found['difference']:+.3f} in one training, which is no verdict."
-    return (
-        f"{subject} {found['difference']:+.3f} over {found['trainings']} trainings "
-        f"({interval(found['hierarchical'])}): {IN_WORDS[found['conclusion']]}."
-    )
+    return f"{subject} {in_words(results.comparisons[arm])}."
 
 
 def readme_lines(results: Results) -> str:

@@ -20,7 +20,7 @@ def lessons(
 ) -> None:
     """Write the notebooks of the installed version. Existing files are not changed."""
     source = lessons_folder()
-    patterns = ("[0-9][0-9]_*.ipynb", "glossary.md", *(("solutions/*.ipynb",) if solutions else ()))
+    patterns = ("[0-9][0-9]*_*.ipynb", "glossary.md", *(("solutions/*.ipynb",) if solutions else ()))
     written, kept = [], []
     for path in sorted(path for pattern in patterns for path in source.glob(pattern)):
         target = folder / path.relative_to(source)

@@ -33,7 +33,7 @@ def fixed_devices(source):
                 yield ast.unparse(node)
 
 
-@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem[:2])
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem.partition("_")[0])
 def test_no_lesson_fixes_the_device_of_a_network(source):
     assert list(fixed_devices(source.read_text(encoding="utf-8"))) == []
 

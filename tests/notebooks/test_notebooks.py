@@ -89,7 +89,7 @@ def run(notebook, name, parameters, folder):
 
 
 def test_there_are_lessons():
-    numbers = [source.stem[:2] for source in build.lessons()]
+    numbers = [build.number_of(source.stem) for source in build.lessons()]
     assert numbers[0] == "00"
     assert set(numbers) == set(RESULTS), "add a check of what the lesson records to RESULTS"
 
@@ -106,7 +106,7 @@ def test_committed_notebooks_are_what_the_sources_give():
 @SOURCES
 def test_opening(source):
     opening = build.make_notebook(source, ("blank",)).cells[0].source
-    assert opening.startswith(f"# {source.stem[:2]} ")
+    assert opening.startswith(f"# {build.number_of(source.stem)} ")
     assert [opening.index(section) for section in SECTIONS] == sorted(opening.index(section) for section in SECTIONS)
     assert len(re.findall("^- ", opening, re.M)) >= 3, "objectives are a list"
     assert build.in_words(build.measured(), source.stem) in opening, "the source says {measured}"
@@ -154,9 +154,9 @@ def test_cells(source):
 def test_two_results_or_more_are_predicted_before_they_are_shown(source):
     cells = [cell for cell in build.make_notebook(source, ("blank",)).cells if cell.cell_type == "code"]
     kinds = [next((tag for tag in cell.metadata.get("tags", []) if tag in ("choice", "outcome")), "") for cell in cells]
-    numbers = [re.findall(r'"(\d\d\.[A-Z])"', cell.source) for cell, kind in zip(cells, kinds, strict=True) if kind]
+    numbers = [re.findall(r'"(\w+\.[A-Z])"', cell.source) for cell, kind in zip(cells, kinds, strict=True) if kind]
     assert len(numbers) >= 4
-    assert numbers == [[f"{source.stem[:2]}.{chr(65 + i // 2)}"] for i in range(len(numbers))]
+    assert numbers == [[f"{build.number_of(source.stem)}.{chr(65 + i // 2)}"] for i in range(len(numbers))]
     between = "".join(kind[:1] or "." for kind in kinds)
     assert re.fullmatch(r"\.*(c\.+o\.*)+", between), "a choice, the cells that show the result, and its outcome"
 
@@ -192,9 +192,14 @@ def test_links_of_a_notebook_lead_somewhere(source):
 
 
 def test_instructors_page_has_the_minutes_of_the_lessons():
-    planned = re.findall(r"^\| (\d\d) \| (\d+) \|", (build.HERE / "INSTRUCTORS.md").read_text(encoding="utf-8"), re.M)
+    planned = re.findall(
+        r"^\| (\d\d\w*) \| (\d+) \|", (build.HERE / "INSTRUCTORS.md").read_text(encoding="utf-8"), re.M
+    )
     stated = [
-        (source.stem[:2], re.findall(r"(\d+) minutes to read and do", source.read_text(encoding="utf-8"))[0])
+        (
+            build.number_of(source.stem),
+            re.findall(r"(\d+) minutes to read and do", source.read_text(encoding="utf-8"))[0],
+        )
         for source in build.lessons()
     ]
     assert planned == stated
@@ -223,8 +228,8 @@ def test_the_three_answers_of_an_exercise_set_the_same_names(source):
         return assigned | {node.name for node in body if isinstance(node, ast.FunctionDef)}
 
     notebook = build.make_notebook(source, build.VARIANTS)
-    checked = [re.search(r'check\("([\d.]+)", (\w+)\)', cell.source).groups() for cell in tagged(notebook, "check")]
-    assert [number for number, _ in checked] == [f"{source.stem[:2]}.{i + 1}" for i in range(len(checked))]
+    checked = [re.search(r'check\("([\w.]+)", (\w+)\)', cell.source).groups() for cell in tagged(notebook, "check")]
+    assert [number for number, _ in checked] == [f"{build.number_of(source.stem)}.{i + 1}" for i in range(len(checked))]
     assert [find_exercise(number).name for number, _ in checked] == [name for _, name in checked]
     for answers in zip(*(tagged(notebook, variant) for variant in build.VARIANTS), strict=True):
         wanted = names(answers[0])
@@ -252,7 +257,7 @@ def with_every_answer(source):
 
 @SOURCES
 def test_blank_and_solved_notebooks_run_and_record_results(source, small_data, tmp_path):
-    number = source.stem[:2]
+    number = build.number_of(source.stem)
     parameters = {"data_dir": str(small_data)} | ({"overrides": SMALL[number]} if number in SMALL else {})
     blank = run(build.make_notebook(source, ("blank",)), "blank", parameters, tmp_path / "blank")
     assert {verdict["state"] for verdict in bundles(blank, VERDICT_TYPE)} == {"not attempted"}
@@ -273,7 +278,7 @@ def test_blank_and_solved_notebooks_run_and_record_results(source, small_data, t
         assert all(re.search(r'alt=\\"[^"]{20,}\\"', image) for image in images)
     text = build.page(solved, source.stem)
     check_page(text)
-    assert not re.search(r'href="\d\d_\w+\.ipynb"', text), "a link between pages leads to a page"
+    assert not re.search(r'href="\d\d\w+\.ipynb"', text), "a link between pages leads to a page"
 
 
 def test_kernels_at_once_do_not_disturb_each_other(tmp_path, monkeypatch):
@@ -354,6 +359,15 @@ def check_05(results):
     assert results["threshold_leak"][0] >= results["threshold_leak"][1], "the best on the test is the best on the test"
 
 
+def check_05b(results):
+    differences = results["differences"]
+    assert {"conversion", "full"} <= differences.keys() == results["conclusions"].keys() == results["verdict"].keys()
+    assert set(results["conclusions"].values()) <= {"better", "worse", "not shown"}
+    assert all(words.startswith(f"{differences[arm]:+.3f}") for arm, words in results["verdict"].items())
+    assert results["trainings"] >= 3
+    assert 0 <= results["case"]["worse"] < results["case"]["better"] <= 1
+
+
 def check_06(results):
     assert results["cases"] == 4
     assert 0 <= results["tumour_dice"] <= 1
@@ -385,6 +399,7 @@ RESULTS = {
     "03": check_03,
     "04": check_04,
     "05": check_05,
+    "05b": check_05b,
     "06": check_06,
     "07": check_07,
     "08": check_08,
@@ -446,7 +461,7 @@ def test_the_figure_in_the_readme_is_the_drawn_one():
 
 
 def test_readme_has_the_question_of_each_lesson():
-    assert set(ANSWERS) == {source.stem[:2] for source in build.lessons()}
+    assert set(ANSWERS) == {build.number_of(source.stem) for source in build.lessons()}
     assert all(line.count("|") == 5 and "|  |" not in line for line in build.readme_table().splitlines()[:-2])
 
 

@@ -205,6 +205,27 @@ def conclusion(record: Mapping[str, Any]) -> str:
     return "not shown"
 
 
+def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> str:
+    """Say what a comparison shows, and no more than that.
+
+    Args:
+        record: of ``compare``.
+        baseline: its name in the sentence.
+    """
+    if record["trainings"] == 1:
+        return f"{record['difference']:+.3f} in one training, which is no verdict"
+    low, high = record["hierarchical"]
+    shown = {
+        "better": f"better than {baseline}",
+        "worse": f"worse than {baseline}",
+        "not shown": "not shown, since chance alone could explain it",
+    }
+    return (
+        f"{record['difference']:+.3f} over {record['trainings']} trainings ({low:+.3f} to {high:+.3f}): "
+        f"{shown[record['conclusion']]}"
+    )
+
+
 def _record(arm: str, matched: Sequence[Pair]) -> dict[str, Any]:
     groups = paired_differences(matched)
     differences = np.concatenate([np.empty(0), *groups.values()])

@@ -123,12 +123,11 @@ def find_exercise(number: str) -> Exercise:
 
 def load_lesson(number: str) -> None:
     """Import the module of the lesson that an exercise or a choice belongs to, which registers both."""
+    lesson = number.partition(".")[0]
     try:
-        importlib.import_module(f"dualtask_lite.show.exercises.lesson_{number[:2]}")
+        importlib.import_module(f"dualtask_lite.show.exercises.lesson_{lesson}")
     except ModuleNotFoundError as missing:
-        raise DualTaskError(
-            f"there is no lesson {number[:2]!r}", "write lesson and number, such as '02.3'"
-        ) from missing
+        raise DualTaskError(f"there is no lesson {lesson!r}", "write lesson and number, such as '02.3'") from missing
 
 
 def check(number: str, answer: Any) -> Verdict:

@@ -72,10 +72,14 @@ def cases_that_gain(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 @result("05.B")
-def arms_shown_better(conclusions: Mapping[str, str]) -> tuple[str, str]:
-    better = [arm for arm, conclusion in conclusions.items() if conclusion == "better"]
-    letter = "a" if not better else "b" if len(better) < len(conclusions) / 2 else "c"
-    return letter, f"Better: {len(better)} of {len(conclusions)} arms{': ' if better else ''}{', '.join(better)}."
+def what_is_shown(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    (one,) = comparisons
+    low, high = one["hierarchical"]
+    letter = {"better": "a", "worse": "b", "not shown": "c"}[one["conclusion"]]
+    return (
+        letter,
+        f"The interval over trainings and cases: {low:+.3f} to {high:+.3f}; p is {one['p_holm']:.2g}.",
+    )
 
 
 @result("05.C")

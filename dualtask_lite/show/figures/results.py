@@ -6,11 +6,10 @@ Their input comes from ``dualtask ablate``: the rows of ``cases.csv`` and the co
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import yaml
 from matplotlib.axes import Axes
 
 from dualtask_lite.rows import Row, number, pairs
@@ -137,68 +136,3 @@ def _draw_arm(axes: Axes, place: int, one: Row) -> str:
     cases = f"{over_cases[0]:+.3f} to {over_cases[1]:+.3f}" if math.isfinite(over_cases[0]) else "no interval"
     note = f" ({one['note']})" if one["note"] else ""
     return f"{one['arm']} {middle:+.3f} ({over_trainings}), over cases alone {cases}, p after Holm {p:.2g}{note}"
-
-
-def sensitivity(
-    rows: Sequence[Row],
-    at: Mapping[str, float | Sequence[int]],
-    *,
-    arm: str = "full",
-    protocol: str = "leave-one-centre-out",
-    target: str = "tumour",
-    metric: str = "dice",
-) -> Picture:
-    """Show a result for several values of one setting at a time.
-
-    Args:
-        rows: of ``cases.csv``, with the arm itself and the same with other settings (``full+objective.tau=6``).
-        at: setting -> its value in the arm itself, a number or a list; one panel for each.
-        arm: whose settings were changed.
-        protocol: of the rows.
-        target: pancreas or tumour.
-        metric: a column; a dot is the mean over the cases of one seed, the line the mean over seeds.
-    """
-    wanted = [row for row in rows if (row["protocol"], row["target"]) == (protocol, target)]
-    title = _NAMES.get(metric, metric)
-    figure = new_figure(height=330)
-    panels = figure.subplots(1, len(at), sharey=True, squeeze=False)[0]
-    notes = []
-    for axes, (setting, own) in zip(panels, at.items(), strict=True):
-        variants = _variants(wanted, arm, setting, own)
-        points = [(value, _seed_means(wanted, name, metric)) for name, value in variants.items()]
-        notes.append(_draw_setting(axes, setting, own, points))
-    panels[0].set_ylabel(f"{title} of the {target}")
-    return Picture.of(figure, f"{title} of the {target} with the arm {arm} ({protocol}) by setting. " + " ".join(notes))
-
-
-def _draw_setting(axes: Axes, setting: str, own: Any, points: Sequence[tuple[Any, list[float]]]) -> str:
-    is_number = isinstance(own, (int, float))  # else the values, such as kernel sizes, stand side by side
-    places = [value if is_number else place for place, (value, _) in enumerate(points)]
-    names = [f"{value:g}" if is_number else ", ".join(map(str, value)) for value, _ in points]
-    means = [float(np.mean(seeds)) for _, seeds in points]
-    axes.plot(places, means, color=palette.BLUE)
-    for place, (_, seeds) in zip(places, points, strict=True):
-        axes.plot([place] * len(seeds), seeds, "o", color=palette.BLUE, mec="black", mew=0.5, alpha=0.8)
-    axes.axvline(places[[value for value, _ in points].index(own)], color=palette.GREY, ls=":", lw=1)
-    axes.set_xticks(places, names)
-    axes.set_xlabel(f"{setting}\n(dotted: as in the profile)", fontsize=9)
-    tidy(axes, "y")
-    values = (", " if is_number else "; ").join(f"{name}: {mean:.3f}" for name, mean in zip(names, means, strict=True))
-    return f"{setting} {values}."
-
-
-def _variants(rows: Sequence[Row], arm: str, setting: str, own: Any) -> dict[str, Any]:
-    """The arm itself and the arms that change this setting only -> value of the setting, in the order of the values."""
-    values = {arm: own}
-    for name in dict.fromkeys(row["arm"] for row in rows):
-        if name.startswith(f"{arm}+{setting}=") and name.count("+") == 1:
-            values[name] = yaml.safe_load(name.partition("=")[2])
-    return dict(sorted(values.items(), key=lambda item: item[1]))
-
-
-def _seed_means(rows: Sequence[Row], arm: str, metric: str) -> list[float]:
-    values: dict[str, list[float]] = {}
-    for row in rows:
-        if row["arm"] == arm and math.isfinite(value := number(row[metric])):
-            values.setdefault(str(row["seed"]), []).append(value)
-    return [float(np.mean(seed_values)) for seed_values in values.values()]

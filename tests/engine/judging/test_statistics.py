@@ -15,6 +15,7 @@ from dualtask_lite.engine.judging.statistics import (
     conclusion,
     hierarchical_interval,
     holm,
+    in_words,
     paired_differences,
     signed_rank_p,
     trainings_needed,
@@ -307,6 +308,19 @@ def test_a_true_effect_is_found_and_its_size_is_right():
 )
 def test_a_conclusion_needs_the_hierarchical_interval_and_p(ends, p, expected):
     assert conclusion({"interval": (0.5, 0.6), "hierarchical": ends, "p_holm": p}) == expected
+
+
+@pytest.mark.parametrize(
+    ("trainings", "found", "words"),
+    [
+        (1, "better", "+0.200 in one training, which is no verdict"),
+        (9, "better", "+0.200 over 9 trainings (+0.100 to +0.300): better than the baseline"),
+        (9, "not shown", "+0.200 over 9 trainings (+0.100 to +0.300): not shown, since chance alone could explain it"),
+    ],
+)
+def test_the_words_say_no_more_than_the_comparison(trainings, found, words):
+    record = {"trainings": trainings, "difference": 0.2, "hierarchical": (0.1, 0.3), "conclusion": found}
+    assert in_words(record, "the baseline") == words
 
 
 def test_one_bad_training_of_three_is_no_conclusion():

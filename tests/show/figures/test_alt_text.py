@@ -113,7 +113,6 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
     ),
     "results.arms": lambda n: results.arms([comparison(n)], claimed=0.095),
     "results.paired": lambda n: results.paired(table(n), "full"),
-    "results.sensitivity": lambda n: results.sensitivity(table(n), {"objective.tau": 3.0}),
     "figures.patients_by_scanner": lambda n: swap.patients_by_scanner(swapped(n)),
     "trust.leaks": lambda n: trust.leaks([{"leak": "by slice", "reported Dice": 0.1 * n, "honest Dice": 0.5}]),
     "trust.risk_coverage": lambda n: trust.risk_coverage({"heads": [0.1 * n, 0.4]}, [0.1, 0.4]),

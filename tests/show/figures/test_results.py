@@ -65,20 +65,3 @@ def test_an_undefined_difference_does_not_stop_the_figure():
     assert is_readable(picture)
     assert "full +nan (no interval over trainings), over cases alone no interval" in picture.alt
     assert "(one training); distance" in picture.alt
-
-
-def test_sensitivity_figure_orders_values_of_one_setting():
-    rows = [
-        *(row("full", "a", 0.3), row("full", "a", 0.5, seed=1)),
-        row("full+objective.tau=12", "a", 0.1),
-        row("full+objective.tau=1.5", "a", 0.2),
-        row("full+objective.band=10", "a", 0.6),
-        row("full+objective.tau=6+objective.band=10", "a", 0.9),
-        row("full+views.kernel_sizes=[7]", "a", 0.7),
-        row("segmentation", "a", 0.8),
-    ]
-    picture = results.sensitivity(rows, {"objective.tau": 3.0, "objective.band": 20.0, "views.kernel_sizes": [3, 5, 7]})
-    assert "objective.tau 1.5: 0.200, 3: 0.400, 12: 0.100." in picture.alt
-    assert "objective.band 10: 0.600, 20: 0.400." in picture.alt
-    assert "views.kernel_sizes 3, 5, 7: 0.400; 7: 0.700." in picture.alt
-    assert is_readable(picture)

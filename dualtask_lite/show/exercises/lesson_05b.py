@@ -1,0 +1,119 @@
+"""Exercises and predictions of lesson 05b, what the terms buy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from dualtask_lite.rows import Row, number
+from dualtask_lite.show.exercises.choices import result
+from dualtask_lite.show.exercises.judge import exercise
+
+_SAME = 0.05  # a smaller difference of a mean precision or recall is not worth a prediction
+_STEPS, _IMAGES = 2400, 4  # of each training of the table, images a step
+
+
+def _touched(tumours: Sequence[Row], arm: str) -> set[tuple[str, ...]]:
+    return {
+        (row["part"], row["seed"], row["case"]) for row in tumours if row["arm"] == arm and row["detected"] == "True"
+    }
+
+
+def _the_other_way(answer: int, tumours: Sequence[Row]) -> str:
+    trainings = {(row["part"], row["seed"]) for row in tumours if row["arm"] == "full"}
+    missed = {key for key in _touched(tumours, "segmentation") - _touched(tumours, "full") if key[:2] in trainings}
+    return f"{answer} are new, and {len(missed)} are lost. Whoever marks more touches more: look at the precision, too."
+
+
+@exercise(
+    "05b.1",
+    hint="two sets of (part, seed, case), one an arm; a - b is what is in a and not in b.",
+    way='len(touched["full"] - touched["segmentation"]), each a set of the rows where detected is "True".',
+    meaning=_the_other_way,
+    tolerance=0,
+)
+def newly_found(tumours: Sequence[Row]) -> int:
+    return len(_touched(tumours, "full") - _touched(tumours, "segmentation"))
+
+
+def _mean(rows: Sequence[Row], column: str) -> float:
+    return float(np.nanmean([number(row[column]) for row in rows]))
+
+
+def _where_it_is_lost(answer: float, ends: Sequence[Row]) -> str:
+    mine = [row for row in ends if row["arm"] == "segmentation"]
+    hospital = _mean(mine, "validation_dice") - _mean(mine, "unseen_dice")
+    return (
+        f"{answer:.2f}. Of it {answer - hospital:.2f} is lost with new patients of the training hospitals already, "
+        f"{hospital:.2f} with the new hospital. A method that only travels better can win back the second part."
+    )
+
+
+@exercise(
+    "05b.2",
+    hint="ends holds the last row of each training; take those of segmentation, and float() of the text.",
+    way='the mean of float(row["train_dice"]) - float(row["unseen_dice"]) over the rows of ends with this arm.',
+    meaning=_where_it_is_lost,
+)
+def gap(ends: Sequence[Row]) -> float:
+    mine = [row for row in ends if row["arm"] == "segmentation"]
+    return _mean(mine, "train_dice") - _mean(mine, "unseen_dice")
+
+
+@exercise(
+    "05b.3",
+    hint="an image is one view of a sample, so samples are images divided by the number of views.",
+    way='{arm: 2400 * 4 // ARMS[arm]["views.count"] for arm in ("segmentation", "full")}',
+    meaning="{answer}: half as many for full, each of them twice.",
+)
+def samples_used(answer: Mapping[str, float], ARMS: Mapping[str, Any]) -> bool:
+    return dict(answer) == {arm: _STEPS * _IMAGES / ARMS[arm]["views.count"] for arm in ("segmentation", "full")}
+
+
+@result("05b.A")
+def arms_shown_better(conclusions: Mapping[str, str]) -> tuple[str, str]:
+    better = [arm for arm, found in conclusions.items() if found == "better"]
+    letter = "a" if not better else "c" if len(better) == len(conclusions) else "b"
+    each = "; ".join(f"{arm} {found}" for arm, found in conclusions.items())
+    return letter, f"{len(better)} of {len(conclusions)}: {each}."
+
+
+@result("05b.B")
+def behind_at_the_end(curves: Sequence[Row]) -> tuple[str, str]:
+    ends = {(row["arm"], row["part"], row["seed"]): row for row in curves}
+    trainings = {key[1:] for key in ends if key[0] == "full"}
+    full, baseline = (
+        [row for key, row in ends.items() if key[0] == arm and key[1:] in trainings] for arm in ("full", "segmentation")
+    )
+    values = {
+        name: (_mean(full, column), _mean(baseline, column))
+        for name, column in (("training cases", "train_dice"), ("unseen hospital", "unseen_dice"))
+    }
+    at_home, away = (of_full < of_baseline for of_full, of_baseline in values.values())
+    letter = ("a" if away else "b") if at_home else ("c" if away else "d")
+    return letter, "; ".join(f"{name} {mine:.2f} against {other:.2f}" for name, (mine, other) in values.items()) + "."
+
+
+@result("05b.C")
+def share_of_the_samples(halved: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    lost = {record["arm"]: record["difference"] for record in halved}
+    share = lost["segmentation+optimiser.batch=2"] / lost["views"]
+    letter = "a" if share < 0.1 else "b" if share <= 0.5 else "c"
+    return letter, f"{lost['segmentation+optimiser.batch=2']:+.3f} of {lost['views']:+.3f}, a share of {share:.0%}."
+
+
+@result("05b.D")
+def what_fell(tumours: Sequence[Row]) -> tuple[str, str]:
+    trainings: dict[tuple[str, ...], list[Row]] = {}
+    for row in tumours:
+        trainings.setdefault((row["arm"], row["part"], row["seed"]), []).append(row)
+    others = {key: rows for key, rows in trainings.items() if key[0] != "segmentation"}
+    worst = min(others, key=lambda key: _mean(others[key], "dice"))
+    arm, part, seed = worst
+    baseline = trainings["segmentation", part, seed]
+    fell = {name: _mean(baseline, name) - _mean(others[worst], name) for name in ("precision", "recall")}
+    letter = "c" if max(fell.values()) <= _SAME else "a" if fell["precision"] > fell["recall"] else "b"
+    changes = " and ".join(f"{name} {-change:+.2f}" for name, change in fell.items())
+    return letter, f"{arm}, hospital {part}, seed {seed}: {changes}."

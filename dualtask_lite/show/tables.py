@@ -1,0 +1,75 @@
+"""Tables of an ablation: its rows and comparisons laid out for a lesson."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from dualtask_lite.rows import Row, number
+from dualtask_lite.show.table import Table
+
+
+def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
+    """Show for each arm how often it was trained, its mean on each held-out hospital, and the share of lesions found.
+
+    Args:
+        rows: of ``cases.csv``, of one target and protocol.
+        metric: the column to average; cases without a value are left out.
+    """
+    hospitals = sorted({str(row["centre"]) for row in rows})
+    lines = []
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        mine = [row for row in rows if row["arm"] == arm]
+        means = {name: mean([row for row in mine if row["centre"] == name], metric) for name in hospitals}
+        trainings = len({(row["centre"], row["seed"]) for row in mine})
+        lines.append({"arm": arm, "trainings": trainings, **means, "found": mean(mine, "detected")})
+    return Table(lines, f"Mean {metric} on each held-out hospital, and the share of lesions found", digits=3)
+
+
+def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision", "recall")) -> Table:
+    """Show a row for each training: its mean of each metric over the cases that it was tested on.
+
+    Args:
+        rows: of ``cases.csv``, of one target and protocol.
+        metrics: the columns to average; cases without a value are left out.
+    """
+    keys = dict.fromkeys((row["arm"], str(row["centre"]), str(row["seed"])) for row in rows)
+    lines = []
+    for key in keys:
+        mine = [row for row in rows if (row["arm"], str(row["centre"]), str(row["seed"])) == key]
+        about = dict(zip(("arm", "held out", "seed"), key, strict=True))
+        lines.append(about | {metric: mean(mine, metric) for metric in metrics})
+    return Table(lines, "Mean over the cases that each training was tested on")
+
+
+def differences(comparisons: Sequence[Row]) -> Table:
+    """Show how far each arm is from the baseline, with both intervals and what follows from them.
+
+    Args:
+        comparisons: of one metric, see ``engine.judging.statistics.compare``.
+    """
+    lines = [
+        {
+            "arm": one["arm"],
+            "difference": f"{one['difference']:+.3f}",
+            "over trainings and cases": _ends(one["hierarchical"]),
+            "over cases alone": _ends(one["interval"]),
+            "p (Holm)": f"{one['p_holm']:.2g}",
+            "by hospital": {name: f"{value:+.3f}" for name, value in one["by_centre"].items()},
+            "conclusion": one["conclusion"],
+        }
+        for one in comparisons
+    ]
+    return Table(lines, "Difference from the baseline, with 95 % intervals")
+
+
+def mean(rows: Iterable[Row], column: str) -> float:
+    """Mean of the values of a column that are defined; NaN when none is."""
+    known = [value for row in rows if math.isfinite(value := number(row[column]))]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _ends(interval: Sequence[float]) -> str:
+    return "one training" if math.isnan(interval[0]) else f"{interval[0]:+.3f} to {interval[1]:+.3f}"

@@ -1,0 +1,57 @@
+"""Tables of an ablation hold the means that one computes by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from dualtask_lite.show import tables
+
+
+def row(arm, centre, seed, case, dice, **other):
+    about = {"arm": arm, "centre": centre, "seed": seed, "case": case, "dice": dice}
+    return {**about, "detected": "True", "precision": "0.5", "recall": "", **other}
+
+
+ROWS = [
+    row("segmentation", "A", "0", "a", "0.2"),
+    row("segmentation", "A", "0", "b", "0.6", detected="False"),
+    row("segmentation", "B", "0", "c", "nan", detected="nan"),
+    row("full", "A", "0", "a", "0.1"),
+    row("full", "A", "1", "a", "0.3", precision="0.1"),
+]
+
+
+def test_arms_have_their_means_by_hospital():
+    baseline, full = tables.arms(ROWS).rows
+    assert baseline["arm"] == "segmentation"
+    assert (baseline["trainings"], full["trainings"]) == (2, 2)
+    assert baseline["A"] == pytest.approx(0.4)
+    assert math.isnan(baseline["B"])
+    assert baseline["found"] == 0.5
+    assert full["A"] == pytest.approx(0.2)
+
+
+def test_each_training_has_a_row():
+    found = {(line["arm"], line["held out"], line["seed"]): line for line in tables.trainings(ROWS).rows}
+    assert len(found) == 4
+    assert found["full", "A", "1"]["precision"] == 0.1
+    assert found["segmentation", "A", "0"]["dice"] == pytest.approx(0.4)
+    assert math.isnan(found["full", "A", "0"]["recall"])
+
+
+def test_differences_say_where_an_interval_is_missing():
+    record = {
+        "arm": "full",
+        "difference": -0.076,
+        "hierarchical": (math.nan, math.nan),
+        "interval": (-0.13, -0.02),
+        "p_holm": 0.03,
+        "by_centre": {"C": -0.076},
+        "conclusion": "not shown",
+    }
+    (line,) = tables.differences([record]).rows
+    assert line["over trainings and cases"] == "one training"
+    assert line["over cases alone"] == "-0.130 to -0.020"
+    assert "C: -0.076" in tables.differences([record]).to_html()
