@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dualtask_lite.engine.bench.samples import pipeline
-from dualtask_lite.engine.bench.step import eager_step, layers, tuned_step
-from dualtask_lite.engine.bench.whole_case import predict
+from dualtask_lite.engine.bench.start import start
+from dualtask_lite.engine.bench.step import data_wait, eager_step, layers, plain_layout_step, tuned_step
+from dualtask_lite.engine.bench.whole_case import beside_monai, predict, reference_beside_monai
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import provenance, write_json
 from dualtask_lite.engine.training.devices import pick_device
@@ -23,9 +24,21 @@ from dualtask_lite.errors import DualTaskError
 
 PARTS: dict[str, dict[str, Callable[[Settings], dict[str, Any]]]] = {
     "pipeline": {"pipeline": pipeline},
-    "step": {"step, fp32 eager": eager_step, "step, tuned": tuned_step, "layers": layers},
-    "predict": {"predict": predict},
+    "step": {
+        "step, fp32 eager": eager_step,
+        "step, tuned": tuned_step,
+        "step, tuned, plain layout": plain_layout_step,
+        "waiting for data": data_wait,
+        "layers": layers,
+    },
+    "predict": {
+        "predict": predict,
+        "windows beside MONAI": beside_monai,
+        "reference model beside MONAI": reference_beside_monai,
+    },
+    "start": {"start": start},
 }
+ALL = ("pipeline", "step", "predict")  # a start is measured on many cases, which must be made first
 
 
 def bench(
