@@ -15,28 +15,53 @@ from dualtask_lite.errors import DualTaskError
 
 @app.command()
 def bench(
-    part: Annotated[str, typer.Argument(help="pipeline, step, predict or all.")] = "all",
+    part: Annotated[str, typer.Argument(help="pipeline, step, predict, start or all.")] = "all",
     profile: Profile = "laptop",
     assignments: Assignments = None,
     file: Annotated[
         Path | None,
         typer.Option("--out", "-o", help="JSON file; default runs/bench-PROFILE.json. What was cut goes on."),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=1, help="Of all: run the card's tests and the reference table as well, so long; -o: folder."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure how fast samples, a training step and a prediction are here, and in how much memory."""
+    """Measure how fast samples, a training step and a prediction are here, and in how much memory.
+
+    With --minutes, everything that a short loan of a card can answer; the same command goes on with what was cut. The
+    part start measures the cases of data.source up to the first step of a training.
+    """
     from dualtask_lite.engine import bench as engine
     from dualtask_lite.engine.config import parse_assignments
+
+    command = shlex.join(["dualtask", *sys.argv[1:]])
+    if minutes is not None:
+        from dualtask_lite.engine.bench.card import half_hour
+
+        if part != "all":
+            raise DualTaskError(
+                "--minutes belongs to the part all", f"leave it out, or write bench all instead of {part}"
+            )
+        folder = file or Path("runs") / f"card-{profile}"
+        report = half_hour(profile, parse_assignments(assignments or []), folder, minutes=minutes, command=command)
+        if as_json:
+            print_json(report)
+        else:
+            print_table(engine.rows(report["bench"]))
+            out.print(f"wrote {folder}", markup=False, highlight=False)
+        return
 
     if part != "all" and part not in engine.PARTS:
         raise DualTaskError(f"there is no part {part!r}", f"choose from: {', '.join(engine.PARTS)}, all")
     where = file or Path("runs") / f"bench-{profile}.json"
     told = engine.bench(
-        list(engine.PARTS) if part == "all" else [part],
+        list(engine.ALL) if part == "all" else [part],
         profile,
         parse_assignments(assignments or []),
         where,
-        command=shlex.join(["dualtask", *sys.argv[1:]]),
+        command=command,
     )
     if as_json:
         print_json(told)

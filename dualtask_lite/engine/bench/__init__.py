@@ -42,7 +42,13 @@ ALL = ("pipeline", "step", "predict")  # a start is measured on many cases, whic
 
 
 def bench(
-    parts: Sequence[str], profile: str, overrides: Mapping[str, Any], path: Path, *, command: str = ""
+    parts: Sequence[str],
+    profile: str,
+    overrides: Mapping[str, Any],
+    path: Path,
+    *,
+    command: str = "",
+    only: str | None = None,
 ) -> dict[str, Any]:
     """Measure what is not yet in the file, and write it as it goes.
 
@@ -53,6 +59,7 @@ def bench(
             sees the whole volume, to predict.
         path: JSON file; one of the same settings, device and versions is gone on with.
         command: what was typed; kept in the file.
+        only: measure nothing else of these parts.
 
     Returns:
         What the file holds: ``settings``, where it was measured, and ``results``, one entry for each measure.
@@ -71,7 +78,7 @@ def bench(
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for name, measure in PARTS[part].items():
-            if name not in told["results"]:
+            if name not in told["results"] and only in (None, name):
                 told["results"][name] = measure(settings)
                 write_json(path, told)
     return told

@@ -30,9 +30,12 @@ PROCESSES = {
 
 def start(settings: Settings) -> dict[str, Any]:
     """Seconds from the command to the end of its first step, and the peak memory of each process."""
-    cases = find_cases(settings.data.source)
+    source = settings.data.source
+    cases = find_cases(source)
+    if not Path(source).exists():  # made once in the cache that is left behind
+        source = os.path.commonpath([str(case.image) for case in cases])
     changes = {
-        "data.source": os.path.commonpath([str(case.image) for case in cases]),
+        "data.source": os.path.abspath(source),
         "optimiser.steps": 1,
         "optimiser.batch": max(PROCESSES),
         "machine.cache_regions": True,
@@ -66,8 +69,9 @@ def _run(launcher: tuple[str, ...], folder: Path, name: str) -> dict[str, Any]:
 def _train(folder: Path, name: str) -> None:
     """One step of a training; each process writes when it was done, and in how much memory."""
     settings = Settings.read(folder / "settings.yaml")
-    train(settings, folder / name, progress=False, callback=lambda _: True)
-    told = {"time": time.time(), "peak_memory_mb": machine.peak_memory_mb()}
+    reached: list[float] = []  # by process 0, which alone is called back
+    train(settings, folder / name, progress=False, callback=lambda _: reached.append(time.time()) is None)
+    told = {"time": max(reached, default=0.0), "peak_memory_mb": machine.peak_memory_mb()}
     (folder / f"{name}-{rank()}.json").write_text(json.dumps(told))
 
 
