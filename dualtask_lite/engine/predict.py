@@ -330,7 +330,10 @@ def _windows(net: DualTaskNet, image: torch.Tensor, window: Sequence[int], setti
     """
     missing = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
     pad = [n for more in reversed(missing) for n in (more // 2, more - more // 2)]
-    inside = (..., *(slice(more // 2, side - (more - more // 2)) for more, side in zip(missing, window, strict=True)))
+    inside: tuple[Any, ...] = (
+        ...,
+        *(slice(more // 2, side - (more - more // 2)) for more, side in zip(missing, window, strict=True)),
+    )
     weight = compute_importance_map(tuple(window), mode="gaussian", device=image.device)
     total = torch.zeros(2 + settings.has_distance, *image.shape[1:], device=image.device)
     mass = torch.zeros_like(total[:1])
