@@ -15,7 +15,7 @@ from dualtask_lite.errors import DualTaskError
 
 @app.command()
 def bench(
-    part: Annotated[str, typer.Argument(help="pipeline, step, predict or all.")] = "all",
+    part: Annotated[str, typer.Argument(help="pipeline, step, predict, start or all.")] = "all",
     profile: Profile = "laptop",
     assignments: Assignments = None,
     file: Annotated[
@@ -24,21 +24,46 @@ def bench(
             "--out", "-o", help="JSON file; default runs/bench-PROFILE.json. An interrupted benchmark continues."
         ),
     ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=1, help="Of all: run the card's tests and the reference table as well, so long; -o: folder."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Measure the speed and memory of samples, a training step and a prediction on this machine."""
+    """Measure the speed and memory of samples, a training step and a prediction on this machine.
+
+    With --minutes, measure everything that a short loan of a card can answer; the same command continues an
+    interrupted one. The part start measures the time from the cases of data.source to the first step of a training.
+    """
     from dualtask_lite.engine import bench as engine
     from dualtask_lite.engine.config import parse_assignments
+
+    command = shlex.join(["dualtask", *sys.argv[1:]])
+    if minutes is not None:
+        from dualtask_lite.engine.bench.card import half_hour
+
+        if part != "all":
+            raise DualTaskError(
+                "--minutes belongs to the part all", f"leave it out, or write bench all instead of {part}"
+            )
+        folder = file or Path("runs") / f"card-{profile}"
+        report = half_hour(profile, parse_assignments(assignments or []), folder, minutes=minutes, command=command)
+        if as_json:
+            print_json(report)
+        else:
+            print_table(engine.rows(report["bench"]))
+            out.print(f"wrote {folder}", markup=False, highlight=False)
+        return
 
     if part != "all" and part not in engine.PARTS:
         raise DualTaskError(f"there is no part {part!r}", f"choose from: {', '.join(engine.PARTS)}, all")
     where = file or Path("runs") / f"bench-{profile}.json"
     results = engine.bench(
-        list(engine.PARTS) if part == "all" else [part],
+        list(engine.ALL) if part == "all" else [part],
         profile,
         parse_assignments(assignments or []),
         where,
-        command=shlex.join(["dualtask", *sys.argv[1:]]),
+        command=command,
     )
     if as_json:
         print_json(results)

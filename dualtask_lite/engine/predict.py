@@ -6,6 +6,7 @@ around what the stages before it found (METHOD, section Data).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,8 @@ from typing import Any, TypeVar
 import cc3d
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
+from monai.data.utils import compute_importance_map, dense_patch_slices
+from torch.nn import functional as F
 
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.grid import resample
@@ -160,7 +162,7 @@ def _run_stage(model: Model, scan: Scan, found: dict[str, TargetPrediction]) -> 
     agreed: float | None = None
     for rounds in range(1, ROUNDS + 1):
         maps = predict_box(model, scan, box)
-        mask = keep_large_components(maps.probability >= threshold)
+        mask = maps.mask_of(maps.answer, threshold)
         if previous is not None and not mask.any():  # what was found before stays, with its maps
             agreed = 0.0
             warning = f"{model.settings.stage} found nothing in its box, so what was found before it is kept"
@@ -175,8 +177,10 @@ def _run_stage(model: Model, scan: Scan, found: dict[str, TargetPrediction]) -> 
             break
         previous, box = mask, next_box
     if kept:
-        masks = {head: keep_large_components(kept[0].of_head(head) >= threshold) for head in kept[0].heads}
-        outcome = TargetPrediction(kept[1], kept[0].probability, kept[0].distance_mm, masks)
+        found_maps, answer = kept
+        others = {head: found_maps.mask_of(head, threshold) for head in found_maps.heads if head != found_maps.answer}
+        masks = {head: others.get(head, answer) for head in found_maps.heads}
+        outcome = TargetPrediction(answer, found_maps.probability, found_maps.distance_mm, masks)
     else:
         assert before is not None
         outcome = replace(before, masks={head: before.masks.get(head, before.mask) for head in maps.heads})
@@ -242,8 +246,12 @@ class BoxMaps:
         """(X, Y, Z) float32: the probability by one of ``heads``."""
         return self._whole(probability_of(self.inside, head), 0.0)
 
+    def mask_of(self, head: str, threshold: float) -> np.ndarray:
+        """(X, Y, Z) bool: the large components of what one of ``heads`` finds; the threshold is above 0."""
+        return self._whole(keep_large_components(probability_of(self.inside, head) >= threshold), False)
+
     def _whole(self, inside: np.ndarray, outside: float) -> np.ndarray:
-        whole = np.full(self.shape, outside, np.float32)
+        whole = np.full(self.shape, outside, inside.dtype)
         whole[self.box.slices] = inside
         return whole
 
@@ -253,12 +261,10 @@ def predict_box(model: Model, scan: Scan, box: Box) -> BoxMaps:
     region = cut_region(scan, model.settings, box, labelled=False)
     maps = predict_heads(model.net, region.image, model.settings).cpu()
     settings = model.settings
-    return BoxMaps(
-        resample(maps, box.shape).numpy(), box, scan.shape, answering_head(settings), settings.objective.band
-    )
+    return BoxMaps(resample(maps, box.shape).numpy(), box, scan.shape, output_head(settings), settings.objective.band)
 
 
-def answering_head(settings: Settings) -> str:
+def output_head(settings: Settings) -> str:
     """The head whose probability makes the mask; without a trained distance head there is only one."""
     return settings.prediction.heads if settings.has_distance else "segmentation"
 
@@ -276,7 +282,7 @@ def probability_of(maps: Maps, head: str) -> Maps:
 def predict_region(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> torch.Tensor:
     """Probability (of the head that makes the mask) and distance in mm, (2, X, Y, Z); see ``predict_heads``."""
     maps = predict_heads(net, image, settings)
-    return torch.stack([probability_of(maps, answering_head(settings)), maps[1]])
+    return torch.stack([probability_of(maps, output_head(settings)), maps[1]])
 
 
 @torch.no_grad()
@@ -287,23 +293,16 @@ def predict_heads(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> 
         (2, X, Y, Z): probability by the segmentation head, signed distance in mm; where a distance head was trained,
         (3, X, Y, Z), with the probability by the distance. Without it, the distance is that of the segmentation.
 
-    Windows overlap and are blended with Gaussian weights (MONAI); the result is the mean over axis flips. When the
-    device runs out of memory the windows are halved and it tries again.
+    Windows overlap and are blended with Gaussian weights, over all axis flips. When the device runs out of memory the
+    windows are halved and it tries again.
     """
-    device = next(net.parameters()).device
-    batch = image[None].to(device)
     was_training = net.training
     net.eval()
     window = list(settings.sample.patch)
     try:
         while True:
             try:
-                total = torch.zeros(
-                    2 + settings.has_distance, *image.shape[1:], device=device
-                )  # a CT is large: one flip at a time
-                for axes in flips(settings.prediction.flips):
-                    total += _windows(net, batch, window, axes, settings)  # one flip at a time: a CT is large
-                return total / settings.prediction.flips
+                return _windows(net, image.to(next(net.parameters()).device), window, settings)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or max(window) <= 8:
                     raise
@@ -313,24 +312,56 @@ def predict_heads(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> 
 
 
 def flips(count: int) -> list[tuple[int, ...]]:
-    """The first ``count`` of the 8 combinations of flipped axes of a (B, C, X, Y, Z) tensor."""
-    axes = (2, 3, 4)
+    """The first ``count`` of the 8 combinations of flipped axes of a (C, X, Y, Z) tensor."""
+    axes = (1, 2, 3)
     return list(chain.from_iterable(combinations(axes, n) for n in range(4)))[:count]
 
 
-def _windows(
-    net: DualTaskNet, batch: torch.Tensor, window: Sequence[int], axes: tuple[int, ...], settings: Settings
-) -> torch.Tensor:
-    maps = sliding_window_inference(
-        batch.flip(axes),
-        roi_size=window,
-        sw_batch_size=WINDOWS,
-        predictor=lambda crops: _maps(net, crops, settings),
-        overlap=settings.prediction.overlap,
-        mode="gaussian",
+Place = tuple[tuple[int, ...], tuple[slice, ...]]  # axes that are flipped, and a window of the (C, X, Y, Z) image
+
+
+def _windows(net: DualTaskNet, image: torch.Tensor, window: Sequence[int], settings: Settings) -> torch.Tensor:
+    """(1, X, Y, Z) -> (2 or 3, X, Y, Z): the blend of all windows in all flips.
+
+    This is MONAI's ``sliding_window_inference`` with its grid and weights, but every batch is filled, from all flips,
+    and the windows of nothing but air around the body, which hold the same zeros, go through the network once.
+    """
+    missing = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
+    pad = [n for more in reversed(missing) for n in (more // 2, more - more // 2)]
+    inside: tuple[Any, ...] = (
+        ...,
+        *(slice(more // 2, side - (more - more // 2)) for more, side in zip(missing, window, strict=True)),
     )
-    assert isinstance(maps, torch.Tensor)
-    return maps.flip(axes)[0]
+    weight = compute_importance_map(tuple(window), mode="gaussian", device=image.device)
+    total = torch.zeros(2 + settings.has_distance, *image.shape[1:], device=image.device)
+    mass = torch.zeros_like(total[:1])
+    alike = _alike_places(image, window, settings)
+    for numbers in np.array_split(np.arange(len(alike)), math.ceil(len(alike) / WINDOWS)):
+        group = [alike[number] for number in numbers]
+        crops = torch.stack([F.pad(image[place].flip(axes), pad) for axes, place in (places[0] for places in group)])
+        for places, maps in zip(group, weight * _maps(net, crops, settings), strict=True):
+            for axes, place in places:
+                total[place] += maps[inside].flip(axes)
+                mass[place] += weight[inside][None].flip(axes)
+    return total.div_(mass)
+
+
+def _alike_places(image: torch.Tensor, window: Sequence[int], settings: Settings) -> list[list[Place]]:
+    """The windows of an image in all flips: each on its own, but those that hold only zeros together."""
+    steps = [max(1, int(side * (1 - settings.prediction.overlap))) for side in window]
+    grid = [(slice(None), *place) for place in dense_patch_slices(image.shape[1:], window, steps)]
+    places = [
+        (axes, tuple(_mirrored(part, side) if axis in axes else part for axis, (part, side) in enumerate(both)))
+        for axes in flips(settings.prediction.flips)
+        for both in (list(zip(place, image.shape, strict=True)) for place in grid)
+    ]
+    holds_any = torch.stack([image[place].any() for _, place in places]).tolist()  # one transfer from the device
+    empty = [place for place, some in zip(places, holds_any, strict=True) if not some]
+    return [[place] for place, some in zip(places, holds_any, strict=True) if some] + [empty] * bool(empty)
+
+
+def _mirrored(part: slice, side: int) -> slice:
+    return slice(side - part.stop, side - part.start)
 
 
 def _maps(net: DualTaskNet, crops: torch.Tensor, settings: Settings) -> torch.Tensor:
@@ -347,9 +378,14 @@ def _maps(net: DualTaskNet, crops: torch.Tensor, settings: Settings) -> torch.Te
 
 def keep_large_components(mask: np.ndarray) -> np.ndarray:
     """Drop 26-connected components smaller than half of the largest, in whatever order they come (trap 8)."""
-    labels, count = cc3d.connected_components(np.ascontiguousarray(mask, dtype=np.uint8), return_N=True)
+    box = Box.around(mask)
+    if box is None:
+        return mask
+    labels, count = cc3d.connected_components(np.ascontiguousarray(mask[box.slices], dtype=np.uint8), return_N=True)
     if count < 2:
         return mask
     sizes = cc3d.statistics(labels, no_slice_conversion=True)["voxel_counts"].astype(np.int64)
     sizes[0] = 0
-    return (sizes >= sizes.max() / 2)[labels]
+    kept = np.zeros_like(mask)
+    kept[box.slices] = (sizes >= sizes.max() / 2)[labels]
+    return kept

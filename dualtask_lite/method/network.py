@@ -57,7 +57,7 @@ class _Norm(nn.GroupNorm):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, C, ...) -> the same shape and data type."""
         if x.dtype == self.weight.dtype:
-            if x.device.type == "cpu" and self.num_groups == self.num_channels:
+            if x.device.type == "cpu" and self.num_groups == self.num_channels and torch.is_grad_enabled():
                 # One channel a group: PyTorch's backward pass in channels-last takes twice as long as these copies.
                 return super().forward(x.contiguous()).contiguous(memory_format=torch.channels_last_3d)
             return super().forward(x)

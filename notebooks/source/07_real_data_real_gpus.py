@@ -251,9 +251,14 @@ REACHED = 0.1  # an assumption: share of the peak
 
 
 def hours(plan, peak):
-    """Estimated hours of one stage on one card."""
-    voxels = np.prod(plan.sample.patch) * plan.optimiser.batch * plan.views.count
-    flop = voxels * plan.optimiser.steps * FLOP_A_VOXEL * (plan.network.width / 32) ** 2
+    """Estimated hours of one stage on one card: its steps, and its validations without flips."""
+    images = plan.optimiser.steps * plan.optimiser.batch * plan.views.count
+    validations = plan.optimiser.steps // plan.machine.validate_every
+    forward = (
+        validations * plan.machine.validate_cases / 3
+    )  # a third of a step; a case as large as a patch
+    voxels = np.prod(plan.sample.patch) * (images + forward)
+    flop = voxels * FLOP_A_VOXEL * (plan.network.width / 32) ** 2
     return float(flop / (REACHED * peak) / 3600)
 
 

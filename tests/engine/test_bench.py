@@ -9,10 +9,11 @@ import torch
 
 from dualtask_lite import machine
 from dualtask_lite.engine import bench as engine
-from dualtask_lite.engine.bench import bench, rows, timing
+from dualtask_lite.engine.bench import PARTS, bench, card, rows, timing
 from dualtask_lite.engine.bench.samples import CALLS, made_region
 from dualtask_lite.engine.bench.step import LAYERS, matrix_rate, step_flop
 from dualtask_lite.engine.bench.timing import repeat
+from dualtask_lite.engine.bench.whole_case import beside_monai
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
 
@@ -23,14 +24,14 @@ CPU = torch.device("cpu")
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     monkeypatch.setattr(timing, "SECONDS", 0.05)
-    monkeypatch.setattr("dualtask_lite.engine.bench.whole_case.CASE", (40, 30, 20))
+    monkeypatch.setattr("dualtask_lite.engine.bench.whole_case.CASE", (40, 32, 20))
 
 
 def test_all_parts_of_a_profile_with_every_term(tmp_path):
-    told = bench(list(engine.PARTS), "gpu", TINY | {"network.width": 8, "machine.workers": 1}, tmp_path / "b.json")
+    told = bench(list(engine.ALL), "gpu", TINY | {"network.width": 8, "machine.workers": 1}, tmp_path / "b.json")
     assert told == json.loads((tmp_path / "b.json").read_text())
     results = told["results"]
-    assert list(results) == [name for part in engine.PARTS.values() for name in part]
+    assert list(results) == [name for part in engine.ALL for name in engine.PARTS[part]]
     assert told["settings"]["stage"] == "tumour-fine"
     for name in ("pipeline", "step, fp32 eager", "step, tuned"):
         assert results[name]["repeats"] >= 3
@@ -44,9 +45,47 @@ def test_all_parts_of_a_profile_with_every_term(tmp_path):
     assert tuned["voxels"] == 2 * 16 * 24 * 8
     assert tuned["voxels_per_second"] == pytest.approx(tuned["voxels"] / tuned["seconds"], rel=0.01)
     assert set(results["layers"]["share"]) == set(LAYERS)
-    assert results["predict"]["voxels"] == 40 * 30 * 20
+    assert results["predict"]["voxels"] == 40 * 32 * 20
     assert results["predict"]["flips"] == 8
     assert {row["measure"] for row in rows(told)} == set(results)
+    assert 0 <= results["waiting for data"]["share_waiting_for_data"] < 1
+    for name in ("windows beside MONAI", "reference model beside MONAI"):
+        assert results[name]["flips"] == 8
+        assert results[name]["dice_of_masks"] > 0.9
+    assert results["windows beside MONAI"]["mask_voxels"] > 0
+
+
+def test_one_flip_gives_the_mask_of_monai():
+    found = beside_monai(Settings.of("laptop", TINY | {"prediction.flips": 1}))
+    assert found["mask_voxels"] > 0
+    assert found["dice_of_masks"] == 1
+    assert found["largest_difference"] < 1e-4
+
+
+def test_a_start_in_two_processes_and_again(phantom_folder):
+    found = PARTS["start"]["start"](Settings.of("laptop", TINY | {"data.source": str(phantom_folder)}))
+    assert found.pop("cases") == 12
+    assert list(found) == [f"{name}, {count} processes" for count in (1, 2) for name in ("first", "again")]
+    for name, of in found.items():
+        assert of["seconds_to_first_step"] > 0
+        assert len(of["peak_memory_mb"]) == int(name.split()[1])
+
+
+def test_half_an_hour_with_a_card_rehearsed_without_one(phantom_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(card, "TESTS", tmp_path / "not-there")
+    monkeypatch.setattr(card, "PARTS", {"step": {"step, tuned": PARTS["step"]["step, tuned"]}})
+    monkeypatch.setattr(card, "ALL", ("step",))
+    monkeypatch.setattr(card, "FEWEST_STEPS", 1)
+    tiny = TINY | {"sample.patch": [16, 16, 16], "sample.spacing": [12, 12, 12], "network.width": 8}
+    options = {"arms": ["segmentation"], "seeds": 1, "source": str(phantom_folder), "exam_cases": 1}
+    cut = card.half_hour("gpu", tiny | {"optimiser.batch": 2}, tmp_path / "card", minutes=1e-3, **options)
+    assert "table" not in cut["results"]
+    ended = card.half_hour("gpu", tiny | {"optimiser.batch": 2}, tmp_path / "card", minutes=5, **options)
+    assert ended == json.loads((tmp_path / "card" / "card.json").read_text())
+    assert ended["bench"]["results"].keys() == {"step, tuned"}
+    assert ended["results"]["table"]["cells_done"] == ended["results"]["table"]["cells"] == 1
+    assert "not_run" in ended["results"]["tests"]
+    assert set(ended["results"]["memory"]) == {"laptop", "colab", "gpu", "paper"}
 
 
 def test_interrupted_benchmark_continues_and_keeps_finished_parts(tmp_path, monkeypatch):

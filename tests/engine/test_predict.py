@@ -7,6 +7,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from monai.inferers import sliding_window_inference
 from scipy import ndimage
 
 from dualtask_lite.cases.case import Case
@@ -189,6 +190,48 @@ def test_windows_give_what_one_pass_gives_for_a_pointwise_network():
     wide = predict_region(chosen.net, image, chosen.settings.changed({"sample.patch": [40, 24, 24]}))
     assert windows.shape == (2, 40, 24, 19)
     assert torch.allclose(windows, wide, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 24, 19), (24, 20, 13), (9, 33, 1)])
+def test_windows_give_what_sliding_window_inference_of_monai_gives(shape):
+    """Larger than a window, and smaller, where they are padded; with air, which goes through the network once."""
+    torch.manual_seed(0)
+    settings = Settings.of("laptop", {**SMALL, "prediction.overlap": 0.25, "prediction.heads": "segmentation"})
+    net, image = build_network(settings).eval(), torch.rand(1, *shape)
+    torch.nn.init.normal_(net.seg_head.weight)
+    image[:, :20] = 0
+    with torch.no_grad():
+        plain = sliding_window_inference(
+            image[None], settings.sample.patch, 4, lambda crops: net(crops).seg.sigmoid(), 0.25, mode="gaussian"
+        )[0]
+    assert torch.allclose(predict_region(net, image, settings)[:1], plain, atol=1e-5)
+
+
+def test_windows_of_air_go_through_the_network_once():
+    chosen, seen = model("pancreas-coarse", **{"prediction.flips": 8, "prediction.overlap": 0}), []
+
+    class Counting(Threshold):
+        def forward(self, x):
+            seen.extend(x.flatten(1).any(1).tolist())
+            return super().forward(x)
+
+    image = torch.zeros(1, 64, 64, 32)
+    image[:, 10:20, 40:44, 5] = 1  # in two windows
+    maps = predict_region(Counting(), image, chosen.settings)
+    assert seen.count(True) == 2 * 8
+    assert seen.count(False) == 1
+    assert torch.equal(maps[0] > 0.5, image[0] > 0.5)
+
+
+@pytest.mark.parametrize("shape", [(27, 16, 16), (11, 16, 30)])
+def test_flips_of_windows_are_flips_of_the_image(shape):
+    torch.manual_seed(0)
+    settings = Settings.of("laptop", {**SMALL, "prediction.flips": 8, "prediction.overlap": 0.25})
+    net, image = build_network(settings).eval(), torch.rand(1, *shape)
+    torch.nn.init.normal_(net.seg_head.weight)
+    straight = predict_region(net, image, settings)
+    for axis in (1, 2, 3):
+        assert torch.allclose(predict_region(net, image.flip(axis), settings).flip(axis), straight, atol=1e-4)
 
 
 def test_out_of_memory_is_answered_with_smaller_windows():

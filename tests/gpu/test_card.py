@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,8 +14,9 @@ from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.bench.samples import made_region
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.export import Evaluator, export_bundle
+from dualtask_lite.engine.judging.disagreement import disagreement
 from dualtask_lite.engine.predict import predict_region, predict_scan
-from dualtask_lite.engine.run import build_network, load_model, load_models, read_rows
+from dualtask_lite.engine.run import Model, build_network, load_model, load_models, read_rows
 from dualtask_lite.engine.training.devices import make_fabric, set_up
 from dualtask_lite.engine.training.memory import MARGIN, release_memory, step_bytes
 from dualtask_lite.engine.training.step import Steps, make_optimiser
@@ -117,6 +119,17 @@ def test_a_prediction_agrees_with_that_of_a_cpu(precision):
     on_cpu, on_card = (predict_region(copy.deepcopy(net).to(device), image, chosen).cpu() for device in ("cpu", CARD))
     assert torch.allclose(on_cpu[0], on_card[0], atol=0.02)
     assert dice((on_cpu[0] >= 0.5).numpy(), (on_card[0] >= 0.5).numpy()) > 0.98
+
+
+def test_the_opinions_on_a_case_agree_with_those_of_a_cpu(split):
+    scan = split.validation[0].load()
+    chosen = settings(**{"stage": "pancreas-coarse", "machine.precision": "32-true"})
+    torch.manual_seed(0)
+    net, told = build_network(chosen).eval(), []
+    for device in ("cpu", CARD):
+        model = Model(copy.deepcopy(net).to(device), chosen, (), Path("untrained"))
+        told.append(disagreement([model], scan, predict_scan([model], scan)).warnings)
+    assert told[1] == pytest.approx(told[0], abs=0.05)
 
 
 def test_a_cascade_trains_predicts_and_exports_in_one_process(split, tmp_path):

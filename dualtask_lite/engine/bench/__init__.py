@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from dualtask_lite.engine.bench.samples import pipeline
-from dualtask_lite.engine.bench.step import eager_step, layers, tuned_step
-from dualtask_lite.engine.bench.whole_case import predict
+from dualtask_lite.engine.bench.start import start
+from dualtask_lite.engine.bench.step import data_wait, eager_step, layers, plain_layout_step, tuned_step
+from dualtask_lite.engine.bench.whole_case import beside_monai, predict, reference_beside_monai
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import provenance, write_json
 from dualtask_lite.engine.training.devices import pick_device
@@ -23,13 +24,31 @@ from dualtask_lite.errors import DualTaskError
 
 PARTS: dict[str, dict[str, Callable[[Settings], dict[str, Any]]]] = {
     "pipeline": {"pipeline": pipeline},
-    "step": {"step, fp32 eager": eager_step, "step, tuned": tuned_step, "layers": layers},
-    "predict": {"predict": predict},
+    "step": {
+        "step, fp32 eager": eager_step,
+        "step, tuned": tuned_step,
+        "step, tuned, plain layout": plain_layout_step,
+        "waiting for data": data_wait,
+        "layers": layers,
+    },
+    "predict": {
+        "predict": predict,
+        "windows beside MONAI": beside_monai,
+        "reference model beside MONAI": reference_beside_monai,
+    },
+    "start": {"start": start},
 }
+ALL = ("pipeline", "step", "predict")  # a start is measured on many cases, which must be made first
 
 
 def bench(
-    parts: Sequence[str], profile: str, overrides: Mapping[str, Any], path: Path, *, command: str = ""
+    parts: Sequence[str],
+    profile: str,
+    overrides: Mapping[str, Any],
+    path: Path,
+    *,
+    command: str = "",
+    only: str | None = None,
 ) -> dict[str, Any]:
     """Measure what is not yet in the file, and write it as it goes.
 
@@ -40,6 +59,7 @@ def bench(
             sees the whole volume, to predict.
         path: JSON file; one of the same settings, device and versions is gone on with.
         command: what was typed; kept in the file.
+        only: measure nothing else of these parts.
 
     Returns:
         What the file holds: ``settings``, where it was measured, and ``results``, one entry for each measure.
@@ -58,7 +78,7 @@ def bench(
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for name, measure in PARTS[part].items():
-            if name not in told["results"]:
+            if name not in told["results"] and only in (None, name):
                 told["results"][name] = measure(settings)
                 write_json(path, told)
     return told

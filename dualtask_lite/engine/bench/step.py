@@ -10,13 +10,14 @@ import torch
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
+from dualtask_lite.engine.bench import timing
 from dualtask_lite.engine.bench.samples import made_region
 from dualtask_lite.engine.bench.timing import repeat, short, wait
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Samples
 from dualtask_lite.engine.run import build_network, peak_memory_mb
 from dualtask_lite.engine.training.devices import dtype_of, make_fabric, set_up
-from dualtask_lite.engine.training.step import draw_views, make_objective, make_optimiser, per_view
+from dualtask_lite.engine.training.step import Steps, draw_views, make_objective, make_optimiser, per_view
 from dualtask_lite.method.losses import Target
 
 LAYERS = (
@@ -33,6 +34,11 @@ def eager_step(settings: Settings) -> dict[str, Any]:
 def tuned_step(settings: Settings) -> dict[str, Any]:
     """A training step as ``dualtask train`` does it with these settings."""
     return _step(settings, torch.channels_last_3d)
+
+
+def plain_layout_step(settings: Settings) -> dict[str, Any]:
+    """The same step with the network in PyTorch's default memory order."""
+    return _step(settings, torch.contiguous_format)
 
 
 def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, Any]:
@@ -80,6 +86,28 @@ def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, A
         "share_of_matrix_rate": short(work / found["seconds"] / rate),
         "peak_memory_mb": peak_memory_mb(device),
         "share": {name: short(seconds / sum(medians.values())) for name, seconds in medians.items()},
+    }
+
+
+def data_wait(settings: Settings) -> dict[str, Any]:
+    """How much of a step waits for its samples, with the loader as a training has it, on one made region."""
+    fabric = make_fabric(settings)
+    net = build_network(settings)
+    model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
+    steps = Steps(fabric, net, model, optimiser, settings, [made_region(settings)])
+    laps: dict[str, list[float]] = {}
+    clock, end = _Laps(laps, fabric.device), time.perf_counter() + timing.SECONDS
+    for step, batch in enumerate(steps.batches(0)):
+        clock.lap("data")
+        steps.one(step, batch)
+        clock.lap("step")
+        if step >= 3 and time.perf_counter() > end:
+            break
+    data, work = (sum(times[len(times) // 2 :]) for times in (laps["data"], laps["step"]))  # once all processes run
+    return {
+        "loader_processes": settings.machine.workers,
+        "steps": len(laps["step"]),
+        "share_waiting_for_data": short(data / (data + work)),
     }
 
 

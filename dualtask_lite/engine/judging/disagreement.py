@@ -23,7 +23,7 @@ from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.grid import resample
 from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.engine.data.dataset import cut_region
-from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_region
+from dualtask_lite.engine.predict import Prediction, output_head, in_cascade_order, predict_heads, probability_of
 from dualtask_lite.engine.run import Model
 from dualtask_lite.method.convert import logit_to_distance
 from dualtask_lite.method.views import random_view
@@ -76,16 +76,15 @@ def disagreement(
     model = in_cascade_order(models)[-1]
     last = prediction.report[-1]
     box = Box(last["box_start"], last["box_stop"])
-    image = cut_region(scan, model.settings, box).image
+    image = cut_region(scan, model.settings, box, labelled=False).image.to(next(model.net.parameters()).device)
     probability = prediction.probability[box.slices]
     measured = {"unsure": _ratio(np.minimum(probability, 1 - probability).sum(), probability.sum())}
     maps: dict[str, np.ndarray] = {}
     if model.settings.has_distance:
-        maps, head_warnings = _compare_heads(model, image, box)
+        maps, head_warnings = _compare_heads(model, _maps(model, image, box))
         measured |= head_warnings
-    generator = torch.Generator().manual_seed(seed)
-    kind = model.settings.prediction.heads
-    on_views = [_maps(model, random_view(image[None], generator)[0], box, kind)[0] for _ in range(views)]
+    generator, head = torch.Generator().manual_seed(seed), output_head(model.settings)
+    on_views = [probability_of(_maps(model, random_view(image[None], generator)[0], box), head) for _ in range(views)]
     measured["views_probability"] = float(np.mean([_share(probability, other) for other in on_views]))
     measured["views_mask"] = float(np.mean([_mask_difference(model, probability, other) for other in on_views]))
     maps["views"] = np.mean([np.abs(other - probability) for other in on_views], axis=0)
@@ -158,9 +157,10 @@ def surface_error_mm(prediction: np.ndarray, truth: np.ndarray, spacing: Sequenc
         consists of the voxels of a mask with a face on the outside, as in ``engine.judging.metrics``.
     """
     error = np.full(prediction.shape, np.nan, np.float32)
-    if truth.any():
-        surface = _surface(prediction)
-        error[surface] = distance_transform_edt(~_surface(truth), sampling=spacing)[surface]
+    box = Box.around(prediction | truth)
+    if box and truth.any():  # outside the box of both there is no surface
+        surface = _surface(prediction[box.slices])
+        error[box.slices][surface] = distance_transform_edt(~_surface(truth[box.slices]), sampling=spacing)[surface]
     return error
 
 
@@ -217,17 +217,15 @@ def summarise_warnings(rows: Sequence[dict[str, Any]]) -> Assessment:
     return Assessment(list(rows), summary, perfect, useless, float(np.median(defined)) if defined else float("nan"))
 
 
-def _maps(model: Model, image: torch.Tensor, box: Box, heads: str) -> np.ndarray:
-    """(2, X, Y, Z) of a box: probability by the chosen heads, and distance in mm."""
-    settings = model.settings.changed({"prediction.heads": heads})
-    return resample(predict_region(model.net, image, settings).cpu(), box.shape).numpy()
+def _maps(model: Model, image: torch.Tensor, box: Box) -> np.ndarray:
+    """What both heads say of a box, from one forward pass a window: see ``predict_heads``."""
+    return resample(predict_heads(model.net, image, model.settings).cpu(), box.shape).numpy()
 
 
-def _compare_heads(model: Model, image: torch.Tensor, box: Box) -> tuple[dict[str, np.ndarray], dict[str, float]]:
+def _compare_heads(model: Model, maps: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Maps and warnings of the two heads, compared as probabilities and as distances in mm."""
     objective = model.settings.objective
-    by_segmentation, distance = _maps(model, image, box, "segmentation")
-    by_distance, _ = _maps(model, image, box, "distance")
+    by_segmentation, distance, by_distance = maps
     logit = torch.logit(torch.from_numpy(by_segmentation))
     converted = logit_to_distance(logit, objective.tau, objective.band).numpy()
     difference_mm = np.abs(converted - distance)

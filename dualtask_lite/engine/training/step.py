@@ -49,6 +49,11 @@ class Steps:
 
     def run(self, first: int) -> Any:
         """Yield one row of metrics for each step from ``first`` (counted from 0) to the last."""
+        for step, batch in enumerate(self.batches(first), start=first):
+            yield self.one(step, batch)
+
+    def batches(self, first: int) -> Any:
+        """The share of this process in each batch from step ``first`` on; the loader makes them ahead."""
         optimiser, machine = self.settings.optimiser, self.settings.machine
         each = optimiser.batch // self.fabric.world_size
         mine = slice(self.fabric.global_rank * each, (self.fabric.global_rank + 1) * each)
@@ -62,11 +67,9 @@ class Steps:
             batch_size=each,
             num_workers=machine.workers,
             prefetch_factor=4 if machine.workers else None,
-            pin_memory=self.fabric.device.type == "cuda",
+            pin_memory=self.fabric.device.type == "cuda",  # the workers live as long as the run: it is one epoch
         )
-        batches = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        for step, batch in enumerate(batches, start=first):
-            yield self.one(step, batch)
+        return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def one(self, step: int, batch: Mapping[str, Any]) -> dict[str, Any]:
         """One optimisation step."""

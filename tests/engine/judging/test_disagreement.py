@@ -69,6 +69,17 @@ def test_equal_heads_give_no_warning():
     assert result.warnings["heads_probability"] == pytest.approx(0, abs=1e-5)
 
 
+def test_the_network_runs_once_for_both_heads_and_once_a_view():
+    chosen, scan = model(), bright_box().load()
+    prediction, passes = predict_scan([chosen], scan), []
+    chosen.net.register_forward_hook(lambda net, inputs, outputs: passes.append(len(inputs[0])))
+    predict_scan([chosen], scan)
+    windows = sum(passes)
+    passes.clear()
+    disagreement([chosen], scan, prediction, views=3)
+    assert sum(passes) == (1 + 3) * windows
+
+
 def test_heads_3_mm_apart_have_a_3_mm_disagreement():
     result = opinions(model(apart=3.0))
     assert result.heads_mm == pytest.approx(np.full(result.heads_mm.shape, 3.0), abs=1e-3)

@@ -130,11 +130,12 @@ def test_processes_share_inputs_and_one_prints(runs, phantom_folder, tmp_path):
 def test_an_error_in_one_process_ends_all(runs, tmp_path):
     script = tmp_path / "train.py"
     script.write_text(
-        "import os\nfrom dualtask_lite.engine import step as engine\nreal = engine.draw_views\n"
+        "import os\nfrom dualtask_lite.engine.training import step as engine\nreal = engine.draw_views\n"
         "def views(image, settings, numbers):\n"
         "    if os.environ['RANK'] == '1' and 5 in numbers:\n        raise OSError('process 1 is broken')\n"
         "    return real(image, settings, numbers)\nengine.draw_views = views\n" + TRAIN
     )
     done = two_processes(script, runs / "settings.yaml", tmp_path / "run", 9, ok=False)
-    assert "process 1 is broken" in done.stderr
+    assert "OSError: process 1 is broken" in done.stderr
+    assert [row["step"] for row in files.read_rows(tmp_path / "run" / "metrics.csv")] == ["1", "2"]  # it had begun
     assert not (tmp_path / "run" / "model.safetensors").exists()
