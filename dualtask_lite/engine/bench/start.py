@@ -70,7 +70,12 @@ def _train(folder: Path, name: str) -> None:
     """One step of a training; each process writes when it was done, and in how much memory."""
     settings = Settings.read(folder / "settings.yaml")
     reached: list[float] = []  # by process 0, which alone is called back
-    train(settings, folder / name, progress=False, callback=lambda _: reached.append(time.time()) is None)
+
+    def stop(_: Any) -> bool:
+        reached.append(time.time())
+        return True
+
+    train(settings, folder / name, progress=False, callback=stop)
     told = {"time": max(reached, default=0.0), "peak_memory_mb": machine.peak_memory_mb()}
     (folder / f"{name}-{rank()}.json").write_text(json.dumps(told))
 
