@@ -254,10 +254,9 @@ def hours(plan, peak):
     """Estimated hours of one stage on one card: its steps, and its validations without flips."""
     images = plan.optimiser.steps * plan.optimiser.batch * plan.views.count
     validations = plan.optimiser.steps // plan.machine.validate_every
-    forward = (
-        validations * plan.machine.validate_cases / 3
-    )  # a third of a step; a case as large as a patch
-    voxels = np.prod(plan.sample.patch) * (images + forward)
+    # A prediction is the third of a step that goes forward, on a case that is as large as a patch.
+    images += validations * plan.machine.validate_cases / 3
+    voxels = np.prod(plan.sample.patch) * images
     flop = voxels * FLOP_A_VOXEL * (plan.network.width / 32) ** 2
     return float(flop / (REACHED * peak) / 3600)
 

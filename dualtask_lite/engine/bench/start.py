@@ -71,11 +71,12 @@ def _train(folder: Path, name: str) -> None:
     settings = Settings.read(folder / "settings.yaml")
     done = 0.0  # stays 0 in the other processes, since only process 0 has a callback
 
-    def keep_time(_: object) -> None:
+    def stop(_: object) -> bool:
         nonlocal done
         done = time.time()
+        return True
 
-    train(settings, folder / name, progress=False, callback=keep_time)
+    train(settings, folder / name, progress=False, callback=stop)
     record = {"time": done, "peak_memory_mb": machine.peak_memory_mb()}
     (folder / f"{name}-{rank()}.json").write_text(json.dumps(record))
 
