@@ -45,10 +45,10 @@ def read_whole(path):
 def check_complete_files():
     """Read every file of a folder that a user would see, to its end."""
 
-    def insist(folder):
+    def check(folder):
         for path in sorted(folder.rglob("*")) if folder.exists() else ():
             hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
             if path.is_file() and not hidden:
                 read_whole(path)
 
-    return insist
+    return check

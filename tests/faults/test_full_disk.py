@@ -114,7 +114,8 @@ def check_one_line(code, err):
 def check_no_partial_file(out, check_complete_files):
     check_complete_files(out)
     left = [path for path in out.rglob("*") if path.is_file()] if out.exists() else []
-    assert {path.name for path in left} <= {"config.yaml", "metrics.csv", "C_000_seg.nii.gz", "cases.csv"}
+    complete = {"config.yaml", "metrics.csv", "C_000.json", "C_000_seg.nii.gz", "cases.csv"}
+    assert {path.name for path in left} <= complete
     assert not list(out.parent.glob(".*"))
 
 
