@@ -28,7 +28,7 @@ PROCESSES = {
 }
 
 
-def start(settings: Settings) -> dict[str, Any]:
+def first_step(settings: Settings) -> dict[str, Any]:
     """Seconds from the command to the end of its first step, and the peak memory of each process."""
     source = settings.data.source
     cases = find_cases(source)
