@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain, combinations, takewhile
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import cc3d
 import numpy as np
@@ -317,7 +317,12 @@ def flips(count: int) -> list[tuple[int, ...]]:
     return list(chain.from_iterable(combinations(axes, n) for n in range(4)))[:count]
 
 
-Place = tuple[tuple[int, ...], tuple[slice, ...]]  # axes that are flipped, and a window of the (C, X, Y, Z) image
+class Window(NamedTuple):
+    """A window of a (C, X, Y, Z) image that is flipped along some axes."""
+
+    axes: tuple[int, ...]
+    flipped: tuple[slice, ...]  # where it lies in the flipped image
+    place: tuple[slice, ...]  # where it lies in the image
 
 
 def _windows(net: DualTaskNet, image: torch.Tensor, window: Sequence[int], settings: Settings) -> torch.Tensor:
@@ -333,35 +338,39 @@ def _windows(net: DualTaskNet, image: torch.Tensor, window: Sequence[int], setti
         *(slice(more // 2, side - (more - more // 2)) for more, side in zip(missing, window, strict=True)),
     )
     weight = compute_importance_map(tuple(window), mode="gaussian", device=image.device)
-    total = torch.zeros(2 + settings.has_distance, *image.shape[1:], device=image.device)
-    mass = torch.zeros_like(total[:1])
-    alike = _alike_places(image, window, settings)
-    for numbers in np.array_split(np.arange(len(alike)), math.ceil(len(alike) / WINDOWS)):
-        group = [alike[number] for number in numbers]
-        crops = torch.stack([F.pad(image[place].flip(axes), pad) for axes, place in (places[0] for places in group)])
-        for places, maps in zip(group, weight * _maps(net, crops, settings), strict=True):
-            for axes, place in places:
-                total[place] += maps[inside].flip(axes)
-                mass[place] += weight[inside][None].flip(axes)
-    return total.div_(mass)
-
-
-def _alike_places(image: torch.Tensor, window: Sequence[int], settings: Settings) -> list[list[Place]]:
-    """The windows of an image in all flips: each on its own, but those that hold only zeros together."""
     steps = [max(1, int(side * (1 - settings.prediction.overlap))) for side in window]
     grid = [(slice(None), *place) for place in dense_patch_slices(image.shape[1:], window, steps)]
-    places = [
-        (axes, tuple(_mirrored(part, side) if axis in axes else part for axis, (part, side) in enumerate(both)))
-        for axes in flips(settings.prediction.flips)
-        for both in (list(zip(place, image.shape, strict=True)) for place in grid)
+    share = torch.zeros_like(image)  # of one flip, what a weight counts for in the mean: the same grid for all flips
+    for place in grid:
+        share[place] += weight[inside]
+    share = 1 / (share * settings.prediction.flips)
+    total = torch.zeros(2 + settings.has_distance, *image.shape[1:], device=image.device)
+    alike = _alike_windows(image, grid, settings.prediction.flips)
+    for numbers in np.array_split(np.arange(len(alike)), math.ceil(len(alike) / WINDOWS)):
+        group = [alike[number] for number in numbers]
+        crops = torch.stack([F.pad(image[first.place].flip(first.axes), pad) for first, *_ in group])
+        for windows, maps in zip(group, weight * _maps(net, crops, settings), strict=True):
+            for axes, flipped, place in windows:
+                total[place] += (maps[inside] * share[flipped]).flip(axes)
+    return total
+
+
+def _alike_windows(image: torch.Tensor, grid: Sequence[tuple[slice, ...]], count: int) -> list[list[Window]]:
+    """The windows of an image in all flips: each on its own, but those that hold only zeros together."""
+    windows = [
+        Window(axes, flipped, _mirrored(flipped, axes, image.shape)) for axes in flips(count) for flipped in grid
     ]
-    holds_any = torch.stack([image[place].any() for _, place in places]).tolist()  # one transfer from the device
-    empty = [place for place, some in zip(places, holds_any, strict=True) if not some]
-    return [[place] for place, some in zip(places, holds_any, strict=True) if some] + [empty] * bool(empty)
+    holds_any = torch.stack([image[window.place].any() for window in windows]).tolist()  # one transfer from the device
+    empty = [window for window, some in zip(windows, holds_any, strict=True) if not some]
+    return [[window] for window, some in zip(windows, holds_any, strict=True) if some] + [empty] * bool(empty)
 
 
-def _mirrored(part: slice, side: int) -> slice:
-    return slice(side - part.stop, side - part.start)
+def _mirrored(place: tuple[slice, ...], axes: tuple[int, ...], shape: Sequence[int]) -> tuple[slice, ...]:
+    """Where a place in an image that is flipped along some axes lies in the image itself."""
+    return tuple(
+        slice(shape[axis] - part.stop, shape[axis] - part.start) if axis in axes else part
+        for axis, part in enumerate(place)
+    )
 
 
 def _maps(net: DualTaskNet, crops: torch.Tensor, settings: Settings) -> torch.Tensor:

@@ -192,19 +192,24 @@ def test_windows_give_what_one_pass_gives_for_a_pointwise_network():
     assert torch.allclose(windows, wide, atol=1e-5)
 
 
+@pytest.mark.parametrize("count", [1, 8])
 @pytest.mark.parametrize("shape", [(40, 24, 19), (24, 20, 13), (9, 33, 1)])
-def test_windows_give_what_sliding_window_inference_of_monai_gives(shape):
+def test_windows_equal_the_mean_of_monai_over_flips(shape, count):
     """Larger than a window, and smaller, where they are padded; with air, which goes through the network once."""
     torch.manual_seed(0)
-    settings = Settings.of("laptop", {**SMALL, "prediction.overlap": 0.25, "prediction.heads": "segmentation"})
+    how = {"prediction.overlap": 0.25, "prediction.heads": "segmentation", "prediction.flips": count}
+    settings = Settings.of("laptop", {**SMALL, **how})
     net, image = build_network(settings).eval(), torch.rand(1, *shape)
     torch.nn.init.normal_(net.seg_head.weight)
     image[:, :20] = 0
     with torch.no_grad():
-        plain = sliding_window_inference(
-            image[None], settings.sample.patch, 4, lambda crops: net(crops).seg.sigmoid(), 0.25, mode="gaussian"
-        )[0]
-    assert torch.allclose(predict_region(net, image, settings)[:1], plain, atol=1e-5)
+        plain = [
+            sliding_window_inference(
+                image.flip(axes)[None], settings.sample.patch, 4, lambda x: net(x).seg.sigmoid(), 0.25, mode="gaussian"
+            )[0].flip(axes)
+            for axes in flips(count)
+        ]
+    assert torch.allclose(predict_region(net, image, settings)[:1], torch.stack(plain).mean(0), atol=1e-5)
 
 
 def test_windows_of_air_go_through_the_network_once():
