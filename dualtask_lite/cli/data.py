@@ -148,7 +148,7 @@ def data_check(
         labelled = sum(case.label is not None for case in cases)
         out.print(f"{len(cases)} cases, {labelled} with a label, {len(bad)} with errors, {len(rows)} findings")
     if bad:
-        raise DualTaskError(f"{len(bad)} of {len(cases)} cases have errors", "mend or remove them, as told above")
+        raise DualTaskError(f"{len(bad)} of {len(cases)} cases have errors", "see the findings above")
 
 
 @data_app.command("make")

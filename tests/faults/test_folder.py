@@ -54,7 +54,7 @@ TOLD = dict(zip(BROKEN, ("damaged or cut off", "not a readable NIfTI", "not fini
 def test_check_lists_the_broken_cases(typed, folder):
     code, out, err = typed("data", "check", folder, "--json")
     assert code == 1
-    assert err == f"error: 3 of {CASES} cases have errors; mend or remove them, as told above\n"
+    assert err == f"error: 3 of {CASES} cases have errors; see the findings above\n"
     told = json.loads(out)
     assert told["cases"] == CASES
     found = {one["case"]: one["finding"] for one in told["findings"] if one["level"] == "error"}
