@@ -67,7 +67,7 @@ from dualtask_lite.show.lesson import check, choice, outcome, run_manifest
 from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
-cases = lesson_cases(data_dir, tumours=1)
+cases = lesson_cases(data_dir, hospitals=2, tumours=1)
 centres = sorted({case.centre for case in cases})
 first = {name: next(case for case in cases if case.centre == name) for name in centres}
 Table(
