@@ -19,7 +19,9 @@ from dualtask_lite.cases.paths import is_nifti, niftis_in, printable, stem
 from dualtask_lite.cases.results import is_result
 from dualtask_lite.errors import DualTaskError
 
-_ITK = "convert it to NIfTI, say with SimpleITK: WriteImage(ReadImage('scan.mha'), 'scan.nii.gz')"
+_ITK = (
+    "convert it to NIfTI, say with SimpleITK (pip install SimpleITK): WriteImage(ReadImage('scan.mha'), 'scan.nii.gz')"
+)
 _NIBABEL = "convert it to NIfTI, with: nib-convert scan.img scan.nii.gz"
 _UNREAD = (
     ((".mha", ".mhd"), "is MetaImage, not NIfTI", _ITK),
@@ -177,8 +179,9 @@ def _files_of_case(case: Case) -> list[Path]:
 
 def _orphan(label: Path, unlabelled: Sequence[str]) -> Skipped:
     """A label whose name no image has; the nearest case without a label is probably meant."""
-    near = difflib.get_close_matches(stem(label), unlabelled, n=1)
-    remedy = f"the nearest case without a label is {near[0]}: name both alike" if near else "add its image"
+    by_letters = {name.casefold(): name for name in unlabelled}
+    near = difflib.get_close_matches(stem(label).casefold(), by_letters, n=1)
+    remedy = f"the nearest case without a label is {by_letters[near[0]]}: name both alike" if near else "add its image"
     return Skipped(label, "is a label, but no image has its name", remedy)
 
 

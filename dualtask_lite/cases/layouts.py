@@ -80,9 +80,8 @@ def _decathlon(folder: Path) -> Dataset | None:
     ]
     if not cases:
         missing = f", say {triples[0][1]} is not" if triples else ""
-        raise DualTaskError(
-            f"{folder}: none of its training images is there as NIfTI{missing}", "fetch or unpack it again"
-        )
+        remedy = "fetch or unpack it again" + ("; or remove dataset.json to pair files by name" if listed else "")
+        raise DualTaskError(f"{folder}: none of its training images is there as NIfTI{missing}", remedy)
     return Dataset("Task07", cases, (folder / "dataset.json",))
 
 

@@ -39,7 +39,8 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
             image = nib.load(source)
         except UNREADABLE as error:
             raise DualTaskError(
-                f"{name}: is not a readable NIfTI file ({_first_line(error)})", "give .nii or .nii.gz"
+                f"{name}: is not a readable NIfTI file ({_first_line(error)})",
+                "if it should be one, copy or fetch it again; else give .nii or .nii.gz",
             ) from error
         if not isinstance(image, nib.Nifti1Pair):
             convert = "convert it to NIfTI, with: nib-convert scan.img scan.nii.gz"

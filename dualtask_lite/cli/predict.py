@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -148,9 +150,20 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
         "models": [str(model.path) for model in models],
         **provenance(next(models[0].net.parameters()).device),
     }
-    files = result_files(folder, case.id)
-    write_json(files["report"], report)  # first, because it marks the others as results
-    scan.save(prediction.mask, files["mask"])
-    scan.save(prediction.distance_mm, files["distance"])
-    preview(scan, prediction.mask, prediction.distance_mm).save(files["preview"])
+    with _all_or_none(result_files(folder, case.id)) as files:
+        write_json(files["report"], report)  # first, because it marks the others as results
+        scan.save(prediction.mask, files["mask"])
+        scan.save(prediction.distance_mm, files["distance"])
+        preview(scan, prediction.mask, prediction.distance_mm).save(files["preview"])
     return report
+
+
+@contextmanager
+def _all_or_none(files: dict[str, Path]) -> Iterator[dict[str, Path]]:
+    """Remove all files of a case when one cannot be written: a report without its mask would claim a result."""
+    try:
+        yield files
+    except BaseException:
+        for path in files.values():
+            path.unlink(missing_ok=True)
+        raise

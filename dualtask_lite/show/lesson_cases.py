@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import islice
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.sources import find_cases
@@ -12,7 +13,9 @@ from dualtask_lite.cases.splits import cross_validation
 from dualtask_lite.errors import DualTaskError
 
 
-def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: bool = False) -> list[Case]:
+def lesson_cases(
+    data_dir: str, *, hospitals: int = 1, cases: int = 1, tumours: int = 0, learned: Collection[str] = ()
+) -> list[Case]:
     """Find the labelled cases of a lesson, and print in one sentence what it needs and what the source holds.
 
     If all cases are of one hospital, they are split into as many parts as the lesson needs hospitals; between such
@@ -22,7 +25,8 @@ def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: b
         data_dir: a known source or a folder with cases; empty: the embedded three-centre data.
         hospitals: required number of hospitals.
         cases: required number of labelled cases of each.
-        tumour: whether a label of each hospital must contain a tumour.
+        tumours: how many labels of each hospital must contain a tumour.
+        learned: digests of the images that a model of the lesson has learned from; their cases are left out.
 
     Returns:
         The labelled cases, by hospital.
@@ -32,15 +36,20 @@ def lesson_cases(data_dir: str, *, hospitals: int = 1, cases: int = 1, tumour: b
     """
     source = data_dir or "phantom"
     labelled = [case for case in find_cases(source) if case.label is not None]
+    of_all = len(labelled)
+    if learned:
+        labelled = [case for case in labelled if case.digest() not in learned]
     by_hospital = _by_hospital(labelled)
     is_split = len(by_hospital) == 1 and 1 < hospitals <= len(labelled)
     if is_split:
         by_hospital = _by_hospital(_in_parts(labelled, hospitals))
-    enough = {name: group for name, group in by_hospital.items() if _suffices(group, cases, tumour)}
+    enough = {name: group for name, group in by_hospital.items() if _suffices(group, cases, tumours)}
     needs = f"This lesson needs {_count(hospitals, 'hospital')}, each with {_count(cases, 'labelled case')}"
-    needs += " and a tumour in one of them" if tumour else ""
+    needs += f" and a tumour in {'one' if tumours == 1 else tumours} of them" if tumours else ""
     listed = ", ".join(f"{name} {len(group)}" for name, group in by_hospital.items())
     holds = f"{source} holds {_count(len(labelled), 'labelled case')}" + (f" ({listed})" if listed else "")
+    if left := of_all - len(labelled):
+        holds += f", and {left} that the model has learned from"
     if is_split:
         holds += f" of one hospital, split into {hospitals} parts that differ by chance only"
     if left_out := [name for name in by_hospital if name not in enough]:
@@ -66,8 +75,9 @@ def _in_parts(cases: Sequence[Case], count: int) -> list[Case]:
     return [replace(case, centre=f"{case.centre}-{number}") for number, part in enumerate(parts, 1) for case in part]
 
 
-def _suffices(cases: Sequence[Case], count: int, tumour: bool) -> bool:
-    return len(cases) >= count and (not tumour or any(case.load().has_tumour for case in cases))
+def _suffices(cases: Sequence[Case], count: int, tumours: int) -> bool:
+    with_tumour = (case for case in cases if case.load().has_tumour)
+    return len(cases) >= count and len(list(islice(with_tumour, tumours))) == tumours
 
 
 def _count(number: int, thing: str) -> str:

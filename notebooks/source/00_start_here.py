@@ -63,11 +63,11 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # ([centres](glossary.md#centre)). Each number that sets a centre apart has its published source in `data/centres.yaml`.
 
 # %%
-from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.show.lesson import check, choice, outcome, run_manifest
+from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
-cases = find_cases(data_dir or "phantom")
+cases = lesson_cases(data_dir, hospitals=2, tumours=1)
 centres = sorted({case.centre for case in cases})
 first = {name: next(case for case in cases if case.centre == name) for name in centres}
 Table(
@@ -193,7 +193,10 @@ show.volume3d(scan)
 # within a centre, and how the same organ moves from centre to centre.
 
 # %%
-some = [case.load() for name in centres for case in [c for c in cases if c.centre == name][:4]]
+some = []
+for example in examples:  # with three more cases of its centre
+    others = [c for c in cases if c.centre == example.centre and c.id != example.id]
+    some += [example, *(case.load() for case in others[:3])]
 figures.histogram(some)
 
 # %% [markdown]

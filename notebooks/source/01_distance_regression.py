@@ -371,12 +371,12 @@ check("01.4", worse_by_mm)
 # %%
 import torch
 
-from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Samples, training_region
 from dualtask_lite.engine.run import build_network
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.method.losses import distance_term
+from dualtask_lite.show.lesson_cases import lesson_cases
 
 tiny = {
     "stage": "pancreas-fine",  # it looks around the pancreas
@@ -388,7 +388,7 @@ tiny = {
     "optimiser.steps": 300,
 }
 settings = Settings.of(profile, tiny | overrides)
-cases = find_cases(data_dir or "phantom")
+cases = lesson_cases(data_dir, cases=3)
 regions = [training_region(case, settings) for case in cases if case.centre == cases[0].centre][:10]
 steps, batch = settings.optimiser.steps, settings.optimiser.batch
 samples = Samples(regions[:-2], settings, range(steps * batch))

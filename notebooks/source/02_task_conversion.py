@@ -100,12 +100,12 @@ check("02.1", distance_mm)
 # cut at a half.
 
 # %%
-from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.method.distance import BAND, signed_distance
 from dualtask_lite.method.losses import dice_loss
+from dualtask_lite.show.lesson_cases import lesson_cases
 
-cases = find_cases(data_dir or "phantom")
-scan = next(scan for scan in (case.load() for case in cases) if (scan.label == 2).sum() > 100)
+cases = lesson_cases(data_dir, tumours=1)
+scan = next(scan for scan in (case.load() for case in cases) if scan.has_tumour)
 mask = torch.from_numpy(scan.label == 2)
 distance = signed_distance(mask, scan.spacing)
 back = distance_to_probability(distance, tau=2.0) > 0.5

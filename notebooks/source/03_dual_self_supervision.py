@@ -56,19 +56,20 @@ show_source(apply_view)
 # %%
 import torch
 
-from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import training_region
 from dualtask_lite.show.figures.diagrams import lines, panels
+from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
 short = {"stage": "tumour-coarse", "seed": seed, "views.count": 2, "optimiser.steps": 60}
 short |= {"objective.weights": {"seg": 1.0, "out": 1.0, "feat": 1.0}, "sample.foreground": 1.0}
 short |= {"sample.spacing": [4, 4, 4], "sample.patch": [32, 32, 16]}
 settings = Settings.of(profile, short | overrides)
-cases = find_cases(data_dir or "phantom")
-regions = [training_region(case, settings) for case in cases[::2]]  # half of them: quicker
-regions = [region for region in regions if region.mask.sum() > 20]
+cases = lesson_cases(data_dir, hospitals=2, tumours=1)
+every, least = (1, 0) if data_dir else (2, 20)  # of the embedded cases half, with voxels: quicker
+regions = [training_region(case, settings) for case in cases[::every]]
+regions = [region for region in regions if region.mask.sum() > least]
 region = regions[0]
 image, tumour = region.image, region.mask > 0
 level = int(tumour[0].sum((0, 1)).argmax())  # the axial slice with the most tumour

@@ -42,14 +42,15 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # see during training whether the model learns.
 
 # %%
-from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.cases.splits import leave_one_centre_out
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.training.train import split_for
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
+from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
 source = data_dir or "phantom"
-held_out = sorted({case.centre for case in find_cases(source)})[-1]
+cases = lesson_cases(data_dir, hospitals=2, cases=2, tumours=2)
+held_out = cases[-1].centre
 steps = {"pancreas-coarse": 140, "tumour-coarse": 220}  # about a minute of training
 common = {"seed": seed, "data.source": source, "data.held_out": held_out}
 settings = {
@@ -59,7 +60,8 @@ settings = {
 stages = tuple(settings)
 
 # %%
-split = split_for(settings["tumour-coarse"])
+share = settings["tumour-coarse"].data.validation
+split = leave_one_centre_out(cases, held_out, validation=share, seed=seed)
 Table(
     [
         {

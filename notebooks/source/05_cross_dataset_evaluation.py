@@ -42,12 +42,12 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # threshold, when to stop) is chosen on the centres that train.
 
 # %%
-from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cases.splits import leave_one_centre_out
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest, show_source
+from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
-every = [case for case in find_cases(data_dir or "phantom") if case.label is not None]
+every = lesson_cases(data_dir, hospitals=2, cases=2)
 centres = sorted({case.centre for case in every})
 cases = [c for name in centres for c in [c for c in every if c.centre == name][:5]]  # to be quick
 turns = {name: leave_one_centre_out(cases, name, validation=0.0, seed=seed) for name in centres}

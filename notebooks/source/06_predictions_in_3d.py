@@ -43,22 +43,19 @@ overrides: dict = {}  # other values for settings of the prediction, such as {"p
 # %%
 from dataclasses import replace
 
-from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.predict import in_cascade_order
 from dualtask_lite.engine.run import load_models
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
+from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
-source = data_dir or "phantom"
 folder = new_folder("06")
 models = [
     replace(model, settings=model.settings.changed(overrides))
     for model in in_cascade_order(load_models("reference"))
 ]
 used = {case.digest for model in models for case in model.training_cases}
-cases = [
-    case for case in find_cases(source) if case.label is not None and case.digest() not in used
-]
+cases = lesson_cases(data_dir, tumours=1, learned=used)
 
 # %%
 Table(

@@ -40,6 +40,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # %%
 from dualtask_lite.cases.sources import find_cases, folder_of, sources
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
+from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
 Table(
@@ -86,10 +87,9 @@ if data_dir or (cache_folder() / "imagesTr").is_dir():
     given = Path(data_dir or cache_folder())
 else:
     given = ",".join(fetched) or make_phantom(work / "hospitals", cases=3, seed=seed)
-print("cases from:", given)
 
 # %%
-every = [case for case in find_cases(given) if case.label is not None]
+every = lesson_cases(str(given))
 centres = sorted({case.centre for case in every})
 few_of = {name: [case for case in every if case.centre == name][:8] for name in centres}
 cases = [case for of_centre in few_of.values() for case in of_centre]  # to be quick

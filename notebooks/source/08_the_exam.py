@@ -50,18 +50,22 @@ baseline = "reference"  # the models to beat: a name of dualtask models, or a ru
 # so do not expect to beat it in three minutes: the exam asks how far you get, and what your difference is worth.
 
 # %%
-from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.cases.splits import leave_one_centre_out
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import load_models, read_json
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest, show_source
+from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
 folder = new_folder("08")
 source = data_dir or "phantom"
-reference = load_models(baseline)
-held_out = sorted({case.centre for case in find_cases(source)})[-1]
+cases = lesson_cases(data_dir, hospitals=2, cases=2, tumours=2)
+held_out = cases[-1].centre
 common = {"seed": seed, "data.source": source, "data.held_out": held_out}
+
+# %%
+reference = load_models(baseline)
 Table(
     [
         {
@@ -87,7 +91,8 @@ changes = {
     "optimiser.steps": 80,  # few, to be quick; your budget holds more
 }
 attempt = Settings.of(profile, {"stage": "tumour-coarse", **common, **changes, **overrides})
-train(attempt, folder / "attempt" / "tumour-coarse")
+split = leave_one_centre_out(cases, held_out, validation=attempt.data.validation, seed=seed)
+train(attempt, folder / "attempt" / "tumour-coarse", split=split)
 
 # %% [markdown]
 # ### Exercise 1
@@ -131,7 +136,7 @@ import numpy as np
 
 from dualtask_lite.engine.judging.evaluation import evaluate
 
-known = [case for case in find_cases(source) if case.centre == held_out][:4]  # to be quick
+known = split.test[:4]  # to be quick
 pancreas = [model for model in reference if model.settings.stage == "pancreas-coarse"]
 tried = {"baseline": reference, "attempt": pancreas + load_models(folder / "attempt")}
 mean_dice = {}

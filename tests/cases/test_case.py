@@ -188,6 +188,13 @@ def broken_images():
     }
 
 
+@pytest.mark.parametrize("name", ["text", "empty", "gzipped text"])
+def test_a_file_that_only_has_the_name_of_nifti_is_to_be_fetched_again(tmp_path, name):
+    broken_images()[name][0](tmp_path)
+    with pytest.raises(DualTaskError, match="copy or fetch it again"):
+        Case("c", "A", next(tmp_path.iterdir())).load()
+
+
 @pytest.mark.parametrize("name", broken_images())
 def test_a_broken_image_is_refused_with_file_finding_and_remedy(tmp_path, name):
     make, told = broken_images()[name]

@@ -167,9 +167,9 @@ def test_unreadable_folder_is_listed_and_others_are_used(make, monkeypatch):
 
 def test_a_label_without_an_image_names_the_nearest_case(make):
     names = [f"imagesTr/pancreas_{n:03}.nii.gz" for n in range(3)]
-    root = make(*names, "labelsTr/pancreas_000.nii.gz", "labelsTr/pancreas_02.nii.gz", "labelsTr/other.nii.gz")
+    root = make(*names, "labelsTr/pancreas_000.nii.gz", "labelsTr/Pancreas_02.nii.gz", "labelsTr/other.nii.gz")
     remedies = {one.path.name: (one.what, one.remedy) for one in find_inputs([root]).skipped}
-    assert remedies["pancreas_02.nii.gz"] == (
+    assert remedies["Pancreas_02.nii.gz"] == (
         "is a label, but no image has its name",
         "the nearest case without a label is pancreas_002: name both alike",
     )

@@ -6,6 +6,8 @@ for real. What a user then meets is one line, and no half file. See ``cases/test
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from contextlib import ExitStack, contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
@@ -114,8 +117,7 @@ def check_one_line(code, err):
 def check_no_partial_file(out, check_complete_files):
     check_complete_files(out)
     left = [path for path in out.rglob("*") if path.is_file()] if out.exists() else []
-    complete = {"config.yaml", "metrics.csv", "C_000.json", "C_000_seg.nii.gz", "cases.csv"}
-    assert {path.name for path in left} <= complete
+    assert {path.name for path in left} <= {"config.yaml", "metrics.csv", "cases.csv"}
     assert not list(out.parent.glob(".*"))
 
 
@@ -136,6 +138,28 @@ def test_a_full_disk(typed, words_of, small_disk, check_complete_files, command)
         check_one_line(code, err)
         assert "the disk is full" in err + output
         check_no_partial_file(disk / "out", check_complete_files)
+
+
+@pytest.mark.parametrize("ending", [".json", "_seg.nii.gz", "_distance.nii.gz", ".png"])
+@pytest.mark.parametrize("again", [False, True])
+def test_a_prediction_leaves_all_files_of_a_case_or_none(typed, words_of, tmp_path, monkeypatch, ending, again):
+    """Whichever file no longer fits, and also when an earlier prediction wrote it: its report says what is not so."""
+    out, replace = tmp_path / "out", os.replace
+    if again:
+        out.mkdir()
+        for path in result_files(out, "C_000").values():
+            path.write_text(f'{{"case": "C_000",\n"not_for_diagnosis": "{NOT_FOR_DIAGNOSIS}"}}')
+
+    def full(source, target):
+        if str(target).endswith(ending):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    code, output, err = typed(*words_of("predict", out))
+    check_one_line(code, err)
+    assert f"C_000{ending}: the disk is full" in err + output
+    assert list(out.iterdir()) == []
 
 
 @pytest.mark.parametrize("command", COMMANDS)

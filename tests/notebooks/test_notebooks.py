@@ -305,6 +305,19 @@ def test_kernels_at_once_do_not_disturb_each_other(tmp_path, monkeypatch):
     assert len(list((tmp_path / "data").iterdir())) == 1, "one made the data, and the others left nothing"
 
 
+@pytest.mark.parametrize("number", ["00", "02", "03"])
+def test_a_lesson_runs_on_one_hospital(number, small_data, tmp_path):
+    """One that needs two hospitals splits it, and each says in one sentence what it needs and what it found."""
+    (source,) = (source for source in build.lessons() if source.stem[:2] == number)
+    parameters = {"data_dir": str(small_data / "B")} | ({"overrides": SMALL[number]} if number in SMALL else {})
+    notebook = run(build.make_notebook(source, ("solution",)), "one", parameters, tmp_path)
+    assert {verdict["state"] for verdict in bundles(notebook, VERDICT_TYPE)} == {"right"}
+    printed = "".join(output.get("text", "") for cell in notebook.cells for output in cell.get("outputs", []))
+    (sentence,) = re.findall("This lesson needs .*", printed)
+    assert "holds 4 labelled cases (B" in sentence
+    assert ("of one hospital, split into 2 parts" in sentence) == (number != "02")
+
+
 def check_page(text):
     """A page loads nothing: no script, style, font, image or frame from elsewhere."""
     loads = re.findall(r"<(?:script|img|link|iframe|source)\b[^>]*?(?:src|href)=[\"']?([^\"' >]*)", text)

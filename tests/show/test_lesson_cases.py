@@ -28,7 +28,7 @@ def cohort(folder, **hospitals):
 
 def test_enough_hospitals_are_taken_as_they_are(tmp_path, capsys):
     source = cohort(tmp_path, A="tp", B="ptu", C="pp", D="t")
-    found = lesson_cases(source, hospitals=2, cases=2, tumour=True)
+    found = lesson_cases(source, hospitals=2, cases=2, tumours=1)
     assert [case.id for case in found] == ["A0", "A1", "B0", "B1"]
     printed = capsys.readouterr().out
     assert printed.startswith("This lesson needs 2 hospitals, each with 2 labelled cases and a tumour in one of them; ")
@@ -39,7 +39,7 @@ def test_enough_hospitals_are_taken_as_they_are(tmp_path, capsys):
 @pytest.mark.parametrize(("cases", "hospitals"), [("tttt", 2), ("ttttt", 3), ("pptt", 1)])
 def test_one_hospital_is_split_into_parts(tmp_path, capsys, cases, hospitals):
     source = cohort(tmp_path, A=cases) + "/A"
-    found = lesson_cases(source, hospitals=hospitals, cases=1, tumour=hospitals > 1)
+    found = lesson_cases(source, hospitals=hospitals, cases=1, tumours=int(hospitals > 1))
     assert sorted(case.id for case in found) == [f"A{place}" for place in range(len(cases))]
     names = {case.centre for case in found}
     assert names == ({"A"} if hospitals == 1 else {f"A-{number}" for number in range(1, hospitals + 1)})
@@ -55,6 +55,21 @@ def test_a_patient_is_in_one_part(tmp_path):
     assert centres["twin"] == centres["A1"]
 
 
+def test_so_many_tumours_are_asked_for(tmp_path, capsys):
+    source = cohort(tmp_path, A="ttp", B="tpp")
+    assert {case.centre for case in lesson_cases(source, tumours=2)} == {"A"}
+    assert "and a tumour in 2 of them; " in capsys.readouterr().out
+
+
+def test_cases_that_a_model_has_learned_from_are_left_out(tmp_path, capsys):
+    source = cohort(tmp_path, A="tt", B="t")
+    learned = {case.digest() for case in lesson_cases(source + "/A")}
+    assert [case.id for case in lesson_cases(source, learned=learned)] == ["B0"]
+    assert capsys.readouterr().out.endswith("holds 1 labelled case (B 1), and 2 that the model has learned from.\n")
+    with pytest.raises(DualTaskError, match="holds 0 labelled cases, and 2 that the model has learned from"):
+        lesson_cases(source + "/A", learned=learned)
+
+
 @pytest.mark.parametrize(
     ("hospitals", "message"),
     [
@@ -67,7 +82,7 @@ def test_a_patient_is_in_one_part(tmp_path):
 )
 def test_too_little_is_one_sentence_with_needs_and_findings(tmp_path, capsys, hospitals, message):
     with pytest.raises(DualTaskError, match=re.escape(message)) as error:
-        lesson_cases(cohort(tmp_path, **hospitals), hospitals=2, cases=2, tumour=True)
+        lesson_cases(cohort(tmp_path, **hospitals), hospitals=2, cases=2, tumours=1)
     assert error.value.what.startswith("This lesson needs 2 hospitals, each with 2 labelled cases and a tumour in one")
     assert "data_dir" in error.value.remedy
     assert capsys.readouterr().out == ""
