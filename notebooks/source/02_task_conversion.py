@@ -422,6 +422,11 @@ check("02.5", off_mm)
 # distance.
 
 # %% [markdown]
+# ## What is known now
+#
+# - With the formula as the paper prints it, the conversion trains nothing; with a temperature in mm it trains.
+# - So the claimed +9.5 points are not explained by that formula as printed. What the repaired one gives is not tested yet.
+#
 # ## Summary
 #
 # - `sigmoid(-d / tau)` and `-tau * logit` are each other's inverse; tau is in mm and means the same everywhere.

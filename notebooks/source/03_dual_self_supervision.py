@@ -475,9 +475,14 @@ check("03.4", own_kind)
 # Read both honestly. In the table the untrained network is the more consistent one: it says the same
 # everywhere, the hole in rule 1. And some of what tells core from shell was there before any training, because
 # a lesion looks different from what is around it. Whether the two rules help on an unseen hospital is not shown by a picture of
-# embeddings; lesson 05 measures it.
+# embeddings; lesson 05b measures it.
 
 # %% [markdown]
+# ## What is known now
+#
+# - Neither rule needs the new hospital. The first one can be met without learning anything, so it needs the others.
+# - Whether they add to the claimed +9.5 points is not tested yet.
+#
 # ## Summary
 #
 # - Random convolution changes the look and keeps the anatomy, so labels hold for every view.

@@ -450,7 +450,8 @@ outcome("06.C")
 # ## What is known now
 #
 # - The reference model marks many tumours of a new hospital, and fails on some: you have seen which.
-# - What is lost between two hospitals has two causes, scanner and disease, and a table of means cannot tell which.
+# - What is lost between two hospitals has two causes, scanner and disease, and a table of means cannot tell which. The views
+#   of the method imitate another scanner only, so they can win back the first part at most.
 #
 # ## Summary
 #

@@ -259,7 +259,9 @@ columns = ("team", "dice", "difference", "low", "high", "hand_ins", "luck")
 Table(exam.standings(hand_ins), "The board", columns=columns, digits=3)
 
 # %% [markdown]
-# ## The end of the story
+# ## What is known now
+#
+# Lesson 05b holds the verdict on the claim, and the board the differences that this room found on a fourth hospital.
 #
 # A paper claimed 9.5 points on a hospital that was not seen. You rebuilt its parts, saw what each of them does, measured
 # them fairly, and tried it yourself. Whatever your row on the board says: keep the interval, the number of attempts, and

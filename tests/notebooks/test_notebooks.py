@@ -123,7 +123,7 @@ def test_headings(source):
     assert levels.count(1) == 1
     assert all(deeper <= before + 1 for before, deeper in pairwise(levels))
     titles = [title for _, title in headings]
-    assert titles[-2:] == ["Summary", "References"]
+    assert titles[-3:] == ["What is known now", "Summary", "References"]
     exercises = [title for title in titles if title.startswith("Exercise")]
     assert exercises == [f"Exercise {number + 1}" for number in range(len(exercises))]
     references = cells[-2].source

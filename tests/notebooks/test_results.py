@@ -91,7 +91,7 @@ def test_difference_pairs_cases_of_the_same_training(tumours):
 )
 def test_sentence_says_no_more_than_the_interval_shows(low, p, words):
     found = results.Results()
-    record = {"difference": low + 0.1, "trainings": 4, "hierarchical": (low, low + 0.3), "p_holm": p}
+    record = {"difference": low + 0.1, "trainings": 9, "hierarchical": (low, low + 0.3), "p_holm": p}
     found.comparisons = {"conversion": {**record, "conclusion": conclusion(record)}}
     assert words in results.sentence(found, "conversion", "They change the Dice by")
 

@@ -29,6 +29,7 @@ Groups = Sequence[NDArray[np.float64]]
 
 LEVEL, RESAMPLES = 0.95, 10_000
 FEW = 5  # cases of a centre; with fewer, the interval over cases covers the truth about 0.8 of the time
+FEWEST_TRAININGS = 5  # for a conclusion: of fewer, a single one that fails decides the mean
 RELEVANT = 0.05  # the difference in Dice or NSD that a comparison should be able to show
 
 
@@ -196,8 +197,13 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
 
 
 def conclusion(record: Mapping[str, Any]) -> str:
-    """Conclude better or worse when the hierarchical interval excludes 0 and p after Holm is small."""
+    """Conclude better or worse when the hierarchical interval excludes 0 and p after Holm is small.
+
+    With fewer than ``FEWEST_TRAININGS`` trainings nothing is shown, whatever the interval.
+    """
     low, high = record["hierarchical"]
+    if record["trainings"] < FEWEST_TRAININGS:
+        return "not shown"
     if record["p_holm"] < 1 - LEVEL and low > 0:
         return "better"
     if record["p_holm"] < 1 - LEVEL and high < 0:
@@ -219,11 +225,10 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
         "better": f"better than {baseline}",
         "worse": f"worse than {baseline}",
         "not shown": "not shown, since chance alone could explain it",
-    }
-    return (
-        f"{record['difference']:+.3f} over {record['trainings']} trainings ({low:+.3f} to {high:+.3f}): "
-        f"{shown[record['conclusion']]}"
-    )
+    }[record["conclusion"]]
+    if record["trainings"] < FEWEST_TRAININGS:
+        shown = "not shown, since so few trainings give no verdict"
+    return f"{record['difference']:+.3f} over {record['trainings']} trainings ({low:+.3f} to {high:+.3f}): {shown}"
 
 
 def _record(arm: str, matched: Sequence[Pair]) -> dict[str, Any]:

@@ -35,17 +35,12 @@ def fit_a_t4(answer: set[str], memory: Sequence[Mapping[str, Any]]) -> bool:
 
 @exercise(
     "07.3",
-    hint="four stages, the price of an hour, and hours(plans['gpu'], ...) for one stage.",
-    way='4 * PRICES["A100 (bf16)"] * hours(plans["gpu"], PEAKS["A100 (bf16)"])',
-    meaning="{answer:.2f}, at an invented price and an assumed speed: measure the speed before you rent.",
+    hint="four stages, and hours(plans['gpu'], ...) for one of them.",
+    way='4 * hours(plans["gpu"], PEAKS["A100 (bf16)"])',
+    meaning="{answer:.1f} hours, at an assumed speed: measure the speed of your card before you rent it.",
 )
-def price(
-    hours: Callable[[Any, float], float],
-    plans: Mapping[str, Any],
-    PEAKS: Mapping[str, float],
-    PRICES: Mapping[str, float],
-) -> float:
-    return 4 * PRICES[A100] * hours(plans["gpu"], PEAKS[A100])
+def cascade_hours(hours: Callable[[Any, float], float], plans: Mapping[str, Any], PEAKS: Mapping[str, float]) -> float:
+    return 4 * hours(plans["gpu"], PEAKS[A100])
 
 
 @exercise(

@@ -89,16 +89,20 @@ def arms(
     axes.axvline(0, color=palette.ink(), lw=1)
     if claimed is not None:
         axes.axvline(claimed, color=palette.VERMILLION, lw=1.5, ls=":", label=f"{claimed:+.3f}, as claimed")
-    notes = [_draw_arm(axes, place, one) for place, one in enumerate(shown)]
+    notes = [f"{_counted(one)}: {_draw_arm(axes, place, one)}" for place, one in enumerate(shown)]
     about, name = shown[0], _NAMES.get(metric, metric)
-    counted = f"{about['cases']} cases, {about['trainings']} trainings"
-    axes.set_yticks(range(len(shown)), [str(one["arm"]) for one in shown])
+    axes.set_yticks(range(len(shown)), [f"{one['arm']}\n{_counted(one)}" for one in shown])
     axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=f"difference in {name} from {about['baseline']}")
-    axes.set_title(f"{about['target']}, {protocol}, {counted}", fontsize=10)
+    axes.set_title(f"{about['target']}, {protocol}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     tidy(axes, "x")
-    what = f"Difference in {name} of the {about['target']} from {about['baseline']}, {protocol}, {counted}. "
+    what = f"Difference in {name} of the {about['target']} from {about['baseline']}, {protocol}. "
     return Picture.of(figure, what + "; ".join(notes) + ".")
+
+
+def _counted(one: Row) -> str:
+    trainings = one["trainings"]
+    return f"{one['cases']} cases, {trainings} training{'s' if trainings > 1 else ''}"
 
 
 def _draw_arm(axes: Axes, place: int, one: Row) -> str:

@@ -307,7 +307,7 @@ def test_a_true_effect_is_found_and_its_size_is_right():
     ],
 )
 def test_a_conclusion_needs_the_hierarchical_interval_and_p(ends, p, expected):
-    assert conclusion({"interval": (0.5, 0.6), "hierarchical": ends, "p_holm": p}) == expected
+    assert conclusion({"interval": (0.5, 0.6), "hierarchical": ends, "p_holm": p, "trainings": 9}) == expected
 
 
 @pytest.mark.parametrize(
@@ -321,6 +321,14 @@ def test_a_conclusion_needs_the_hierarchical_interval_and_p(ends, p, expected):
 def test_the_words_say_no_more_than_the_comparison(trainings, found, words):
     record = {"trainings": trainings, "difference": 0.2, "hierarchical": (0.1, 0.3), "conclusion": found}
     assert in_words(record, "the baseline") == words
+
+
+@pytest.mark.parametrize(("trainings", "expected"), [(3, "not shown"), (4, "not shown"), (5, "better")])
+def test_few_trainings_give_no_conclusion(trainings, expected):
+    record = {"hierarchical": (0.1, 0.2), "p_holm": 0.001, "trainings": trainings, "difference": 0.15}
+    record["conclusion"] = conclusion(record)
+    assert record["conclusion"] == expected
+    assert ("so few trainings" in in_words(record)) == (trainings < 5)
 
 
 def test_one_bad_training_of_three_is_no_conclusion():

@@ -44,11 +44,15 @@ def test_case_is_one_dot_over_all_seeds_without_undefined_values():
 
 
 def test_forest_plot_describes_interval_and_sample_of_each_arm():
-    shown = [comparison("distance", 0.05), comparison("full", -0.01), comparison("full", 0.7, metric="nsd_2mm")]
+    shown = [
+        comparison("distance", 0.05),
+        comparison("full", -0.01, trainings=1),
+        comparison("full", 0.7, metric="nsd_2mm"),
+    ]
     picture = results.arms(shown, claimed=0.095)
     assert "distance +0.050 (-0.150 to +0.300), over cases alone -0.050 to +0.200, p after Holm 0.03" in picture.alt
-    assert "full -0.010" in picture.alt
-    assert "42 cases, 6 trainings." in picture.alt
+    assert "42 cases, 6 trainings: distance" in picture.alt
+    assert "42 cases, 1 training: full -0.010" in picture.alt
     assert "0.700" not in picture.alt
     assert is_readable(picture)
 
@@ -64,4 +68,4 @@ def test_an_undefined_difference_does_not_stop_the_figure():
     picture = results.arms([undefined, comparison("distance", 0.1)])
     assert is_readable(picture)
     assert "full +nan (no interval over trainings), over cases alone no interval" in picture.alt
-    assert "(one training); distance" in picture.alt
+    assert "(one training); 42 cases, 6 trainings: distance" in picture.alt
