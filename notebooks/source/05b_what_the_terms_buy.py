@@ -98,7 +98,8 @@ results.arms([one | what for one in comparisons], claimed=CLAIMED)
 # trained once. The thin line is the interval over cases alone, and the small grey marks are single seeds. The dotted line is the
 # difference that the paper reports.
 #
-# *Better* or *worse* is said only where the thick line leaves 0 **and** the corrected p-value is below 0.05:
+# *Better* or *worse* is said only where the thick line leaves 0, the corrected p-value is below 0.05 **and** there are at least
+# five trainings, because of fewer a single one that fails decides the mean:
 
 # %%
 conclusions = {one["arm"]: one["conclusion"] for one in comparisons}

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.browser
 
 CELLS = [
     "from dualtask_lite.show.lesson import check, choice, outcome",
-    "choice('02.A', 'What will 60 steps do to the map?', 'it moves', 'it stays where it is, ' * 6, 'an error')",
+    "choice('02.A', 'What will 60 steps do to the map?', 'it moves', 'it stays where it is, ' * 12, 'an error')",
     "stuck = [0.5, 0.5]\noutcome('02.A')",
     "from dualtask_lite.show.exercises import judge\njudge._wrong_answers.clear()\n"
     "for wrong in (1, 2):\n    check('02.1', wrong)\ncheck('02.1', 3)",
