@@ -250,7 +250,7 @@ check("05b.3", samples_used)
 # %% tags=["choice"]
 choice(
     "05b.C",
-    "What share of the Dice that the views lose is lost with half as many samples, and no view at all?",
+    "How much of what the views cost is lost with half as many samples alone?",
     "next to nothing, below a tenth",
     "a part, up to half",
     "more than half",
@@ -278,7 +278,7 @@ outcome("05b.C")
 # %% tags=["choice"]
 choice(
     "05b.D",
-    "Of the other arms, take the training with the lowest Dice. What is lower than with segmentation only?",
+    "Take the worst training of the other arms. What is lower than with segmentation only?",
     "above all precision: it marks what is no tumour",
     "above all recall: it misses tumours",
     "neither by more than 0.05",
