@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -293,20 +294,25 @@ def predict_heads(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> 
         (2, X, Y, Z): probability by the segmentation head, signed distance in mm; where a distance head was trained,
         (3, X, Y, Z), with the probability by the distance. Without it, the distance is that of the segmentation.
 
-    Windows overlap and are blended with Gaussian weights, over all axis flips. When the device runs out of memory the
-    windows are halved and it tries again.
+    Windows overlap and are blended with Gaussian weights, over all axis flips. When the device runs out of memory, it
+    tries fewer windows at a time, then smaller windows, which see less context: that comes with a warning.
     """
     was_training = net.training
     net.eval()
-    window = list(settings.sample.patch)
+    window, at_once = list(settings.sample.patch), WINDOWS
     try:
         while True:
             try:
-                return _windows(net, image.to(next(net.parameters()).device), window, settings)
+                return _windows(net, image.to(next(net.parameters()).device), window, at_once, settings)
             except RuntimeError as error:
-                if not is_out_of_memory(error) or max(window) <= 8:
+                if not is_out_of_memory(error) or (at_once == 1 and max(window) <= 8):
                     raise
+            if at_once > 1:
+                at_once //= 2
+            else:
                 window = [max(8, side // 16 * 8) for side in window]
+                sides = " x ".join(map(str, window))
+                warnings.warn(f"out of memory: predicts in windows of {sides} voxels, one at a time", stacklevel=2)
     finally:
         net.train(was_training)
 
@@ -325,7 +331,9 @@ class Window(NamedTuple):
     place: tuple[slice, ...]  # where it lies in the image
 
 
-def _windows(net: DualTaskNet, image: torch.Tensor, window: Sequence[int], settings: Settings) -> torch.Tensor:
+def _windows(
+    net: DualTaskNet, image: torch.Tensor, window: Sequence[int], at_once: int, settings: Settings
+) -> torch.Tensor:
     """(1, X, Y, Z) -> (2 or 3, X, Y, Z): the blend of all windows in all flips.
 
     This is MONAI's ``sliding_window_inference`` with its grid and weights, but every batch is filled, from all flips,
@@ -346,7 +354,7 @@ def _windows(net: DualTaskNet, image: torch.Tensor, window: Sequence[int], setti
     share = 1 / (share * settings.prediction.flips)
     total = torch.zeros(2 + settings.has_distance, *image.shape[1:], device=image.device)
     alike = _alike_windows(image, grid, settings.prediction.flips)
-    for numbers in np.array_split(np.arange(len(alike)), math.ceil(len(alike) / WINDOWS)):
+    for numbers in np.array_split(np.arange(len(alike)), math.ceil(len(alike) / at_once)):
         group = [alike[number] for number in numbers]
         crops = torch.stack([F.pad(image[first.place].flip(first.axes), pad) for first, *_ in group])
         for windows, maps in zip(group, weight * _maps(net, crops, settings), strict=True):

@@ -251,10 +251,29 @@ def test_out_of_memory_is_answered_with_smaller_windows():
             return super().forward(x)
 
     image = torch.rand(1, 32, 32, 32)
-    got = predict_region(Small(), image, chosen.settings)
+    with pytest.warns(UserWarning, match="windows of 16 x 16 x 16 voxels, one at a time"):
+        got = predict_region(Small(), image, chosen.settings)
     assert torch.allclose(got, predict_region(chosen.net, image, chosen.settings), atol=1e-5)
     assert seen[0] == 32
     assert min(seen) == 16
+
+
+def test_out_of_memory_is_first_answered_with_fewer_windows_at_a_time(recwarn):
+    chosen, batches = model("pancreas-coarse"), []
+
+    class Narrow(Threshold):
+        def forward(self, x):
+            batches.append(len(x))
+            if len(x) > 1:
+                raise RuntimeError("CUDA out of memory. Tried to allocate 1 GiB")
+            return super().forward(x)
+
+    image = torch.rand(1, 48, 40, 24)
+    got = predict_region(Narrow(), image, chosen.settings)
+    assert torch.equal(got, predict_region(chosen.net, image, chosen.settings))
+    assert batches[:2] == [4, 2]
+    assert set(batches[2:]) == {1}
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize(
