@@ -56,7 +56,7 @@ def label_map_of(described: Mapping[str, Any], file: Path) -> dict[int, int] | N
     return known
 
 
-def insist_on_ct(described: Mapping[str, Any], file: Path) -> None:
+def check_is_ct(described: Mapping[str, Any], file: Path) -> None:
     """Refuse a set whose images are declared to be something else than CT.
 
     Raises:

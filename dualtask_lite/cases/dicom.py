@@ -1,7 +1,7 @@
 """A DICOM series as one volume in HU, with its geometry and nothing about the patient.
 
 Read with pydicom: pure Python, two megabytes, and it hands over what must be checked before slices may be stacked.
-MONAI's reader stacks any slices, also with a gap; SimpleITK weighs 50 MB and tells a gap on standard error only.
+MONAI's reader stacks any slices, also with a gap; SimpleITK takes 50 MB and reports a gap on standard error only.
 """
 
 from __future__ import annotations
@@ -159,16 +159,16 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
     for path, header in slices:
         if header.get("Modality") != "CT":
             raise DualTaskError(f"{path}: is {header.get('Modality')}, not CT", "give a CT series")
-        _insist_on_numbers(path, header)
+        _check_numbers(path, header)
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise DualTaskError(f"{path}: holds many slices in one file", _CONVERT)
         if missing := [tag for tag in _HEADER[3:6] if not header.get(tag)]:
             raise DualTaskError(f"{path}: has no {missing[0]}, so its place is unknown", _REMOVE)
-    _insist_on_one_grid(slices)
+    _check_one_grid(slices)
     return slices
 
 
-def _insist_on_one_grid(slices: list[tuple[Path, Dataset]]) -> None:
+def _check_one_grid(slices: list[tuple[Path, Dataset]]) -> None:
     """Refuse slices of different sizes or directions, and name one that differs from most."""
     for usual in slices:
         odd = [path for path, header in slices if not _on_same_grid(header, usual[1])]
@@ -184,7 +184,7 @@ def _on_same_grid(one: Dataset, other: Dataset) -> bool:
     return bool(same and np.allclose(_directions(one), _directions(other), atol=1e-3))
 
 
-def _insist_on_numbers(path: Path, header: Dataset) -> None:
+def _check_numbers(path: Path, header: Dataset) -> None:
     for tag, count in _NUMBERS.items():
         if not (value := header.get(tag)):
             continue  # what must be there is asked for elsewhere

@@ -37,7 +37,7 @@ def of_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
     shown = " x ".join(f"{s:.4g}" for s in spacing)
     low, high = _SPACING
     if (spacing < low).any() or (spacing > high).any():
-        yield Finding("error", f"{name}: voxels of {shown} mm cannot be a CT's", "mend the header: spacing is in mm")
+        yield Finding("error", f"{name}: voxels of {shown} mm cannot be a CT's", "correct the header: spacing is in mm")
         return
     directions = image.affine[:3, :3] / spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > 0.02:

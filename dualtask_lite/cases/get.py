@@ -66,7 +66,7 @@ def get(
         raise DualTaskError(f"{folder}: cannot be used ({error})", "choose another folder with --out") from error
     try:
         found = take_inventory(folder)
-        found.insist_on_cases(folder)
+        found.require_cases(folder)
         return found.cases
     except DualTaskError as error:
         raise DualTaskError(error.what, f"in it, {source.by_hand} (see {source.url})") from error

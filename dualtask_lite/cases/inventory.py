@@ -60,7 +60,7 @@ class Inventory:
         """What was skipped, as JSON holds it."""
         return [{"path": str(one.path), "what": one.what, "remedy": one.remedy} for one in self.skipped]
 
-    def insist_on_cases(self, path: Path) -> None:
+    def require_cases(self, path: Path) -> None:
         """Refuse an inventory of ``path`` without a case.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The layouts of data sets that are understood without being told: which file is an image, and which its label."""
+"""The layouts of data sets that are recognised: which file is an image, and which its label."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from dualtask_lite.cases import nih, panorama
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.declared import insist_on_ct, label_map_of
+from dualtask_lite.cases.declared import check_is_ct, label_map_of
 from dualtask_lite.cases.paths import niftis_in, stem
 from dualtask_lite.errors import DualTaskError
 
@@ -70,7 +70,7 @@ def _decathlon(folder: Path) -> Dataset | None:
     listed = described.get("training")
     if not listed and not (folder / "imagesTr").is_dir():
         return None
-    insist_on_ct(described, folder / "dataset.json")
+    check_is_ct(described, folder / "dataset.json")
     label_map = label_map_of(described, folder / "dataset.json")
     triples = _listed_triples(folder, listed) if listed else _triples_by_name(folder, described)
     cases = [
@@ -93,7 +93,9 @@ def _description(folder: Path) -> dict[str, Any]:
     try:
         described = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # of the text's encoding as well as of JSON
-        raise DualTaskError(f"{file}: is not JSON ({error})", "mend it, or remove it to pair files by name") from error
+        raise DualTaskError(
+            f"{file}: is not JSON ({error})", "repair it, or remove it to pair files by name"
+        ) from error
     return described if isinstance(described, dict) else {}
 
 

@@ -45,7 +45,7 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
         if not isinstance(image, nib.Nifti1Pair):
             convert = "convert it to NIfTI, with: nib-convert scan.img scan.nii.gz"
             raise DualTaskError(f"{name}: is {type(image).__name__}, not NIfTI", convert)
-        _insist_on_size(image, name)
+        _check_size(image, name)
     if image.get_data_dtype().fields or np.issubdtype(image.get_data_dtype(), np.complexfloating):
         raise DualTaskError(
             f"{name}: holds colours or complex numbers, not HU", "export the CT itself, not a picture of it"
@@ -55,7 +55,7 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
     return image if len(image.shape) == 3 else image.slicer[(..., *(0,) * (len(image.shape) - 3))]
 
 
-def _insist_on_size(image: nib.Nifti1Pair, name: str) -> None:
+def _check_size(image: nib.Nifti1Pair, name: str) -> None:
     """Refuse a header that promises more voxels than its file can hold, before memory is set aside for them."""
     file = Path(str(image.file_map["image"].filename))
     holds = file.stat().st_size * (_DEFLATED if file.suffix.lower() == ".gz" else 1)

@@ -1,4 +1,4 @@
-"""The files that a prediction leaves beside each other, and how they are told from the CTs of a folder."""
+"""The files that a prediction leaves beside each other, and how to distinguish them from the CTs of a folder."""
 
 from __future__ import annotations
 

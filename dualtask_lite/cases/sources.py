@@ -1,4 +1,4 @@
-"""Where cases come from: the known sources, and every folder layout that is understood without being told.
+"""Where cases come from: the known sources, and every folder layout that is recognised.
 
 This module needs no torch, so that the registry answers at once.
 """
@@ -68,13 +68,13 @@ def find_cases(source: str | Path) -> list[Case]:
             folder of that name.
 
     Raises:
-        DualTaskError: when nothing is there or recognised, a known source was not fetched yet, or it cannot be told
+        DualTaskError: when nothing is there or recognised, a known source was not fetched yet, or it is unknown
             which cases panorama shares with another source.
     """
     cases = []
     for part in _parts(source):
         inventory = _of(part)
-        inventory.insist_on_cases(_path(part))
+        inventory.require_cases(_path(part))
         cases += inventory.cases
     return _usable_together(cases)
 
@@ -95,7 +95,7 @@ def find_inputs(sources: Sequence[str | Path]) -> Inventory:
     taken: set[Path] = set()
     for path, found in [(_path(part), _of(part)) for source in sources for part in _parts(source)]:
         if len(sources) == 1:
-            found.insist_on_cases(path)
+            found.require_cases(path)
         cases += found.cases
         skipped |= {one.path: one for one in found.skipped}
         if not (found.cases or found.skipped):
@@ -104,7 +104,7 @@ def find_inputs(sources: Sequence[str | Path]) -> Inventory:
             taken |= {path, *(Path(str(case.image)) for case in found.cases)}
     rest = [one for place, one in skipped.items() if place not in taken]  # skipped in one folder, given by itself
     everything = Inventory(_usable_together(cases), rest)
-    everything.insist_on_cases(_path(sources[0]))
+    everything.require_cases(_path(sources[0]))
     return everything
 
 
@@ -237,7 +237,7 @@ def _without_shared(cases: list[Case]) -> list[Case]:
     }
     if present & set(panorama.TAKEN_OVER.values()) and any(case.origin == panorama.UNKNOWN for case in cases):
         raise DualTaskError(
-            f"panorama lies here without {panorama.TABLE}, so its cases from msd and nih cannot be told",
+            f"panorama lies here without {panorama.TABLE}, so its cases from msd and nih cannot be identified",
             f"put {panorama.TABLE} of github.com/DIAGNijmegen/panorama_labels beside its labels, or use it alone",
         )
     kept = [case for case in cases if case.origin not in present or re.fullmatch(known[case.origin].ids, case.id)]

@@ -70,25 +70,25 @@ def bench(
     settings = Settings.of(profile, {"stage": "tumour-fine", **overrides})
     here = provenance(pick_device(settings.machine.device))
     same = {"settings": settings.model_dump(mode="json"), **{key: here[key] for key in ("device", "versions")}}
-    told: dict[str, Any] = {"command": command, **here, **same, "load_average": os.getloadavg()[0], "results": {}}
+    record: dict[str, Any] = {"command": command, **here, **same, "load_average": os.getloadavg()[0], "results": {}}
     if path.exists():
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if any(told.get(key) != value for key, value in same.items()):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if any(record.get(key) != value for key, value in same.items()):
             raise DualTaskError(f"{path}: holds measurements of other settings or another machine", "choose another -o")
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
         for name, measure in PARTS[part].items():
-            if name not in told["results"] and only in (None, name):
-                told["results"][name] = measure(settings)
-                write_json(path, told)
-    return told
+            if name not in record["results"] and only in (None, name):
+                record["results"][name] = measure(settings)
+                write_json(path, record)
+    return record
 
 
-def rows(told: Mapping[str, Any]) -> list[dict[str, str]]:
+def rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
     """The single numbers of a measurement as a table."""
     return [
         {"measure": name, "what": key.replace("_", " "), "value": f"{value:.4g}" if _is_number(value) else str(value)}
-        for name, values in told["results"].items()
+        for name, values in record["results"].items()
         for key, value in values.items()
         if not isinstance(value, (dict, list))
     ]

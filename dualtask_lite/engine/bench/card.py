@@ -139,13 +139,13 @@ def train_table(
     seeds: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Go on with the table for so many seconds; tells how many of its cells are done."""
+    """Go on with the table for so many seconds; returns how many of its cells are done."""
     words = ["ablate", "--profile", profile, "--source", source, "--protocol", "leave-one-centre-out", "--part", "D"]
     words += [word for stage in STAGES for word in ("--stage", stage)]
     words += [word for arm in arms for word in ("--arm", arm)]
     words += [word for name, value in overrides.items() for word in ("--set", f"{name}={value}")]
     words += ["--seeds", str(seeds), "-o", str(folder / TABLE)]
-    told: dict[str, Any] = {"command": " ".join(["dualtask", *words])}
+    record: dict[str, Any] = {"command": " ".join(["dualtask", *words])}
     try:
         ran = subprocess.run(
             [sys.executable, "-m", "dualtask_lite", *words],
@@ -155,8 +155,8 @@ def train_table(
             check=False,
         )
         if ran.returncode:
-            told["failed"] = ran.stderr.splitlines()[-5:]
+            record["failed"] = ran.stderr.splitlines()[-5:]
     except subprocess.TimeoutExpired:
-        told["cut"] = "the time was over; the same command goes on"
+        record["cut"] = "the time was over; the same command goes on"
     cells = {(row["arm"], row["seed"]) for row in read_rows(folder / TABLE / "cases.csv")}
-    return {**told, "cells_done": len(cells), "cells": len(arms) * seeds}
+    return {**record, "cells_done": len(cells), "cells": len(arms) * seeds}

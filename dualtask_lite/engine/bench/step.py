@@ -160,15 +160,15 @@ def layers(settings: Settings) -> dict[str, Any]:
     fabric = make_fabric(settings)
     net = build_network(settings).to(fabric.device)
     image, _ = _batch(settings, fabric.device)
-    seen: dict[str, torch.Tensor] = {}
+    inputs_of: dict[str, torch.Tensor] = {}
     groups = [(name, module) for name in LAYERS if (module := getattr(net, name)) is not None]
     for name, module in groups:
-        module.register_forward_pre_hook(lambda _, inputs, name=name: seen.update({name: inputs[0].detach()}))
+        module.register_forward_pre_hook(lambda _, inputs, name=name: inputs_of.update({name: inputs[0].detach()}))
     with torch.no_grad(), fabric.autocast():
         net(image.repeat(settings.views.count, 1, 1, 1, 1))
     found = {}
     for name, module in groups:
-        x = seen[name].requires_grad_(name != "stem")
+        x = inputs_of[name].requires_grad_(name != "stem")
 
         def one(module: Any = module, x: torch.Tensor = x) -> None:
             with fabric.autocast():

@@ -35,7 +35,7 @@ def repeat(action: Callable[[], Any], device: torch.device) -> dict[str, Any]:
 
 
 def wait(device: torch.device) -> None:
-    """Let a card finish what it was told to do."""
+    """Wait until a card has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,6 +1,6 @@
 """Where a run computes: which card, in which precision, alone or as one of several processes.
 
-``torchrun --nproc-per-node=N -m dualtask_lite train ...`` starts N equal processes and tells each its number in the
+``torchrun --nproc-per-node=N -m dualtask_lite train ...`` starts N equal processes and gives each its number in the
 environment. Process 0 writes; all of them see the same run folder.
 """
 
@@ -30,7 +30,7 @@ def world_size() -> int:
 
 
 def rank() -> int:
-    """Number of this process among them; process 0 writes and tells."""
+    """Number of this process among them; process 0 writes files and prints."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -102,7 +102,7 @@ def make_fabric(settings: Settings) -> Fabric:
     torch.backends.cudnn.benchmark = device == "cuda"  # every patch has the same size, so that the search pays
     strategy = "auto"
     if world > 1:
-        # A kernel of one voxel lies in memory in the same way whatever its strides are said to be.
+        # A kernel of one voxel lies in memory in the same way whatever its strides are.
         warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides", UserWarning)
         strategy = "ddp" if settings.trains_segmentation_head else "ddp_find_unused_parameters_true"
     fabric = Fabric(
@@ -127,8 +127,8 @@ def set_up(
 ) -> tuple[torch.nn.Module, torch.optim.Optimizer]:
     """Bring network and optimiser to the device; compile the network where the settings ask for it.
 
-    ``net`` itself stays as it is, so that its state has plain names; what is returned computes with its weights. A
-    network that cannot be compiled here is told and trains uncompiled.
+    ``net`` itself stays as it is, so that its state has plain names; what is returned computes with its weights. If
+    compilation fails, this warns, and the network trains without it.
     """
     if not settings.machine.compile:
         return fabric.setup(net, optimiser)

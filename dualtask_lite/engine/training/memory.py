@@ -74,7 +74,7 @@ def step_bytes(settings: Settings, device: str) -> int:
         image = torch.empty(samples, 1, *settings.sample.patch)
         target = losses.Target(torch.empty_like(image), torch.empty_like(image))
         outputs = net(torch.cat([image] * views).to(features))
-        _total(settings, [said if said is None else said.float() for said in outputs], target).backward()
+        _total(settings, [output if output is None else output.float() for output in outputs], target).backward()
     # Beside it in float32: gradients and two moments; the weights where the features are not; a copy to exchange.
     copies = 3 + (features != torch.float32) + (world_size() > 1)
     return alive.peak + 4 * copies * sum(weight.numel() for weight in net.parameters())
@@ -133,7 +133,7 @@ def advice(settings: Settings, device: str, free: float) -> str:
 def is_out_of_memory(error: RuntimeError | MemoryError) -> bool:
     """Whether an error says that memory ran out: on a card, in torch's own CPU memory, or in NumPy."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, MemoryError) or any(said in str(error) for said in words)
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _total(settings: Settings, outputs: list[torch.Tensor | None], target: losse
     """Everything that training computes from the outputs of stacked views."""
     objective, views = settings.objective, settings.views.count
     weights = {term: weight for term, weight in objective.weights.items() if term != "feat"}
-    halves = [(None,) * views if said is None else said.chunk(views) for said in outputs]
+    halves = [(None,) * views if output is None else output.chunk(views) for output in outputs]
     generator = torch.Generator()
     compute = losses.Objective(weights=weights, tau=objective.tau, band=objective.band)
     terms = compute([Outputs(*view) for view in zip(*halves, strict=True)], target, generator=generator)

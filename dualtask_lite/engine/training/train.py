@@ -72,7 +72,7 @@ def checked_split(settings: Settings, folder: Path, split: Split | None = None) 
         raise DualTaskError(
             "there is no labelled case to train on", "see dualtask data check for what is in the folder"
         )
-    _insist_on_target(split.train, settings)
+    _check_target_is_labelled(split.train, settings)
     return split
 
 
@@ -110,7 +110,7 @@ def _split_of(began_with: Sequence[files.TrainingCase], split: Split | None, set
     return kept
 
 
-def _insist_on_target(cases: Sequence[Case], settings: Settings) -> None:
+def _check_target_is_labelled(cases: Sequence[Case], settings: Settings) -> None:
     """Refuse to train on labels none of which holds the target; one that does ends the search."""
     target = STAGES[settings.stage].target
     found: set[int] = set()
