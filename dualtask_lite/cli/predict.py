@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,7 +21,7 @@ from dualtask_lite.cli.shared import (
     reason_of,
 )
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import report_write_errors
+from dualtask_lite.files import report_write_errors, whole_file
 
 if TYPE_CHECKING:
     from dualtask_lite.cases.case import Case
@@ -150,20 +149,12 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
         "models": [str(model.path) for model in models],
         **provenance(next(models[0].net.parameters()).device),
     }
-    with _all_or_none(result_files(folder, case.id)) as files:
-        write_json(files["report"], report)  # first, because it marks the others as results
+    with ExitStack() as all_written:  # an earlier prediction of the case stays until all four files are complete
+        # Renamed in the reverse order, so the report comes first: it marks the others as results.
+        paths = reversed(result_files(folder, case.id).items())
+        files = {kind: all_written.enter_context(whole_file(path)) for kind, path in paths}
+        write_json(files["report"], report)
         scan.save(prediction.mask, files["mask"])
         scan.save(prediction.distance_mm, files["distance"])
         preview(scan, prediction.mask, prediction.distance_mm).save(files["preview"])
     return report
-
-
-@contextmanager
-def _all_or_none(files: dict[str, Path]) -> Iterator[dict[str, Path]]:
-    """Remove all files of a case when one cannot be written: a report without its mask would claim a result."""
-    try:
-        yield files
-    except BaseException:
-        for path in files.values():
-            path.unlink(missing_ok=True)
-        raise

@@ -6,20 +6,18 @@ around what the stages before it found (METHOD, section Data).
 
 from __future__ import annotations
 
-import math
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain, combinations, takewhile
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import cc3d
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
-from torch.nn import functional as F
+from monai.inferers import sliding_window_inference
 
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.grid import resample
@@ -294,16 +292,18 @@ def predict_heads(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> 
         (2, X, Y, Z): probability by the segmentation head, signed distance in mm; where a distance head was trained,
         (3, X, Y, Z), with the probability by the distance. Without it, the distance is that of the segmentation.
 
-    Windows overlap and are blended with Gaussian weights, over all axis flips. When the device runs out of memory, it
-    tries fewer windows at a time, then smaller windows, which see less context: that comes with a warning.
+    Windows overlap and are blended with Gaussian weights (MONAI); the result is the mean over axis flips. When the
+    device runs out of memory, it tries fewer windows at a time, then smaller windows, which see less context: that
+    comes with a warning.
     """
+    batch = image[None].to(next(net.parameters()).device)
     was_training = net.training
     net.eval()
     window, at_once = list(settings.sample.patch), WINDOWS
     try:
         while True:
             try:
-                return _windows(net, image.to(next(net.parameters()).device), window, at_once, settings)
+                return _mean_over_flips(net, batch, window, at_once, settings)
             except RuntimeError as error:
                 if not is_out_of_memory(error) or (at_once == 1 and max(window) <= 8):
                     raise
@@ -318,67 +318,51 @@ def predict_heads(net: DualTaskNet, image: torch.Tensor, settings: Settings) -> 
 
 
 def flips(count: int) -> list[tuple[int, ...]]:
-    """The first ``count`` of the 8 combinations of flipped axes of a (C, X, Y, Z) tensor."""
-    axes = (1, 2, 3)
+    """The first ``count`` of the 8 combinations of flipped axes of a (B, C, X, Y, Z) tensor."""
+    axes = (2, 3, 4)
     return list(chain.from_iterable(combinations(axes, n) for n in range(4)))[:count]
 
 
-class Window(NamedTuple):
-    """A window of a (C, X, Y, Z) image that is flipped along some axes."""
-
-    axes: tuple[int, ...]
-    flipped: tuple[slice, ...]  # where it lies in the flipped image
-    place: tuple[slice, ...]  # where it lies in the image
-
-
-def _windows(
-    net: DualTaskNet, image: torch.Tensor, window: Sequence[int], at_once: int, settings: Settings
+def _mean_over_flips(
+    net: DualTaskNet, batch: torch.Tensor, window: Sequence[int], at_once: int, settings: Settings
 ) -> torch.Tensor:
-    """(1, X, Y, Z) -> (2 or 3, X, Y, Z): the blend of all windows in all flips.
+    """(1, 1, X, Y, Z) -> (2 or 3, X, Y, Z), see ``predict_heads``."""
+    total = torch.zeros(2 + settings.has_distance, *batch.shape[2:], device=batch.device)
+    air: list[torch.Tensor] = []
+    for axes in flips(settings.prediction.flips):  # a CT is large: one flip at a time
+        maps = sliding_window_inference(
+            batch.flip(axes),
+            roi_size=window,
+            sw_batch_size=at_once,
+            predictor=lambda crops: _maps_of_windows(net, crops, settings, air),
+            overlap=settings.prediction.overlap,
+            mode="gaussian",
+        )
+        assert isinstance(maps, torch.Tensor)
+        total += maps.flip(axes)[0]
+    return total / settings.prediction.flips
 
-    This is MONAI's ``sliding_window_inference`` with its grid and weights, but every batch is filled, from all flips,
-    and the windows of nothing but air around the body, which hold the same zeros, go through the network once.
+
+def _maps_of_windows(
+    net: DualTaskNet, crops: torch.Tensor, settings: Settings, air: list[torch.Tensor]
+) -> torch.Tensor:
+    """``_maps`` of windows; those of nothing but air, which hold the same zeros, go through the network once.
+
+    Args:
+        net: the network.
+        crops: (B, 1, X, Y, Z).
+        settings: of the model.
+        air: filled with the maps of an empty window when the first one comes.
     """
-    missing = [max(0, want - have) for want, have in zip(window, image.shape[1:], strict=True)]
-    pad = [n for more in reversed(missing) for n in (more // 2, more - more // 2)]
-    inside: tuple[Any, ...] = (
-        ...,
-        *(slice(more // 2, side - (more - more // 2)) for more, side in zip(missing, window, strict=True)),
-    )
-    weight = compute_importance_map(tuple(window), mode="gaussian", device=image.device)
-    steps = [max(1, int(side * (1 - settings.prediction.overlap))) for side in window]
-    grid = [(slice(None), *place) for place in dense_patch_slices(image.shape[1:], window, steps)]
-    share = torch.zeros_like(image)  # of one flip, what a weight counts for in the mean: the same grid for all flips
-    for place in grid:
-        share[place] += weight[inside]
-    share = 1 / (share * settings.prediction.flips)
-    total = torch.zeros(2 + settings.has_distance, *image.shape[1:], device=image.device)
-    alike = _alike_windows(image, grid, settings.prediction.flips)
-    for numbers in np.array_split(np.arange(len(alike)), math.ceil(len(alike) / at_once)):
-        group = [alike[number] for number in numbers]
-        crops = torch.stack([F.pad(image[first.place].flip(first.axes), pad) for first, *_ in group])
-        for windows, maps in zip(group, weight * _maps(net, crops, settings), strict=True):
-            for axes, flipped, place in windows:
-                total[place] += (maps[inside] * share[flipped]).flip(axes)
-    return total
-
-
-def _alike_windows(image: torch.Tensor, grid: Sequence[tuple[slice, ...]], count: int) -> list[list[Window]]:
-    """The windows of an image in all flips: each on its own, but those that hold only zeros together."""
-    windows = [
-        Window(axes, flipped, _mirrored(flipped, axes, image.shape)) for axes in flips(count) for flipped in grid
-    ]
-    holds_any = torch.stack([image[window.place].any() for window in windows]).tolist()  # one transfer from the device
-    empty = [window for window, some in zip(windows, holds_any, strict=True) if not some]
-    return [[window] for window, some in zip(windows, holds_any, strict=True) if some] + [empty] * bool(empty)
-
-
-def _mirrored(place: tuple[slice, ...], axes: tuple[int, ...], shape: Sequence[int]) -> tuple[slice, ...]:
-    """Where a place in an image that is flipped along some axes lies in the image itself."""
-    return tuple(
-        slice(shape[axis] - part.stop, shape[axis] - part.start) if axis in axes else part
-        for axis, part in enumerate(place)
-    )
+    holds_body = crops.flatten(1).any(1)
+    if holds_body.all():
+        return _maps(net, crops, settings)
+    if not air:
+        air.append(_maps(net, torch.zeros_like(crops[:1]), settings))
+    maps = air[0].repeat(len(crops), 1, 1, 1, 1)
+    if holds_body.any():
+        maps[holds_body] = _maps(net, crops[holds_body], settings)
+    return maps
 
 
 def _maps(net: DualTaskNet, crops: torch.Tensor, settings: Settings) -> torch.Tensor:

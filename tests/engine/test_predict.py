@@ -205,8 +205,8 @@ def test_windows_equal_the_mean_of_monai_over_flips(shape, count):
     with torch.no_grad():
         plain = [
             sliding_window_inference(
-                image.flip(axes)[None], settings.sample.patch, 4, lambda x: net(x).seg.sigmoid(), 0.25, mode="gaussian"
-            )[0].flip(axes)
+                image[None].flip(axes), settings.sample.patch, 4, lambda x: net(x).seg.sigmoid(), 0.25, mode="gaussian"
+            ).flip(axes)[0]
             for axes in flips(count)
         ]
     assert torch.allclose(predict_region(net, image, settings)[:1], torch.stack(plain).mean(0), atol=1e-5)

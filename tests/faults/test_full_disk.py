@@ -142,13 +142,17 @@ def test_a_full_disk(typed, words_of, small_disk, check_complete_files, command)
 
 @pytest.mark.parametrize("ending", [".json", "_seg.nii.gz", "_distance.nii.gz", ".png"])
 @pytest.mark.parametrize("again", [False, True])
-def test_a_prediction_leaves_all_files_of_a_case_or_none(typed, words_of, tmp_path, monkeypatch, ending, again):
-    """Whichever file no longer fits, and also when an earlier prediction wrote it: its report says what is not so."""
+def test_a_failed_prediction_leaves_the_files_of_a_case_as_they_were(
+    typed, words_of, tmp_path, monkeypatch, ending, again
+):
+    """Whichever file no longer fits: there is none, or the four of an earlier prediction."""
     out, replace = tmp_path / "out", os.replace
+    before = {}
     if again:
         out.mkdir()
         for path in result_files(out, "C_000").values():
             path.write_text(f'{{"case": "C_000",\n"not_for_diagnosis": "{NOT_FOR_DIAGNOSIS}"}}')
+            before[path] = path.read_bytes()
 
     def full(source, target):
         if str(target).endswith(ending):
@@ -159,7 +163,7 @@ def test_a_prediction_leaves_all_files_of_a_case_or_none(typed, words_of, tmp_pa
     code, output, err = typed(*words_of("predict", out))
     check_one_line(code, err)
     assert f"C_000{ending}: the disk is full" in err + output
-    assert list(out.iterdir()) == []
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
 @pytest.mark.parametrize("command", COMMANDS)

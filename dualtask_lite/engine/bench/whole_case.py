@@ -113,9 +113,8 @@ def plain_probability(model: Model, image: torch.Tensor) -> torch.Tensor:
     settings, batch = model.settings, image[None]
     total = torch.zeros_like(batch)
     for axes in flips(settings.prediction.flips):
-        turned = [1 + axis for axis in axes]
         maps = sliding_window_inference(
-            batch.flip(turned),
+            batch.flip(axes),
             settings.sample.patch,
             WINDOWS,
             lambda crops: model.net(crops).seg.sigmoid(),
@@ -123,7 +122,7 @@ def plain_probability(model: Model, image: torch.Tensor) -> torch.Tensor:
             mode="gaussian",
         )
         assert isinstance(maps, torch.Tensor)
-        total += maps.flip(turned)
+        total += maps.flip(axes)
     return total[0, 0] / settings.prediction.flips
 
 
