@@ -207,13 +207,13 @@ def make_notebook(
 
 
 def with_meanings(text: str, folder: Path) -> str:
-    """Let each link to a term of the glossary lead there from ``folder`` and tell what it means."""
+    """Let each link to a term of the glossary lead there from ``folder`` and show its meaning."""
     meaning = terms()
     way = Path(os.path.relpath(GLOSSARY, folder)).as_posix()
 
     def link(found: re.Match[str]) -> str:
-        said = html.escape(re.sub(r"[*`]|\[([^]]*)]\([^)]*\)", r"\1", meaning[found[1]]))
-        return f'({way}#{found[1]} "{said}")'
+        definition = html.escape(re.sub(r"[*`]|\[([^]]*)]\([^)]*\)", r"\1", meaning[found[1]]))
+        return f'({way}#{found[1]} "{definition}")'
 
     return re.sub(r"\(glossary\.md#([\w-]+)\)", link, text).replace("(glossary.md)", f"({way})")
 

@@ -34,7 +34,7 @@ from dualtask_lite.method.network import DualTaskNet
 
 # A fine stage repeats on the box of its own last prediction until two rounds agree, or so often.
 AGREEMENT, ROUNDS = 0.92, 4
-# Windows that go through the network together: on a CPU, PyTorch takes a way of a quarter of the speed for a lone one.
+# Windows in a batch: with batch size 1 PyTorch runs four times slower on a CPU.
 WINDOWS = 4
 
 

@@ -101,7 +101,7 @@ print(f"largest difference between the two: {difference:.6f} mm")
 # ## Millimetres, not voxels
 #
 # In CT a [voxel](glossary.md#voxel) is seldom a cube: 0.8 x 0.8 mm within a slice and 5 mm from slice to
-# slice is common. A library that is not told so counts voxels. Here is a ball of 12 mm radius on that grid, and
+# slice is common. Without the spacing, a library measures in voxels. Here is a ball of 12 mm radius on that grid, and
 # its distance measured both ways. The one in voxels is turned into mm with the 0.8 mm that hold within the
 # slice.
 
@@ -408,9 +408,9 @@ def test_error(network):
     """Mean error in mm within half a band of the true surface, on cases that did not train."""
     network.eval()
     with torch.no_grad():
-        said = from_band(network(image).distance)
+        predicted = from_band(network(image).distance)
     network.train()
-    return (said - wanted).abs()[close].mean().item()
+    return (predicted - wanted).abs()[close].mean().item()
 
 
 # %% [markdown]
@@ -424,9 +424,9 @@ schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, settings.optimiser.lr,
 seen, errors = [0], [test_error(network)]
 for step in range(steps):
     taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]
-    said = network(torch.stack([sample["image"] for sample in taken]).to(device)).distance
+    predicted = network(torch.stack([sample["image"] for sample in taken]).to(device)).distance
     true_mm = torch.stack([sample["distance_mm"] for sample in taken]).to(device)
-    loss = distance_term(said, true_mm, surface_weight=settings.objective.surface_weight)
+    loss = distance_term(predicted, true_mm, surface_weight=settings.objective.surface_weight)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -469,9 +469,9 @@ panels(
 )
 
 # %% [markdown]
-# The network began with "0 mm" everywhere, and now says roughly where the pancreas is and how far each voxel lies
-# from it. Compare its error with the 5 mm that a voxel of this coarse grid measures. Its answers are too
-# smooth: deep inside it does not dare to say as much as it should. [Lesson 04](04_the_framework.ipynb) puts a mask beside
+# The network began with "0 mm" everywhere, and now predicts roughly where the pancreas is and how far each voxel lies
+# from it. Compare its error with the 5 mm that a voxel of this coarse grid measures. The predicted distance is too
+# smooth: it underestimates the depth far inside. [Lesson 04](04_the_framework.ipynb) puts a mask beside
 # the distance.
 
 # %% [markdown]

@@ -10,7 +10,7 @@
 # # 02 Task conversion: each answer in the other's words
 #
 # A mask can be turned into a distance and a distance into a mask, so that each task can teach the
-# other. But only if a gradient comes back. You find out why a published conversion trains nothing, and mend it.
+# other. But only if a gradient comes back. You find out why a published conversion trains nothing, and repair it.
 #
 # **Objectives.** After this lesson you can
 #
@@ -275,8 +275,8 @@ Table(
 )
 
 # %% [markdown]
-# A steep sigmoid in a band of 20 mm is nothing else than a small tau: k = 1500 is tau = 20 / 1500 = 0.013 mm. A
-# voxel centre must come that close to the surface to feel anything. In the picture, the brighter a voxel, the
+# A steep sigmoid in a band of 20 mm is the same as a small tau: k = 1500 is tau = 20 / 1500 = 0.013 mm. Only
+# voxels this close to the surface get a gradient. In the picture, the brighter a voxel, the
 # stronger its gradient; powers of ten, and the darkest blue is dead.
 
 

@@ -329,7 +329,7 @@ Table(
 # Compare first down the columns, then across the models: a difference between home and away is what a new hospital costs,
 # and a model that is as poor at home as away has not learned enough to show it. Only where a model does well at home can a
 # method that promises to travel better win anything. That is the setting in which
-# lesson 05b tests the claim, after [lesson 05](05_cross_dataset_evaluation.ipynb) has said how.
+# lesson 05b tests the claim, after [lesson 05](05_cross_dataset_evaluation.ipynb) has explained how.
 
 # %% [markdown]
 # ### Exercise 2

@@ -175,7 +175,7 @@ print(f"over trainings and cases {ends[0]:+.3f} to {ends[1]:+.3f}")
 #
 # A **[p-value](glossary.md#p-value)** asks the same in another way: if there were no difference, how often would
 # chance alone give one as large as this? Ask twenty questions of the same data, and on average one p-value
-# falls below 0.05 by chance. **Holm's correction** makes every p-value pay for how many were asked:
+# falls below 0.05 by chance. **Holm's correction** corrects p-values for multiple comparisons:
 
 # %%
 show_source(holm)
@@ -312,8 +312,8 @@ Table(
 # %% [markdown]
 # ## Three leaks
 #
-# Each of these protocols has been published with. Each tells the model, or whoever tunes it, something about the
-# test that will not be there at the next hospital.
+# Published papers have used each of these protocols. Each gives the model, or whoever tunes it, knowledge of the
+# test cases that it will not have at the next hospital.
 #
 # **Cases split by slice.** Neighbouring slices of one patient look alike. When slices are dealt at random, every
 # test slice has its neighbours in the training:
@@ -407,7 +407,7 @@ check("05.4", honest_guess)
 # ## Summary
 #
 # - Hold out whole hospitals, each in turn, and touch the test once.
-# - Compare in pairs; conclude from an interval over trainings and cases, and make every p-value pay for the others.
+# - Compare in pairs; conclude from an interval over trainings and cases, and correct p-values for multiple comparisons.
 # - A leak costs nothing to build in and flatters by more than most methods gain.
 # - If the interval holds 0, the honest conclusion is "not shown".
 #

@@ -98,7 +98,7 @@ results.arms([one | what for one in comparisons], claimed=CLAIMED)
 # trained once. The thin line is the interval over cases alone, and the small grey marks are single seeds. The dotted line is the
 # difference that the paper reports.
 #
-# *Better* or *worse* is said only where the thick line leaves 0, the corrected p-value is below 0.05 **and** there are at least
+# The conclusion is *better* or *worse* only where the thick line leaves 0, the corrected p-value is below 0.05 **and** there are at least
 # five trainings, because of fewer a single one that fails decides the mean:
 
 # %%
@@ -333,7 +333,7 @@ show.compare(scan, {arm: prediction.mask for arm, prediction in found.items()})
 # %% [markdown]
 # The true tumour is outlined in both. Move the slider, and say what the worse arm takes for tumour, or where it stops too early. One case
 # is an example and no proof; the table above says whether the others go the same way. So before you call a low score noise,
-# **look at its worst case**; and before you call it mended, look at all the others.
+# **look at its worst case**; and before you call it repaired, look at all the others.
 
 # %% [markdown]
 # ## What is known now

@@ -153,8 +153,8 @@ nib.save(nib.Nifti1Image(image.get_fdata(dtype=np.float32), in_metres), second.i
 label = nib.load(third.label)
 nib.save(nib.Nifti1Image(np.asarray(label.dataobj)[:-1], label.affine), third.label)
 
-code, told, complaint = dualtask("data", "check", spoiled, "--json")
-findings = json.loads(told)["findings"]
+code, output, complaint = dualtask("data", "check", spoiled, "--json")
+findings = json.loads(output)["findings"]
 Table(
     [{"case": f["case"], "level": f["level"], "remedy": f["remedy"]} for f in findings],
     f"What the check found (exit code {code})",
@@ -312,11 +312,11 @@ few |= {"sample.spacing": [7, 7, 7], "sample.patch": [24, 24, 16], **overrides}
 few["data.cases"] = [case.id for case in cases]
 words = [word for key, value in few.items() for word in ("--set", f"{key}={json.dumps(value)}")]
 held_out = ["--held-out", centres[-1]] if len(centres) > 1 else []
-code, told, complaint = dualtask(
+code, output, complaint = dualtask(
     "train", "--profile", profile, "--stage", "pancreas-coarse", "--source", given, *held_out,
     "--out", work / "run", *words,
 )  # fmt: skip
-print(told, complaint)
+print(output, complaint)
 manifest = json.loads((work / "run" / "manifest.json").read_text())
 
 # %% [markdown]
@@ -432,7 +432,7 @@ outcome("07.C")
 
 # %%
 scan = few_of[centres[-1]][0]
-code, told, complaint = dualtask("predict", work / "run", scan.image, "-o", work / "out")
+code, output, complaint = dualtask("predict", work / "run", scan.image, "-o", work / "out")
 for file in sorted((work / "out").iterdir()):
     print(file.name, f"{file.stat().st_size / 1000:.0f} kB")
 
@@ -470,7 +470,7 @@ check("07.4", pancreas_ml)
 # monai.bundle run` executes with the same result:
 
 # %%
-code, told, complaint = dualtask("export", work / "run", "-o", work / "bundle")
+code, output, complaint = dualtask("export", work / "run", "-o", work / "bundle")
 for file in sorted(path for path in (work / "bundle").rglob("*") if path.is_file()):
     print(file.relative_to(work / "bundle"))
 

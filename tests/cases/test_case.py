@@ -1,4 +1,4 @@
-"""One case: what is refused and how it is told, and the way back to the file's own grid."""
+"""One case: what is refused and its message, and the way back to the file's own grid."""
 
 import gzip
 import itertools
@@ -132,7 +132,7 @@ def test_a_single_slice_is_a_volume(tmp_path):
 
 
 def broken_images():
-    """Name -> what writes it to a folder, and what must be told."""
+    """Name -> what writes it to a folder, and the message."""
     odd = hu().astype(np.float32)
     odd[3, 3, 3] = np.nan
 
@@ -197,11 +197,11 @@ def test_a_file_that_only_has_the_name_of_nifti_is_to_be_fetched_again(tmp_path,
 
 @pytest.mark.parametrize("name", broken_images())
 def test_a_broken_image_is_refused_with_file_finding_and_remedy(tmp_path, name):
-    make, told = broken_images()[name]
+    make, message = broken_images()[name]
     make(tmp_path)
     file = next((f for f in tmp_path.iterdir() if f.name.startswith("ct")), tmp_path / "ct.nii.gz")
     case = Case("c", "A", file)
-    with pytest.raises(DualTaskError, match=told) as caught:
+    with pytest.raises(DualTaskError, match=message) as caught:
         case.load()
     assert str(file) in caught.value.what
     assert caught.value.remedy
@@ -210,24 +210,24 @@ def test_a_broken_image_is_refused_with_file_finding_and_remedy(tmp_path, name):
 
 def test_check_lists_each_broken_image_and_continues(tmp_path):
     """The same findings as in Python, each in its own line; one good CT is between them."""
-    told = {}
+    finding_of = {}
     for number, (name, (make, finding)) in enumerate(broken_images().items()):
         place = tmp_path / name
         place.mkdir()
         make(place)
         if found := [path for path in place.iterdir() if path.is_file() and path.name.startswith("ct")]:
             found[0].rename(tmp_path / f"{number}{''.join(found[0].suffixes)}")
-            told[str(number)] = finding
+            finding_of[str(number)] = finding
         shutil.rmtree(place)
     write(tmp_path / "good.nii.gz", hu())
-    assert len(told) == len(broken_images()) - 2  # without the missing file and the empty folder
+    assert len(finding_of) == len(broken_images()) - 2  # without the missing file and the empty folder
     done = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--json"])
     assert isinstance(done.exception, DualTaskError)
-    assert done.exception.what == f"{len(told)} of {len(told) + 1} cases have errors"
+    assert done.exception.what == f"{len(finding_of)} of {len(finding_of) + 1} cases have errors"
     findings = json.loads(done.stdout)["findings"]
     errors = {one["case"]: one for one in findings if one["level"] == "error"}
-    assert errors.keys() == told.keys()
-    assert all(told[name] in one["finding"] and one["remedy"] for name, one in errors.items())
+    assert errors.keys() == finding_of.keys()
+    assert all(finding_of[name] in one["finding"] and one["remedy"] for name, one in errors.items())
 
 
 def broken_labels():
@@ -258,12 +258,12 @@ def broken_labels():
 
 @pytest.mark.parametrize("name", broken_labels())
 def test_broken_label_is_reported(tmp_path, name):
-    voxels, affine, level, told = broken_labels()[name]
+    voxels, affine, level, message = broken_labels()[name]
     label = write(tmp_path / "label.nii.gz", voxels, affine)
     case = Case("c", "A", write(tmp_path / "ct.nii.gz", hu()), label)
     (finding,) = check(case)
     assert finding.level == level
-    assert told in finding.what
+    assert message in finding.what
     assert str(label) in finding.what
     if level == "error":
         with pytest.raises(DualTaskError):
@@ -307,7 +307,7 @@ def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("case", "told"),
+    ("case", "message"),
     [
         (Case("c", "A", hu(), None), "has no label"),
         (Case("c", "A", hu() // 8 + 130, organ()), "do not look like HU"),
@@ -323,10 +323,10 @@ def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):
         ),
     ],
 )
-def test_usable_defect_is_a_warning(case, told):
+def test_usable_defect_is_a_warning(case, message):
     (finding,) = check(case)
     assert finding.level == "warning"
-    assert told in finding.what
+    assert message in finding.what
     case.load()
 
 
@@ -374,7 +374,7 @@ def test_any_number_type_is_saved_and_read_again(good, tmp_path, dtype):
 
 
 @pytest.mark.parametrize(
-    ("array", "name", "told"),
+    ("array", "name", "message"),
     [
         (organ().astype(np.float16), "mask.nii", "cannot hold numbers of type float16"),
         (organ().astype(object), "mask.nii", "cannot hold numbers of type object"),
@@ -382,8 +382,8 @@ def test_any_number_type_is_saved_and_read_again(good, tmp_path, dtype):
         (organ(), "mask", "is no name of a NIfTI file"),
     ],
 )
-def test_invalid_array_is_refused_before_a_file_is_written(good, tmp_path, array, name, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_array_is_refused_before_a_file_is_written(good, tmp_path, array, name, message):
+    with pytest.raises(ValueError, match=message):
         good.load().save(array, tmp_path / name)
     assert not (tmp_path / name).exists()
 
@@ -404,7 +404,7 @@ def moved_by(mm):
 
 
 @pytest.mark.parametrize(
-    ("sform", "qform", "told"),
+    ("sform", "qform", "message"),
     [
         (None, None, "its affine is missing"),
         (np.eye(4), None, "its affine is the identity"),
@@ -416,11 +416,11 @@ def moved_by(mm):
         (affine_of(), None, None),
     ],
 )
-def test_a_geometry_that_cannot_be_trusted_is_a_warning(tmp_path, sform, qform, told):
+def test_a_geometry_that_cannot_be_trusted_is_a_warning(tmp_path, sform, qform, message):
     case = Case("c", "A", geometry(tmp_path / "ct.nii", sform, qform), organ(), affine_of())
     warnings = [finding.what for finding in check(case) if "label" not in finding.what]
-    assert len(warnings) == (told is not None)
-    assert all(told in what for what in warnings)
+    assert len(warnings) == (message is not None)
+    assert all(message in what for what in warnings)
 
 
 def test_a_damaged_qform_beside_a_good_sform_is_a_warning(tmp_path):

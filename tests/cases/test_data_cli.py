@@ -147,7 +147,7 @@ def a_source(folder, contents, labels):
 
 
 @pytest.mark.parametrize(
-    ("contents", "labels", "told"),
+    ("contents", "labels", "expected"),
     [
         ([0, 1, 2], [[0, 1], [0, 2], [0]], []),
         ([0, 1, 0, 0], [[0, 1, 2]] * 4, ["c0 and c2 and c3 hold the same image"]),
@@ -155,7 +155,7 @@ def a_source(folder, contents, labels):
         ([0, 0], [[2, 0], [2, 0]], ["c0 and c1 hold the same image", "none of the 2 labels holds pancreas (1)"]),
     ],
 )
-def test_check_reports_findings_about_all_cases_together(tmp_path, contents, labels, told):
+def test_check_reports_findings_about_all_cases_together(tmp_path, contents, labels, expected):
     found = json.loads(call("check", a_source(tmp_path / "X", contents, labels), "--json"))["findings"]
-    assert [one["finding"] for one in found if one["case"] == "all"] == told
+    assert [one["finding"] for one in found if one["case"] == "all"] == expected
     assert all(one["level"] == "warning" and one["remedy"] for one in found)

@@ -48,7 +48,7 @@ def test_labels_declared_as_ours_change_nothing(tmp_path, phantom_folder):
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         (
             {"0": "background", "1": "spleen", "2": "kidney"},
@@ -61,8 +61,8 @@ def test_labels_declared_as_ours_change_nothing(tmp_path, phantom_folder):
         (["background", "pancreas"], "not pairs of a value and a name"),
     ],
 )
-def test_labels_of_unknown_names_are_refused_with_both_lists(tmp_path, labels, told):
-    with pytest.raises(DualTaskError, match=told) as error:
+def test_labels_of_unknown_names_are_refused_with_both_lists(tmp_path, labels, message):
+    with pytest.raises(DualTaskError, match=message) as error:
         labels_of(tmp_path / "X", {"labels": labels})
     assert "dataset.json" in error.value.what
 

@@ -157,9 +157,9 @@ BROKEN = {
 
 @pytest.mark.parametrize("name", BROKEN)
 def test_non_volume_is_refused_with_file_and_reason(tmp_path, write_series, name):
-    how, told = BROKEN[name]
+    how, message = BROKEN[name]
     folder = write_series(tmp_path / "series", hu(), turned(), **how)
-    with pytest.raises(DualTaskError, match=re.escape(told)) as caught:
+    with pytest.raises(DualTaskError, match=re.escape(message)) as caught:
         Case("s", "A", folder).load()
     assert str(folder) in caught.value.what
     assert caught.value.remedy
@@ -295,13 +295,13 @@ def test_nothing_about_the_patient_leaves_the_reader(tmp_path, write_series, cap
     saved = scan.save(scan.volume.astype(np.float32), tmp_path / "ct.nii")
     secrets = [str(value) for value in write_series.patient.values() if len(str(value)) > 1] + ["Jane"]
     content = saved.read_bytes().decode("latin-1")
-    said = "".join(capfd.readouterr()) + repr(case) + json.dumps([vars(finding) for finding in check(case)])
+    shown = "".join(capfd.readouterr()) + repr(case) + json.dumps([vars(finding) for finding in check(case)])
     for index in range(3):  # and no error quotes it either
         broken = write_series(tmp_path / str(index), hu(), turned(), **[how for how, _ in BROKEN.values()][index])
-        said += str([vars(finding) for finding in check(Case("s", "A", broken))])
+        shown += str([vars(finding) for finding in check(Case("s", "A", broken))])
     for secret in secrets:
         assert secret not in content
-        assert secret not in said
+        assert secret not in shown
 
 
 def test_output_of_predict_has_no_patient_data(tmp_path, write_series, cascade):
@@ -312,18 +312,18 @@ def test_output_of_predict_has_no_patient_data(tmp_path, write_series, cascade):
         write_series(tmp_path / "in" / name, hu(), turned(), **how)
     done = CliRunner().invoke(app, ["predict", str(cascade), str(tmp_path / "in"), "-o", str(tmp_path / "out")])
     assert done.exception.what == "1 of 2 inputs could not be predicted"
-    said = done.output + str(done.exception)
-    assert "broken" in said
+    shown = done.output + str(done.exception)
+    assert "broken" in shown
     files = sorted((tmp_path / "out").iterdir())
     assert [file.name for file in files] == [
         f"whole{end}" for end in (".json", ".png", "_distance.nii.gz", "_seg.nii.gz")
     ]
     for file in files:
         content = file.read_bytes()
-        said += (gzip.decompress(content) if file.suffix == ".gz" else content).decode("latin-1")
+        shown += (gzip.decompress(content) if file.suffix == ".gz" else content).decode("latin-1")
     secrets = [str(value) for value in write_series.patient.values() if len(str(value)) > 4]
     assert len(secrets) == 5
-    assert not [secret for secret in secrets if secret in said]
+    assert not [secret for secret in secrets if secret in shown]
 
 
 def test_the_digest_follows_a_slice_that_changes(tmp_path, write_series):

@@ -70,6 +70,6 @@ def test_the_command_makes_what_the_function_makes(tmp_path):
 
 
 def test_a_shift_of_the_phantom_is_refused(typed, tmp_path):
-    code, _, told = typed("data", "make", "phantom", "--shift", "0.1", "--out", tmp_path / "p")
+    code, _, err = typed("data", "make", "phantom", "--shift", "0.1", "--out", tmp_path / "p")
     assert code == 1
-    assert "leave it out, or make exam" in told
+    assert "leave it out, or make exam" in err

@@ -113,9 +113,9 @@ def test_each_thing_that_is_no_case_has_its_reason(make):
         "gone": "link to nothing",
         "around": "link to a folder above",
     }
-    told = reasons(found, root)
-    assert told.keys() == expected.keys()
-    assert all(part in told[name] for name, part in expected.items())
+    reason_of = reasons(found, root)
+    assert reason_of.keys() == expected.keys()
+    assert all(part in reason_of[name] for name, part in expected.items())
     assert {one.path.name for one in found.skipped if one.may_be_ct} == {"a.mha", "b.nrrd", "c.img", "d.mgz"}
 
 

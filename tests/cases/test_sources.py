@@ -251,8 +251,8 @@ def test_partial_download_gives_available_cases(tmp_path):
 
 def test_task07_without_any_image_names_the_first(tmp_path):
     describe(tmp_path / "X", ["one", "two"])
-    told = r"none of its training images .*one\.nii\.gz is not.*remove dataset\.json to pair files by name"
-    with pytest.raises(DualTaskError, match=told):
+    refusal = r"none of its training images .*one\.nii\.gz is not.*remove dataset\.json to pair files by name"
+    with pytest.raises(DualTaskError, match=refusal):
         find_cases(tmp_path / "X")
     (tmp_path / "Y" / "imagesTr").mkdir(parents=True)
     with pytest.raises(DualTaskError, match="none of its training images"):

@@ -28,11 +28,11 @@ def _quick(monkeypatch):
 
 
 def test_all_parts_of_a_profile_with_every_term(tmp_path):
-    told = bench(list(engine.ALL), "gpu", TINY | {"network.width": 8, "machine.workers": 1}, tmp_path / "b.json")
-    assert told == json.loads((tmp_path / "b.json").read_text())
-    results = told["results"]
+    report = bench(list(engine.ALL), "gpu", TINY | {"network.width": 8, "machine.workers": 1}, tmp_path / "b.json")
+    assert report == json.loads((tmp_path / "b.json").read_text())
+    results = report["results"]
     assert list(results) == [name for part in engine.ALL for name in engine.PARTS[part]]
-    assert told["settings"]["stage"] == "tumour-fine"
+    assert report["settings"]["stage"] == "tumour-fine"
     for name in ("pipeline", "step, fp32 eager", "step, tuned"):
         assert results[name]["repeats"] >= 3
         assert 0 < results[name]["seconds_min"] <= results[name]["seconds"]
@@ -47,7 +47,7 @@ def test_all_parts_of_a_profile_with_every_term(tmp_path):
     assert set(results["layers"]["share"]) == set(LAYERS)
     assert results["predict"]["voxels"] == 40 * 32 * 20
     assert results["predict"]["flips"] == 8
-    assert {row["measure"] for row in rows(told)} == set(results)
+    assert {row["measure"] for row in rows(report)} == set(results)
     assert 0 <= results["waiting for data"]["share_waiting_for_data"] < 1
     for name in ("windows beside MONAI", "reference model beside MONAI"):
         assert results[name]["flips"] == 8

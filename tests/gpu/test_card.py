@@ -125,11 +125,11 @@ def test_the_opinions_on_a_case_agree_with_those_of_a_cpu(split):
     scan = split.validation[0].load()
     chosen = settings(**{"stage": "pancreas-coarse", "machine.precision": "32-true"})
     torch.manual_seed(0)
-    net, told = build_network(chosen).eval(), []
+    net, by_device = build_network(chosen).eval(), []
     for device in ("cpu", CARD):
         model = Model(copy.deepcopy(net).to(device), chosen, (), Path("untrained"))
-        told.append(disagreement([model], scan, predict_scan([model], scan)).warnings)
-    assert told[1] == pytest.approx(told[0], abs=0.05)
+        by_device.append(disagreement([model], scan, predict_scan([model], scan)).warnings)
+    assert by_device[1] == pytest.approx(by_device[0], abs=0.05)
 
 
 def test_a_cascade_trains_predicts_and_exports_in_one_process(split, tmp_path):

@@ -239,10 +239,10 @@ def test_run_keeps_the_absolute_path_of_its_cases(tmp_path, monkeypatch):
     assert files.load_model(run).settings.data.source == str(tmp_path / "A")
 
 
-@pytest.mark.parametrize(("value", "told"), [(1, r"they hold 0 \(background\), 1 \(pancreas\)"), (0, "they hold 0")])
-def test_labels_without_the_target_are_refused_before_anything_is_written(tmp_path, value, told):
+@pytest.mark.parametrize(("value", "labels"), [(1, r"they hold 0 \(background\), 1 \(pancreas\)"), (0, "they hold 0")])
+def test_labels_without_the_target_are_refused_before_anything_is_written(tmp_path, value, labels):
     cases = [replace(case, label=np.minimum(case.label, value)) for case in split().train]
-    with pytest.raises(DualTaskError, match=f"none of the 2 labels to train on holds the target, tumour; {told}"):
+    with pytest.raises(DualTaskError, match=f"none of the 2 labels to train on holds the target, tumour; {labels}"):
         train(Settings.of("laptop", TINY), tmp_path / "run", split=Split(tuple(cases), (), ()), progress=False)
     assert not (tmp_path / "run").exists()
 
