@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple
 
 Row = Mapping[str, Any]
@@ -14,6 +15,12 @@ def number(value: Any) -> float:
     if value is None or value == "":
         return math.nan
     return float({"True": 1, "False": 0}.get(value, value))
+
+
+def mean_of(values: Iterable[Any]) -> float:
+    """Mean of those values of rows that are defined; NaN when none is."""
+    known = [value for value in map(number, values) if math.isfinite(value)]
+    return fmean(known) if known else math.nan
 
 
 class Pair(NamedTuple):

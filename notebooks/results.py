@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any
@@ -13,7 +13,7 @@ from readme import write_part
 
 from dualtask_lite.engine.judging.statistics import compare, in_words
 from dualtask_lite.engine.run import read_json, read_rows
-from dualtask_lite.rows import Row, number
+from dualtask_lite.rows import Row, mean_of, number
 
 FOLDER = Path(__file__).parents[1] / "data" / "results" / "reference"
 MADE_BY = "make results"
@@ -57,16 +57,11 @@ class Results:
 
     def mean(self, arm: str, column: str = "dice", centres: str = CENTRES) -> float:
         """Mean of a column over the tumours of the held-out hospitals; NaN when there is none."""
-        return _mean(row[column] for row in self.tumours if row["arm"] == arm and row["part"] in centres)
+        return mean_of(row[column] for row in self.tumours if row["arm"] == arm and row["part"] in centres)
 
     def pancreas_dice(self, centre: str) -> float:
         """Dice of the shared pancreas stage on a held-out hospital."""
-        return _mean(r["dice"] for r in self.pancreas if (r["arm"], r["part"]) == (BASELINE, centre))
-
-
-def _mean(values: Iterable[str]) -> float:
-    known = [value for value in map(number, values) if math.isfinite(value)]
-    return float(np.mean(known)) if known else math.nan
+        return mean_of(r["dice"] for r in self.pancreas if (r["arm"], r["part"]) == (BASELINE, centre))
 
 
 def written(value: float, digits: int = 3) -> str:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from dualtask_lite.rows import Pair, number, pairs
+from dualtask_lite.rows import Pair, mean_of, number, pairs
 
 
 def row(arm, case, seed, dice, centre="A", **other):
@@ -19,6 +19,11 @@ def test_a_value_is_read_as_measured_or_as_text(text, value):
 @pytest.mark.parametrize("nothing", ["", None, "nan", math.nan])
 def test_undefined_metric_is_nan(nothing):
     assert math.isnan(number(nothing))
+
+
+def test_mean_leaves_out_undefined_values():
+    assert mean_of(["0.2", "", "nan", 0.4, True]) == pytest.approx(1.6 / 3)
+    assert math.isnan(mean_of(["", None]))
 
 
 def test_pairs_are_of_one_training_and_case():

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import numpy as np
-
-from dualtask_lite.rows import Row, number
+from dualtask_lite.rows import Row, mean_of
 from dualtask_lite.show.table import Table
 
 
@@ -22,9 +20,9 @@ def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
         mine = [row for row in rows if row["arm"] == arm]
-        means = {name: mean([row for row in mine if row["centre"] == name], metric) for name in hospitals}
+        means = {name: mean_of(row[metric] for row in mine if row["centre"] == name) for name in hospitals}
         trainings = len({(row["centre"], row["seed"]) for row in mine})
-        lines.append({"arm": arm, "trainings": trainings, **means, "found": mean(mine, "detected")})
+        lines.append({"arm": arm, "trainings": trainings, **means, "found": mean_of(row["detected"] for row in mine)})
     return Table(lines, f"Mean {metric} on each held-out hospital, and the share of lesions found", digits=3)
 
 
@@ -40,7 +38,7 @@ def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision"
     for key in keys:
         mine = [row for row in rows if (row["arm"], str(row["centre"]), str(row["seed"])) == key]
         about = dict(zip(("arm", "held out", "seed"), key, strict=True))
-        lines.append(about | {metric: mean(mine, metric) for metric in metrics})
+        lines.append(about | {metric: mean_of(row[metric] for row in mine) for metric in metrics})
     return Table(lines, "Mean over the cases that each training was tested on")
 
 
@@ -63,12 +61,6 @@ def differences(comparisons: Sequence[Row]) -> Table:
         for one in comparisons
     ]
     return Table(lines, "Difference from the baseline, with 95 % intervals")
-
-
-def mean(rows: Iterable[Row], column: str) -> float:
-    """Mean of the values of a column that are defined; NaN when none is."""
-    known = [value for row in rows if math.isfinite(value := number(row[column]))]
-    return float(np.mean(known)) if known else math.nan
 
 
 def _ends(interval: Sequence[float]) -> str:

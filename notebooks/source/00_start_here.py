@@ -39,7 +39,8 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 #
 # This course is the investigation. Lessons 01 to 03 rebuild the parts of the method and look for the traps in each.
 # Lesson 04 puts them together, lesson 05 asks how a claim is tested, lesson 05b tests this one, lesson 06 looks at where
-# the method is wrong, and in the last lesson you try to do better on a hospital that nobody has looked at. Each lesson ends with what is known by then.
+# the method is wrong, and in the last lesson you try to do better on a hospital that nobody has looked at. Each lesson
+# ends with what is known by then.
 #
 # ## The task
 #

@@ -67,7 +67,7 @@ short |= {"objective.weights": {"seg": 1.0, "out": 1.0, "feat": 1.0}, "sample.fo
 short |= {"sample.spacing": [4, 4, 4], "sample.patch": [32, 32, 16]}
 settings = Settings.of(profile, short | overrides)
 cases = lesson_cases(data_dir, hospitals=2, tumours=1)
-every, least = (1, 0) if data_dir else (2, 20)  # of the embedded cases half, with voxels: quicker
+every, least = (1, 0) if data_dir else (2, 20)  # embedded: half of the cases, to be quick
 regions = [training_region(case, settings) for case in cases[::every]]
 regions = [region for region in regions if region.mask.sum() > least]
 region = regions[0]

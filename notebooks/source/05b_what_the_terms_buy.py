@@ -297,7 +297,7 @@ outcome("05b.D")
 
 # %%
 
-from dualtask_lite.rows import pairs
+from dualtask_lite.rows import mean_of, pairs
 
 MODELS = {
     "segmentation": "reference-segmentation",
@@ -305,7 +305,7 @@ MODELS = {
     "full": "reference-full",
 }
 of_c = [row for row in tumours if (row["part"], row["seed"]) == ("C", "0")]
-dice = {arm: tables.mean([r for r in of_c if r["arm"] == arm], "dice") for arm in MODELS}
+dice = {arm: mean_of(r["dice"] for r in of_c if r["arm"] == arm) for arm in MODELS}
 best, worst = max(dice, key=dice.get), min(dice, key=dice.get)
 lost_most = min(pairs(of_c, worst, best, "dice"), key=lambda pair: pair.difference)
 print(f"{lost_most.case}: {lost_most.baseline:.2f} with {best}, {lost_most.arm:.2f} with {worst}")

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dualtask_lite.engine.judging.statistics import compare
-from dualtask_lite.rows import Row, number
+from dualtask_lite.rows import Row, mean_of, number
 
 #: The metrics of the summary; of the volume error the absolute value, because errors of both signs would cancel.
 SUMMARISED = ("dice", "nsd_2mm", "hd95_mm", "assd_mm", "detected", "volume_error_ml")
@@ -56,16 +56,10 @@ def _seed_means(rows: Sequence[Row], metric: str) -> dict[int, float]:
     for row in rows:
         value = number(row[metric])
         values.setdefault(int(row["seed"]), []).append(abs(value) if metric == "volume_error_ml" else value)
-    return {seed: _mean(seed_values) for seed, seed_values in values.items()}
-
-
-def _mean(values: Sequence[float]) -> float:
-    """Mean of the defined values; NaN without one."""
-    known = [value for value in values if math.isfinite(value)]
-    return float(np.mean(known)) if known else math.nan
+    return {seed: mean_of(seed_values) for seed, seed_values in values.items()}
 
 
 def _spread(means: Sequence[float]) -> dict[str, Any]:
     known = [value for value in means if math.isfinite(value)]
     sd = round(float(np.std(known, ddof=1)), 4) if len(known) > 1 else None
-    return {"mean": round(_mean(known), 4), "sd_over_seeds": sd, "seeds": len(known)}
+    return {"mean": round(mean_of(known), 4), "sd_over_seeds": sd, "seeds": len(known)}

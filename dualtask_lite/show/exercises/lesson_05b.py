@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from dualtask_lite.rows import Row, number
+from dualtask_lite.rows import Row, mean_of
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
@@ -38,13 +36,9 @@ def newly_found(tumours: Sequence[Row]) -> int:
     return len(_touched(tumours, "full") - _touched(tumours, "segmentation"))
 
 
-def _mean(rows: Sequence[Row], column: str) -> float:
-    return float(np.nanmean([number(row[column]) for row in rows]))
-
-
 def _where_it_is_lost(answer: float, ends: Sequence[Row]) -> str:
     mine = [row for row in ends if row["arm"] == "segmentation"]
-    hospital = _mean(mine, "validation_dice") - _mean(mine, "unseen_dice")
+    hospital = mean_of(row["validation_dice"] for row in mine) - mean_of(row["unseen_dice"] for row in mine)
     return (
         f"{answer:.2f}. Of it {answer - hospital:.2f} is lost with new patients of the training hospitals already, "
         f"{hospital:.2f} with the new hospital. A method that only travels better can win back the second part."
@@ -59,7 +53,7 @@ def _where_it_is_lost(answer: float, ends: Sequence[Row]) -> str:
 )
 def gap(ends: Sequence[Row]) -> float:
     mine = [row for row in ends if row["arm"] == "segmentation"]
-    return _mean(mine, "train_dice") - _mean(mine, "unseen_dice")
+    return mean_of(row["train_dice"] for row in mine) - mean_of(row["unseen_dice"] for row in mine)
 
 
 @exercise(
@@ -88,7 +82,7 @@ def behind_at_the_end(curves: Sequence[Row]) -> tuple[str, str]:
         [row for key, row in ends.items() if key[0] == arm and key[1:] in trainings] for arm in ("full", "segmentation")
     )
     values = {
-        name: (_mean(full, column), _mean(baseline, column))
+        name: (mean_of(row[column] for row in full), mean_of(row[column] for row in baseline))
         for name, column in (("training cases", "train_dice"), ("unseen hospital", "unseen_dice"))
     }
     at_home, away = (of_full < of_baseline for of_full, of_baseline in values.values())
@@ -110,10 +104,13 @@ def what_fell(tumours: Sequence[Row]) -> tuple[str, str]:
     for row in tumours:
         trainings.setdefault((row["arm"], row["part"], row["seed"]), []).append(row)
     others = {key: rows for key, rows in trainings.items() if key[0] != "segmentation"}
-    worst = min(others, key=lambda key: _mean(others[key], "dice"))
+    worst = min(others, key=lambda key: mean_of(row["dice"] for row in others[key]))
     arm, part, seed = worst
     baseline = trainings["segmentation", part, seed]
-    fell = {name: _mean(baseline, name) - _mean(others[worst], name) for name in ("precision", "recall")}
+    fell = {
+        name: mean_of(row[name] for row in baseline) - mean_of(row[name] for row in others[worst])
+        for name in ("precision", "recall")
+    }
     letter = "c" if max(fell.values()) <= _SAME else "a" if fell["precision"] > fell["recall"] else "b"
     changes = " and ".join(f"{name} {-change:+.2f}" for name, change in fell.items())
     return letter, f"{arm}, hospital {part}, seed {seed}: {changes}."
