@@ -30,6 +30,16 @@ def test_every_module_imports_without_jupyter():
     assert done.returncode == 0, done.stderr
 
 
+def test_a_prediction_imports_no_slow_package_it_does_without():
+    """The grammar of rfc3987-syntax takes 2 to 6 s and Fabric 2 s of each process; both still import later."""
+    code = "import sys; import dualtask_lite.engine.predict\n"
+    code += "slow = {'rfc3987_syntax', 'lightning_fabric'} & set(sys.modules); assert not slow, slow\n"
+    code += "import jsonschema, rfc3987_syntax; assert rfc3987_syntax.is_valid_syntax('iri', 'https://a.example/b')\n"
+    code += "import dualtask_lite.engine.training.train"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("chosen", "spins"),
     [({}, "1000"), ({"GOMP_SPINCOUNT": "5"}, "5"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")],

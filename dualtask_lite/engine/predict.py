@@ -17,13 +17,13 @@ from typing import Any, TypeVar
 import cc3d
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 
 from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.grid import resample
 from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.data.dataset import cut_region
+from dualtask_lite.engine.medical import sliding_window_inference
 from dualtask_lite.engine.run import Model
 from dualtask_lite.engine.training.devices import autocast
 from dualtask_lite.engine.training.memory import is_out_of_memory, report_out_of_memory

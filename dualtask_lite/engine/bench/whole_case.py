@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from monai.inferers import sliding_window_inference
 
 from dualtask_lite import machine
 from dualtask_lite.cases.case import Case, Scan
@@ -21,6 +20,7 @@ from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.engine.bench.timing import short, wait
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import cut_region
+from dualtask_lite.engine.medical import sliding_window_inference
 from dualtask_lite.engine.predict import WINDOWS, flips, predict_heads, predict_scan
 from dualtask_lite.engine.run import Model, build_network, load_model, peak_memory_mb
 from dualtask_lite.engine.training.devices import pick_device

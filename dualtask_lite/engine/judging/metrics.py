@@ -22,9 +22,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from monai.metrics.utils import get_mask_edges, get_surface_distance
 
 from dualtask_lite.cases.masks import Box
+from dualtask_lite.engine.medical import get_mask_edges, get_surface_distance
 from dualtask_lite.rows import number
 
 METRICS = (

@@ -12,14 +12,16 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import timedelta
 from multiprocessing.sharedctypes import Synchronized
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
-from lightning_fabric import Fabric
 
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.machine import has_bf16
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 T = TypeVar("T")
 
@@ -93,6 +95,8 @@ def autocast(settings: Settings, device: torch.device) -> AbstractContextManager
 
 def make_fabric(settings: Settings) -> Fabric:
     """Device, precision and processes of a training."""
+    from lightning_fabric import Fabric  # takes 2 s, and a prediction goes without
+
     device, world, local = pick_device(settings.machine.device), world_size(), _local_processes()
     if settings.optimiser.batch % world:
         raise DualTaskError(

@@ -7,13 +7,15 @@ run is watched, the gradient of each term, with its weight and ramp, is measured
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_fabric import Fabric
 
 from dualtask_lite.engine.training.devices import scaler_of
 from dualtask_lite.method.network import DualTaskNet
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 VOXEL_HEADS = ("seg_head", "distance_head")
 _HEADS = (*VOXEL_HEADS, "projector", "slice_head")

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 from torch.utils.data import DataLoader
 
 from dualtask_lite.engine.config import Settings
@@ -23,6 +22,9 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method import losses
 from dualtask_lite.method.network import DualTaskNet, Outputs
 from dualtask_lite.method.views import random_view
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 class Steps:

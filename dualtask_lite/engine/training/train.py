@@ -11,11 +11,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning_fabric import Fabric
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.findings import LABELS
@@ -34,6 +33,9 @@ from dualtask_lite.engine.training.step import Steps, make_optimiser
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import remove_leftovers
 from dualtask_lite.method.network import DualTaskNet
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 _LOOKED_AT = 8  # training cases that the closing Dice is measured on
 
