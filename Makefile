@@ -12,7 +12,7 @@ export MPLBACKEND := Agg
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo models times test fuzz load lab notebooks results nbgrader lint clean
+.PHONY: help demo models times test fuzz load lab notebooks results nbgrader slides lint clean
 
 help: ## this list
 	@echo "Dual-Task Lite. The first target that needs it makes $(VENV) and installs (some minutes); PYTHON=... chooses the interpreter."
@@ -39,6 +39,9 @@ notebooks: $(STAMP) ## write notebooks/*.ipynb from notebooks/source/*.py; ADDRE
 
 results: $(STAMP) ## write the result of data/results/reference into README.md and the page of the table
 	$(BIN)/python notebooks/build.py results
+
+slides: $(STAMP) ## make slides (reveal.js, from npm) of the lessons that the last demo ran, in build/demo/
+	$(BIN)/python notebooks/build.py slides build/demo
 
 nbgrader: $(STAMP) ## write the lessons as assignments of nbgrader into build/nbgrader/
 	$(BIN)/python notebooks/build.py nbgrader build/nbgrader

@@ -3,6 +3,7 @@
     python notebooks/build.py notebooks           write notebooks/*.ipynb and notebooks/solutions/*.ipynb
     python notebooks/build.py demo build/demo     run every solution notebook, make pages and an index
     python notebooks/build.py times build/demo    keep what that run measured and its pictures, for notebooks and README
+    python notebooks/build.py slides build/demo   make a deck of slides of each lesson that this run left there
     python notebooks/build.py nbgrader build/nbgrader   write the lessons as assignments of nbgrader
 
 A cell with one of the tags of ``VARIANTS`` is kept in that build only. So an exercise is three cells (its
@@ -35,6 +36,8 @@ import nbformat
 import papermill
 import pictures
 import results
+import slides
+import summary
 from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
@@ -89,6 +92,7 @@ caption {{ text-align: left; font-weight: bold; }}
 <h1>Dual-Task Lite: the executed lessons</h1>
 <p>Every lesson was run on this machine, with its solutions, on the embedded data.
 The words of the subject are explained in the <a href="glossary.html">glossary</a>.
+The whole course <a href="summary.html">on one page</a>.
 For teaching and research, not for diagnosis.</p>
 {figure}
 {lessons}
@@ -253,6 +257,11 @@ def page(notebook: NotebookNode, title: str) -> str:
     kept = {name: value for name, value in notebook.metadata.items() if name != "widgets"}  # their state is large
     bare = NotebookNode({**notebook, "metadata": NotebookNode(kept)})
     text, _ = exporter.from_notebook_node(bare, {"metadata": {"name": title}})
+    return link_pages(text)
+
+
+def link_pages(text: str) -> str:
+    """Let links to notebooks and to the glossary lead to their pages."""
     text = re.sub(r'href="(\d\d\w+)\.ipynb', r'href="\1.html', text)
     return text.replace('href="glossary.md', 'href="glossary.html')
 
@@ -281,10 +290,25 @@ def demo(folder: Path) -> None:
         done.append(lesson)
         print(in_words(now, lesson.name), file=sys.stderr)
     (folder / "glossary.html").write_text(glossary_page(), encoding="utf-8")
+    one_page = summary.summary((lesson.name, lesson.notebook) for lesson in done)
+    (folder / "summary.html").write_text(page(one_page, "Dual-Task Lite in one page"), encoding="utf-8")
     (folder / MEASURED.name).write_text(json.dumps(measurement(done), indent=1) + "\n", encoding="utf-8")
     (folder / "index.html").write_text(index(done, folder), encoding="utf-8")
     pictures.save_screenshot(folder)
     print(f"open {folder / 'index.html'}")
+
+
+def write_slides(folder: Path) -> None:
+    """Make a deck of slides of each executed lesson in ``folder``, beside its page."""
+    library = slides.reveal()
+    for source in lessons():
+        executed = folder / f"{source.stem}.ipynb"
+        if not executed.exists():
+            sys.exit(f"error: {executed} is missing; run make demo first")
+        lesson = Executed(source.stem, nbformat.read(executed, nbformat.NO_CONVERT))
+        deck = folder / f"{source.stem}.slides.html"
+        deck.write_text(link_pages(slides.deck(lesson.notebook, lesson.title, library)), encoding="utf-8")
+        print(deck)
 
 
 def measurement(done: list[Executed]) -> dict[str, Any]:
@@ -400,7 +424,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("notebooks").set_defaults(do=write_notebooks)
     commands.add_parser("results").set_defaults(do=write_results)
-    for name, do in (("demo", demo), ("times", keep_times), ("nbgrader", write_assignments)):
+    for name, do in (("demo", demo), ("times", keep_times), ("slides", write_slides), ("nbgrader", write_assignments)):
         command = commands.add_parser(name)
         command.add_argument("folder", type=Path)
         command.set_defaults(do=do)

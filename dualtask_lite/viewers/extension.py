@@ -118,7 +118,11 @@ def _download(folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder / "static") as temporary:
         fresh = Path(temporary, "vendor")
         for package in npm.packages():
-            archive = npm.fetch(package, Path(temporary))
+            try:
+                archive = npm.fetch(package, Path(temporary))
+            except DualTaskError as error:
+                without = "until then itkwidgets needs the network; the other viewers do not"
+                raise DualTaskError(error.what, f"{error.remedy}; {without}") from error
             npm.unpack(package, archive, fresh / "npm" / package.folder)
             archive.unlink()
         _localise(fresh / "npm")

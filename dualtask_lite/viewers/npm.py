@@ -15,7 +15,6 @@ from pathlib import Path, PurePosixPath
 from dualtask_lite.errors import DualTaskError
 
 _TIMEOUT = 300  # s for one package
-_CONSEQUENCE = "until then itkwidgets needs the network; the other viewers do not"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ def fetch(package: Package, folder: Path) -> Path:
     """
     npm = shutil.which("npm")
     if npm is None:
-        raise DualTaskError("npm is not installed", f"install Node.js with npm and try again; {_CONSEQUENCE}")
+        raise DualTaskError("npm is not installed", "install Node.js with npm and try again")
     command = [npm, "pack", package.folder, "--pack-destination", str(folder), "--silent", "--prefer-offline"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False, cwd=folder)
@@ -65,7 +64,7 @@ def fetch(package: Package, folder: Path) -> Path:
     archive = folder / f"{package.name}-{package.version}.tgz"
     if done.returncode or not archive.exists():
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
-        raise DualTaskError(f"npm cannot deliver {package.folder} ({reason})", f"check the network; {_CONSEQUENCE}")
+        raise DualTaskError(f"npm cannot deliver {package.folder} ({reason})", "check the network")
     integrity = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode("ascii")
     if integrity != package.integrity:
         raise DualTaskError(

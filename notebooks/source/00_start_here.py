@@ -87,7 +87,7 @@ Table(
 # seen from the front. The letters say right, left, anterior (front), posterior (back), superior (head)
 # and inferior (feet).
 
-# %%
+# %% tags=["summary"]
 from dualtask_lite.show import figures
 
 examples = []
@@ -273,7 +273,7 @@ check("00.3", contrast)
 # give the same outputs, and features of the tumour's core are kept apart from those around it. Lessons 01 to 03 explain
 # one part each, [lesson 04](04_the_framework.ipynb) puts them together.
 
-# %%
+# %% tags=["summary"]
 figures.framework(examples[0])
 
 # %% [markdown]

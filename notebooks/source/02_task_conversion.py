@@ -211,7 +211,7 @@ def teach(convert):
 
 
 stuck = teach(published)
-print(f"as published: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
+print(f"as printed in the paper: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
 
 # %% tags=["outcome"]
 outcome("02.A")
@@ -257,7 +257,7 @@ show_source(gradient_alive)
 
 # %%
 ways = {
-    "as published": published,
+    "as printed in the paper": published,
     "k = 1500": lambda mm: torch.sigmoid(-1500 * mm / BAND),
     "k = 100": lambda mm: torch.sigmoid(-100 * mm / BAND),
     "tau 0.5 mm": lambda mm: distance_to_probability(mm, 0.5),
@@ -345,7 +345,7 @@ choice(
 # %% [markdown]
 # Here are all six ways, teaching the same map:
 
-# %%
+# %% tags=["summary"]
 paths = {name: teach(convert) for name, convert in ways.items()}
 lines(
     range(steps + 1),

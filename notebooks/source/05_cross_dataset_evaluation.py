@@ -67,7 +67,7 @@ from dualtask_lite.engine.judging.ablation import ablate
 from dualtask_lite.engine.run import read_rows
 
 folder = new_folder("05")
-coarse = {"sample.spacing": [7, 7, 7], "sample.patch": [24, 24, 16]}
+coarse = {"sample.spacing": [7, 7, 7], "sample.patch": [24, 24, 16], "optimiser.batch": 2}
 summary = ablate(
     profile,
     {**coarse, "optimiser.steps": 100, **overrides},

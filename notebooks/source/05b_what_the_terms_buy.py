@@ -79,7 +79,7 @@ choice(
     "all",
 )
 
-# %%
+# %% tags=["summary"]
 from dualtask_lite.engine.judging.statistics import compare, conclusion
 from dualtask_lite.show.figures import results
 

@@ -164,7 +164,17 @@ def test_two_results_or_more_are_predicted_before_they_are_shown(source):
 @SOURCES
 def test_only_bootstrap_and_manifest_are_collapsed_without_local_paths(source):
     notebook = build.make_notebook(source, build.VARIANTS)
-    known = {"bootstrap", "parameters", "manifest", "exercise", "check", "choice", "outcome", *build.VARIANTS}
+    known = {
+        "bootstrap",
+        "parameters",
+        "manifest",
+        "exercise",
+        "check",
+        "choice",
+        "outcome",
+        "summary",
+        *build.VARIANTS,
+    }
     assert {tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])} <= known
     hidden = [cell for cell in notebook.cells if {"jupyter", "collapsed", "cellView"} & set(cell.metadata)]
     assert [cell.metadata.tags for cell in hidden] == [["bootstrap"], ["manifest"]]
