@@ -27,9 +27,10 @@ REVEAL = Package(
     files=("dist/reveal.css", "dist/reveal.js", "plugin/notes/notes.js"),
 )
 #: Tags of cells that no slide shows.
-HIDDEN = {"bootstrap", "parameters", "solution", "check", "outcome", "manifest"}
+HIDDEN = {"bootstrap", "parameters", "solution", "check", "manifest"}
 #: Sections that are shown as they are; of the others the first paragraph is shown and the rest is for the speaker.
-WHOLE = ("Exercise", "What is known now", "Summary")
+KNOWN = "What is known now"
+WHOLE = ("Exercise", KNOWN, "Summary")
 SKIPPED = ("References",)
 
 TEMPLATE = """{% extends 'reveal/index.html.j2' %}
@@ -40,7 +41,7 @@ TEMPLATE = """{% extends 'reveal/index.html.j2' %}
 .reveal { font: 24px/1.35 system-ui, sans-serif; color: #222; }
 .reveal .slides { text-align: left; }
 .reveal h1, .reveal h2, .reveal h3 { line-height: 1.15; margin: 0 0 0.6em; }
-.reveal img { max-width: 100%; max-height: 600px; }
+.reveal img { width: 100%; height: auto; max-height: 640px; object-fit: contain; object-position: left top; }
 .reveal table { font-size: 0.75em; border-collapse: collapse; }
 .reveal td, .reveal th { padding: 0.15em 0.8em 0.15em 0; text-align: left; }
 .reveal caption { text-align: left; font-weight: bold; }
@@ -88,15 +89,27 @@ def deck(notebook: NotebookNode, title: str, library: dict[str, str]) -> str:
 
 
 def _slides(notebook: NotebookNode) -> Iterator[NotebookNode]:
+    concludes = False  # within the section that says what is known, whose printed lines are its verdict
     for cell in notebook.cells:
-        if HIDDEN & set(cell.metadata.get("tags", [])):
+        tags = set(cell.metadata.get("tags", []))
+        if HIDDEN & tags:
             continue
         if cell.cell_type == "markdown":
+            if headings := re.findall(r"^#{1,3} (.+)$", cell.source, flags=re.M):
+                concludes = KNOWN in headings
             yield from _of_text(cell.source)
-        elif shown := [output for output in cell.outputs if _is_shown(output)]:
-            kept = nbformat.v4.new_code_cell(outputs=shown)
-            kept.metadata["slideshow"] = {"slide_type": "subslide"}
-            yield kept
+        elif "outcome" in tags:  # its first line is what was chosen, and nobody has chosen
+            lines = cell.outputs[0].data["text/plain"].splitlines()[1:]
+            yield _text("\n\n".join(lines), "fragment")
+        else:
+            if printed := "".join(
+                output.text for output in cell.outputs if output.output_type == "stream" and concludes
+            ):
+                yield _text(printed, "-")
+            if shown := [output for output in cell.outputs if _is_shown(output)]:
+                kept = nbformat.v4.new_code_cell(outputs=shown)
+                kept.metadata["slideshow"] = {"slide_type": "subslide"}
+                yield kept
 
 
 def _of_text(source: str) -> Iterator[NotebookNode]:

@@ -41,7 +41,8 @@ def summary(lessons: Iterable[tuple[str, NotebookNode]]) -> NotebookNode:
         cells.append(nbformat.v4.new_markdown_cell(f"## [{title}]({name}.ipynb)\n\n{known(notebook)}"))
         for cell in notebook.cells:
             if TAG in cell.metadata.get("tags", []):
-                cells.append(nbformat.v4.new_code_cell(outputs=cell.outputs))
+                pictures = [o for o in cell.outputs if o.get("data", {}).get("text/html", "").startswith("<img")]
+                cells.append(nbformat.v4.new_code_cell(outputs=pictures))
     return nbformat.v4.new_notebook(cells=cells)
 
 

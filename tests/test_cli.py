@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 
 import nibabel as nib
 import numpy as np
@@ -52,6 +53,10 @@ def test_help_teaches_without_loading_torch(command):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+def test_version_is_that_of_the_package():
+    assert call("--version").output == f"dualtask-lite {version('dualtask-lite')}\n"
 
 
 def test_wrong_usage_is_exit_code_2(typed, tmp_path):

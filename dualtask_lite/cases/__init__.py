@@ -1,1 +1,1 @@
-"""Where a case comes from."""
+"""Cases: their sources, files, checks and splits."""

@@ -82,7 +82,7 @@ class Tumour:
 
     kind: TumourKind
     diameter_mm: float
-    place: float  # position on the centre line of the pancreas, from 0 (head) to 1 (tail)
+    position: float  # on the centre line of the pancreas, from 0 (head) to 1 (tail)
 
 
 class Canvas:
@@ -111,7 +111,7 @@ class Canvas:
         return x, y, z
 
     def ellipsoid(self, centre: Point, radii: Point, tissue: Tissue, over: Sequence[Tissue] = (Tissue.FAT,)) -> None:
-        """Paint an ellipsoid on the tissues ``over``."""
+        """Paint an ellipsoid; only voxels whose tissue is in ``over`` change."""
         box = self.box(np.subtract(centre, radii), np.add(centre, radii))
         parts = (((p[box] - c) / r) ** 2 for p, c, r in zip(self.positions, centre, radii, strict=True))
         self.paint(box, sum(parts) <= 1, tissue, over)
@@ -123,7 +123,7 @@ class Canvas:
         tissue: Tissue,
         over: Sequence[Tissue] = (Tissue.FAT,),
     ) -> None:
-        """Paint a smooth tube through some points."""
+        """Paint a smooth tube through some points; only voxels whose tissue is in ``over`` change."""
         line = centre_line(points, radius)
         box, depth = self.around(line, np.full(len(line), radius))
         self.paint(box, depth <= 0, tissue, over)
@@ -284,18 +284,18 @@ def _pancreas(canvas: Canvas, tumour: Tumour | None, rng: np.random.Generator) -
     line, radius = np.split(smooth(points, 41), [3], axis=1)
     radius = radius[:, 0]
     along = np.linspace(0, 1, len(line))
-    upstream = along >= tumour.place if tumour and tumour.kind != "cystic" else np.zeros(len(line), bool)
+    upstream = along >= tumour.position if tumour and tumour.kind != "cystic" else np.zeros(len(line), bool)
     radius = np.where(upstream, 0.85 * radius, radius)  # the gland shrinks upstream of an obstructed duct
     canvas.tube(line[18::4] - (0, 11, 3), 4, Tissue.VEINS)  # the splenic vein runs behind it
     uncinate = np.linspace((40, 8, -20), (16, -2, -24), 8)
-    everything = np.concatenate([line, uncinate])
-    box, depth = canvas.around(everything, np.concatenate([radius, np.linspace(9, 6, 8)]), 4, _Z_STRETCH)
+    spheres = np.concatenate([line, uncinate])
+    box, depth = canvas.around(spheres, np.concatenate([radius, np.linspace(9, 6, 8)]), 4, _Z_STRETCH)
     depth += _lobules(canvas, box, rng)
     canvas.paint(box, depth <= 2, Tissue.FAT, _SOFT)  # a layer of fat around it
     canvas.paint(box, depth <= 0, Tissue.PANCREAS, (*_SOFT, Tissue.MUSCLE))
     if tumour is None:
         return
-    at = int(tumour.place * (len(line) - 1))
+    at = int(tumour.position * (len(line) - 1))
     if upstream[:-2].sum() > 3:
         duct, inside = canvas.around(line[at:-1], np.linspace(rng.uniform(2, 3.5), 1.5, len(line) - 1 - at), 0)
         canvas.paint(duct, inside <= 0, Tissue.DUCT, (Tissue.PANCREAS,))
@@ -303,7 +303,7 @@ def _pancreas(canvas: Canvas, tumour: Tumour | None, rng: np.random.Generator) -
 
 
 def _lobules(canvas: Canvas, box: tuple[slice, slice, slice], rng: np.random.Generator) -> np.ndarray:
-    """The relief of the gland's lobulated surface, mm."""
+    """Height of the bumps on the lobulated surface of the gland, mm."""
     bumps: np.ndarray = np.zeros((), np.float32)
     for height, length in ((1.6, 22), (1.1, 13)):
         waves = (

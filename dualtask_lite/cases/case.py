@@ -1,8 +1,8 @@
-"""One CT with its label: load, check, geometry, and the way back to the file's own grid.
+"""One CT with its label: loading, checks, geometry, and saving on the grid of the file.
 
-A file may store its voxels in any order. Here everything is on the *RAS+ grid*: the same voxels, with the axes
-turned around so that they run to the patient's right, front and head. Turning moves voxels and never mixes
-them, so what is saved lies on the file's grid exactly.
+A file may store its axes in any order and direction. A loaded case lies on the *RAS+ grid*: the same voxels, with the
+axes permuted and flipped so that they run to the patient's right, front and head. This moves voxels without
+interpolation, so a saved array lies exactly on the grid of the file.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from dualtask_lite.cases import dicom
 from dualtask_lite.cases.digests import file_digests
-from dualtask_lite.cases.findings import Finding, is_placed, of_grid, of_label, of_voxels, whole_numbers
+from dualtask_lite.cases.findings import Finding, check_grid, check_label, check_voxels, has_position, round_labels
 from dualtask_lite.cases.nifti import RAS, digest_of, on_ras_grid, open_image
 from dualtask_lite.cases.paths import is_nifti, printable
 from dualtask_lite.errors import DualTaskError
@@ -31,17 +31,17 @@ CT_WINDOW = (-100.0, 240.0)  # HU, mapped to [0, 1] (METHOD, section Data)
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One CT, with its label when it has one; nothing is read before it is asked for.
+    """One CT, with its label when it has one; only ``load`` and ``digest`` read its files.
 
     Args:
-        id: unique among the cases used together; what cannot be printed of it is written as ``%1B``.
-        centre: the hospital; likewise.
+        id: unique among the cases used together; characters that cannot be printed are escaped, as ``%1B``.
+        centre: the hospital; escaped likewise.
         image: a NIfTI file, the folder of a DICOM series, or an array (X, Y, Z) in HU. A path may be a string.
         label: a NIfTI file or an array on the same grid; 0 background, 1 pancreas, 2 tumour.
         affine: (4, 4), voxel -> mm in RAS+, of arrays; files bring their own.
-        label_map: what each value of the label file means here, where that differs; applied when it is read.
-        patient: whose CT it is; the cases of one patient stay on one side of a split. By default its own.
-        origin: the known source that published the image first, where the set that holds it says so.
+        label_map: value in the label file -> our value, for files with other values; ``load`` applies it.
+        patient: id of the patient, whose cases a split keeps together. By default each case is another patient.
+        origin: the known source that published the image first, if the data set names it.
 
     Raises:
         TypeError: when the image or the label is neither a path nor an array.
@@ -70,17 +70,17 @@ class Case:
         """Read and check the case.
 
         Raises:
-            DualTaskError: on the first thing that forbids its use; it names the file and a remedy.
+            DualTaskError: for the first error that forbids its use; it names the file and a remedy.
         """
         scan, findings = examine(self)
         for finding in findings:
             if finding.level == "error":
                 raise DualTaskError(finding.what, finding.remedy)
-        assert scan is not None  # what could not be read was an error
+        assert scan is not None  # an unreadable file has raised an error above
         return scan
 
     def digest(self) -> str:
-        """SHA-256 of the CT's voxels, whatever the file's name, compression, number type and voxel order."""
+        """SHA-256 of the CT's voxels; independent of the file's name, compression, data type and voxel order."""
         if isinstance(self.image, np.ndarray):
             return digest_of(open_image(self.image, self.affine, self.id), self.id)
         try:
@@ -96,12 +96,12 @@ class Scan:
     """A case in memory, on its RAS+ grid.
 
     Attributes:
-        id: of its case.
-        centre: of its case.
+        id: of the case.
+        centre: of the case.
         volume: (X, Y, Z) float32, HU.
         label: (X, Y, Z) uint8 of 0, 1, 2; or None.
         affine: (4, 4), voxel -> mm.
-        source: the image as its file holds it: its header and its order of the voxels.
+        source: the image as the file stores it, with its header and voxel order.
     """
 
     id: str
@@ -125,45 +125,45 @@ class Scan:
 
     @property
     def has_tumour(self) -> bool:
-        """Whether its label holds any tumour."""
+        """Whether the label contains a tumour."""
         return self.label is not None and bool((self.label == 2).any())
 
     def save(self, volume: np.ndarray, path: str | Path) -> Path:
-        """Write an array (X, Y, Z) of this grid as NIfTI on the grid, affine and voxel order of the file.
+        """Write an array (X, Y, Z) on this grid as NIfTI, with the affine and the voxel order of the file.
 
         Args:
-            volume: of this scan's shape; its number type is kept, and booleans become 0 and 1.
-            path: ``.nii`` or ``.nii.gz``; missing folders are made.
+            volume: of this scan's shape; its data type is preserved, and booleans become 0 and 1.
+            path: ``.nii`` or ``.nii.gz``; missing folders are created.
 
         Raises:
             DualTaskError: when the file cannot be written.
-            ValueError: when the shape is another, the number type is none of NIfTI, or the name is no NIfTI file's.
+            ValueError: when the shape differs, NIfTI has no such data type, or the name does not end in a NIfTI suffix.
         """
         path = Path(path)
         if not is_nifti(path):
-            raise ValueError(f"{path}: is no name of a NIfTI file; let it end in .nii or .nii.gz")
+            raise ValueError(f"{path}: is not the name of a NIfTI file; end it in .nii or .nii.gz")
         if volume.shape != self.shape:
             raise ValueError(f"the array has shape {volume.shape}, the scan {self.shape}")
         if volume.dtype == bool:
             volume = volume.astype(np.uint8)
-        back = ornt_transform(RAS, io_orientation(self.source.affine))
-        kind = nib.Nifti2Image if isinstance(self.source.header, nib.Nifti2Header) else nib.Nifti1Image
-        header = kind.header_class.from_header(self.source.header, check=False)
+        to_file = ornt_transform(RAS, io_orientation(self.source.affine))
+        image_class = nib.Nifti2Image if isinstance(self.source.header, nib.Nifti2Header) else nib.Nifti1Image
+        header = image_class.header_class.from_header(self.source.header, check=False)
         try:
             header.set_data_dtype(volume.dtype)
         except HeaderDataError as error:
-            raise ValueError(f"NIfTI cannot hold numbers of type {volume.dtype}; save uint8 or float32") from error
+            raise ValueError(f"NIfTI cannot store the data type {volume.dtype}; save uint8 or float32") from error
         header.set_slope_inter(1, 0)
-        header["cal_min"] = header["cal_max"] = 0  # display range of the CT, not of this
-        for free_text in ("descrip", "aux_file", "db_name", "intent_name"):  # here some converters write the patient
+        header["cal_min"] = header["cal_max"] = 0  # the display range was that of the CT
+        for free_text in ("descrip", "aux_file", "db_name", "intent_name"):  # may hold the patient's name
             if free_text in header:  # NIfTI-2 has fewer
                 header[free_text] = b""
         header.extensions.clear()
-        image = kind(apply_orientation(volume, back), self.source.affine, header)
-        # The file is ours to close: from Python 3.12 on, a gzip stream that a full disk cut off keeps it open.
+        image = image_class(apply_orientation(volume, to_file), self.source.affine, header)
+        # Opened here: from Python 3.12 on, a gzip stream that fails on a full disk leaves its own file open.
         with whole_file(path) as temporary, temporary.open("wb") as file:
             if path.suffix.lower() == ".gz":
-                with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:  # without name and time: the same bytes
+                with gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:  # reproducible: no name, no time
                     image.to_stream(packed)
             else:
                 image.to_stream(file)
@@ -171,45 +171,45 @@ class Scan:
 
 
 def check(case: Case) -> list[Finding]:
-    """Look at a case as training would: header, voxels, label, grid."""
+    """Check a case as training does: header, voxels, label and grid."""
     return examine(case)[1]
 
 
 def examine(case: Case) -> tuple[Scan | None, list[Finding]]:
-    """Read a case and note what is wrong with it; no scan when it cannot be read."""
+    """Read a case and collect its findings; the scan is None when it cannot be read."""
     name = str(case.image) if isinstance(case.image, Path) else case.id
     try:
         source = open_image(case.image, case.affine, name)
         volume, affine = on_ras_grid(source, name)
-        findings = list(of_grid(source, name))
+        findings = list(check_grid(source, name))
         if any(finding.level == "error" for finding in findings):
             return None, findings
-        findings += of_voxels(volume, name)
+        findings += check_voxels(volume, name)
         label = None
         if case.label is None:
             findings.append(
-                Finding("warning", f"{name}: has no label", "it can be predicted, not trained or scored on")
+                Finding("warning", f"{name}: has no label", "use it for prediction only: scores need a label")
             )
         else:
             label_name = str(case.label) if isinstance(case.label, Path) else f"label of {case.id}"
             label_source = open_image(case.label, case.affine, label_name)
             values, label_affine = on_ras_grid(label_source, label_name)
-            values = _mapped(whole_numbers(values), case.label_map)
-            placed = is_placed(label_source)
-            found = list(of_label(values, label_affine, volume, affine, label_name, placed=placed))
-            findings += found
-            if all(finding.level == "warning" for finding in found):
+            values = _apply_label_map(round_labels(values), case.label_map)
+            positioned = has_position(label_source)
+            label_findings = list(check_label(values, label_affine, volume, affine, label_name, positioned=positioned))
+            findings += label_findings
+            if all(finding.level == "warning" for finding in label_findings):
                 label = values.astype(np.uint8)
     except DualTaskError as error:
         return None, [Finding("error", error.what, error.remedy)]
     return Scan(case.id, case.centre, volume, label, affine, source), findings
 
 
-def _mapped(label: np.ndarray, label_map: Mapping[int, int] | None) -> np.ndarray:
-    """The label in our values; a value that the map does not name stays, to be found unknown."""
+def _apply_label_map(label: np.ndarray, label_map: Mapping[int, int] | None) -> np.ndarray:
+    """Map a label to our values; a value without an entry stays, and ``check_label`` reports it as unknown."""
     if not label_map:
         return label
     mapped = label.copy()
-    for theirs, ours in label_map.items():
-        mapped[label == theirs] = ours
+    for file_value, our_value in label_map.items():
+        mapped[label == file_value] = our_value
     return mapped

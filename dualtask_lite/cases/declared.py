@@ -1,7 +1,7 @@
-"""What ``dataset.json`` declares of its images and labels, in the words of the Decathlon and of nnU-Net.
+"""Modality and label values that ``dataset.json`` declares, with the keys of the Decathlon or of nnU-Net.
 
-Two sets may number the same organs differently. The names decide what a value means; where a name is not known,
-nothing is guessed.
+Two data sets may number the same organs differently. The names of the labels decide what each value means; an unknown
+name is an error, never a guess.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ _FILLERS = {"the", "of", "and", "normal", "healthy"}
 
 
 def label_map_of(described: Mapping[str, Any], file: Path) -> dict[int, int] | None:
-    """What each value of the label files means here; ``None`` when it is the same, or nothing is declared.
+    """Map the values of the label files to ours by their names; ``None`` if none differs or none is declared.
 
     Args:
         described: content of ``dataset.json``; ``labels`` is value -> name (Decathlon) or name -> value (nnU-Net).
-        file: where it lies.
+        file: its path, for messages.
 
     Raises:
-        DualTaskError: when a name is not known; it shows both lists.
+        DualTaskError: when a name is unknown; the message lists the declared and the known labels.
     """
     declared = described.get("labels")
     if not declared:
         return None
     try:
-        items = [(one, other) if str(one).isdigit() else (other, one) for one, other in declared.items()]
+        items = [(key, entry) if str(key).isdigit() else (entry, key) for key, entry in declared.items()]
         pairs = [(int(value), str(name)) for value, name in items]
     except (AttributeError, TypeError, ValueError, OverflowError) as error:
         raise DualTaskError(
@@ -46,21 +46,21 @@ def label_map_of(described: Mapping[str, Any], file: Path) -> dict[int, int] | N
     known = {value: meaning for value, meaning in mapped.items() if meaning is not None}
     if len(known) < len(pairs):
         raise DualTaskError(
-            f"{file}: declares the labels {_shown(dict(pairs))}; known are {_shown(LABELS)}",
+            f"{file}: declares the labels {_in_words(dict(pairs))}; known are {_in_words(LABELS)}",
             "keep the known labels in the files and in this list; to predict without labels, give the folder imagesTr",
         )
     if all(value == meaning for value, meaning in known.items()):
         return None
-    changes = ", ".join(f"{value} {name} is {known[value]} here" for value, name in pairs if known[value] != value)
-    _log.warning("%s: labels are read by their names: %s", file, changes)
+    changes = ", ".join(f"{value} ({name}) becomes {known[value]}" for value, name in pairs if known[value] != value)
+    _log.warning("%s: labels are mapped by their names: %s", file, changes)
     return known
 
 
 def check_is_ct(described: Mapping[str, Any], file: Path) -> None:
-    """Refuse a set whose images are declared to be something else than CT.
+    """Refuse a data set whose declared modality is not CT.
 
     Raises:
-        DualTaskError: naming what they are.
+        DualTaskError: when another modality is declared; the message names it.
     """
     declared = described.get("modality") or described.get("channel_names")
     name = declared.get("0", declared.get(0)) if isinstance(declared, Mapping) else declared
@@ -73,7 +73,7 @@ def check_is_ct(described: Mapping[str, Any], file: Path) -> None:
 
 
 def _meaning(name: str) -> int | None:
-    """Our value for a label's name; ``None`` when it is not known for certain."""
+    """Our value for a label's name; ``None`` for an unknown name."""
     words = set(re.findall(r"[a-z]+", name.lower())) - _FILLERS
     if words == {"background"}:
         return 0
@@ -82,5 +82,5 @@ def _meaning(name: str) -> int | None:
     return 2 if words & _LESION else 1
 
 
-def _shown(names: Mapping[Any, str]) -> str:
+def _in_words(names: Mapping[Any, str]) -> str:
     return ", ".join(f"{value} {name}" for value, name in names.items())

@@ -1,7 +1,8 @@
-"""A DICOM series as one volume in HU, with its geometry and nothing about the patient.
+"""Read a DICOM series as one volume in HU, with its geometry and without any data on the patient.
 
-Read with pydicom: pure Python, two megabytes, and it hands over what must be checked before slices may be stacked.
-MONAI's reader stacks any slices, also with a gap; SimpleITK takes 50 MB and reports a gap on standard error only.
+pydicom reads the files: it is pure Python, has two megabytes, and gives access to all values that must be checked
+before slices are stacked. MONAI's reader stacks any slices, even across a gap; SimpleITK needs 50 MB and reports a gap
+on standard error only.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from pydicom.uid import (
 from dualtask_lite.cases.paths import folders_in, is_nifti, visible
 from dualtask_lite.errors import DualTaskError
 
-# Nothing else is read from a file: no name, birth date, number or comment of a patient ever enters the program.
+# Only these tags are read: no name, birth date, number or comment of a patient ever enters the program.
 _HEADER = [
     *("Modality", "SeriesInstanceUID", "SeriesNumber", "ImageOrientationPatient", "ImagePositionPatient"),
     *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "ImageType"),
@@ -34,10 +35,10 @@ _PIXELS = [
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
     "PixelData",
 ]
-# How many numbers each must hold, where it is there.
+# Tag -> how many numbers it must hold, if it is present.
 _NUMBERS = {"Rows": 1, "Columns": 1, "NumberOfFrames": 1, "SliceThickness": 1}
 _NUMBERS |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
-_UNEVEN = 0.05  # of the distance between slices; more than that is no even stack
+_UNEVEN = 0.05  # of the distance between slices; a larger deviation makes the stack uneven
 _CONVERT = "convert the series with dcm2niix, and give the NIfTI file"
 _REMOVE = f"remove this file if it is a localiser or a page of text; else {_CONVERT}"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without preamble begins with
@@ -45,7 +46,7 @@ _AIR = -1000.0  # HU
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by its name, its first bytes, or what pydicom makes of a file without preamble."""
+    """Whether a file is DICOM: by its name, its first bytes or, without a preamble, by the class that pydicom reads."""
     if is_index(path):
         return False
     if path.suffix.lower() == ".dcm":
@@ -54,7 +55,7 @@ def is_dicom(path: Path) -> bool:
         head = _head(path)
     except OSError:
         return False
-    return head[128:] == b"DICM" or _is_bare(path, head)
+    return head[128:] == b"DICM" or _has_no_preamble(path, head)
 
 
 def is_index(path: Path) -> bool:
@@ -63,7 +64,7 @@ def is_index(path: Path) -> bool:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """The DICOM files of a folder itself, without hidden ones and without the index of a disc."""
+    """The DICOM files directly in a folder, without hidden files and without the index of a disc."""
     return [path for path in visible(folder) if path.is_file() and not is_nifti(path) and is_dicom(path)]
 
 
@@ -71,7 +72,7 @@ def series_below(folder: Path) -> list[Path]:
     """The folders that hold DICOM files: the given one, or else those below it."""
     if files_of(folder):
         return [folder]
-    return [series for one in folders_in(folder) for series in series_below(one)]
+    return [series for subfolder in folders_in(folder) for series in series_below(subfolder)]
 
 
 def _head(path: Path) -> bytes:
@@ -79,13 +80,13 @@ def _head(path: Path) -> bytes:
         return file.read(132)
 
 
-def _is_bare(path: Path, head: bytes) -> bool:
-    """Whether a file is DICOM without the preamble that the standard asks for."""
+def _has_no_preamble(path: Path, head: bytes) -> bool:
+    """Whether a file is DICOM without the preamble that the standard requires."""
     if head[128:] == b"DICM" or head[:2] not in _FIRST_GROUPS:
         return False
     try:
         return str(_dataset(path, ["SOPClassUID"], force=True).get("SOPClassUID", "")).startswith("1.2.840.10008.")
-    except Exception:  # pydicom has no base class for what other files set off
+    except Exception:  # pydicom's errors for other files have no common base class
         return False
 
 
@@ -93,21 +94,21 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     """Read the one CT series of a folder.
 
     Args:
-        folder: with one file a slice; objects that are no image (reports, contours) are ignored.
+        folder: with one file for each slice; other objects (reports, contours) are ignored.
 
     Returns:
         Voxels (columns, rows, slices) in HU, float32, slices in the order of their positions; the affine maps them to
         mm in RAS+ (DICOM standard, part 3, C.7.6.2.1.1). A tilted gantry makes it sheared.
 
     Raises:
-        DualTaskError: when there is no series or more than one, it is no CT, slices are missing or doubled, their
+        DualTaskError: when there is no series or more than one, it is not CT, slices are missing or duplicated, their
             sizes or directions differ, or the pixels cannot be decoded.
     """
     slices = _one_series(folder)
     first = slices[0][1]
     row, column = _directions(first)
     normal = np.cross(row, column)
-    slices.sort(key=lambda one: float(normal @ _position(one[1])))
+    slices.sort(key=lambda entry: float(normal @ _position(entry[1])))
     first = slices[0][1]
     affine = np.eye(4)
     affine[:3, 0] = row * float(first.PixelSpacing[1])
@@ -115,7 +116,7 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     affine[:3, 2] = _step(folder, slices, normal)
     affine[:3, 3] = _position(first)
     affine[:2] *= -1  # DICOM counts towards the left and the back, NIfTI towards the right and the front
-    pixels = _hu(slices[0][0])  # before memory is set aside for what the headers promise
+    pixels = _hu(slices[0][0])  # decoded before memory is allocated for the size in the headers
     volume: np.ndarray = np.empty((*pixels.T.shape, len(slices)), np.float32)
     for index, (path, _) in enumerate(slices):
         volume[..., index] = pixels.T if index == 0 else _hu(path).T
@@ -125,9 +126,9 @@ def read_series(folder: Path) -> nib.Nifti1Image:
 
 
 def stamp(folder: Path) -> tuple[int, int]:
-    """What changes when a file of a series does: the latest time of writing (ns), and the bytes of all."""
+    """Latest modification time (ns) and total bytes of the files of a series: they change when a file does."""
     stats = [path.stat() for path in files_of(folder)]
-    return max((one.st_mtime_ns for one in stats), default=0), sum(one.st_size for one in stats)
+    return max((stat.st_mtime_ns for stat in stats), default=0), sum(stat.st_size for stat in stats)
 
 
 def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
@@ -163,19 +164,19 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
         if int(header.get("NumberOfFrames") or 1) > 1:
             raise DualTaskError(f"{path}: holds many slices in one file", _CONVERT)
         if missing := [tag for tag in _HEADER[3:6] if not header.get(tag)]:
-            raise DualTaskError(f"{path}: has no {missing[0]}, so its place is unknown", _REMOVE)
+            raise DualTaskError(f"{path}: has no {missing[0]}, so its position is unknown", _REMOVE)
     _check_one_grid(slices)
     return slices
 
 
 def _check_one_grid(slices: list[tuple[Path, Dataset]]) -> None:
-    """Refuse slices of different sizes or directions, and name one that differs from most."""
-    for usual in slices:
-        odd = [path for path, header in slices if not _on_same_grid(header, usual[1])]
-        if len(odd) <= len(slices) // 2:
+    """Refuse slices of different sizes or directions; the error names one that differs from the majority."""
+    for reference in slices:
+        different = [path for path, header in slices if not _on_same_grid(header, reference[1])]
+        if len(different) <= len(slices) // 2:
             break
-    if odd:
-        raise DualTaskError(f"{odd[0]}: differs in size or direction from {usual[0].name}", _REMOVE)
+    if different:
+        raise DualTaskError(f"{different[0]}: differs in size or direction from {reference[0].name}", _REMOVE)
 
 
 def _on_same_grid(one: Dataset, other: Dataset) -> bool:
@@ -187,7 +188,7 @@ def _on_same_grid(one: Dataset, other: Dataset) -> bool:
 def _check_numbers(path: Path, header: Dataset) -> None:
     for tag, count in _NUMBERS.items():
         if not (value := header.get(tag)):
-            continue  # what must be there is asked for elsewhere
+            continue  # required tags are checked elsewhere
         try:
             numbers = np.atleast_1d(np.array(value, float))
         except (TypeError, ValueError):
@@ -197,30 +198,30 @@ def _check_numbers(path: Path, header: Dataset) -> None:
 
 
 def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) -> np.ndarray:
-    """From one slice to the next, mm in DICOM's directions; refuses what is no even stack."""
+    """Vector from one slice to the next, mm in DICOM's directions; refuses an uneven stack."""
     if len(slices) == 1:
         return normal * float(slices[0][1].get("SliceThickness") or 1)
     positions = np.array([_position(header) for _, header in slices])
     steps = np.diff(positions, axis=0)
     distances = steps @ normal
-    usual = float(np.median(distances))
-    odd = int(np.abs(distances - usual).argmax())
+    median = float(np.median(distances))
+    worst = int(np.abs(distances - median).argmax())
     if distances.min() < 1e-3:
         twin = int(distances.argmin())
-        finding = f"{slices[twin][0].name} and {slices[twin + 1][0].name} show the same place"
+        finding = f"{slices[twin][0].name} and {slices[twin + 1][0].name} show the same position"
         raise DualTaskError(f"{folder}: {finding}", "keep one volume: one time or one reconstruction")
-    uneven = np.flatnonzero(np.abs(distances - usual) > _UNEVEN * usual)
-    if len(uneven) > 1 and np.ptp(distances[uneven]) <= _UNEVEN * usual and np.ptp(uneven) == len(uneven) - 1:
-        changes = slices[uneven[0] or uneven[-1] + 1][0].name
+    uneven = np.flatnonzero(np.abs(distances - median) > _UNEVEN * median)
+    if len(uneven) > 1 and np.ptp(distances[uneven]) <= _UNEVEN * median and np.ptp(uneven) == len(uneven) - 1:
+        change_at = slices[uneven[0] or uneven[-1] + 1][0].name
         before, after = distances[0], distances[-1]
         raise DualTaskError(
-            f"{folder}: slices are {before:.3g} mm apart up to {changes}, then {after:.3g} mm",
+            f"{folder}: slices are {before:.3g} mm apart up to {change_at}, then {after:.3g} mm",
             "convert the series with dcm2niix, and give the NIfTI file with _Eq in its name: its slices are even",
         )
     if len(uneven):
-        between = f"{slices[odd][0].name} and {slices[odd + 1][0].name}"
+        between = f"{slices[worst][0].name} and {slices[worst + 1][0].name}"
         raise DualTaskError(
-            f"{folder}: slices are {usual:.3g} mm apart, but {distances[odd]:.3g} mm between {between}",
+            f"{folder}: slices are {median:.3g} mm apart, but {distances[worst]:.3g} mm between {between}",
             f"a slice is missing or too many: copy or fetch the series again, or {_CONVERT}",
         )
     return np.asarray((positions[-1] - positions[0]) / (len(slices) - 1))
@@ -247,9 +248,9 @@ def _hu(path: Path) -> np.ndarray:
         padded = _padding(content, stored)
         hu[padded] = np.minimum(hu[padded], _AIR)
     except Exception as error:  # every decoder has its own exceptions
-        how = content.file_meta.get("TransferSyntaxUID")
+        syntax = content.file_meta.get("TransferSyntaxUID")
         raise DualTaskError(
-            f"{path}: its pixels cannot be decoded ({getattr(how, 'name', how)})",
+            f"{path}: its pixels cannot be decoded ({getattr(syntax, 'name', syntax)})",
             f"fetch it again if it is damaged; if it is compressed, pip install pylibjpeg[all], or {_CONVERT}",
         ) from error
     if stored.ndim != 2:
@@ -258,19 +259,20 @@ def _hu(path: Path) -> np.ndarray:
 
 
 def _padding(content: Dataset, stored: np.ndarray) -> np.ndarray:
-    """Where a slice holds no measurement but the value that fills its frame (DICOM standard, part 3, C.7.5.1.1.2)."""
+    """Mask of the pixels with a padding value instead of a measurement (DICOM standard, part 3, C.7.5.1.1.2)."""
     if (value := content.get("PixelPaddingValue")) is None:
         return np.zeros(stored.shape, bool)
     other = content.get("PixelPaddingRangeLimit")
-    ends = np.array([int(value), int(value if other is None else other)]).astype(stored.dtype)  # a sign may be missing
+    # Some files omit the sign.
+    ends = np.array([int(value), int(value if other is None else other)]).astype(stored.dtype)
     return (stored >= ends.min()) & (stored <= ends.max())
 
 
 def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
     try:
-        content = _dataset(path, tags, pixels=pixels, force=_is_bare(path, _head(path)))
-        list(content)  # decodes each element here and not at its first use
-    except Exception as error:  # pydicom has no base class for what a damaged file sets off
+        content = _dataset(path, tags, pixels=pixels, force=_has_no_preamble(path, _head(path)))
+        list(content)  # decode each element now, not at its first use
+    except Exception as error:  # pydicom's errors for damaged files have no common base class
         raise DualTaskError(f"{path}: is not a readable DICOM file", "copy or fetch it again, or remove it") from error
     if "TransferSyntaxUID" not in content.file_meta:
         implicit, little = content.original_encoding
@@ -281,5 +283,5 @@ def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
 
 def _dataset(path: Path, tags: list[str], *, pixels: bool = False, force: bool = False) -> Dataset:
     with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")  # they quote what the file holds, as the log of the validation does
+        warnings.simplefilter("ignore")  # warnings quote values of the file, as does the log of the validation
         return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags), force=force)

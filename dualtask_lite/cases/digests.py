@@ -1,4 +1,4 @@
-"""Digests of files, computed once: kept in the cache folder for as long as the file's time and size are the same."""
+"""Digests of image files, cached in the cache folder until the modification time or the size of a file changes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,30 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.resources import cache_folder
 
-_LARGE = 2**20  # bytes; a smaller file is read as fast as its digest would be
+_LARGE = 2**20  # bytes; a smaller file is hashed as fast as a cached digest is read
 
 
 @lru_cache(maxsize=8192)
 def file_digests(path: Path, modified: int, size: int) -> tuple[str, str]:
-    """SHA-256 of an image file's voxels, and of its voxels and affine; ``modified`` (ns) and ``size`` (bytes) as now.
+    """SHA-256 of an image file's voxels, and of its voxels and affine.
+
+    Args:
+        path: of the file, or of the folder of a DICOM series.
+        modified: its current modification time, ns.
+        size: its current size, bytes.
 
     Raises:
         DualTaskError: when the file cannot be read as an image.
     """
     name = hashlib.sha256(f"{path.resolve()} {modified} {size}".encode()).hexdigest()
-    kept = cache_folder() / "digests" / name
-    if size >= _LARGE and kept.is_file():
-        voxels, grid = kept.read_text(encoding="ascii").split()
+    cached = cache_folder() / "digests" / name
+    if size >= _LARGE and cached.is_file():
+        voxels, grid = cached.read_text(encoding="ascii").split()
         return voxels, grid
     image = open_image(path, None, str(path))
     voxels = digest_of(image, str(path))
     grid = hashlib.sha256(voxels.encode() + on_ras_grid(image, str(path))[1].tobytes()).hexdigest()
     if size >= _LARGE:
-        with suppress(DualTaskError), whole_file(kept) as temporary:  # a folder that cannot be written only costs time
+        with suppress(DualTaskError), whole_file(cached) as temporary:  # an unwritable cache only costs time
             temporary.write_text(f"{voxels} {grid}", encoding="ascii")
     return voxels, grid

@@ -1,7 +1,7 @@
 """Download a file and unpack an archive, so that no unverified file ever has its final name.
 
-A download resumes where it was interrupted, is compared with a checksum, and only then gets its name. This is own
-code on ``urllib``, because MONAI's ``download_url`` and ``extractall`` start again after an interruption, keep no
+A download resumes where it was interrupted, is compared with a checksum, and only then gets its name. This
+module uses ``urllib``, because MONAI's ``download_url`` and ``extractall`` start again after an interruption, keep no
 partial file, and unpack directly into the target folder.
 """
 
@@ -54,7 +54,7 @@ def fetch(
 
     Args:
         url: an http or https address.
-        path: of the file; the partial file temporary it is called ``.NAME.part``.
+        path: of the file; the partial file beside it is called ``.NAME.part``.
         checksum: ``md5:...`` or ``sha256:...``; ``None`` when the publisher gives none and the caller verifies the
             content by other means.
         size: bytes, where the publisher gives them.
@@ -94,9 +94,9 @@ def unpack(
 ) -> dict[str, int]:
     """Unpack a tar or zip archive; no file reaches the folder before the whole archive was read.
 
-    Own code checks and writes every member, so that every Python behaves alike: some releases of 3.10 and 3.11 lack
-    ``tarfile``'s data filter, and ``zipfile`` has none. Only plain files are written, with the permissions of new
-    files.
+    Every member is checked and written here, so that all versions of Python behave alike: some releases of 3.10 and
+    3.11 lack ``tarfile``'s data filter, and ``zipfile`` has none. Only plain files are written, with the permissions
+    of new files.
 
     Args:
         archive: ``.zip``, ``.tar``, ``.tar.gz``...
@@ -121,10 +121,10 @@ def unpack(
             total = sum(size for _, size, _ in members)
             temporary.mkdir(parents=True)
             _check_space(folder, total)
-            for name, size, opened in members:
+            for name, size, open_member in members:
                 target = temporary / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                with opened() as source, target.open("wb") as out:
+                with open_member() as source, target.open("wb") as out:
                     shutil.copyfileobj(source, out, _BLOCK)
                 if target.stat().st_size != size:
                     raise EOFError(f"{name} is cut off")
@@ -183,9 +183,9 @@ def _complete(url: str, part: Path, size: int | None, progress: Progress) -> Non
         progressed = (part.stat().st_size if part.exists() else 0) > before
         attempt = 1 if progressed else attempt + 1
         if attempt >= ATTEMPTS:
-            kept = f"; {part.stat().st_size} bytes are kept" if part.exists() else ""
+            received = f"; {part.stat().st_size} bytes are kept" if part.exists() else ""
             raise FetchError(
-                f"{url}: the download was interrupted ({reason}){kept}",
+                f"{url}: the download was interrupted ({reason}){received}",
                 "check the network connection, then run the command again to resume",
             )
         time.sleep(PAUSE_S * 2 ** (attempt - 1))

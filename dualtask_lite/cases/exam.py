@@ -13,7 +13,7 @@ from dualtask_lite.cases.phantom import Centre, centres, make_phantom
 from dualtask_lite.cases.sources import PHANTOM_CASES, PHANTOM_SEED
 from dualtask_lite.errors import DualTaskError
 
-SHIFT, LARGEST_SHIFT = 0.1, 0.3  # share by which a value may move; beyond it tissues change their order of brightness
+SHIFT, LARGEST_SHIFT = 0.1, 0.3  # share by which a value may change; a larger one would reorder tissues by brightness
 _SCANNER = ("field_of_view_mm", "slice_mm", "noise_hu", "kernel_voxels")
 _SHARES = ("solid", "iso", "cystic")
 
@@ -27,15 +27,15 @@ def make_exam(
     size: Sequence[int] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Write an exam of its own: the same seed and shift make the same voxels.
+    """Write the data of a new exam; the same seed and shift give the same voxels.
 
     Args:
-        folder: where; it is made.
+        folder: to write to; it is created.
         seed: of the patients and of the values; 0 is the embedded exam's, which learners have.
-        shift: share by which each value of D may move, either way; see ``shifted``.
+        shift: share by which each value of D may change, up or down; see ``shifted``.
         cases: by default as many as the embedded exam has.
         size: voxels along x, y and z, see ``make_case``.
-        progress: called with the number of cases done and of all.
+        progress: called with the number of finished cases and of all cases.
 
     Returns:
         The folder.
@@ -51,15 +51,16 @@ def make_exam(
         cases=PHANTOM_CASES["exam"] if cases is None else cases,
         seed=seed,
         size=size,
-        of={centre.name: centre},
+        centres_to_write={centre.name: centre},
         progress=progress,
     )
 
 
 def shifted(seed: int, shift: float = SHIFT) -> Centre:
-    """Hospital D with each of its values moved by a random share of at most ``shift``, either way.
+    """Hospital D with each of its values changed by a random share of at most ``shift``, up or down.
 
-    Scanner (attenuation, field of view, slices, noise, kernel) and lesions (kinds, contrast, diameters) move alike.
+    This applies to the scanner (attenuation, field of view, slices, noise, kernel) and to the lesions (kinds, contrast,
+    diameters).
 
     Args:
         seed: draws the shares.
@@ -69,23 +70,21 @@ def shifted(seed: int, shift: float = SHIFT) -> Centre:
         DualTaskError: when the shift is negative or larger than ``LARGEST_SHIFT``.
     """
     if not 0 <= shift <= LARGEST_SHIFT:
-        raise DualTaskError(f"a shift of {shift:g} is not from 0 to {LARGEST_SHIFT:g}", "choose a share such as 0.1")
+        raise DualTaskError(f"the shift {shift:g} is not between 0 and {LARGEST_SHIFT:g}", "choose a share such as 0.1")
     (centre,) = centres(exam=True).values()
     rng = np.random.default_rng([seed, *centre.name.encode()])
 
-    def move(value: float) -> float:
+    def vary(value: float) -> float:
         return round(float(value * (1 + shift * rng.uniform(-1, 1))), 3)
 
-    scanner: dict[str, Any] = {
-        name: move(getattr(centre, name)) for name in ("field_of_view_mm", "slice_mm", "noise_hu", "kernel_voxels")
-    }
+    scanner: dict[str, Any] = {name: vary(getattr(centre, name)) for name in _SCANNER}
     tumours: dict[str, Any] = {
-        name: move(value) if name in _SHARES else (move(value[0]), value[1])
+        name: vary(value) if name in _SHARES else (vary(value[0]), value[1])
         for name, value in asdict(centre.tumours).items()
     }
     return replace(
         centre,
-        hu={tissue: move(hu) for tissue, hu in centre.hu.items()},
+        hu={tissue: vary(hu) for tissue, hu in centre.hu.items()},
         tumours=replace(centre.tumours, **tumours),
         **scanner,
     )

@@ -1,6 +1,6 @@
-"""What is wrong with a case: rules about its grid, its voxels and its label.
+"""Checks of a case that was read: its grid, its voxels and its label.
 
-A rule yields what it finds; reading the case is done before.
+Each check yields its findings, with a remedy for each.
 """
 
 from __future__ import annotations
@@ -15,29 +15,31 @@ import numpy as np
 from dualtask_lite.cases.nifti import UNREADABLE
 
 LABELS = {0: "background", 1: "pancreas", 2: "tumour"}
-_SPACING = (0.05, 30.0)  # mm; what a CT voxel may measure
-_DISAGREE = 0.1  # of a voxel; more between sform and qform is no rounding
-_ROUNDED = 0.01  # of a voxel; less between label and image is rounding
-_NOISE = 1e-3  # off a whole number; more is no label
+_SPACING = (0.05, 30.0)  # mm; smallest and largest side of a CT voxel
+_AFFINE_ROUNDING = 0.1  # of a voxel; sform and qform may differ by this much
+_GRID_ROUNDING = 0.01  # of a voxel; label and image may differ by this much
+_LABEL_ROUNDING = 1e-3  # a label may differ from a whole number by this much
 _HIGHEST = 10_000.0  # HU; metal reaches some thousands
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a check found: an ``error`` forbids the use of the case, a ``warning`` does not."""
+    """A problem that a check found: an ``error`` forbids the use of the case, a ``warning`` does not."""
 
     level: Literal["error", "warning"]
     what: str
     remedy: str
 
 
-def of_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
-    """Findings about the size and shape of the voxels."""
+def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
+    """Check the size and shape of the voxels."""
     spacing = nib.affines.voxel_sizes(image.affine)
     shown = " x ".join(f"{s:.4g}" for s in spacing)
     low, high = _SPACING
     if (spacing < low).any() or (spacing > high).any():
-        yield Finding("error", f"{name}: voxels of {shown} mm cannot be a CT's", "correct the header: spacing is in mm")
+        yield Finding(
+            "error", f"{name}: voxels of {shown} mm are not plausible for a CT", "correct the spacing (in mm)"
+        )
         return
     directions = image.affine[:3, :3] / spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > 0.02:
@@ -46,44 +48,45 @@ def of_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
             f"{name}: its axes are not at right angles (gantry tilt?)",
             "resample it; distances in mm are off otherwise",
         )
-    yield from _of_geometry(image, name)
+    yield from _check_affines(image, name)
 
 
-def is_placed(image: nib.Nifti1Image) -> bool:
-    """Whether an image's header says where its voxels lie; an array is where its affine says."""
+def has_position(image: nib.Nifti1Image) -> bool:
+    """Whether the header of an image positions its voxels in space; the affine of an array always does."""
     has_affine = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
     return has_affine and not (np.array_equal(image.affine, np.eye(4)) and image.get_filename())
 
 
-def _of_geometry(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
-    """Findings about the two affines of a NIfTI header."""
+def _check_affines(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
+    """Check the two affines of a NIfTI header."""
     coded = [int(image.header[code]) > 0 for code in ("sform_code", "qform_code")]
-    if not is_placed(image):
+    if not has_position(image):
         is_identity = np.array_equal(image.affine, np.eye(4))
         yield Finding(
             "warning",
             f"{name}: its affine is {'the identity' if is_identity else 'missing (sform_code and qform_code are 0)'}, "
-            "so which way its axes run is not known",
+            "so the directions of its axes are unknown",
             "convert the CT again with its geometry, say with dcm2niix; volumes in ml may be wrong",
         )
     elif all(coded):
         try:
             other = image.header.get_qform()
         except UNREADABLE:
-            yield Finding("warning", f"{name}: its qform is damaged", "nothing, if its sform is right: that is used")
+            yield Finding("warning", f"{name}: its qform is damaged", "if its sform is right, no action is needed")
             return
-        here, there = (nib.affines.apply_affine(one, _corners(image.shape)) for one in (image.affine, other))
-        apart = np.abs(here - there).max()
-        if not apart <= _DISAGREE * nib.affines.voxel_sizes(image.affine).min():
+        corners = _corners(image.shape)
+        by_sform, by_qform = (nib.affines.apply_affine(affine, corners) for affine in (image.affine, other))
+        apart = np.abs(by_sform - by_qform).max()
+        if not apart <= _AFFINE_ROUNDING * nib.affines.voxel_sizes(image.affine).min():
             yield Finding(
                 "warning",
-                f"{name}: its sform and qform place it {apart:.3g} mm apart",
-                "see which is right; the sform is used here, and other programs may use the qform",
+                f"{name}: the positions by sform and qform are {apart:.3g} mm apart",
+                "find out which is right; the sform is used here, and other programs may use the qform",
             )
 
 
-def of_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
-    """Findings about the values of the CT."""
+def check_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
+    """Check the values of the CT."""
     if not np.isfinite(volume).all():
         share = 100 * (1 - np.isfinite(volume).mean())
         yield Finding(
@@ -94,7 +97,7 @@ def of_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         return
     low, high = float(volume.min()), float(volume.max())
     if low == high:
-        yield Finding("error", f"{name}: every voxel is {low:g}", "export the CT again; this one shows nothing")
+        yield Finding("error", f"{name}: every voxel is {low:g}", "export the CT again; this one is empty")
     elif low > -200 or high < 100:
         yield Finding(
             "warning",
@@ -105,37 +108,37 @@ def of_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{name}: values up to {high:g} are above the range of CT",
-            "set the value that fills the frame, if it is that, to -1000 HU (air)",
+            "if this value fills the frame around the patient, set it to -1000 HU (air)",
         )
 
 
-def of_label(
+def check_label(
     label: np.ndarray,
     label_affine: np.ndarray,
     volume: np.ndarray,
     affine: np.ndarray,
     name: str,
     *,
-    placed: bool = True,
+    positioned: bool = True,
 ) -> Iterator[Finding]:
-    """Findings about the label and its grid; ``placed`` says whether its header holds an affine."""
+    """Check the label and its grid; ``positioned`` is the result of ``has_position`` for its file."""
     same_shape = label.shape == volume.shape
     corners = _corners(volume.shape)
-    image_mm, label_mm = (nib.affines.apply_affine(one, corners) for one in (affine, label_affine))
+    image_mm, label_mm = (nib.affines.apply_affine(to_mm, corners) for to_mm in (affine, label_affine))
     apart = np.abs(label_mm - image_mm).max()
     voxels = np.abs(nib.affines.apply_affine(np.linalg.inv(affine), label_mm) - corners).max()
-    if not placed and (not same_shape or voxels > _ROUNDED):
+    if not positioned and (not same_shape or voxels > _GRID_ROUNDING):
         yield Finding(
             "error",
-            f"{name}: its affine is missing or the identity, so where it lies on its image is not known",
-            "do not resample it; if it holds its voxels in the order of the image file, save it with the affine of the "
-            "image and look at both in a viewer",
+            f"{name}: its affine is missing or the identity, so its position on its image is unknown",
+            "do not resample it; if its voxels are in the order of the image file, save it with the affine of the "
+            "image and check both in a viewer",
         )
         return
     if not same_shape:
         yield Finding(
             "error",
-            f"{name}: is {label.shape}, its image {volume.shape}",
+            f"{name}: has the shape {label.shape}, its image {volume.shape}",
             "resample the label to the grid of the image",
         )
         return
@@ -146,11 +149,11 @@ def of_label(
             "resample the label to the grid of the image",
         )
         return
-    if voxels > _ROUNDED:
+    if voxels > _GRID_ROUNDING:
         yield Finding(
             "warning",
             f"{name}: lies {apart:.3g} mm from its image, less than half a voxel",
-            "nothing, if its voxels are those of the image: they are used so; else resample the label",
+            "if its voxels correspond to those of the image, no action is needed; else resample the label",
         )
     values = np.unique(label)
     unknown = [value for value in values.tolist() if value not in LABELS]
@@ -170,14 +173,14 @@ def of_label(
         )
 
 
-def whole_numbers(label: np.ndarray) -> np.ndarray:
-    """The label with values rounded that float arithmetic moved a little off a whole number."""
+def round_labels(label: np.ndarray) -> np.ndarray:
+    """Round the values of a label that float arithmetic moved slightly off a whole number."""
     nearest = np.rint(label)
-    return np.where(np.abs(label - nearest) <= _NOISE, nearest, label)
+    return np.where(np.abs(label - nearest) <= _LABEL_ROUNDING, nearest, label)
 
 
-def of_all(contents: Mapping[str, str], labels: Mapping[str, Iterable[int]]) -> Iterator[Finding]:
-    """Findings about the cases of a source together.
+def check_source(contents: Mapping[str, str], labels: Mapping[str, Iterable[int]]) -> Iterator[Finding]:
+    """Check all cases of a source together: duplicate images, and labels that no case has.
 
     Args:
         contents: digest of each image, by the id of its case.
@@ -190,7 +193,7 @@ def of_all(contents: Mapping[str, str], labels: Mapping[str, Iterable[int]]) -> 
         yield Finding(
             "warning",
             f"{' and '.join(names)} hold the same image",
-            "nothing: a split keeps them together, as one patient; to use one of them, list the cases in data.cases",
+            "no action is needed: a split keeps them together, as one patient; data.cases can list one of them alone",
         )
     found = {value for values in labels.values() for value in values}
     for value in (value for value in LABELS if value and labels and value not in found):

@@ -1,4 +1,4 @@
-"""From the scanner's grid to the one that the network works on, and back."""
+"""Resampling from the scanner's grid to the working grid of the network, and back."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def window(volume: torch.Tensor) -> torch.Tensor:
 def working_shape(shape: Sequence[int], spacing: Sequence[float], wanted: Sequence[float]) -> tuple[int, int, int]:
     """Voxels of the working grid that covers the same box as ``shape`` at about the ``wanted`` spacing (mm).
 
-    A half is rounded up, also when float noise makes it a little less: the same voxels get the same grid whatever the
-    rotation of their affine.
+    A half is rounded up, even when float noise makes it slightly less, so that the same voxels get the same grid under
+    any rotation of their affine.
     """
     x, y, z = (
         max(1, math.floor(n * (have + SPACING_NOISE) / want + 0.5))
@@ -34,10 +34,10 @@ def resample(volume: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Resample (C, X, Y, Z) to a grid over the same box, one axis after the other.
 
     Axes that shrink are averaged over exactly the part that each new voxel covers, so that noise does not alias; axes
-    that grow are interpolated linearly. Both grids share their outer faces, so a position is kept both ways.
+    that grow are interpolated linearly. Both grids share their outer faces, so positions in mm do not change.
     """
     result = volume.float()
-    order = sorted(range(3), key=lambda axis: shape[axis] / result.shape[axis + 1])  # what shrinks most goes first
+    order = sorted(range(3), key=lambda axis: shape[axis] / result.shape[axis + 1])  # the one that shrinks most first
     for axis in order:
         have, want = result.shape[axis + 1], shape[axis]
         if have != want:
@@ -64,9 +64,9 @@ def axis_weights(have: int, want: int) -> torch.Tensor:
 def resample_mask(mask: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
     """Resample a binary mask (1, X, Y, Z) to a grid over the same box, (1, ...) uint8, and keep its volume.
 
-    Of the new voxels it takes those that the mask covers most, as many as together have the mask's volume; among equals
-    those nearest to the mask's centre, so that no side is favoured. A threshold of a half makes small balls up to 4 %
-    too large (ties count as inside) and loses what is thinner than a voxel.
+    The new voxels with the largest covered share become foreground, as many as have the volume of the mask together;
+    among voxels of the same share those nearest to the mask's centre, so that no side is favoured. A threshold of one
+    half would make small balls up to 4 % too large (ties count as inside) and lose structures thinner than a voxel.
     """
     share = resample(mask, shape).round(decimals=4)  # equal shares stay equal in spite of rounding
     result = torch.zeros(share.shape, dtype=torch.uint8)

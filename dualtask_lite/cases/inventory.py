@@ -1,6 +1,6 @@
-"""What lies at a path: the cases, and every other file with the reason why it is none.
+"""List the cases at a path, and every skipped file with the reason.
 
-The whole tree is walked, so that nothing that was given is left out without a word.
+The whole tree is walked, so that no file is left out silently.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ITK = (
     "convert it to NIfTI, say with SimpleITK (pip install SimpleITK): WriteImage(ReadImage('scan.mha'), 'scan.nii.gz')"
 )
 _NIBABEL = "convert it to NIfTI, with: nib-convert scan.img scan.nii.gz"
-_UNREAD = (
+_UNSUPPORTED = (
     ((".mha", ".mhd"), "is MetaImage, not NIfTI", _ITK),
     ((".nrrd", ".nhdr"), "is NRRD, not NIfTI", _ITK),
     ((".img", ".hdr", ".img.gz", ".hdr.gz"), "is one of a pair of files (Analyze or NIfTI), not one file", _NIBABEL),
@@ -34,13 +34,13 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file or folder that became no case: with all below it, when it is a folder.
+    """A file, or a folder with all its content, that is not used as a case.
 
     Attributes:
-        path: where it lies.
-        what: what it is.
-        remedy: what to do when it should have been a case.
-        may_be_ct: whether it may hold a CT that was asked for.
+        path: of the file or folder.
+        what: the reason, such as ``is hidden``.
+        remedy: what to do when it should be a case.
+        may_be_ct: whether it may hold a CT that the user wanted to use.
     """
 
     path: Path
@@ -51,31 +51,31 @@ class Skipped:
 
 @dataclass
 class Inventory:
-    """The cases at a path, and all else that lies there."""
+    """The cases at a path, and the skipped files."""
 
     cases: list[Case] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
 
     def skipped_rows(self) -> list[dict[str, str]]:
-        """What was skipped, as JSON holds it."""
+        """The skipped files as rows for JSON."""
         return [{"path": str(one.path), "what": one.what, "remedy": one.remedy} for one in self.skipped]
 
     def require_cases(self, path: Path) -> None:
         """Refuse an inventory of ``path`` without a case.
 
         Raises:
-            DualTaskError: with what lies there.
+            DualTaskError: when there is no case; the message lists the skipped files.
         """
         if self.cases:
             return
         if not path.is_dir():
             raise DualTaskError(f"{path}: {self.skipped[0].what}", self.skipped[0].remedy)
-        lies_there = f" ({'; '.join(in_lines(self.skipped))})" if self.skipped else ""
-        raise DualTaskError(f"{path}: holds no CT in a layout that is known{lies_there}", LAYOUTS)
+        skipped = f" ({'; '.join(describe_skipped(self.skipped))})" if self.skipped else ""
+        raise DualTaskError(f"{path}: holds no CT in a known layout{skipped}", LAYOUTS)
 
 
-def in_lines(skipped: Iterable[Skipped]) -> list[str]:
-    """Say what was skipped, a line a reason."""
+def describe_skipped(skipped: Iterable[Skipped]) -> list[str]:
+    """Describe the skipped files, one line for each reason."""
     by_reason: dict[tuple[str, str], list[Path]] = defaultdict(list)
     for one in skipped:
         by_reason[one.what, one.remedy].append(one.path)
@@ -86,10 +86,10 @@ def in_lines(skipped: Iterable[Skipped]) -> list[str]:
 
 
 def take_inventory(path: Path) -> Inventory:
-    """List the cases at a path, and what else lies there; no volume is read.
+    """List the cases and the skipped files at a path; no volume is read.
 
-    A folder in the layout of a data set (see ``layouts``) gives what its layout says. In any other, each NIfTI file is
-    a case, the DICOM files of a folder are one, and its folders are looked through in the same way.
+    The layout of a data set (see ``layouts``) defines its cases. In any other folder each NIfTI file is a case, the
+    DICOM files of a folder are one case, and subfolders are walked in the same way.
 
     Raises:
         DualTaskError: when a data set is broken.
@@ -97,7 +97,7 @@ def take_inventory(path: Path) -> Inventory:
     """
     if path.is_dir():
         walk = _Walk(path)
-        walk.through(path)
+        walk.visit(path)
         return Inventory(walk.cases + _cases_of_series(path, walk.series), walk.skipped)
     if path.is_file() and is_nifti(path) and not is_result(path):
         return Inventory([_unlabelled(path)])
@@ -116,8 +116,8 @@ class _Walk:
         self.series: list[Path] = []  # folders of DICOM files
         self.skipped: list[Skipped] = []
 
-    def through(self, folder: Path, above: frozenset[str] = frozenset()) -> None:
-        """Look through a folder and all below it; ``above`` holds the real paths of the folders above it."""
+    def visit(self, folder: Path, above: frozenset[str] = frozenset()) -> None:
+        """Visit a folder and all folders below it; ``above`` holds the real paths of the folders above it."""
         real = os.path.realpath(folder)
         if real in above:
             self.skipped.append(
@@ -136,10 +136,10 @@ class _Walk:
                 continue
             if path.is_dir() and not path.name.startswith("."):
                 try:
-                    self.through(path, above | {real})
-                except OSError as error:  # of listing it: what lies below it has its own turn
+                    self.visit(path, above | {real})
+                except OSError as error:  # from listing this folder; each folder below it handles its own
                     why = f"cannot be read ({error.strerror or error})"
-                    self.skipped.append(Skipped(path, why, "check your rights to it", may_be_ct=True))
+                    self.skipped.append(Skipped(path, why, "check your permissions", may_be_ct=True))
             elif path in niftis and not is_result(path):
                 names_case = path.name in CASE_FOLDERS and len(niftis) == 1 and folder != self.root
                 self.cases.append(_named_by_folder(path) if names_case else _unlabelled(path))
@@ -147,18 +147,18 @@ class _Walk:
                 self.skipped.append(_skip(path))
 
     def _skip_rest(self, folder: Path, dataset: Dataset) -> None:
-        """Skip what no case of a data set uses: whole folders where it uses nothing of them."""
+        """Skip the files that no case of a data set uses; a folder without any used file is skipped as a whole."""
         used = {Path(os.path.abspath(path)) for case in dataset.cases for path in _files_of_case(case)}
         used |= set(dataset.described_by)
-        holding = {above for path in used for above in path.parents}
+        used_folders = {above for path in used for above in path.parents}
         unlabelled = [case.id for case in dataset.cases if case.label is None]
 
-        def through(below: Path) -> None:
+        def visit(below: Path) -> None:
             for path in sorted(below.iterdir()):
                 if path in used:
                     continue
-                if path in holding:
-                    through(path)
+                if path in used_folders:
+                    visit(path)
                 elif path.parent.name == "labelsTr" and is_nifti(path) and not path.name.startswith("."):
                     self.skipped.append(_orphan(path, unlabelled))
                 elif is_nifti(path) or path.is_dir():
@@ -167,7 +167,7 @@ class _Walk:
                 else:
                     self.skipped.append(_skip(path))
 
-        through(folder)
+        visit(folder)
 
 
 def _files_of_case(case: Case) -> list[Path]:
@@ -178,31 +178,31 @@ def _files_of_case(case: Case) -> list[Path]:
 
 
 def _orphan(label: Path, unlabelled: Sequence[str]) -> Skipped:
-    """A label whose name no image has; the nearest case without a label is probably meant."""
+    """Skip a label without an image of its name; suggest the unlabelled case with the most similar name."""
     by_letters = {name.casefold(): name for name in unlabelled}
     near = difflib.get_close_matches(stem(label).casefold(), by_letters, n=1)
-    remedy = f"the nearest case without a label is {by_letters[near[0]]}: name both alike" if near else "add its image"
+    remedy = f"if it belongs to {by_letters[near[0]]}, give both the same name" if near else "add its image"
     return Skipped(label, "is a label, but no image has its name", remedy)
 
 
 def _skip(path: Path) -> Skipped:
-    """Say why a file is no case."""
+    """Skip a file that is not a case, with the reason."""
     if path.name.startswith("."):
         return Skipped(path, "is hidden", "rename it if it holds a CT")
     if not path.is_file():
-        return Skipped(path, "is no file: a link to nothing, or a device", "remove it")
+        return Skipped(path, "is a broken link or a device, not a file", "remove it")
     if is_result(path):
         return Skipped(path, "is a result of dualtask predict", "give the CT that it was made from")
     if is_index(path):
         return Skipped(path, "is the index of a DICOM disc", "give the folders of its series")
     if not os.access(path, os.R_OK):
-        return Skipped(path, "cannot be read", "check your rights to it", may_be_ct=True)
-    for endings, what, remedy in _UNREAD:
+        return Skipped(path, "cannot be read", "check your permissions", may_be_ct=True)
+    for endings, what, remedy in _UNSUPPORTED:
         if path.name.lower().endswith(endings):
-            return Skipped(path, what, remedy, may_be_ct=".hdr" not in path.suffixes)  # its other half counts
+            return Skipped(path, what, remedy, may_be_ct=".hdr" not in path.suffixes)  # its .img file counts
     if path.name.lower().endswith(_ARCHIVES):
         return Skipped(path, "is an archive", "unpack it if it holds CTs")
-    return Skipped(path, "is no NIfTI file by its name (.nii, .nii.gz), and not DICOM", "rename it if it holds a CT")
+    return Skipped(path, "is not NIfTI by its name (.nii, .nii.gz), and not DICOM", "rename it if it holds a CT")
 
 
 def _unlabelled(image: Path) -> Case:
@@ -216,8 +216,8 @@ def _named_by_folder(image: Path) -> Case:
 def _cases_of_series(root: Path, series: Sequence[Path]) -> list[Case]:
     """The cases of the folders that hold DICOM files.
 
-    Folders right below one folder are the cases of that centre. Deeper ones are as archives hand them out (patient,
-    study, series): the patient names the case, and the root the centre.
+    Series directly below one folder are the cases of that centre. Deeper series are in the layout of archives (patient,
+    study, series): the patient's folder names the case, and the root folder names the centre.
     """
     below: dict[str, list[Path]] = defaultdict(list)
     cases = []

@@ -16,7 +16,7 @@ from dualtask_lite.errors import DualTaskError
 
 LAYOUTS = (
     "give a NIfTI file, a folder of NIfTI files, the folder of a DICOM series, a folder in Task07 or nnU-Net layout "
-    "(imagesTr, labelsTr), a known source as it was fetched, or a folder of such folders, one a centre"
+    "(imagesTr, labelsTr), a downloaded known source, or a folder with such a folder for each centre"
 )
 
 # Image -> label of a folder that is one case.
@@ -25,12 +25,12 @@ CASE_FOLDERS = {"ct.nii.gz": "segmentations/pancreas.nii.gz", "imaging.nii.gz": 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A folder in a layout that says what each file below it is.
+    """The data set of a folder in a known layout.
 
     Attributes:
-        layout: its name.
+        layout: name of the layout.
         cases: of the folder.
-        described_by: other files that say so.
+        described_by: other files that belong to it, such as ``dataset.json``.
     """
 
     layout: str
@@ -39,7 +39,7 @@ class Dataset:
 
 
 def dataset_in(folder: Path) -> Dataset | None:
-    """The data set that a folder is; none when it is a folder of files and folders of any kind.
+    """Recognise the data set of a folder; None for a folder in no known layout.
 
     Raises:
         DualTaskError: when the folder is in a known layout, but its list or its images cannot be used.
@@ -79,9 +79,9 @@ def _decathlon(folder: Path) -> Dataset | None:
         if image.is_file() and not image.name.startswith(".")
     ]
     if not cases:
-        missing = f", say {triples[0][1]} is not" if triples else ""
+        missing = f", for example {triples[0][1]} is missing" if triples else ""
         remedy = "fetch or unpack it again" + ("; or remove dataset.json to pair files by name" if listed else "")
-        raise DualTaskError(f"{folder}: none of its training images is there as NIfTI{missing}", remedy)
+        raise DualTaskError(f"{folder}: none of its training images exists as NIfTI{missing}", remedy)
     return Dataset("Task07", cases, (folder / "dataset.json",))
 
 
@@ -113,7 +113,7 @@ def _listed_triples(folder: Path, listed: Any) -> list[tuple[str, Path, Path]]:
 
 
 def _first_channel(image: Path) -> Path:
-    """Find the file that nnU-Net keeps for a listed image; without one, the path stays as it was."""
+    """Find the file that nnU-Net stores for a listed image; without one, return the listed path."""
     ending = image.name.removeprefix(stem(image))
     first, second = (image.with_name(f"{stem(image)}_{channel}{ending}") for channel in ("0000", "0001"))
     if second.is_file():

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: mm; a spacing that is read from an oblique affine is off by less (4.99999989 instead of 5 mm).
+#: mm; larger than the rounding error of a spacing from an oblique affine (4.99999989 instead of 5 mm).
 SPACING_NOISE = 5e-5
 
 

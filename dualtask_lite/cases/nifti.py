@@ -19,16 +19,16 @@ from dualtask_lite.errors import DualTaskError
 
 RAS = axcodes2ornt(("R", "A", "S"))
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)  # what nibabel raises
-_DEFLATED = 1032  # bytes that gzip can hold in one of its own, at the most
+_GZIP_RATIO = 1032  # largest compression ratio of gzip
 
 
 def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) -> nib.Nifti1Image:
     """Open a file or the folder of a DICOM series, or wrap an array, as an image of three axes.
 
-    The voxels of a NIfTI file are not read yet. ``affine`` is that of an array.
+    The voxels of a NIfTI file are not read yet. ``affine`` applies to arrays only.
 
     Raises:
-        DualTaskError: when it is no image of a CT or a label; it calls the image ``name``.
+        DualTaskError: when it is not the image of a CT or a label; the message calls it ``name``.
     """
     if isinstance(source, np.ndarray):
         image: Any = nib.Nifti1Image(source.astype(np.float32), np.eye(4) if affine is None else affine)
@@ -56,13 +56,13 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
 
 
 def _check_size(image: nib.Nifti1Pair, name: str) -> None:
-    """Refuse a header that promises more voxels than its file can hold, before memory is set aside for them."""
+    """Refuse a header that declares more voxels than its file can hold, before memory is allocated for them."""
     file = Path(str(image.file_map["image"].filename))
-    holds = file.stat().st_size * (_DEFLATED if file.suffix.lower() == ".gz" else 1)
-    promised = math.prod(image.shape) * image.get_data_dtype().itemsize
-    if min(image.shape, default=0) < 0 or promised > holds:
+    capacity = file.stat().st_size * (_GZIP_RATIO if file.suffix.lower() == ".gz" else 1)
+    declared = math.prod(image.shape) * image.get_data_dtype().itemsize
+    if min(image.shape, default=0) < 0 or declared > capacity:
         raise DualTaskError(
-            f"{name}: is damaged or cut off (its header promises {image.shape} voxels, more than the file can hold)",
+            f"{name}: is damaged or cut off (its header declares {image.shape} voxels, more than the file can hold)",
             "fetch or export it again",
         )
 
@@ -71,11 +71,11 @@ def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarr
     """Voxels (float32) of an image on the RAS+ grid, and that grid's affine.
 
     Raises:
-        DualTaskError: when the file is damaged, or its affine or size cannot be.
+        DualTaskError: when the file is damaged, its affine is singular, or its voxels do not fit into memory.
     """
     affine = image.affine
     singular = affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
-    if singular or np.isnan(io_orientation(affine)).any():  # or so nearly that two axes run the same way
+    if singular or np.isnan(io_orientation(affine)).any():  # or nearly singular: two axes are parallel
         raise DualTaskError(
             f"{name}: its affine is singular, so its voxels have no size", "export it again with its geometry"
         )
@@ -89,9 +89,9 @@ def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarr
         raise DualTaskError(
             f"{name}: its {image.shape} voxels do not fit into memory", "crop it, or use a machine with more memory"
         ) from error
-    turn = ornt_transform(io_orientation(affine), RAS)
-    turned = np.ascontiguousarray(apply_orientation(voxels, turn))
-    return turned, affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
+    to_ras = ornt_transform(io_orientation(affine), RAS)
+    reordered = np.ascontiguousarray(apply_orientation(voxels, to_ras))
+    return reordered, affine @ nib.orientations.inv_ornt_aff(to_ras, image.shape)
 
 
 def digest_of(image: nib.Nifti1Image, name: str) -> str:

@@ -33,7 +33,7 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 
 PREPARED = "labels_on_images"
-_WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")  # TCIA, version 2: parts of the scan of case 2; old copies hold them
+_WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")  # TCIA, version 2: parts of the scan of case 2; old copies contain them
 _SOFT_HU = (0.0, 200.0)  # the range of nearly all voxels of a pancreas in the portal venous phase; fat is below it
 _SHELL = 3  # voxels within the axial plane
 _MIN_LEAD = 0.05  # by which the chosen flip must fit better than any other
@@ -105,7 +105,7 @@ def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | 
         if not (target.is_file() and name in known):
             try:
                 scan = Case(name, folder.name, _only_series(patients[name])).load()
-                mask, placement = place(scan, labels[name])
+                mask, placement = align_label(scan, labels[name])
             except DualTaskError as error:
                 refused.append(error)
                 continue
@@ -122,7 +122,7 @@ def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | 
     return placements
 
 
-def place(scan: Scan, label: Path) -> tuple[np.ndarray, Placement]:
+def align_label(scan: Scan, label: Path) -> tuple[np.ndarray, Placement]:
     """Find how a label is aligned with its image, from its header and from the tissue under it.
 
     A label whose header has the affine of the image is used unflipped, unless another flip fits clearly better. A
@@ -144,7 +144,7 @@ def place(scan: Scan, label: Path) -> tuple[np.ndarray, Placement]:
     except UNREADABLE as error:
         raise DualTaskError(f"{label}: is not a readable NIfTI file", "fetch the labels again") from error
     if mask.shape != scan.shape or not mask.any():
-        finding = "is empty" if mask.shape == scan.shape else f"is {mask.shape}, its image {scan.shape}"
+        finding = "is empty" if mask.shape == scan.shape else f"has the shape {mask.shape}, its image {scan.shape}"
         raise DualTaskError(f"{label}: {finding}", "fetch the labels and the series again")
     fits = {axes: fit_of(scan.volume, np.flip(mask, axes)) for axes in _FLIPS}
     best, second = sorted(fits, key=lambda axes: -fits[axes])[:2]
@@ -175,7 +175,7 @@ def fit_of(volume: np.ndarray, mask: np.ndarray) -> float:
         mask: (X, Y, Z), of one organ in fat.
 
     Returns:
-        From -1 to 1; about 0 for a mask at a random position.
+        A number from -1 to 1; about 0 for a mask at a random position.
     """
     around = Box.around(mask, _SHELL)
     assert around is not None
@@ -213,6 +213,6 @@ def labels_of(folder: Path) -> dict[str, Path]:
 def _only_series(patient: Path) -> Path:
     found = series_below(patient)
     if len(found) != 1:
-        named = ", ".join(str(one.relative_to(patient)) for one in found[:3])
+        named = ", ".join(str(series.relative_to(patient)) for series in found[:3])
         raise DualTaskError(f"{patient}: holds {len(found)} series ({named})", "keep only the series of the label")
     return found[0]

@@ -23,7 +23,7 @@ from dualtask_lite.cases.registry import sources
 from dualtask_lite.errors import DualTaskError
 
 TABLE = "clinical_information.xlsx"
-TAKEN_OVER = {"MSD_dataset": "msd", "NIH_dataset": "nih"}  # column "level" of the table -> source of the image
+ORIGINS = {"MSD_dataset": "msd", "NIH_dataset": "nih"}  # column "level" of the table -> first source of the image
 UNKNOWN = "unknown"
 _STUDY, _LEVEL = "PANORAMA_study_id", "level"
 _DEPTH = 2
@@ -75,7 +75,7 @@ def _origins(table: Path) -> dict[str, str]:
             f"{table}: is not a table with the columns {_STUDY} and {_LEVEL} ({error})",
             "fetch it again from github.com/DIAGNijmegen/panorama_labels",
         ) from error
-    return {str(row[study]): TAKEN_OVER.get(str(row[level]), "panorama") for row in rows[1:] if row[study]}
+    return {str(row[study]): ORIGINS.get(str(row[level]), "panorama") for row in rows[1:] if row[study]}
 
 
 def _below(folder: Path, depth: int) -> list[Path]:
@@ -83,7 +83,7 @@ def _below(folder: Path, depth: int) -> list[Path]:
     found = []
     for path in visible(folder):
         if path.is_dir():
-            with suppress(PermissionError):  # of a folder beside the set
+            with suppress(PermissionError):  # a folder that does not belong to the data set
                 found += _below(path, depth - 1) if depth else []
         else:
             found.append(path)

@@ -1,4 +1,4 @@
-"""Names of files and folders: what a listing shows, what is NIfTI by its name, and what a case is called after."""
+"""Names of files and folders: visible files, NIfTI files by their names, and names for cases."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def is_nifti(path: Path) -> bool:
 
 
 def stem(path: Path) -> str:
-    """The name without the ending of NIfTI."""
+    """The name without its NIfTI suffix."""
     return re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
 
 
 def printable(name: str) -> str:
-    """A name that any file, table and figure can hold: bytes that are no text, and control characters, as ``%1B``."""
+    """Escape bytes that are not text and control characters in a name, as ``%1B``."""
     return "".join(letter if letter.isprintable() else quote(letter, errors="surrogateescape") for letter in name)

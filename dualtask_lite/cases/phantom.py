@@ -30,7 +30,7 @@ COVERAGE = 150.0  # mm along z
 WITHOUT_TUMOUR = 8  # one case in this many has no tumour
 
 # HU of the tissues that do not take up contrast agent, textbook values.
-_PLAIN = {
+_UNENHANCED = {
     Tissue.AIR: -1000,
     Tissue.FAT: -100,
     Tissue.SUBCUTANEOUS: -105,
@@ -72,18 +72,20 @@ class Centre:
     noise_hu: float
     kernel_voxels: float
     tumours: Tumours
-    exam: bool = False  # only the exam reads it
+    exam: bool = False  # used by the exam only
 
 
 def centres(*, exam: bool = False) -> dict[str, Centre]:
-    """Read the centres of ``data/centres.yaml``, by name: those for everybody, or the one of the exam."""
+    """Read the centres of ``data/centres.yaml``, by name: those of the lessons, or that of the exam."""
     entries = yaml.safe_load(data_file("centres.yaml").read_text(encoding="utf-8"))
     try:
-        every = [Centre(name=name, **{**e, "tumours": Tumours(**e["tumours"])}) for name, e in entries.items()]
-        return {centre.name: centre for centre in every if centre.exam is exam}
+        all_centres = [
+            Centre(name=name, **{**entry, "tumours": Tumours(**entry["tumours"])}) for name, entry in entries.items()
+        ]
+        return {centre.name: centre for centre in all_centres if centre.exam is exam}
     except (TypeError, KeyError, AttributeError) as error:
         raise DualTaskError(
-            f"{data_file('centres.yaml')}: {error}", "give every value that the file of the package gives"
+            f"{data_file('centres.yaml')}: {error}", "give each centre the same values as the file in the package"
         ) from error
 
 
@@ -99,7 +101,7 @@ def make_case(
     """Generate one case.
 
     Args:
-        centre: whose patient it is: a name in ``data/centres.yaml``, or a changed copy of a centre.
+        centre: the hospital of the patient: a name in ``data/centres.yaml``, or a changed copy of a centre.
         number: of the patient; with centre and seed it decides anatomy and lesion.
         scanner: the centre that scans the patient; by default the patient's own. Attenuation, the lesion's contrast in
             this phase, field of view, slices, kernel and noise are the scanner's.
@@ -113,8 +115,8 @@ def make_case(
     Raises:
         DualTaskError: when the centre or the scanner is unknown.
     """
-    centre = _known(centre)
-    scanner = centre if scanner is None else _known(scanner)
+    centre = _find_centre(centre)
+    scanner = centre if scanner is None else _find_centre(scanner)
     rng, offset, tumour = _draw_patient(centre, number, seed)
     axes, spacing = _grid(scanner, size, spacing, offset)
     canvas = Canvas(axes, rng)
@@ -124,9 +126,9 @@ def make_case(
     label[np.isin(canvas.tissue, (Tissue.TUMOUR, Tissue.RIM))] = 2
     affine = np.diag([*spacing, 1.0])
     affine[:3, 3] = [axis[0] for axis in axes]
-    own = f"{centre.name}_{number:03d}"
+    case_id = f"{centre.name}_{number:03d}"
     return Case(
-        own if scanner.name == centre.name else f"{own}_by_{scanner.name}",
+        case_id if scanner.name == centre.name else f"{case_id}_by_{scanner.name}",
         centre.name,
         _scan(canvas.tissue, tumour, scanner, rng),
         label,
@@ -135,17 +137,17 @@ def make_case(
 
 
 def lesion(centre: str | Centre, number: int, *, seed: int = 0) -> Tumour | None:
-    """The lesion of a case: its kind, diameter and place; None in a patient without one.
+    """The lesion of a case: its kind, diameter and position; None in a patient without one.
 
     Args:
-        centre: whose patient it is.
+        centre: the hospital of the patient.
         number: of the patient.
         seed: of the whole set.
 
     Raises:
         DualTaskError: when the centre is unknown.
     """
-    return _draw_patient(_known(centre), number, seed)[2]
+    return _draw_patient(_find_centre(centre), number, seed)[2]
 
 
 def make_phantom(
@@ -154,7 +156,7 @@ def make_phantom(
     cases: int = 16,
     seed: int = 0,
     size: Sequence[int] | None = None,
-    of: Mapping[str, Centre] | None = None,
+    centres_to_write: Mapping[str, Centre] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Write the data of some centres, each as a folder in Task07 layout; they appear only when all are complete.
@@ -162,7 +164,7 @@ def make_phantom(
     Args:
         folder: to write to; it is created.
         cases: number of cases of each centre.
-        of: the centres by name; by default all except that of the exam.
+        centres_to_write: by name; by default all except that of the exam.
         seed: of the set.
         size: voxels along x, y and z, see ``make_case``.
         progress: called with the number of finished cases and of all cases.
@@ -177,20 +179,21 @@ def make_phantom(
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as unfinished:
-            _write_centres(Path(unfinished), centres() if of is None else of, cases, seed, size, progress)
+            selected = centres() if centres_to_write is None else centres_to_write
+            _write_centres(Path(unfinished), selected, cases, seed, size, progress)
             move_into(Path(unfinished), folder)
     return folder
 
 
 def _write_centres(
     folder: Path,
-    known: Mapping[str, Centre],
+    selected: Mapping[str, Centre],
     cases: int,
     seed: int,
     size: Sequence[int] | None,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    for index, centre in enumerate(known.values()):
+    for index, centre in enumerate(selected.values()):
         names = []
         for number in range(cases):
             case = make_case(centre, number, seed=seed, size=size)
@@ -201,7 +204,7 @@ def _write_centres(
                 image.header.set_xyzt_units("mm")
                 nib.save(image, folder / centre.name / part / names[-1])
             if progress:
-                progress(index * cases + number + 1, len(known) * cases)
+                progress(index * cases + number + 1, len(selected) * cases)
         description = {
             "name": centre.name,
             "description": f"synthetic CT, {centre.title}; seed {seed}, generator {VERSION}",
@@ -216,8 +219,8 @@ def _write_centres(
         (folder / centre.name / "dataset.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
 
 
-def _known(centre: str | Centre) -> Centre:
-    """The centre of a name."""
+def _find_centre(centre: str | Centre) -> Centre:
+    """Get a centre by its name; a centre itself is returned unchanged."""
     if isinstance(centre, Centre):
         return centre
     known = centres() | centres(exam=True)
@@ -227,13 +230,14 @@ def _known(centre: str | Centre) -> Centre:
 
 
 def _draw_patient(centre: Centre, number: int, seed: int) -> tuple[np.random.Generator, Sequence[float], Tumour | None]:
-    """Where the patient lies (mm off the middle of the scanner), the lesion, and the generator that goes on.
+    """Draw the patient's offset from the middle of the scanner (mm) and the lesion; also return the generator.
 
-    What it draws next, the anatomy, is the same for every scanner: the number of draws depends on no grid.
+    The generator draws the anatomy next, which is the same for every scanner: no grid changes the number of draws.
     """
     rng = np.random.default_rng([seed, number, *centre.name.encode()])
-    offset = rng.uniform((-6, -6, -8), (6, 6, 8)).tolist()  # nobody lies in the very middle of the scanner
-    tumour = None if number % WITHOUT_TUMOUR == _healthy(centre, number, seed) else _draw_tumour(centre, rng)
+    offset = rng.uniform((-6, -6, -8), (6, 6, 8)).tolist()  # no patient lies exactly in the middle of the scanner
+    is_healthy = number % WITHOUT_TUMOUR == _number_without_tumour(centre, number, seed)
+    tumour = None if is_healthy else _draw_tumour(centre, rng)
     return rng, offset, tumour
 
 
@@ -251,8 +255,8 @@ def _grid(
     return axes, tuple(float(mm) for mm in spacing)
 
 
-def _healthy(centre: Centre, number: int, seed: int) -> int:
-    """Draw the position of the case without a tumour in this block of eight."""
+def _number_without_tumour(centre: Centre, number: int, seed: int) -> int:
+    """Draw which case of this block of eight has no tumour, from 0."""
     rng = np.random.default_rng([seed, number // WITHOUT_TUMOUR, *centre.name.encode(), 1])
     return int(rng.integers(WITHOUT_TUMOUR))
 
@@ -269,10 +273,10 @@ def _draw_tumour(centre: Centre, rng: np.random.Generator) -> Tumour:
 
 
 def _scan(tissue: np.ndarray, tumour: Tumour | None, scanner: Centre, rng: np.random.Generator) -> np.ndarray:
-    """HU (int16) of tissues as a centre's scanner shows them: attenuation, kernel, noise."""
+    """Simulate the HU (int16) of tissues on a centre's scanner: attenuation, kernel, noise."""
     table = _attenuation(tumour, scanner, rng)
     volume = table[tissue]
-    blur = (scanner.kernel_voxels, scanner.kernel_voxels, 0.3)  # a slice takes in a little of its neighbours
+    blur = (scanner.kernel_voxels, scanner.kernel_voxels, 0.3)  # along z: a slice blurs slightly into its neighbours
     volume = gaussian_filter(volume, blur, output=np.float32)
     noise = gaussian_filter(rng.standard_normal(tissue.shape, dtype=np.float32), (*blur[:2], 0))
     volume += noise * (scanner.noise_hu / noise.std())
@@ -280,11 +284,11 @@ def _scan(tissue: np.ndarray, tumour: Tumour | None, scanner: Centre, rng: np.ra
 
 
 def _attenuation(tumour: Tumour | None, scanner: Centre, rng: np.random.Generator) -> np.ndarray:
-    """HU of each tissue in one patient, as the scanner's phase shows it."""
+    """Draw the HU of each tissue of one patient in the contrast phase of the scanner."""
     table: np.ndarray = np.zeros(len(Tissue), np.float32)
-    for tissue, plain in _PLAIN.items():
-        table[tissue] = plain
-    uptake = rng.normal(1, 0.07)  # one patient takes up more contrast agent than the next
+    for tissue, unenhanced in _UNENHANCED.items():
+        table[tissue] = unenhanced
+    uptake = rng.normal(1, 0.07)  # patients take up different amounts of contrast agent
     for name, hu in scanner.hu.items():
         table[Tissue[name.upper()]] = hu * uptake + rng.normal(0, 4)
     table[Tissue.PANCREAS] -= rng.uniform(0, 15)  # fat between its lobules

@@ -1,4 +1,4 @@
-"""The files that a prediction leaves beside each other, and how to distinguish them from the CTs of a folder."""
+"""The files that a prediction writes, and how to distinguish them from the CTs of a folder."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ _HEAD = 4096  # bytes of a report that are read; the mark is in its second line
 
 
 def result_files(folder: Path, case: str) -> dict[str, Path]:
-    """Where the report, mask, distance and preview of a case go."""
+    """Paths of the report, mask, distance and preview of a case."""
     return {kind: folder / f"{case}{ending}" for kind, ending in _ENDINGS.items()}
 
 
 def is_result(path: Path) -> bool:
-    """Whether a file is one of those: the report of the same name says so. It is the first that is written."""
+    """Whether a prediction wrote a file: a report of the same name, which is written first, has the mark."""
     ending = re.search(rf"({'|'.join(map(re.escape, _ENDINGS.values()))})$", path.name)
     report = path.with_name(path.name[: ending.start()] + _ENDINGS["report"]) if ending else None
     if report is None or not report.is_file():

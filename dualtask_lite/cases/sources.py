@@ -1,6 +1,6 @@
-"""Where cases come from: the known sources, and every folder layout that is recognised.
+"""Find cases: in the known sources, and in folders of every recognised layout.
 
-This module needs no torch, so that the registry answers at once.
+This module does not import torch, so that listing the sources is fast.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from dualtask_lite.resources import cache_folder
 __all__ = ["Source", "absolute", "find_cases", "folder_of", "sources", "sources_table"]
 
 PHANTOM_SEED = 0
-PHANTOM_CASES = {"phantom": 16, "phantom-48": 48, "exam": 32}  # cases a centre of the sets that are made on first use
+PHANTOM_CASES = {"phantom": 16, "phantom-48": 48, "exam": 32}  # cases of each centre in the generated data sets
 _log = logging.getLogger(__name__)
 
 
 def find_cases(source: str | Path) -> list[Case]:
     """List the cases of a known source, a folder or one file; no volume is read.
 
-    What else lies there is left out; ``find_inputs`` lists it.
+    Other files are left out; ``find_inputs`` lists them.
 
     ====================================  =======================================  ==================
     given                                 cases                                    centre
     ====================================  =======================================  ==================
     ``"phantom"``, ``"phantom-48"``       the embedded data, made on first use     A, B, C
-    ``"exam"``                            that of the exam's hospital, likewise    D
+    ``"exam"``                            the data of the exam, likewise           D
     ``"msd"``, ``"nih"``, ``"panorama"``  as ``dualtask data get`` fetched it      the source
     ``"msd,panorama"``                    of each                                  each source
     one NIfTI file                        that file                                its folder
@@ -58,10 +58,10 @@ def find_cases(source: str | Path) -> list[Case]:
     folder of such folders                all of them                              each sub-folder
     ====================================  =======================================  ==================
 
-    Images that ``dataset.json`` lists and that are not there are left out; an image whose label is missing
-    becomes a case without label. ``imagesTs`` is not returned. When two cases share an id, every id gets its
-    centre in front, or the folders that tell them apart. Where panorama comes together with msd or nih, the cases
-    that it took over from them are left out of it, and a line in the log says how many.
+    Missing images that ``dataset.json`` lists are left out; an image whose label is missing becomes a case without
+    label. ``imagesTs`` is not returned. When two cases share an id, every id gets its centre as a prefix, or the
+    folders that differ. When panorama is used together with msd or nih, its copies of their cases are left out, and a
+    line in the log states how many.
 
     Args:
         source: a known source (see ``sources``), several joined by commas, or a path; write ``./phantom`` for a
@@ -73,27 +73,27 @@ def find_cases(source: str | Path) -> list[Case]:
     """
     cases = []
     for part in _parts(source):
-        inventory = _of(part)
+        inventory = _inventory_of(part)
         inventory.require_cases(_path(part))
         cases += inventory.cases
     return _usable_together(cases)
 
 
 def find_inputs(sources: Sequence[str | Path]) -> Inventory:
-    """List the cases of several sources, files and folders, and what else lies there with the reason it is none.
+    """List the cases of several sources, files and folders, and the skipped files with the reasons.
 
     A path that is given twice, or lies below another, is one case. Ids are unique over all, as in ``find_cases``.
 
     Args:
-        sources: each as ``find_cases`` takes it.
+        sources: each as for ``find_cases``.
 
     Raises:
-        DualTaskError: as ``find_cases``; but one source without a case is skipped beside others.
+        DualTaskError: as for ``find_cases``; but of several sources, one without a case is only listed as skipped.
     """
     cases: list[Case] = []
     skipped: dict[Path, Skipped] = {}
-    taken: set[Path] = set()
-    for path, found in [(_path(part), _of(part)) for source in sources for part in _parts(source)]:
+    used: set[Path] = set()
+    for path, found in [(_path(part), _inventory_of(part)) for source in sources for part in _parts(source)]:
         if len(sources) == 1:
             found.require_cases(path)
         cases += found.cases
@@ -101,54 +101,54 @@ def find_inputs(sources: Sequence[str | Path]) -> Inventory:
         if not (found.cases or found.skipped):
             skipped[path] = Skipped(path, "holds no CT", LAYOUTS, may_be_ct=True)
         if found.cases:
-            taken |= {path, *(Path(str(case.image)) for case in found.cases)}
-    rest = [one for place, one in skipped.items() if place not in taken]  # skipped in one folder, given by itself
-    everything = Inventory(_usable_together(cases), rest)
-    everything.require_cases(_path(sources[0]))
-    return everything
+            used |= {path, *(Path(str(case.image)) for case in found.cases)}
+    unused = [one for path, one in skipped.items() if path not in used]  # one source may use what another skips
+    inventory = Inventory(_usable_together(cases), unused)
+    inventory.require_cases(_path(sources[0]))
+    return inventory
 
 
 def _parts(source: str | Path) -> list[str | Path]:
-    """The sources that a text with commas joins."""
+    """Split a text of several sources at its commas."""
     if isinstance(source, str) and "," in source and not Path(source).expanduser().exists():
         return [part.strip() for part in source.split(",")]
     return [source]
 
 
 def _usable_together(cases: list[Case]) -> list[Case]:
-    return _with_unique_ids(_without_shared(_once(cases)))
+    return _with_unique_ids(_without_copies(_without_duplicates(cases)))
 
 
-def _once(cases: list[Case]) -> list[Case]:
-    """Each image once; where it was found with a label and without, with it."""
+def _without_duplicates(cases: list[Case]) -> list[Case]:
+    """Keep each image once, with its label if any of its cases has one."""
     by_image: dict[str, Case] = {}
     for case in cases:
-        place = os.path.abspath(str(case.image))
-        if place not in by_image or (by_image[place].label is None and case.label is not None):
-            by_image[place] = case
+        path = os.path.abspath(str(case.image))
+        if path not in by_image or (by_image[path].label is None and case.label is not None):
+            by_image[path] = case
     return list(by_image.values())
 
 
 def absolute(source: str) -> str:
-    """Write a source so that it means the same from whatever folder a later command runs; a known name stays."""
+    """Make the paths of a source absolute, so that a command in any folder finds it; a known name stays."""
     path = Path(source).expanduser()
     if "," in source and not path.exists():
         return ",".join(absolute(part.strip()) for part in source.split(","))
-    is_made = source in sources() and sources()[source].how == "made"
-    return os.path.abspath(path) if path.exists() and not is_made else source
+    is_generated = source in sources() and sources()[source].how == "made"
+    return os.path.abspath(path) if path.exists() and not is_generated else source
 
 
 def folder_of(source: Source) -> Path:
-    """Where a known source that is fetched lies, or will."""
+    """Folder of a known source that ``dualtask data get`` downloads."""
     return cache_folder() / source.name
 
 
 def _path(source: str | Path) -> Path:
-    return Path(os.path.abspath(Path(source).expanduser()))  # "." has no name; a link keeps its own
+    return Path(os.path.abspath(Path(source).expanduser()))  # "." would have no name; resolve would lose that of a link
 
 
-def _of(source: str | Path) -> Inventory:
-    """What lies at one known source or path."""
+def _inventory_of(source: str | Path) -> Inventory:
+    """Inventory of one known source or path."""
     known = sources().get(str(source))
     path = _path(source)
     try:
@@ -160,8 +160,8 @@ def _of(source: str | Path) -> Inventory:
             found = take_inventory(path)
             return Inventory([replace(case, centre=known.name) for case in found.cases], found.skipped)
     except OSError as error:
-        raise DualTaskError(f"{path}: cannot be read ({error})", "check the folder and your rights to it") from error
-    raise _not_fetched(known) if known else _not_there(source)
+        raise DualTaskError(f"{path}: cannot be read ({error})", "check the folder and your permissions") from error
+    raise _not_fetched(known) if known else _unknown_source(source)
 
 
 def _not_fetched(source: Source) -> DualTaskError:
@@ -172,7 +172,7 @@ def _not_fetched(source: Source) -> DualTaskError:
     )
 
 
-def _not_there(source: str | Path) -> DualTaskError:
+def _unknown_source(source: str | Path) -> DualTaskError:
     near = difflib.get_close_matches(str(source).lower(), sources(), n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     return DualTaskError(
@@ -182,7 +182,7 @@ def _not_there(source: str | Path) -> DualTaskError:
 
 
 def _phantom(name: str) -> Path:
-    """Folder of a set that is made on first use; its name changes with all that it is made from."""
+    """Folder of a generated data set, made on first use; its name contains a hash of everything that defines it."""
     known = centres(exam=name == "exam")
     recipe = f"{VERSION} {PHANTOM_CASES[name]} {PHANTOM_SEED} {known}".encode()
     folder = cache_folder() / f"{name}-{hashlib.sha256(recipe).hexdigest()[:12]}"
@@ -191,11 +191,12 @@ def _phantom(name: str) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".phantom-", dir=folder.parent) as temporary:
-            made = make_phantom(Path(temporary) / name, cases=PHANTOM_CASES[name], seed=PHANTOM_SEED, of=known)
+            count = PHANTOM_CASES[name]
+            generated = make_phantom(Path(temporary) / name, cases=count, seed=PHANTOM_SEED, centres_to_write=known)
             try:
-                made.rename(folder)
+                generated.rename(folder)
             except OSError:
-                if not folder.exists():  # else another process was first, with the same content
+                if not folder.exists():  # else another process has made it, with the same content
                     raise
     except OSError as error:
         raise DualTaskError(
@@ -217,7 +218,7 @@ def _with_unique_ids(cases: list[Case]) -> list[Case]:
 
 
 def _name_by_folders(cases: list[Case]) -> Callable[[Case], str]:
-    """What puts the folders in front of an id that are not above every image."""
+    """Make a function that prefixes an id with the folders that the images do not have in common."""
     columns = zip(*(Path(str(case.image)).parent.parts for case in cases), strict=False)
     shared = sum(1 for _ in takewhile(lambda parts: len(set(parts)) == 1, columns))
     return lambda case: "_".join((*Path(str(case.image)).parent.parts[shared:], case.id))
@@ -227,17 +228,17 @@ def _repeated(cases: Iterable[Case]) -> str | None:
     return next((name for name, times in Counter(case.id for case in cases).items() if times > 1), None)
 
 
-def _without_shared(cases: list[Case]) -> list[Case]:
-    """Leave out what one source took over from another that is here too: it would be learned from and tested on."""
+def _without_copies(cases: list[Case]) -> list[Case]:
+    """Leave out copies of cases whose first source is used, too: one could be trained on and the other tested on."""
     known = sources()
     present = {
         name
         for name, source in known.items()
         if any(case.origin in (None, name) and re.fullmatch(source.ids, case.id) for case in cases)
     }
-    if present & set(panorama.TAKEN_OVER.values()) and any(case.origin == panorama.UNKNOWN for case in cases):
+    if present & set(panorama.ORIGINS.values()) and any(case.origin == panorama.UNKNOWN for case in cases):
         raise DualTaskError(
-            f"panorama lies here without {panorama.TABLE}, so its cases from msd and nih cannot be identified",
+            f"panorama comes without {panorama.TABLE}, so its cases from msd and nih cannot be identified",
             f"put {panorama.TABLE} of github.com/DIAGNijmegen/panorama_labels beside its labels, or use it alone",
         )
     kept = [case for case in cases if case.origin not in present or re.fullmatch(known[case.origin].ids, case.id)]

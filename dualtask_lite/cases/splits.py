@@ -1,8 +1,8 @@
-"""Who trains and who tests: whole centres are held out, and no case and no patient is on both sides.
+"""Split cases into training, validation and test: whole centres are held out, and no patient is in two parts.
 
-A split depends on the cases and the seed only, not on the order in which cases are listed; and what is drawn
-from a centre does not depend on which other centres there are. Cases that hold the same image, as some public sets
-have them under two names, count as one patient.
+A split depends on the cases and the seed only, not on the order in which cases are listed; the draw from a centre does
+not depend on the other centres. Cases with the same image, which some public data sets contain under two names, count
+as one patient.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Split:
-    """The cases that a model learns from, is watched on, and is tested on.
+    """The cases for training, validation and test.
 
-    Making one reads every image once, to compare contents.
+    Creating a split reads every image once, to compare contents.
 
     Raises:
-        DualTaskError: when an id comes twice, or a patient or the content of an image is on two sides: a copy on
-            the other side would make the test worthless.
+        DualTaskError: when an id occurs twice, or a patient or an image is in two parts, which would make the test
+            worthless.
     """
 
     train: tuple[Case, ...]
@@ -37,8 +37,8 @@ class Split:
 
     def __post_init__(self) -> None:
         parts = {"train": self.train, "validation": self.validation, "test": self.test}
-        names: dict[str, str] = {}  # id -> how the case that has it is called in a message
-        sides: dict[str, tuple[str, str]] = {}  # patient or content -> its side, and the case that came first
+        names: dict[str, str] = {}  # id -> description of its case, for messages
+        owners: dict[str, tuple[str, str]] = {}  # patient or digest -> part and description of its first case
         for part, cases in parts.items():
             for case in cases:
                 name = f"{case.id} ({case.centre}, {part})"
@@ -46,23 +46,23 @@ class Split:
                     raise DualTaskError(f"cases {names[case.id]} and {name} have the same id", "rename one of them")
                 names[case.id] = name
                 for finding, key in (("hold the same image", case.digest()), ("are of one patient", case.patient)):
-                    side, first = sides.setdefault(key, (part, name)) if key else (part, name)
-                    if side != part:
+                    first_part, first = owners.setdefault(key, (part, name)) if key else (part, name)
+                    if first_part != part:
                         raise DualTaskError(
                             f"cases {first} and {name} {finding}",
-                            "keep them on one side, or use one of them: data.cases lists the cases to use",
+                            "keep them in one part, or use one of them: data.cases lists the cases to use",
                         )
 
 
-def _with_twins_as_patients(cases: Sequence[Case]) -> list[Case]:
-    """The cases, where those that hold the same image are of one patient, so that a split keeps them together."""
-    first: dict[str, Case] = {}  # content -> the case that holds it
-    same: dict[str, str] = {}  # patient -> the one who it turned out to be
+def _merge_patients(cases: Sequence[Case]) -> list[Case]:
+    """Give cases with the same image the same patient, so that a split keeps them together."""
+    first: dict[str, Case] = {}  # digest -> the first case with this image
+    merged: dict[str, str] = {}  # patient -> the patient with the same image
 
     def patient_of(case: Case) -> str:
         name = case.patient or case.id
-        while name in same:
-            name = same[name]
+        while name in merged:
+            name = merged[name]
         return name
 
     for case in cases:
@@ -74,37 +74,37 @@ def _with_twins_as_patients(cases: Sequence[Case]) -> list[Case]:
                 case.id,
             )
             if patient_of(case) != patient_of(twin):
-                same[patient_of(case)] = patient_of(twin)
-    return [replace(case, patient=patient_of(case)) if patient_of(case) in same.values() else case for case in cases]
+                merged[patient_of(case)] = patient_of(twin)
+    return [replace(case, patient=patient_of(case)) if patient_of(case) in merged.values() else case for case in cases]
 
 
 def leave_one_centre_out(cases: Sequence[Case], held_out: str, *, validation: float, seed: int) -> Split:
-    """Test on all cases of one centre, learn from the others.
+    """Test on all cases of one centre, train on the others.
 
     Args:
         cases: of at least two centres.
         held_out: the centre to test on.
-        validation: share of each training centre's patients kept for validation, in [0, 1); above 0, it is at
-            least one of every centre that has two. A case without a patient counts as one.
+        validation: share of each training centre's patients for validation, in [0, 1); above 0, at least one patient
+            of every centre that has two. A case without a patient counts as a patient.
         seed: of the draw.
 
     Raises:
-        DualTaskError: when ``held_out`` is unknown or the only centre, or a case comes twice.
+        DualTaskError: when ``held_out`` is unknown or the only centre, or an id occurs twice.
     """
     by_centre = _by_centre(cases)
     test = _of_centre(by_centre, held_out)
     if len(by_centre) == 1:
         raise DualTaskError(
-            f"{held_out} is the only centre, nothing is left to learn from",
-            "give a folder with one sub-folder a centre, or hold no centre out",
+            f"{held_out} is the only centre, so no case is left for training",
+            "give a folder with a sub-folder for each centre, or hold no centre out",
         )
     others = {centre: of_centre for centre, of_centre in by_centre.items() if centre != held_out}
-    train, kept = _kept_of_each(others, validation, seed)
-    return Split(train=train, validation=kept, test=tuple(test))
+    train, validation_cases = _draw_from_each(others, validation, seed)
+    return Split(train=train, validation=validation_cases, test=tuple(test))
 
 
 def train_validation(cases: Sequence[Case], *, validation: float, seed: int) -> Split:
-    """Learn from all centres, with a share of each for validation and no test part.
+    """Train on all centres, with a share of each for validation and no test part.
 
     Args:
         cases: any number of them.
@@ -112,24 +112,24 @@ def train_validation(cases: Sequence[Case], *, validation: float, seed: int) -> 
         seed: of the draw.
 
     Raises:
-        DualTaskError: when a case comes twice.
+        DualTaskError: when an id occurs twice.
     """
-    train, kept = _kept_of_each(_by_centre(cases), validation, seed)
-    return Split(train=train, validation=kept, test=())
+    train, validation_cases = _draw_from_each(_by_centre(cases), validation, seed)
+    return Split(train=train, validation=validation_cases, test=())
 
 
 def within_centre(cases: Sequence[Case], centre: str, *, test: float, validation: float, seed: int) -> Split:
-    """Learn from one centre and test on other cases of the same centre.
+    """Train on one centre and test on other cases of the same centre.
 
     Args:
         cases: those of other centres are left out.
         centre: the one to use.
-        test: share of its patients to test on, in (0, 1); at least one tests and at least one is left.
-        validation: share of what is left that is kept for validation, as for ``leave_one_centre_out``.
+        test: share of its patients for the test, in (0, 1); at least one patient is tested and at least one is left.
+        validation: share of the other patients for validation, as for ``leave_one_centre_out``.
         seed: of the draw.
 
     Raises:
-        DualTaskError: when ``centre`` is unknown or has fewer than two patients, or a case comes twice.
+        DualTaskError: when ``centre`` is unknown or has fewer than two patients, or an id occurs twice.
     """
     of_centre = _of_centre(_by_centre(cases), centre)
     if (patients := len({case.patient or case.id for case in of_centre})) < 2 or test <= 0:
@@ -137,22 +137,22 @@ def within_centre(cases: Sequence[Case], centre: str, *, test: float, validation
             f"{centre}: {patients} patients and a share of {test} to test on leave a part empty",
             "give at least two patients of this centre and a share above 0",
         )
-    rest, tested = _drawn(of_centre, test, seed)
-    train, kept = _drawn(rest, validation, seed)
-    return Split(train=tuple(train), validation=tuple(kept), test=tuple(tested))
+    rest, tested = _draw_patients(of_centre, test, seed)
+    train, validation_cases = _draw_patients(rest, validation, seed)
+    return Split(train=tuple(train), validation=tuple(validation_cases), test=tuple(tested))
 
 
 def cross_validation(cases: Sequence[Case], fold: int, *, folds: int, seed: int) -> Split:
-    """Test on one of several equal parts of the cases, learn from the others; over all folds each case tests once.
+    """Test on one of several equal folds of the cases, train on the others; over all folds each case is tested once.
 
     Args:
         cases: of at least as many patients as folds; each centre is spread over all folds.
-        fold: the part to test on, counted from 0.
-        folds: how many parts.
+        fold: the fold to test on, counted from 0.
+        folds: number of folds.
         seed: of the draw; the folds of one seed belong together.
 
     Raises:
-        DualTaskError: when there are fewer patients than folds, or a case comes twice.
+        DualTaskError: when there are fewer patients than folds, or an id occurs twice.
     """
     rng = np.random.default_rng(seed)
     shuffled = [of_centre[i] for of_centre in _by_centre(cases).values() for i in rng.permutation(len(of_centre))]
@@ -170,7 +170,7 @@ def cross_validation(cases: Sequence[Case], fold: int, *, folds: int, seed: int)
 def _by_centre(cases: Sequence[Case]) -> dict[str, list[Case]]:
     """Cases of each centre; centres by name, cases by id."""
     groups: dict[str, list[Case]] = {centre: [] for centre in sorted({case.centre for case in cases})}
-    for case in _with_twins_as_patients(sorted(cases, key=lambda case: case.id)):
+    for case in _merge_patients(sorted(cases, key=lambda case: case.id)):
         groups[case.centre].append(case)
     return groups
 
@@ -181,28 +181,28 @@ def _of_centre(by_centre: dict[str, list[Case]], centre: str) -> list[Case]:
     return by_centre[centre]
 
 
-def _kept_of_each(
+def _draw_from_each(
     by_centre: dict[str, list[Case]], share: float, seed: int
 ) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
-    """Training and validation cases, with the same share of every centre; a patient of two centres trains."""
-    rest = [case for of_centre in by_centre.values() for case in _drawn(of_centre, share, seed)[0]]
+    """Draw the same share of every centre for validation; patients of two centres are validated if drawn in both."""
+    rest = [case for of_centre in by_centre.values() for case in _draw_patients(of_centre, share, seed)[0]]
     train = {case.patient or case.id for case in rest}
-    every = [case for of_centre in by_centre.values() for case in of_centre]
+    cases = [case for of_centre in by_centre.values() for case in of_centre]
     return (
-        tuple(case for case in every if (case.patient or case.id) in train),
-        tuple(case for case in every if (case.patient or case.id) not in train),
+        tuple(case for case in cases if (case.patient or case.id) in train),
+        tuple(case for case in cases if (case.patient or case.id) not in train),
     )
 
 
-def _drawn(cases: list[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:
-    """Split cases of one centre into those that stay and those of a drawn share of the patients; a lone one stays."""
+def _draw_patients(cases: list[Case], share: float, seed: int) -> tuple[list[Case], list[Case]]:
+    """Draw a share of the patients of one centre, but never its only one; return the other cases and the drawn ones."""
     if not 0 <= share < 1:
         raise DualTaskError(f"a share of {share} of the cases cannot be drawn", "give at least 0 and less than 1")
     patients = list(dict.fromkeys(case.patient or case.id for case in cases))
     wanted = max(1, math.floor(share * len(patients) + 0.5)) if share else 0
     count = max(0, min(wanted, len(patients) - 1))
     order = np.random.default_rng([seed, *cases[0].centre.encode()]).permutation(len(patients))
-    drawn = {patients[place] for place in order[:count]}
+    drawn = {patients[index] for index in order[:count]}
     return (
         [case for case in cases if (case.patient or case.id) not in drawn],
         [case for case in cases if (case.patient or case.id) in drawn],

@@ -40,14 +40,14 @@ def bench(
 
     command = shlex.join(["dualtask", *sys.argv[1:]])
     if minutes is not None:
-        from dualtask_lite.engine.bench.card import half_hour
+        from dualtask_lite.engine.bench.card import measure_card
 
         if part != "all":
             raise DualTaskError(
                 "--minutes belongs to the part all", f"leave it out, or write bench all instead of {part}"
             )
         folder = file or Path("runs") / f"card-{profile}"
-        report = half_hour(profile, parse_assignments(assignments or []), folder, minutes=minutes, command=command)
+        report = measure_card(profile, parse_assignments(assignments or []), folder, minutes=minutes, command=command)
         if as_json:
             print_json(report)
         else:

@@ -117,8 +117,8 @@ def data_check(
     import numpy as np
 
     from dualtask_lite.cases.case import examine
-    from dualtask_lite.cases.findings import Finding, of_all
-    from dualtask_lite.cases.inventory import in_lines
+    from dualtask_lite.cases.findings import Finding, check_source
+    from dualtask_lite.cases.inventory import describe_skipped
     from dualtask_lite.cases.nifti import digest_of_voxels
     from dualtask_lite.cases.sources import find_inputs
     from dualtask_lite.engine.progress import progress_bar
@@ -141,7 +141,7 @@ def data_check(
     bad = {name for name, findings in by_case.items() if any(finding.level == "error" for finding in findings)}
     rows = [
         {"case": name, "level": finding.level, "finding": finding.what, "remedy": finding.remedy}
-        for name, findings in [*by_case.items(), ("all", list(of_all(contents, labels)))]
+        for name, findings in [*by_case.items(), ("all", list(check_source(contents, labels)))]
         for finding in findings
     ]
     if as_json:
@@ -149,7 +149,7 @@ def data_check(
         print_json({"cases": len(cases), "labelled": labelled, "findings": rows, "skipped": inventory.skipped_rows()})
     else:
         print_table(rows)
-        for line in in_lines(inventory.skipped):
+        for line in describe_skipped(inventory.skipped):
             print_line(f"skipped {line}")
         labelled = sum(case.label is not None for case in cases)
         out.print(f"{len(cases)} cases, {labelled} with a label, {len(bad)} with errors, {len(rows)} findings")

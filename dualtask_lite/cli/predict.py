@@ -47,7 +47,7 @@ def predict(
 
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite predict ...; they share the inputs.
     """
-    from dualtask_lite.cases.inventory import in_lines
+    from dualtask_lite.cases.inventory import describe_skipped
     from dualtask_lite.cases.sources import find_inputs
     from dualtask_lite.engine.training.devices import gather, join_processes, rank
 
@@ -70,7 +70,7 @@ def predict(
         _print_reports(reports)
         for name, reason in failed.items():
             print_line(f"failed {name}: {reason}")
-        for line in in_lines(inventory.skipped):
+        for line in describe_skipped(inventory.skipped):
             print_line(f"skipped {line}")
     missing = len(failed) + sum(one.may_be_ct for one in inventory.skipped)
     if missing:
@@ -125,7 +125,7 @@ def _check_overwritten_files(cases: list[Case], folder: Path) -> None:
 
 def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any]:
     """Predict one case and write its four files."""
-    from dualtask_lite.cases.findings import of_grid, of_voxels
+    from dualtask_lite.cases.findings import check_grid, check_voxels
     from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
     from dualtask_lite.engine.predict import predict_scan
     from dualtask_lite.engine.run import provenance, write_json
@@ -138,8 +138,8 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
         "not_for_diagnosis": NOT_FOR_DIAGNOSIS,
         "labels": {"1": "pancreas", "2": "tumour"},
         "warnings": [
-            *(f"{one.what}; {one.remedy}" for one in of_grid(scan.source, case.id)),
-            *(f"{one.what}; {one.remedy}" for one in of_voxels(scan.volume, case.id)),
+            *(f"{one.what}; {one.remedy}" for one in check_grid(scan.source, case.id)),
+            *(f"{one.what}; {one.remedy}" for one in check_voxels(scan.volume, case.id)),
             *(f"{case.id}: {one}" for one in prediction.warnings),
         ],
         "distance": f"mm to the {prediction.target}, negative inside, clipped at the band",

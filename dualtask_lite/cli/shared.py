@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from dualtask_lite import __version__
 from dualtask_lite.cases.paths import printable
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import CASCADES, REFERENCE_NOTE
@@ -48,8 +49,17 @@ out = Console(soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() e
 _FILES = (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm", ".json", ".csv", ".png", ".html", ".yaml")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dualtask-lite {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)]
+
+
 @app.callback()
-def _options(debug: Debug = False) -> None:
+def _options(debug: Debug = False, version: Version = False) -> None:
     if debug:
         os.environ["DUALTASK_DEBUG"] = "1"
 

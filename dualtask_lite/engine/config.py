@@ -67,7 +67,7 @@ class Sample(Section):
 
     @field_validator("spacing")
     @classmethod
-    def _sane_spacing(cls, spacing: Triple) -> Triple:
+    def _plausible_spacing(cls, spacing: Triple) -> Triple:
         if not all(0.1 <= s <= 20 for s in spacing):
             raise ValueError("each spacing lies between 0.1 and 20 mm")
         return spacing
@@ -94,7 +94,7 @@ class Augment(Section):
 class Views(Section):
     """The random-convolution imaging views of a sample (METHOD, section Objective)."""
 
-    count: Literal[1, 2] = 2  # 1: the image as it is; 2: two views, which share the labels
+    count: Literal[1, 2] = 2  # 1: the unchanged image; 2: two views, which share the labels
     max_blend: Share = 1.0  # 1: as published; less: the view is more similar to the image
     keep_first: bool = False  # the first of two views is the image itself
     kernel_sizes: tuple[int, ...] = KERNEL_SIZES  # voxels; one is drawn for each view
@@ -135,7 +135,7 @@ class Objective(Section):
         return weights
 
     def on(self, term: str) -> bool:
-        """Whether a term has a weight above zero."""
+        """Whether the weight of a term is above zero."""
         return self.weights.get(term, 0.0) > 0
 
 
@@ -164,7 +164,9 @@ class Machine(Section):
     """Device, memory and intervals."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"  # auto: the best one of the device
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = (
+        "auto"  # auto: the fastest that the device supports
+    )
     compile: bool = False  # torch.compile the network: minutes at the start, faster steps on a GPU
     recompute: bool = False  # activation checkpointing: much less memory, about a third more work
     cache_regions: bool = False  # keep training regions on disk, for thousands of CTs or several processes
@@ -212,7 +214,7 @@ class Settings(Section):
 
     @classmethod
     def of(cls, profile: str = "laptop", overrides: Mapping[str, Any] | None = None) -> Settings:
-        """Settings of a profile, with overrides.
+        """Create the settings of a profile, with overrides.
 
         Args:
             profile: ``laptop``, ``reference``, ``colab``, ``gpu`` or ``paper``.
@@ -225,7 +227,7 @@ class Settings(Section):
 
     @classmethod
     def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
-        """Settings from a YAML file, with overrides by dotted name.
+        """Read settings from a YAML file, with overrides by dotted name.
 
         Raises:
             DualTaskError: when the file cannot be read or a setting is unknown or ill-typed.
@@ -257,21 +259,21 @@ class Settings(Section):
 
 def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:
     """Add missing settings from the profile and the stage, and validate all of them."""
-    start = _validated({key: values[key] for key in ("profile", "stage") if key in values}, origin=origin)
-    merged = _merged({"profile": start.profile, "stage": start.stage}, PROFILES[start.profile])
-    if start.stage == "pancreas-coarse":
-        merged = _merged(merged, COARSE[start.profile])
-    if start.profile == "paper":
-        merged = _merged(merged, TUMOUR.get(start.stage, {}))
+    choice = _validated({key: values[key] for key in ("profile", "stage") if key in values}, origin=origin)
+    merged = _merged({"profile": choice.profile, "stage": choice.stage}, PROFILES[choice.profile])
+    if choice.stage == "pancreas-coarse":
+        merged = _merged(merged, COARSE[choice.profile])
+    if choice.profile == "paper":
+        merged = _merged(merged, TUMOUR.get(choice.stage, {}))
     weights = merged["objective"].get("weights", PAPER_WEIGHTS)
-    if STAGES[start.stage].target == "pancreas":
+    if STAGES[choice.stage].target == "pancreas":
         weights = {term: weight for term, weight in weights.items() if term not in TUMOUR_TERMS}
     merged = _merged(merged, {"objective": {"weights": weights}})
     return _validated(_merged(merged, values), origin=origin)
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
-    """Turn ``key=value`` words of the command line into overrides; values are YAML."""
+    """Convert ``key=value`` arguments of the command line into overrides; values are YAML."""
     overrides: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
@@ -284,25 +286,25 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a repeated name in a mapping, of which plain YAML would keep the last one only."""
+    """YAML loader that refuses a repeated name in a mapping; PyYAML would silently use the last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first: dict[str, yaml.Mark] = {}
+        first_marks: dict[str, yaml.Mark] = {}
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in first:
-                where = first[key.value].line + 1
+            if key.value in first_marks:
+                first_line = first_marks[key.value].line + 1
                 raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is repeated, first in line {where}", problem_mark=key.start_mark
+                    problem=f"{key.value!r} is repeated, first in line {first_line}", problem_mark=key.start_mark
                 )
-            first[key.value] = key.start_mark
+            first_marks[key.value] = key.start_mark
         return super().construct_mapping(node, deep)
 
 
 def _parsed(text: str, origin: str) -> Any:
-    """The value of a YAML text from ``origin``, such as the name of its file.
+    """Parse a YAML text; ``origin`` names its source in messages, for example its file.
 
     Raises:
-        DualTaskError: with line and column when it is not YAML, or repeats a setting.
+        DualTaskError: with line and column, when the text is not valid YAML or repeats a setting.
     """
     try:
         return yaml.load(text, _StrictLoader)  # noqa: S506  # a subclass of the safe loader

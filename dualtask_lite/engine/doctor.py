@@ -1,4 +1,4 @@
-"""What this machine has, and whether the kit runs on it: versions, device, memory, disk, viewers."""
+"""Check whether the kit runs on this machine: versions, device, memory, disk, viewers."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _PACKAGE = "dualtask-lite"
 _EXTRAS = ("notebooks", "viewers")
 _LEAST_MEMORY_GB = 2.0  # what a lesson needs
 _LEAST_DISK_GB = 1.0  # for the embedded data and some runs
-_LARGE_CARD_GB = 20.0
-_LOCAL = "make it draw without"
+_LARGE_CARD_GB = 20.0  # least memory for the profile "gpu"
+_LOCAL = "make it draw without network"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One check: ``status`` is OK, WARN or FAIL; the remedy is empty when it is OK."""
+    """Result of one check: ``status`` is OK, WARN or FAIL; the remedy is empty if it is OK."""
 
     name: str
     status: str
@@ -37,13 +37,13 @@ class Check:
 
     @classmethod
     def of(cls, name: str, found: str, remedy: str = "", *, otherwise: str = "WARN") -> Check:
-        """Make a check that is OK unless it has a remedy."""
+        """Create a result that is OK if the remedy is empty, and ``otherwise`` if not."""
         return cls(name, otherwise if remedy else "OK", found, remedy)
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Results of all checks, and the same as plain values (``None`` if unknown)."""
+    """Results of all checks, and the measured values by name (``None`` if unknown)."""
 
     checks: tuple[Check, ...]
     machine: dict[str, Any]
@@ -58,11 +58,11 @@ class Diagnosis:
         return {"ok": self.ok, "machine": self.machine, "checks": [asdict(check) for check in self.checks]}
 
     def as_text(self) -> str:
-        """Write one aligned line a check."""
+        """Format one aligned line for each check."""
         width = max(len(check.name) for check in self.checks)
-        heads = [f"{check.status:<4}  {check.name:<{width}}" for check in self.checks]
-        words = ["; ".join(filter(None, (check.found, check.remedy))) for check in self.checks]
-        return "\n".join(map("  ".join, zip(heads, words, strict=True)))
+        starts = [f"{check.status:<4}  {check.name:<{width}}" for check in self.checks]
+        texts = ["; ".join(filter(None, (check.found, check.remedy))) for check in self.checks]
+        return "\n".join(map("  ".join, zip(starts, texts, strict=True)))
 
 
 def diagnose() -> Diagnosis:
@@ -88,19 +88,20 @@ def _versions() -> Iterator[Check]:
         yield Check.of(_PACKAGE, "not installed", "run pip install -e . in the clone", otherwise="FAIL")
         return
     yield Check.of(_PACKAGE, version)
-    for needed in map(Requirement, installed.requires(_PACKAGE) or ()):
-        extra = next((name for name in _EXTRAS if f'"{name}"' in str(needed.marker)), "")
-        if needed.marker is None or needed.marker.evaluate({"extra": extra}):
-            yield _package(needed, extra)
+    for requirement in map(Requirement, installed.requires(_PACKAGE) or ()):
+        extra = next((name for name in _EXTRAS if f'"{name}"' in str(requirement.marker)), "")
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            yield _package(requirement, extra)
 
 
-def _package(needed: Requirement, extra: str) -> Check:
-    version = _version(needed.name)
-    if version is not None and needed.specifier.contains(version, prereleases=True):
-        return Check.of(needed.name, version)
-    problem = "not installed" if version is None else f"{version} does not fit {needed.specifier}"
-    wanted = f"{_PACKAGE}[{extra}]" if extra else f"{needed.name}{needed.specifier}"
-    return Check.of(needed.name, problem, f"run pip install '{wanted}'", otherwise="WARN" if extra else "FAIL")
+def _package(requirement: Requirement, extra: str) -> Check:
+    version = _version(requirement.name)
+    if version is not None and requirement.specifier.contains(version, prereleases=True):
+        return Check.of(requirement.name, version)
+    problem = "not installed" if version is None else f"{version} does not fit {requirement.specifier}"
+    to_install = f"{_PACKAGE}[{extra}]" if extra else f"{requirement.name}{requirement.specifier}"
+    remedy = f"run pip install '{to_install}'"
+    return Check.of(requirement.name, problem, remedy, otherwise="WARN" if extra else "FAIL")
 
 
 def _version(name: str) -> str | None:
@@ -126,8 +127,8 @@ def _device() -> tuple[dict[str, Any], Check, Check]:
     card = torch.cuda.get_device_properties(0)
     bf16 = machine.has_bf16()
     values |= {"gpu": card.name, "gpu_memory_gb": round(card.total_memory / 1e9, 1), "bf16": bf16}
-    how = "bf16" if bf16 else "no bf16, so training uses fp16 with a scaler"
-    description = f"{torch.cuda.device_count()} x {card.name}, {values['gpu_memory_gb']} GB, {how}"
+    precision = "bf16" if bf16 else "no bf16, so training uses fp16 with a scaler"
+    description = f"{torch.cuda.device_count()} x {card.name}, {values['gpu_memory_gb']} GB, {precision}"
     return values, processor, Check.of("graphics card", description)
 
 
@@ -141,11 +142,11 @@ def _no_card(torch_version: str) -> Check:
 def _memory() -> tuple[dict[str, Any], Check]:
     sizes = machine.host_memory()
     total, available = (None if size is None else round(size / 1e9, 1) for size in sizes)
-    shown = ["unknown" if size is None else f"{size} GB" for size in (total, available)]
+    texts = ["unknown" if size is None else f"{size} GB" for size in (total, available)]
     enough = all(size is None or size >= _LEAST_MEMORY_GB for size in (total, available))
     remedy = "" if enough else f"close other programs, a lesson needs {_LEAST_MEMORY_GB:.0f} GB"
     values = {"memory_gb": total, "memory_available_gb": available}
-    return values, Check.of("memory", ", available ".join(shown), remedy)
+    return values, Check.of("memory", ", available ".join(texts), remedy)
 
 
 def _disk() -> tuple[dict[str, Any], Check]:
@@ -161,7 +162,7 @@ def _disk() -> tuple[dict[str, Any], Check]:
 
 
 def _viewers() -> Check:
-    """Check which viewers work; pictures always do."""
+    """Check which viewers work; static pictures always do."""
     local = itk_source() if _version("itkwidgets") else Status("missing")
     if not _version("ipyniivue"):
         return Check.of("viewers", f"ipyniivue is not installed; {local}", f"run pip install '{_PACKAGE}[viewers]'")

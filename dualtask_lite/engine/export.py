@@ -1,4 +1,4 @@
-"""A trained stage or cascade as a MONAI bundle: ``python -m monai.bundle run`` gives the mask of ``dualtask predict``.
+"""Export a stage or cascade as a MONAI bundle; ``python -m monai.bundle run`` gives the mask of ``dualtask predict``.
 
 The configuration of the bundle calls the prediction of this package. A traced network would not need the package, but
 the region of a stage, the repetitions of a fine stage and the choice of components depend on earlier results: a trace
@@ -118,7 +118,7 @@ def _save_unnamed(model: Model, path: Path) -> None:
 
 
 def describe(models: Sequence[Model]) -> dict[str, Any]:
-    """Write ``metadata.json`` of a bundle, by MONAI's specification; inputs and outputs are those of one network."""
+    """Content of ``metadata.json`` by MONAI's specification; inputs and outputs are those of the last network."""
     version = {name: metadata.version(name) for name in ("dualtask-lite", "monai", "torch", "numpy")}
     tensor = {
         "type": "image",

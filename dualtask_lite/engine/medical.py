@@ -1,8 +1,8 @@
-"""What the engine takes from MONAI, imported in half the time.
+"""The functions of MONAI that the engine uses; this module imports them in half the time.
 
-Importing MONAI imports jsonschema, and where JupyterLab is installed that compiles a grammar of internationalised
-addresses (``rfc3987-syntax``), which takes 2 to 6 s of every process. jsonschema goes without the grammar where it is
-missing, and nothing here checks such an address, so it is hidden while jsonschema is imported.
+MONAI imports jsonschema. If JupyterLab is installed, jsonschema compiles a grammar of internationalised addresses
+(``rfc3987-syntax``), which takes 2 to 6 s in every process. jsonschema also works without this optional package, and
+the kit never checks such an address, so the package is hidden while jsonschema is imported.
 """
 
 import importlib
@@ -12,7 +12,7 @@ from contextlib import suppress
 GRAMMAR = "rfc3987_syntax"
 
 if "jsonschema" not in sys.modules and GRAMMAR not in sys.modules:
-    sys.modules[GRAMMAR] = None  # type: ignore[assignment]  # Python's way to make an import fail
+    sys.modules[GRAMMAR] = None  # type: ignore[assignment]  # makes its import fail
     with suppress(ImportError):
         importlib.import_module("jsonschema")
     del sys.modules[GRAMMAR]

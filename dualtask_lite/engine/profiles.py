@@ -1,12 +1,12 @@
-"""The settings of the named profiles and of the stages; all others have the defaults of ``engine.config``."""
+"""Settings of the named profiles and of the stages; all other settings have the defaults of ``engine.config``."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# A short training must show an effect within a lesson: hence a high temperature, more weight near the surface, ramps,
-# no weight standardisation at width 8 (METHOD, "A first trial"), small patches for more steps a minute, and no flips,
-# because learning mirrored anatomy takes longer than a lesson.
+# A short training must show an effect within a lesson. So the profile uses a high temperature, more weight near the
+# surface, a ramp, no weight standardisation at width 8 (METHOD, "A first trial"), small patches for more steps per
+# minute, and no flips, because learning mirrored anatomy takes longer than a lesson.
 _LAPTOP: dict[str, Any] = {
     "sample": {"patch": [32, 32, 24], "foreground": 0.9},
     "augment": {"flip": 0.0, "elastic": 0.0},
@@ -30,8 +30,9 @@ _LAPTOP: dict[str, Any] = {
 }
 PROFILES: dict[str, dict[str, Any]] = {
     "laptop": _LAPTOP,
-    # The same on three times as many cases, and long enough for the baseline to become clearly better on its training
-    # hospitals than on a new one: before that, no regulariser helps (METHOD, "A second trial"). Hours on a CPU.
+    # Like laptop, but with three times as many cases, and so many steps that the baseline becomes clearly better on its
+    # training hospitals than on a new one: before that, no regulariser helps (METHOD, "A second trial"). It takes hours
+    # on a CPU.
     "reference": {
         **_LAPTOP,
         "data": {"source": "phantom-48", "validation": 0.1},

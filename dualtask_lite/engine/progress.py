@@ -15,7 +15,7 @@ from rich.text import Text
 
 from dualtask_lite.machine import in_kernel
 
-_PAUSE = 0.5  # s between two updates in a notebook
+_INTERVAL = 0.5  # s between two updates in a notebook
 
 
 class _Note(ProgressColumn):
@@ -68,7 +68,7 @@ class _InNotebook(_Hidden):
             self._output = display(bundle, raw=True, display_id=True)
         else:
             self._output.update(bundle, raw=True)
-        self._next = time.monotonic() + _PAUSE
+        self._next = time.monotonic() + _INTERVAL
 
 
 def _as_output(task: Task) -> dict[str, str]:

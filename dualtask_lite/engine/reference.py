@@ -1,8 +1,8 @@
-"""The small reference models of the kit, whose training takes hours.
+"""The small reference models of the kit; their training takes hours on a CPU.
 
 ``data/models`` holds each stage once: weights in half precision, settings, manifest, learning curve, and every 25th row
-of its metrics. ``resources.run_folder`` makes a run folder of the cascade behind a name, so that each command treats it
-as any other run.
+of its metrics. ``resources.run_folder`` creates a run folder for the cascade of a name, so that every command accepts a
+reference model like any other run.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import CASCADES, data_file
 
 HELD_OUT = "C"
-LEAST_AGREEMENT = 0.999
-_EVERY = 25  # steps between two rows of the metrics that are kept
+LEAST_AGREEMENT = 0.999  # Dice
+_EVERY = 25  # steps between two exported rows of the metrics
 
 
 def model_rows() -> list[dict[str, Any]]:
-    """One row for each reference model: its name, terms, training, and Dice on the held-out hospital."""
+    """One row for each reference model: name, arm of its tumour stage, training, and Dice on the held-out hospital."""
     rows = []
     for name, stages in CASCADES.items():
         manifests = [read_json(data_file(f"models/{stage}") / MANIFEST) for stage in stages]
@@ -66,8 +66,8 @@ def export_models(table: Path, folder: Path, arms: dict[str, str]) -> None:
     """Write ``data/models`` from the runs of a table.
 
     Args:
-        table: folder of a table of ``dualtask ablate --profile reference`` with its runs.
-        folder: for the models.
+        table: folder of ``dualtask ablate --profile reference``, with its runs.
+        folder: output folder for the models.
         arms: name of a tumour stage in ``CASCADES`` -> arm of the table.
     """
     cell = f"leave-one-centre-out-{HELD_OUT}-0"
@@ -86,29 +86,29 @@ def export_models(table: Path, folder: Path, arms: dict[str, str]) -> None:
         write_rows(out / METRICS, [row for row in read_rows(run / METRICS) if int(row["step"]) % _EVERY == 0])
         write_rows(out / CURVE, read_rows(run / CURVE))
         scores = summary_of([row for row in rows if row["arm"] == arm])
-        dice = {target: round(centres[HELD_OUT]["dice"]["mean"], 4) for target, centres in scores.items()}
+        mean_dice = {target: round(centres[HELD_OUT]["dice"]["mean"], 4) for target, centres in scores.items()}
         write_json(
             out / MANIFEST,
-            {**read_json(run / MANIFEST), **origin, "arm": arm, "scores": {HELD_OUT: dice}},
+            {**read_json(run / MANIFEST), **origin, "arm": arm, "scores": {HELD_OUT: mean_dice}},
         )
 
 
 def check_same_masks(model: Model, halved: Model, cases: int = 8) -> None:
-    """Refuse weights in half precision that change a mask of the held-out hospital.
+    """Check that weights in half precision give almost the same masks on the held-out hospital.
 
     Raises:
-        DualTaskError: when the masks of all cases together agree with a Dice below ``LEAST_AGREEMENT``.
+        DualTaskError: when the Dice between the masks, over the voxels of all cases, is below ``LEAST_AGREEMENT``.
     """
     masks = []
     for number in range(cases):
         scan = make_case(HELD_OUT, number).load()
         box = training_box(scan, STAGES[model.settings.stage])
-        masks.append([predict_box(one, scan, box).probability.ravel() >= 0.5 for one in (model, halved)])
+        masks.append([predict_box(network, scan, box).probability.ravel() >= 0.5 for network in (model, halved)])
     agreement = dice(*(np.concatenate(parts) for parts in zip(*masks, strict=True)))
     if agreement < LEAST_AGREEMENT:
         raise DualTaskError(
-            f"{model.path}: its masks in half precision agree with a Dice of {agreement:.5f}",
-            "keep it in full precision",
+            f"{model.path}: the Dice between masks in half precision and in full precision is only {agreement:.5f}",
+            "store this model in full precision",
         )
 
 

@@ -1,4 +1,4 @@
-"""The run folder: the files of a training, and what is needed to resume it.
+"""The run folder: the files of a training, and the checkpoint that resumes it.
 
 Weights and checkpoints are safetensors with JSON metadata, which execute no code when they are loaded. Every file is
 written under a temporary name, flushed and renamed, so that a reader never finds half of it.
@@ -60,7 +60,7 @@ class Model:
 
 
 def build_network(settings: Settings) -> DualTaskNet:
-    """Build the network of the settings; it has the heads that some term trains."""
+    """Build the network of the settings, with only those optional heads that a term trains."""
     objective = settings.objective
     net = DualTaskNet(
         settings.network.width,
@@ -70,7 +70,8 @@ def build_network(settings: Settings) -> DualTaskNet:
         slice_head=objective.on("slice"),
         recompute=settings.machine.recompute,
     )
-    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # makes convolutions a third faster, also on a CPU
+    # This memory format makes convolutions a third faster, also on a CPU.
+    return net.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
 
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, cases: Sequence[TrainingCase]) -> None:
@@ -83,17 +84,17 @@ def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
 
     Args:
         path: of the run folder or file.
-        device: to compute on; ``auto`` is a CUDA card when there is one.
+        device: for the network; ``auto`` selects a CUDA card if there is one.
 
     Raises:
         DualTaskError: when there is no model, or the file is not a model of this kit.
     """
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
-    tensors, described = _read(file, "a model", "train one with dualtask train, or give its run folder")
+    tensors, info = _read(file, "a model", "train one with dualtask train, or give its run folder")
     try:
-        settings = Settings.model_validate_json(described["settings"])
-        cases = _cases_from_json(described["cases"])
+        settings = Settings.model_validate_json(info["settings"])
+        cases = _cases_from_json(info["cases"])
         net = build_network(settings)
         net.load_state_dict(tensors)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -102,14 +103,14 @@ def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
 
 
 def steps_of_model(folder: Path) -> int | None:
-    """Number of steps in the settings of a run's model; ``None`` when there is no model yet."""
+    """Number of steps for which the model of a run was trained; ``None`` if there is no model yet."""
     if not (folder / MODEL).exists():
         return None
     return load_model(folder, "cpu").settings.optimiser.steps
 
 
 def load_models(path: str | Path, device: str | torch.device = "auto") -> list[Model]:
-    """Read one trained stage, or all in the sub-folders of a cascade's folder, or a reference model by its name."""
+    """Read one trained stage, or all stages in the folder of a cascade, or a reference model by its name."""
     path = run_folder(path)
     folders = (
         [path] if path.is_file() or (path / MODEL).exists() else [f.parent for f in sorted(path.glob(f"*/{MODEL}"))]
@@ -126,15 +127,21 @@ def save_checkpoint(
     *,
     cases: Sequence[TrainingCase] = (),
 ) -> None:
-    """Write everything that is needed to resume after ``step`` finished steps; a scaler exists in fp16.
+    """Write everything that is needed to resume after ``step`` finished steps.
 
-    ``cases`` are the training and validation cases: a resumed run keeps them.
+    Args:
+        path: of the checkpoint.
+        net: the network.
+        optimiser: of the network.
+        step: number of finished steps.
+        scaler: of the gradients, in fp16.
+        cases: the training and validation cases, which a resumed run keeps.
     """
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
-    described = {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
-    _write(path, tensors, described | {"cases": _cases_to_json(cases)})
+    info = {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
+    _write(path, tensors, info | {"cases": _cases_to_json(cases)})
 
 
 def load_checkpoint(
@@ -145,7 +152,7 @@ def load_checkpoint(
     Raises:
         DualTaskError: when the checkpoint is missing or damaged, or belongs to other settings.
     """
-    tensors, described = _read(path, "a checkpoint", _RESTART)
+    tensors, info = _read(path, "a checkpoint", _RESTART)
     state: dict[int, dict[str, torch.Tensor]] = {}
     weights: dict[str, torch.Tensor] = {}
     parameters = list(net.parameters())
@@ -162,23 +169,23 @@ def load_checkpoint(
                 state.setdefault(int(number), {})[key] = moment.detach()
         net.load_state_dict(weights)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-        if scaler and (scaling := json.loads(described.get("scaler", "{}"))):
+        if scaler and (scaling := json.loads(info.get("scaler", "{}"))):
             scaler.load_state_dict(scaling)
-        return int(described["step"])
+        return int(info["step"])
     except (LookupError, ValueError, RuntimeError) as error:
         raise DualTaskError(f"{path}: does not fit the settings of its run", _RESTART) from error
 
 
 def cases_of_checkpoint(path: Path) -> tuple[TrainingCase, ...]:
-    """The training and validation cases of a checkpoint; none in checkpoints of older versions.
+    """The training and validation cases of a checkpoint; empty for checkpoints of older versions.
 
     Raises:
         DualTaskError: when the checkpoint is missing or damaged.
     """
     with _opened(path, "a checkpoint", _RESTART) as file:
-        described = file.metadata() or {}
+        info = file.metadata() or {}
     try:
-        return _cases_from_json(described.get("cases", "[]"))
+        return _cases_from_json(info.get("cases", "[]"))
     except (TypeError, ValueError) as error:
         raise DualTaskError(f"{path}: is damaged: its list of cases cannot be read", _RESTART) from error
 
@@ -191,39 +198,39 @@ def _cases_from_json(text: str) -> tuple[TrainingCase, ...]:
     return tuple(TrainingCase(**case) for case in json.loads(text))
 
 
-def _write(path: Path, tensors: Mapping[str, torch.Tensor], described: dict[str, str]) -> None:
-    """Write safetensors from memory, because the writer of the library leaves a temporary file when it is killed."""
-    data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, described)
+def _write(path: Path, tensors: Mapping[str, torch.Tensor], info: dict[str, str]) -> None:
+    """Write safetensors from memory: the library's own function leaves a temporary file if the process is killed."""
+    data = save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, info)
     with whole_file(path) as temporary:
         temporary.write_bytes(data)
 
 
-def _read(path: Path, what: str, remedy: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
-    with _opened(path, what, remedy) as file:
+def _read(path: Path, kind: str, remedy: str) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
+    with _opened(path, kind, remedy) as file:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
 
 
 @contextmanager
-def _opened(path: Path, what: str, remedy: str) -> Iterator[Any]:
+def _opened(path: Path, kind: str, remedy: str) -> Iterator[Any]:
     """Open a safetensors file; a file that cannot be read raises a ``DualTaskError``."""
     if not path.is_file():
-        raise DualTaskError(f"{path}: there is no such {what.split()[-1]}", remedy)
+        raise DualTaskError(f"{path}: there is no such {kind.split()[-1]}", remedy)
     try:
         with safe_open(path, framework="pt") as file:
             yield file
     except (SafetensorError, OSError) as error:
-        raise DualTaskError(f"{path}: is damaged or not {what} ({error})", remedy) from error
+        raise DualTaskError(f"{path}: is damaged or not {kind} ({error})", remedy) from error
 
 
 class MetricsLog:
     """``metrics.csv``: one row for each step, one column for each term; resuming drops rows after the checkpoint."""
 
     def __init__(self, path: Path, columns: Sequence[str], *, finished: int = 0) -> None:
-        kept = [row for row in read_rows(path) if int(row["step"]) <= finished] if finished else []
+        finished_rows = [row for row in read_rows(path) if int(row["step"]) <= finished] if finished else []
         with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(finished_rows)
         self._path = path
         with report_write_errors(path):
             self._file = path.open("a", newline="", encoding="utf-8")
@@ -242,10 +249,10 @@ class MetricsLog:
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a CSV file, as text; without the last one if a full disk cut it off.
+    """Rows of a CSV file, as text, without an incomplete last row; empty if the file does not exist.
 
     Raises:
-        DualTaskError: when it is not a CSV file.
+        DualTaskError: when the file cannot be read as CSV.
     """
     if not path.exists():
         return []
@@ -298,7 +305,7 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
 
 
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Largest memory of this process so far: of the card on a GPU, else of the host."""
+    """Peak memory of this process so far: of the card for ``cuda``, otherwise of the host."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return machine.peak_memory_mb()

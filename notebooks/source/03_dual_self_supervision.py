@@ -472,7 +472,7 @@ own_kind = (is_core[cosine.argmax(dim=1)] == is_core).float().mean().item()
 check("03.4", own_kind)
 
 # %% [markdown]
-# Read both honestly. In the table the untrained network is the more consistent one: it says the same
+# Read both with care. In the table the untrained network is the more consistent one: it says the same
 # everywhere, the hole in rule 1. And some of what tells core from shell was there before any training, because
 # a lesion looks different from what is around it. Whether the two rules help on an unseen hospital is not shown by a picture of
 # embeddings; lesson 05b measures it.

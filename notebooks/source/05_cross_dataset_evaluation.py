@@ -201,8 +201,8 @@ check("05.2", still_significant)
 # %% [markdown]
 # ## What may one conclude?
 #
-# *Better* or *worse* only where the hierarchical interval leaves 0 **and** the corrected p-value is below 0.05; else the data
-# do not show it. The p-value comes from Wilcoxon's **signed ranks**: sort the differences by their size, and ask
+# *Better* or *worse* only where the hierarchical interval leaves 0, the corrected p-value is below 0.05 **and** there are at
+# least five trainings; else the data do not show it. The p-value comes from Wilcoxon's **signed ranks**: sort the differences by their size, and ask
 # whether those in favour of one arm take the high ranks more often than chance would give them.
 
 # %%

@@ -95,8 +95,8 @@ results.arms([one | what for one in comparisons], claimed=CLAIMED)
 
 # %% [markdown]
 # Each dot is the mean difference over the cases. The thick line is the interval over trainings and cases; it is missing where an arm was
-# trained once. The thin line is the interval over cases alone, and the small grey marks are single seeds. The dotted line is the
-# difference that the paper reports.
+# trained once. The thin line is the interval over cases alone, and each small grey mark is the mean of one seed. The dotted line
+# is the difference that the paper reports. A training is one held-out hospital with one seed.
 #
 # The conclusion is *better* or *worse* only where the thick line leaves 0, the corrected p-value is below 0.05 **and** there are at least
 # five trainings, because of fewer a single one that fails decides the mean:
@@ -154,8 +154,8 @@ check("05b.1", newly_found)
 # ## Has it learned enough to show anything?
 #
 # All terms but the first are [regularisers](glossary.md#regulariser): they ask for something besides the right mask, so that what is
-# learned holds elsewhere. That has a price, paid in the training hospitals, and a gain, collected in the new one. A network that
-# does not yet do well at home has paid and collected nothing. While these trainings ran, the Dice of three groups of
+# learned holds elsewhere. In theory that has a price, paid in the training hospitals, and a gain, collected in the new one. A
+# network that does not yet do well at home cannot show the gain. While these trainings ran, the Dice of three groups of
 # patients was measured: ten of those that train, new patients of the same hospitals (validation), and the unseen hospital.
 
 # %% tags=["choice"]
@@ -183,8 +183,9 @@ outcome("05b.B")
 # its **own training cases** has not learned what there is to carry over: what its terms do in a new hospital cannot be seen
 # from this training. At the left end of the curves, where the training of a lesson stops, the arms differ by how fast they learn.
 #
-# Then compare the dashed line with the solid one. Both are new patients; only the solid one is a new hospital. What separates
-# them is what a method that travels better could win back.
+# Then compare the dashed line with the solid one. Both are new patients; only the solid one is a new hospital. Where it is
+# lower, a method that travels better could win the difference back. Where it is not (the tumours of C are larger, and so
+# easier), there is nothing to win. And where all three lines of an arm are low, the training itself failed.
 
 # %%
 ends = list({(row["arm"], row["part"], row["seed"]): row for row in curves}.values())
@@ -357,7 +358,7 @@ for arm, words in verdict.items():
 # ## Summary
 #
 # - One training is no verdict, however many cases it is tested on.
-# - A regulariser pays at home first; look at its training cases before you look at the new hospital.
+# - Look at the training cases first: an arm that is behind there, or a baseline that failed there, decides the mean by itself.
 # - Two views of a sample are half as many samples: credit a term only against a baseline with the same data and the same work.
 # - Precision, recall and the worst case say how a training fails.
 #

@@ -36,7 +36,7 @@ overrides: dict = {}  # other values for settings of the prediction, such as {"p
 # %% [markdown]
 # ## A model that had hours
 #
-# A training of two minutes misses most tumours, and where everything is wrong one cannot learn to tell good from bad. So
+# A training of a minute misses most tumours, and where everything is wrong one cannot learn to tell good from bad. So
 # this lesson looks at the **reference model**, which comes with the kit: a [cascade](glossary.md#cascade) of a pancreas
 # stage and a tumour stage, trained for thousands of steps on hospitals A and B. It never saw hospital C.
 
@@ -94,7 +94,7 @@ columns = ("case", "dice", "hd95_mm", "nsd_2mm", "volume_ml_truth", "volume_ml_p
 Table(judged, "Tumours of the hospital that was not seen, the best first", columns=columns)
 
 # %% [markdown]
-# [HD95](glossary.md#hd95) has a dash where nothing was found: there is no surface to measure. **[NSD](glossary.md#nsd)** is the
+# [HD95](glossary.md#hd95) would have a dash where nothing was marked: there is no surface to measure. **[NSD](glossary.md#nsd)** is the
 # share of both surfaces that lies within 2 mm of the other one. And the patients without a tumour?
 
 # %%
@@ -163,7 +163,7 @@ Table(
 outcome("06.A")
 
 # %% [markdown]
-# That is why arms are compared on **one** head in [lesson 05](05_cross_dataset_evaluation.ipynb): else a difference
+# That is why arms are compared on **one** head in [lesson 05b](05b_what_the_terms_buy.ipynb): else a difference
 # between two trainings mixes with a difference between two ways to read them.
 #
 # If the first stage misses a part of the organ by more than the margin of the box, the second one never looks there,
@@ -263,7 +263,7 @@ trust.where_wrong(
 
 # %% [markdown]
 # The colours tell how far the *prediction* is from the truth, and not what it lacks: a small prediction may lie near the
-# true surface everywhere and miss most of the tumour. So look at the orange lines that have no colour beside them, too.
+# true surface everywhere and miss most of the tumour. So look also for parts of the orange outline without colour beside them.
 # HD95 and NSD, in the table above, measure both ways.
 #
 # ## In 3D
@@ -314,8 +314,8 @@ check("06.2", share_within_2mm)
 # At a new hospital there are no labels. But this network answers twice, once with each head, and it can be asked
 # again with another [imaging view](glossary.md#imaging-view) of the same CT. Where the answers **disagree**, at
 # least one of them is wrong. How does each warning go with the true error (1 - Dice)? *Spearman* compares the two orders
-# of the cases. *aurc* is the mean error of the cases that the model keeps when the loudest are handed to a human, over
-# all shares kept: less is better.
+# of the cases. For *aurc*, hand the loudest cases to a human one by one and take the mean error of the rest each time; aurc is
+# the mean of these: less is better. *gain* is 0 where that is no better than handing over cases at random.
 
 # %% tags=["choice"]
 choice(
@@ -350,8 +350,8 @@ trust.warning_against_error(
 )
 
 # %% [markdown]
-# Near 0 the loud cases are no worse than the quiet ones, and the warning is worth nothing: both heads share most of the
-# network, so they can be wrong in the same places.
+# A Spearman near 0 would mean that the loud cases are no worse than the quiet ones. Both heads share most of the network, so
+# they can be wrong in the same places, and no warning finds that.
 #
 # The warning that did best was picked **after** seeing the errors: with so few cases one of six is bound to look
 # good. A hospital would have to choose it beforehand, on validation cases.
@@ -422,10 +422,10 @@ Table(
 # %% tags=["choice"]
 choice(
     "06.C",
-    "What costs this model more Dice on its way from A to C?",
+    "What changes the Dice of this model more, on its way from A to C?",
     "the scanner: other phase, thicker slices, smoother kernel",
     "the patients: other kinds and sizes of tumours",
-    "neither, by more than 0.05",
+    "neither changes it by more than 0.05",
 )
 
 # %% tags=["summary"]
@@ -452,7 +452,7 @@ outcome("06.C")
 #
 # - A cascade can only lose: what the first stage misses, no later stage finds.
 # - Errors in mm say what overlap does not: a surface that is 2 mm off everywhere, or right but for one lump elsewhere.
-# - Two heads and several views are second opinions that cost nothing. They share most of the network, so they can be
+# - Two heads and several views are second opinions that need no label. They share most of the network, so they can be
 #   wrong together: a miss on which all agree gives no warning.
 #
 # Next: [lesson 07](07_real_data_real_gpus.ipynb) takes the same steps to real CT and to a GPU.

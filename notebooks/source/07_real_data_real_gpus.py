@@ -110,6 +110,26 @@ Table(
 )
 
 # %% [markdown]
+# Here is one of these cases, with its label and with what the **reference model** marks on it. That model learned from two
+# made-up hospitals and has never met a patient: on real CT expect it to fail, and let the numbers say how badly.
+
+# %%
+from dualtask_lite.engine.judging.evaluation import score
+from dualtask_lite.engine.predict import predict_scan
+from dualtask_lite.engine.run import load_models
+
+looked_at = cases[-1].load()
+marked = predict_scan(load_models("reference"), looked_at)
+columns = ("target", "dice", "volume_ml_truth", "volume_ml_prediction")
+rows = score(looked_at, marked, ["pancreas", "tumour"])
+Table(rows, f"The reference model on case {looked_at.id} of {looked_at.centre}", columns=columns)
+
+# %%
+from dualtask_lite import show
+
+show.slices(looked_at, prediction=marked.mask)
+
+# %% [markdown]
 # ## Look before you train
 #
 # What follows runs the command line, as a terminal would. In a terminal write `dualtask data check FOLDER`.

@@ -176,9 +176,9 @@ def broken_images():
         "constant": (lambda f: write(f / "ct.nii.gz", np.full(SHAPE, 7, np.int16)), "every voxel is 7"),
         "metres": (
             lambda f: write(f / "ct.nii.gz", hu(), np.diag([0.0008, 0.0008, 0.005, 1])),
-            "cannot be a CT's",
+            "are not plausible for a CT",
         ),
-        "huge voxels": (lambda f: write(f / "ct.nii.gz", hu(), np.diag([50, 50, 50, 1])), "cannot be a CT's"),
+        "huge voxels": (lambda f: write(f / "ct.nii.gz", hu(), np.diag([50, 50, 50, 1])), "are not plausible for a CT"),
         "singular": (singular, "singular"),
         "nearly singular": (nearly_singular, "singular"),
         "colours": (
@@ -245,7 +245,7 @@ def broken_labels():
         return affine
 
     return {
-        "another shape": (organ((12, 10, 9)), None, "error", "is (12, 10, 9)"),
+        "another shape": (organ((12, 10, 9)), None, "error", "has the shape (12, 10, 9)"),
         "another place": (organ(), shifted, "error", "lies 3 mm from its image"),
         "unknown value": (strange, None, "error", "unknown label 7"),
         "fraction": (half, None, "error", "not whole numbers: 0.5"),
@@ -376,10 +376,10 @@ def test_any_number_type_is_saved_and_read_again(good, tmp_path, dtype):
 @pytest.mark.parametrize(
     ("array", "name", "message"),
     [
-        (organ().astype(np.float16), "mask.nii", "cannot hold numbers of type float16"),
-        (organ().astype(object), "mask.nii", "cannot hold numbers of type object"),
-        (organ(), "mask.mha", r"mask\.mha: is no name of a NIfTI file"),
-        (organ(), "mask", "is no name of a NIfTI file"),
+        (organ().astype(np.float16), "mask.nii", "cannot store the data type float16"),
+        (organ().astype(object), "mask.nii", "cannot store the data type object"),
+        (organ(), "mask.mha", r"mask\.mha: is not the name of a NIfTI file"),
+        (organ(), "mask", "is not the name of a NIfTI file"),
     ],
 )
 def test_invalid_array_is_refused_before_a_file_is_written(good, tmp_path, array, name, message):
@@ -408,8 +408,8 @@ def moved_by(mm):
     [
         (None, None, "its affine is missing"),
         (np.eye(4), None, "its affine is the identity"),
-        (affine_of(), moved_by(7), "sform and qform place it 7 mm apart"),
-        (affine_of(), affine_of(degrees=(5, 0)), "sform and qform place it"),
+        (affine_of(), moved_by(7), "by sform and qform are 7 mm apart"),
+        (affine_of(), affine_of(degrees=(5, 0)), "by sform and qform are"),
         (affine_of(), affine_of(), None),
         (affine_of(), moved_by(0.01), None),
         (None, affine_of(), None),

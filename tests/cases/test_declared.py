@@ -40,7 +40,7 @@ def test_labels_are_read_by_their_declared_names(tmp_path, caplog, form, names, 
         pairs = {name: value for value, name in enumerate(names)}
     with caplog.at_level(logging.WARNING):
         assert labels_of(tmp_path / "X", {"labels": pairs}) == meanings
-    assert "labels are read by their names" in caplog.text
+    assert "labels are mapped by their names" in caplog.text
 
 
 def test_labels_declared_as_ours_change_nothing(tmp_path, phantom_folder):

@@ -142,7 +142,7 @@ def compressed(data, _):
 
 BROKEN = {
     "a missing slice": ({"leave_out": [3]}, "2.5 mm apart, but 5 mm between 000002.dcm and 000004.dcm"),
-    "a slice twice": ({"order": [0, 1, 2, 2, 3, 4, 5]}, "000002.dcm and 000003.dcm show the same place"),
+    "a slice twice": ({"order": [0, 1, 2, 2, 3, 4, 5]}, "000002.dcm and 000003.dcm show the same position"),
     "a slice out of line": ({"change": moved(4, 0.9)}, "but 3.4 mm between 000003.dcm and 000004.dcm"),
     "a slice of another size": ({"change": a_tag(Rows=7)}, "differs in size"),
     "a slice of another spacing": ({"change": a_tag(PixelSpacing=[1, 1])}, "differs in size"),

@@ -45,7 +45,7 @@ def test_every_value_moves_by_at_most_the_shift(shift):
 
 @pytest.mark.parametrize("shift", [-0.1, 0.31])
 def test_a_shift_beyond_the_limit_is_refused(shift):
-    with pytest.raises(DualTaskError, match="is not from 0 to"):
+    with pytest.raises(DualTaskError, match="is not between 0 and"):
         shifted(1, shift)
 
 

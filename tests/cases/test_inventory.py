@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dualtask_lite.cases.inventory import in_lines
+from dualtask_lite.cases.inventory import describe_skipped
 from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, is_result, result_files
 from dualtask_lite.cases.sources import find_cases, find_inputs
 from dualtask_lite.errors import DualTaskError
@@ -110,7 +110,7 @@ def test_each_thing_that_is_no_case_has_its_reason(make):
         "._ct.nii.gz": "hidden",
         "dicomdir": "index of a DICOM disc",
         "Q/imagesTs": "no case of the layout Task07",
-        "gone": "link to nothing",
+        "gone": "broken link",
         "around": "link to a folder above",
     }
     reason_of = reasons(found, root)
@@ -144,8 +144,8 @@ def test_tree_without_ct_lists_its_files(make):
 def test_reasons_are_grouped_and_any_name_is_printable(make):
     root = make("ct.nii.gz", "a.txt", "b.txt")
     (root / os.fsdecode(b"c\xff\n.mha")).touch()
-    first, second = in_lines(find_inputs([root]).skipped)
-    assert "a.txt and 1 more: is no NIfTI" in first
+    first, second = describe_skipped(find_inputs([root]).skipped)
+    assert "a.txt and 1 more: is not NIfTI" in first
     assert "c%FF%0A.mha: is MetaImage" in second
 
 
@@ -171,7 +171,7 @@ def test_a_label_without_an_image_names_the_nearest_case(make):
     remedies = {one.path.name: (one.what, one.remedy) for one in find_inputs([root]).skipped}
     assert remedies["Pancreas_02.nii.gz"] == (
         "is a label, but no image has its name",
-        "the nearest case without a label is pancreas_002: name both alike",
+        "if it belongs to pancreas_002, give both the same name",
     )
     assert remedies["other.nii.gz"][1] == "add its image"
 

@@ -394,7 +394,7 @@ def test_unrecognised_folder_error_lists_layouts(tmp_path):
     (tmp_path / "notes.txt").write_text("no CT")
     with pytest.raises(DualTaskError, match="holds no CT"):
         find_cases(tmp_path)
-    with pytest.raises(DualTaskError, match="is no NIfTI file"):
+    with pytest.raises(DualTaskError, match="is not NIfTI"):
         find_cases(tmp_path / "notes.txt")
 
 

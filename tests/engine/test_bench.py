@@ -10,10 +10,10 @@ import torch
 from dualtask_lite import machine
 from dualtask_lite.engine import bench as engine
 from dualtask_lite.engine.bench import PARTS, bench, card, rows, timing
-from dualtask_lite.engine.bench.samples import CALLS, made_region
+from dualtask_lite.engine.bench.samples import CALLS, synthetic_region
 from dualtask_lite.engine.bench.step import LAYERS, matrix_rate, step_flop
 from dualtask_lite.engine.bench.timing import repeat
-from dualtask_lite.engine.bench.whole_case import beside_monai
+from dualtask_lite.engine.bench.whole_case import compare_with_monai
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.errors import DualTaskError
 
@@ -56,7 +56,7 @@ def test_all_parts_of_a_profile_with_every_term(tmp_path):
 
 
 def test_one_flip_gives_the_mask_of_monai():
-    found = beside_monai(Settings.of("laptop", TINY | {"prediction.flips": 1}))
+    found = compare_with_monai(Settings.of("laptop", TINY | {"prediction.flips": 1}))
     assert found["mask_voxels"] > 0
     assert found["dice_of_masks"] == 1
     assert found["largest_difference"] < 1e-4
@@ -79,9 +79,9 @@ def test_half_an_hour_with_a_card_rehearsed_without_one(phantom_folder, tmp_path
     tiny = TINY | {"sample.patch": [16, 16, 16], "sample.spacing": [12, 12, 12], "network.width": 8}
     tiny |= {"optimiser.batch": 2, "optimiser.steps": 2, "machine.workers": 0, "prediction.flips": 1}
     options = {"arms": ["segmentation"], "seeds": 1, "source": str(phantom_folder), "exam_cases": 1}
-    cut = card.half_hour("gpu", tiny, tmp_path / "card", minutes=1e-3, **options)
+    cut = card.measure_card("gpu", tiny, tmp_path / "card", minutes=1e-3, **options)
     assert "table" not in cut["results"]
-    ended = card.half_hour("gpu", tiny, tmp_path / "card", minutes=60, **options)
+    ended = card.measure_card("gpu", tiny, tmp_path / "card", minutes=60, **options)
     assert ended == json.loads((tmp_path / "card" / "card.json").read_text())
     assert ended["bench"]["results"].keys() == {"step, tuned"}
     assert ended["results"]["table"]["cells_done"] == ended["results"]["table"]["cells"] == 1
@@ -118,7 +118,7 @@ def test_timer_counts_waiting_as_wall_but_not_cpu_time():
 
 
 def test_the_made_region_has_a_ball_in_its_middle():
-    region = made_region(Settings.of("laptop", TINY))
+    region = synthetic_region(Settings.of("laptop", TINY))
     assert region.image.shape == region.mask.shape == (1, 24, 36, 12)
     middle = torch.nonzero(region.mask[0]).float().mean(0)
     assert torch.allclose(middle, torch.tensor([12.0, 18.0, 6.0]), atol=0.6)

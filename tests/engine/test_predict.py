@@ -14,13 +14,8 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine import predict
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.predict import (
-    flips,
-    keep_large_components,
-    predict_box,
-    predict_region,
-    predict_scan,
-)
+from dualtask_lite.engine.inference import flips, predict_region
+from dualtask_lite.engine.predict import keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, build_network
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import Outputs
@@ -284,7 +279,7 @@ def test_out_of_memory_with_small_windows_is_reported(raised):
         def forward(self, x):
             raise raised
 
-    with pytest.raises(DualTaskError, match=r"box: predicting its 30 x 28 x 26 voxels takes more memory than there is"):
+    with pytest.raises(DualTaskError, match="box: predicting its 30 x 28 x 26 voxels takes more memory than is"):
         predict_scan([replace(model("pancreas-coarse"), net=Full())], bright_box())
 
 

@@ -42,7 +42,7 @@ def test_terminal_shows_tasks_with_and_without_a_note(capfd):
 def test_notebook_gets_one_updated_output(monkeypatch):
     nbformat = pytest.importorskip("nbformat", reason="the notebooks extra is not installed")
     nbclient = pytest.importorskip("nbclient", reason="the notebooks extra is not installed")
-    always_draw = "from dualtask_lite.engine import progress; progress._PAUSE = -1"
+    always_draw = "from dualtask_lite.engine import progress; progress._INTERVAL = -1"
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(always_draw + BARS)])
     client, drawn = nbclient.NotebookClient(notebook, kernel_name="python3"), []
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.dicom import files_of
-from dualtask_lite.cases.inventory import in_lines
+from dualtask_lite.cases.inventory import describe_skipped
 from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
 from dualtask_lite.cases.sources import find_cases, find_inputs
 from dualtask_lite.errors import DualTaskError
@@ -128,7 +128,7 @@ def check_every_file(root):
         listed = path in skipped or any(above in skipped for above in path.parents)
         assert (path in used) != listed or is_description, path
     assert all(one.what and one.remedy for one in found.skipped)
-    assert all(line.isprintable() for line in in_lines(found.skipped))
+    assert all(line.isprintable() for line in describe_skipped(found.skipped))
     assert not any(path.name.endswith(("_seg.nii.gz", "_distance.nii.gz")) for path in used), "a result is no CT"
     ids = [case.id for case in found.cases]
     assert len(ids) == len(set(ids))

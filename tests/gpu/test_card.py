@@ -11,11 +11,12 @@ import torch
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cases.splits import Split
-from dualtask_lite.engine.bench.samples import made_region
+from dualtask_lite.engine.bench.samples import synthetic_region
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.export import Evaluator, export_bundle
+from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.judging.disagreement import disagreement
-from dualtask_lite.engine.predict import predict_region, predict_scan
+from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.run import Model, build_network, load_model, load_models, read_rows
 from dualtask_lite.engine.training.devices import make_fabric, set_up
 from dualtask_lite.engine.training.memory import MARGIN, release_memory, step_bytes
@@ -62,7 +63,7 @@ def steps_of(chosen):
     torch.manual_seed(0)
     fabric, net = make_fabric(chosen), build_network(chosen)
     model, optimiser = set_up(fabric, net, make_optimiser(net, chosen), chosen)
-    return Steps(fabric, net, model, optimiser, chosen, [made_region(chosen)])
+    return Steps(fabric, net, model, optimiser, chosen, [synthetic_region(chosen)])
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -88,13 +89,13 @@ def test_a_tuned_step_has_the_loss_of_a_plain_one(change):
 
 
 def test_views_on_a_card_are_those_of_a_cpu():
-    image = torch.stack([made_region(settings()).image] * 2)
+    image = torch.stack([synthetic_region(settings()).image] * 2)
     views = [random_view(image.to(device), torch.Generator().manual_seed(1)).cpu() for device in ("cpu", CARD)]
     assert torch.allclose(*views, atol=1e-2)  # convolutions in tf32
 
 
 def test_the_contrast_reads_the_card_once():
-    region = made_region(settings())
+    region = synthetic_region(settings())
     mask = region.mask[None].float()
     distance = signed_distance(mask, region.spacing)
     embedding = torch.randn(1, 8, *(side // 8 for side in mask.shape[2:]), generator=torch.Generator().manual_seed(0))
@@ -115,7 +116,7 @@ def test_the_contrast_reads_the_card_once():
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_prediction_agrees_with_that_of_a_cpu(precision):
     chosen = settings(**{"machine.precision": precision, "prediction.flips": 2})
-    net, image = build_network(chosen).eval(), made_region(chosen).image
+    net, image = build_network(chosen).eval(), synthetic_region(chosen).image
     on_cpu, on_card = (predict_region(copy.deepcopy(net).to(device), image, chosen).cpu() for device in ("cpu", CARD))
     assert torch.allclose(on_cpu[0], on_card[0], atol=0.02)
     assert dice((on_cpu[0] >= 0.5).numpy(), (on_card[0] >= 0.5).numpy()) > 0.98

@@ -20,6 +20,11 @@ def tagged(cell, *tags):
     return cell
 
 
+OUTCOME = new_output(
+    "execute_result", data={"text/plain": "You expected: nothing was chosen\nIt is: b) a half", "text/html": "<table>"}
+)
+
+
 def lesson():
     return new_notebook(
         cells=[
@@ -27,6 +32,7 @@ def lesson():
             tagged(new_code_cell("import things", outputs=[new_output("stream", text="installed")]), "bootstrap"),
             new_markdown_cell("## A section\n\nIts first paragraph.\n\nA second one."),
             new_code_cell("draw()", outputs=[new_output("stream", text="a printed line"), shown(PICTURE)]),
+            tagged(new_code_cell("outcome()", outputs=[OUTCOME]), "outcome"),
             new_markdown_cell("More words about the figure."),
             new_markdown_cell("### Exercise 1\n\nCompute it.\n\nA hint."),
             tagged(new_code_cell("answer = 42", outputs=[shown("<table><tr><td>42</td></tr></table>")]), "solution"),
@@ -47,9 +53,17 @@ def parts(deck):
 
 def test_deck_shows_figures_and_questions_and_hides_code_and_answers():
     seen, notes = parts(slides.deck(lesson(), "09 A lesson", LIBRARY))
-    for text in ("What it is about.", "Its first paragraph.", "a figure", "A hint.", "The verdict:"):
+    for text in (
+        "What it is about.",
+        "Its first paragraph.",
+        "a figure",
+        "A hint.",
+        "The verdict:",
+        "not shown.",
+        "b) a half",
+    ):
         assert text in seen, text
-    for text in ("draw()", "a printed line", "installed", "answer = 42", "<td>42</td>", "A paper"):
+    for text in ("draw()", "a printed line", "installed", "answer = 42", "<td>42</td>", "A paper", "was chosen"):
         assert text not in seen + notes, text
     for text in ("A second one.", "More words about the figure."):
         assert text in notes, text

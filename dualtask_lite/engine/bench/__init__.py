@@ -1,8 +1,8 @@
-"""How fast each part is on this machine: making samples, a training step, predicting a case.
+"""Speed of each part on this machine: generating samples, a training step, predicting a case.
 
-Each measure repeats until it has enough or its seconds are spent, so that all of them together take minutes on a
-card. It is written when it is done and not measured again: what was cut goes on. Wall time is what a user waits for;
-CPU time, of all threads, is what a busy machine spoils less.
+Each measurement stops after enough repeats or after a time limit, so all of them take minutes on a card. Each result is
+written when it is finished; an interrupted benchmark continues with the missing ones. Wall time is the time that a user
+waits; CPU time, summed over all threads, depends less on other programs.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 from dualtask_lite.engine.bench.samples import pipeline
 from dualtask_lite.engine.bench.start import first_step
-from dualtask_lite.engine.bench.step import data_wait, eager_step, layers, plain_layout_step, tuned_step
-from dualtask_lite.engine.bench.whole_case import beside_monai, predict, reference_beside_monai
+from dualtask_lite.engine.bench.step import data_wait, default_layout_step, eager_step, layers, tuned_step
+from dualtask_lite.engine.bench.whole_case import compare_reference_with_monai, compare_with_monai, predict
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import provenance, write_json
 from dualtask_lite.engine.training.devices import pick_device
@@ -27,18 +27,18 @@ PARTS: dict[str, dict[str, Callable[[Settings], dict[str, Any]]]] = {
     "step": {
         "step, fp32 eager": eager_step,
         "step, tuned": tuned_step,
-        "step, tuned, plain layout": plain_layout_step,
+        "step, tuned, plain layout": default_layout_step,
         "waiting for data": data_wait,
         "layers": layers,
     },
     "predict": {
         "predict": predict,
-        "windows beside MONAI": beside_monai,
-        "reference model beside MONAI": reference_beside_monai,
+        "windows beside MONAI": compare_with_monai,
+        "reference model beside MONAI": compare_reference_with_monai,
     },
     "start": {"start": first_step},
 }
-ALL = ("pipeline", "step", "predict")  # a start is measured on many cases, which must be made first
+ALL = ("pipeline", "step", "predict")  # not "start": it needs many cases, which must be generated first
 
 
 def bench(
@@ -50,30 +50,35 @@ def bench(
     command: str = "",
     only: str | None = None,
 ) -> dict[str, Any]:
-    """Measure what is not yet in the file, and write it as it goes.
+    """Measure what is not yet in the file, and write each result when it is finished.
 
     Args:
         parts: of ``PARTS``.
         profile: of the settings.
-        overrides: settings by dotted name; the stage is tumour-fine, which has every term, and pancreas-coarse, which
-            sees the whole volume, to predict.
-        path: JSON file; one of the same settings, device and versions is gone on with.
-        command: what was typed; kept in the file.
-        only: measure nothing else of these parts.
+        overrides: settings by dotted name. The stage is tumour-fine, which has every term; for a prediction it is
+            pancreas-coarse, which processes the whole volume.
+        path: JSON file; an existing file is completed if its settings, device and versions are the same.
+        command: the command line, recorded in the file.
+        only: name of the only measurement to do.
 
     Returns:
-        What the file holds: ``settings``, where it was measured, and ``results``, one entry for each measure.
+        Content of the file: ``settings``, machine, and ``results`` with one entry for each measurement.
 
     Raises:
-        DualTaskError: when the file holds measurements of something else.
+        DualTaskError: when the file holds measurements of other settings or another machine.
     """
     settings = Settings.of(profile, {"stage": "tumour-fine", **overrides})
-    here = provenance(pick_device(settings.machine.device))
-    same = {"settings": settings.model_dump(mode="json"), **{key: here[key] for key in ("device", "versions")}}
-    record: dict[str, Any] = {"command": command, **here, **same, "load_average": os.getloadavg()[0], "results": {}}
+    origin = provenance(pick_device(settings.machine.device))
+    must_match = {
+        "settings": settings.model_dump(mode="json"),
+        "device": origin["device"],
+        "versions": origin["versions"],
+    }
+    record: dict[str, Any] = {"command": command, **origin, **must_match}
+    record |= {"load_average": os.getloadavg()[0], "results": {}}
     if path.exists():
         record = json.loads(path.read_text(encoding="utf-8"))
-        if any(record.get(key) != value for key, value in same.items()):
+        if any(record.get(key) != value for key, value in must_match.items()):
             raise DualTaskError(f"{path}: holds measurements of other settings or another machine", "choose another -o")
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
@@ -85,7 +90,7 @@ def bench(
 
 
 def rows(record: Mapping[str, Any]) -> list[dict[str, str]]:
-    """The single numbers of a measurement as a table."""
+    """All single values of the results as a table."""
     return [
         {"measure": name, "what": key.replace("_", " "), "value": f"{value:.4g}" if _is_number(value) else str(value)}
         for name, values in record["results"].items()

@@ -1,7 +1,8 @@
-"""What half an hour with a card can answer, by one command: most important first, written as it goes, gone on with.
+"""Run all measurements that need a card within a time limit, the most important first, with one command.
 
-In this order: the tests that need a card, where the repository is there; a step and a prediction, plain and tuned; the
-memory of each profile; and with the rest of the time the reference table. It needs the package and torch, no network.
+The order is: the tests that need a card, if the repository is available; a training step and a prediction, untuned and
+tuned; the memory of each profile; and in the remaining time the table of arms. Each result is written when it is
+finished, and the same command continues with the missing ones. It needs the package and torch, but no network.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import dualtask_lite
 from dualtask_lite.cases.exam import make_exam
 from dualtask_lite.engine.bench import ALL, PARTS, bench
 from dualtask_lite.engine.bench.step import tuned_step
-from dualtask_lite.engine.bench.timing import short
+from dualtask_lite.engine.bench.timing import four_digits
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import read_json, read_rows, write_json
 from dualtask_lite.engine.training.devices import pick_device
@@ -28,13 +29,14 @@ from dualtask_lite.engine.training.memory import release_memory, step_bytes
 
 ARMS = ("segmentation", "conversion", "full")
 STAGES = ("pancreas-coarse", "tumour-coarse")
-EXAM_SEED = 1  # of the patients of the exam; the committed tables have 0
+EXAM_SEED = 1  # of the patients of the exam; the committed tables use 0
 TESTS = Path(dualtask_lite.__file__).parents[1] / "tests" / "gpu"
-FEWEST_STEPS = 50  # of a training of the table
+_STEP_KEYS = ("seconds", "precision", "peak_memory_mb", "failed")  # of a measured step, for the memory of profiles
+FEWEST_STEPS = 50  # minimum for each training of the table
 BENCH, REPORT, TABLE = "bench.json", "card.json", "table"
 
 
-def half_hour(
+def measure_card(
     profile: str,
     overrides: Mapping[str, Any],
     folder: Path,
@@ -46,31 +48,31 @@ def half_hour(
     exam_cases: int | None = None,
     command: str = "",
 ) -> dict[str, Any]:
-    """Run everything that the time allows; what is done is kept, so that the same command goes on.
+    """Run all measurements that fit into the time; repeating the call continues an unfinished one.
 
     Args:
         profile: of the settings.
         overrides: settings by dotted name.
-        folder: gets ``bench.json``, ``card.json``, the exam's cases and the table.
-        minutes: from now; what is being trained then is cut and goes on with the next call.
+        folder: for ``bench.json``, ``card.json``, the cases of the exam and the table.
+        minutes: time limit; a training that it interrupts continues in the next call.
         arms: of the table, the most important first.
-        seeds: of the table.
-        source: the cases that the table trains on.
-        exam_cases: cases of the exam's hospital that it tests on; by default as many as the embedded exam has.
-        command: what was typed.
+        seeds: number of seeds of the table.
+        source: the training cases of the table.
+        exam_cases: number of test cases, from the hospital of the exam; by default as many as in the embedded exam.
+        command: the command line, recorded in ``bench.json``.
 
     Returns:
-        What ``card.json`` holds: ``results`` by name, and ``bench``, see ``engine.bench.bench``.
+        Content of ``card.json``: ``results`` by name, and ``bench``, see ``engine.bench.bench``.
     """
     end = time.monotonic() + 60 * minutes
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / REPORT
     report: dict[str, Any] = read_json(file) if file.exists() else {"results": {}, "bench": {"results": {}}}
-    done = report["results"]
+    results = report["results"]
 
     def once(name: str, measure: Callable[[], Any]) -> None:
-        if name not in done and time.monotonic() < end:
-            done[name] = measure()
+        if name not in results and time.monotonic() < end:
+            results[name] = measure()
             write_json(file, report)
 
     once("tests", lambda: run_tests(max(60.0, end - time.monotonic())))
@@ -80,13 +82,14 @@ def half_hour(
                 report["bench"] = bench([part], profile, overrides, folder / BENCH, command=command, only=name)
     once("memory", lambda: memory_of_profiles(overrides))
     once("exam", lambda: str(make_exam(folder / "exam", seed=EXAM_SEED, shift=0, cases=exam_cases).name))
-    if "exam" in done:
-        left = end - time.monotonic()
-        seconds = report["bench"]["results"].get("step, tuned", {}).get("seconds")
-        once("steps", lambda: steps_of_table(Settings.of(profile, overrides), left, seconds, len(arms), seeds))
-    if "steps" in done:
-        changed = {**overrides, "optimiser.steps": done["steps"]}
-        done["table"] = train_table(
+    if "exam" in results:
+        remaining = end - time.monotonic()
+        step_seconds = report["bench"]["results"].get("step, tuned", {}).get("seconds")
+        settings = Settings.of(profile, overrides)
+        once("steps", lambda: steps_of_table(settings, remaining, step_seconds, len(arms), seeds))
+    if "steps" in results:
+        changed = {**overrides, "optimiser.steps": results["steps"]}
+        results["table"] = train_table(
             profile, changed, folder, f"{source},{folder / 'exam'}", arms, seeds, end - time.monotonic()
         )
     write_json(file, report)
@@ -94,40 +97,37 @@ def half_hour(
 
 
 def run_tests(seconds: float) -> dict[str, Any]:
-    """The tests that need a card, where they and pytest are there."""
+    """Run the tests that need a card, if they and pytest are available."""
     if not TESTS.is_dir() or importlib.util.find_spec("pytest") is None:
-        return {"not_run": "the tests of the repository, or pytest, are not here"}
+        return {"not_run": "the tests of the repository, or pytest, are not available"}
     command = [sys.executable, "-m", "pytest", "-o", "addopts=--import-mode=importlib", "-q", "-m", "gpu", str(TESTS)]
     try:
-        ran = subprocess.run(
+        finished = subprocess.run(
             command, cwd=TESTS.parents[1], capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
         return {"not_finished": f"after {seconds:.0f} s"}
-    return {"exit_code": ran.returncode, "last_lines": ran.stdout.splitlines()[-30:]}
+    return {"exit_code": finished.returncode, "last_lines": finished.stdout.splitlines()[-30:]}
 
 
 def memory_of_profiles(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Estimated memory of a tumour-fine step by profile, and on a card the peak of a real one, in MB."""
-    found = {}
+    """Estimated memory of a tumour-fine step for each profile, and on a card the measured peak, in MB."""
+    memory = {}
     for profile in ("laptop", "colab", "gpu", "paper"):
         settings = Settings.of(profile, {"stage": "tumour-fine", **overrides})
         device = torch.device(pick_device(settings.machine.device))
-        found[profile] = {"estimated_mb": short(step_bytes(settings, device.type) / 2**20)}
+        memory[profile] = {"estimated_mb": four_digits(step_bytes(settings, device.type) / 2**20)}
         if device.type == "cuda":
             release_memory(device)
-            found[profile] |= {key: value for key, value in tuned_step(settings).items() if key in _OF_A_STEP}
-    return found
+            memory[profile] |= {key: value for key, value in tuned_step(settings).items() if key in _STEP_KEYS}
+    return memory
 
 
-_OF_A_STEP = ("seconds", "precision", "peak_memory_mb", "failed")
-
-
-def steps_of_table(settings: Settings, seconds: float, a_step: float | None, arms: int, seeds: int) -> int:
-    """Steps of each training, so that all of them fill the time; each seed also trains a stage that all arms share."""
-    if not a_step:
+def steps_of_table(settings: Settings, seconds: float, step_seconds: float | None, arms: int, seeds: int) -> int:
+    """Steps of each training so that all fit into the time; each seed also trains a stage that all arms share."""
+    if not step_seconds:
         return FEWEST_STEPS
-    return max(FEWEST_STEPS, min(settings.optimiser.steps, int(0.7 * seconds / ((arms + 1) * seeds * a_step))))
+    return max(FEWEST_STEPS, min(settings.optimiser.steps, int(0.7 * seconds / ((arms + 1) * seeds * step_seconds))))
 
 
 def train_table(
@@ -139,24 +139,25 @@ def train_table(
     seeds: int,
     seconds: float,
 ) -> dict[str, Any]:
-    """Go on with the table for so many seconds; returns how many of its cells are done."""
-    words = ["ablate", "--profile", profile, "--source", source, "--protocol", "leave-one-centre-out", "--part", "D"]
-    words += [word for stage in STAGES for word in ("--stage", stage)]
-    words += [word for arm in arms for word in ("--arm", arm)]
-    words += [word for name, value in overrides.items() for word in ("--set", f"{name}={value}")]
-    words += ["--seeds", str(seeds), "-o", str(folder / TABLE)]
-    record: dict[str, Any] = {"command": " ".join(["dualtask", *words])}
+    """Continue the table for a number of seconds; returns how many of its cells are finished."""
+    arguments = ["ablate", "--profile", profile, "--source", source]
+    arguments += ["--protocol", "leave-one-centre-out", "--part", "D"]
+    arguments += [argument for stage in STAGES for argument in ("--stage", stage)]
+    arguments += [argument for arm in arms for argument in ("--arm", arm)]
+    arguments += [argument for name, value in overrides.items() for argument in ("--set", f"{name}={value}")]
+    arguments += ["--seeds", str(seeds), "-o", str(folder / TABLE)]
+    record: dict[str, Any] = {"command": " ".join(["dualtask", *arguments])}
     try:
-        ran = subprocess.run(
-            [sys.executable, "-m", "dualtask_lite", *words],
+        finished = subprocess.run(
+            [sys.executable, "-m", "dualtask_lite", *arguments],
             capture_output=True,
             text=True,
             timeout=max(1.0, seconds),
             check=False,
         )
-        if ran.returncode:
-            record["failed"] = ran.stderr.splitlines()[-5:]
+        if finished.returncode:
+            record["failed"] = finished.stderr.splitlines()[-5:]
     except subprocess.TimeoutExpired:
-        record["cut"] = "the time was over; the same command goes on"
+        record["cut"] = "the time was over; the same command continues"
     cells = {(row["arm"], row["seed"]) for row in read_rows(folder / TABLE / "cases.csv")}
     return {**record, "cells_done": len(cells), "cells": len(arms) * seeds}

@@ -1,4 +1,4 @@
-"""How fast a training step is, as it comes and as it is tuned, and where its time goes."""
+"""Measure a training step, untuned and tuned, and which share of the time each part takes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from dualtask_lite.engine.bench import timing
-from dualtask_lite.engine.bench.samples import made_region
-from dualtask_lite.engine.bench.timing import repeat, short, wait
+from dualtask_lite.engine.bench.samples import synthetic_region
+from dualtask_lite.engine.bench.timing import four_digits, repeat, wait
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Samples
 from dualtask_lite.engine.run import build_network, peak_memory_mb
@@ -27,7 +27,7 @@ LAYERS = (
 
 
 def eager_step(settings: Settings) -> dict[str, Any]:
-    """A training step as PyTorch does it when nothing is tuned: fp32, channels first."""
+    """A training step with the defaults of PyTorch: fp32, channels first, not compiled."""
     return _step(settings.changed({"machine.precision": "32-true", "machine.compile": False}), torch.contiguous_format)
 
 
@@ -36,8 +36,8 @@ def tuned_step(settings: Settings) -> dict[str, Any]:
     return _step(settings, torch.channels_last_3d)
 
 
-def plain_layout_step(settings: Settings) -> dict[str, Any]:
-    """The same step with the network in PyTorch's default memory order."""
+def default_layout_step(settings: Settings) -> dict[str, Any]:
+    """The same step with the network in PyTorch's default memory format."""
     return _step(settings, torch.contiguous_format)
 
 
@@ -50,14 +50,14 @@ def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, A
     model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
     image, target = _batch(settings, device)
     objective, views = make_objective(settings), settings.views.count
-    generator, numbers = torch.Generator().manual_seed(0), torch.arange(len(image))
-    laps: dict[str, list[float]] = {}
+    generator, indices = torch.Generator().manual_seed(0), torch.arange(len(image))
+    times_of: dict[str, list[float]] = {}
 
-    def one() -> None:
-        clock = _Laps(laps, device)
-        shown = draw_views(image, settings, numbers)
+    def training_step() -> None:
+        clock = _StepTimer(times_of, device)
+        stacked_views = draw_views(image, settings, indices)
         clock.lap("views")
-        outputs = model(shown)
+        outputs = model(stacked_views)
         clock.lap("forward")
         total = objective.total(objective(per_view(outputs, views), target, generator=generator))
         clock.lap("objective")
@@ -69,70 +69,72 @@ def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, A
         clock.lap("optimiser")
 
     try:
-        found = repeat(one, device)
+        times = repeat(training_step, device)
     except torch.cuda.OutOfMemoryError:
         return {"failed": "out of memory"}
     voxels = views * image.numel()
-    work = step_flop(settings) * voxels
+    flop = step_flop(settings) * voxels
     rate = matrix_rate(device, dtype_of(fabric._precision.precision))
-    medians = {name: statistics.median(times[1:]) for name, times in laps.items()}
+    medians = {name: statistics.median(seconds[1:]) for name, seconds in times_of.items()}
     return {
-        **found,
+        **times,
         "precision": fabric._precision.precision,
         "voxels": voxels,
-        "voxels_per_second": short(voxels / found["seconds"]),
-        "tflop_per_second": short(work / found["seconds"] / 1e12),
-        "matrix_tflop_per_second": short(rate / 1e12),
-        "share_of_matrix_rate": short(work / found["seconds"] / rate),
+        "voxels_per_second": four_digits(voxels / times["seconds"]),
+        "tflop_per_second": four_digits(flop / times["seconds"] / 1e12),
+        "matrix_tflop_per_second": four_digits(rate / 1e12),
+        "share_of_matrix_rate": four_digits(flop / times["seconds"] / rate),
         "peak_memory_mb": peak_memory_mb(device),
-        "share": {name: short(seconds / sum(medians.values())) for name, seconds in medians.items()},
+        "share": {name: four_digits(seconds / sum(medians.values())) for name, seconds in medians.items()},
     }
 
 
 def data_wait(settings: Settings) -> dict[str, Any]:
-    """How much of a step waits for its samples, with the loader as a training has it, on one made region."""
+    """Share of a training step spent waiting for samples, with the loader of a training, on a synthetic region."""
     fabric = make_fabric(settings)
     net = build_network(settings)
     model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
-    steps = Steps(fabric, net, model, optimiser, settings, [made_region(settings)])
-    laps: dict[str, list[float]] = {}
-    clock, end = _Laps(laps, fabric.device), time.perf_counter() + timing.SECONDS
+    steps = Steps(fabric, net, model, optimiser, settings, [synthetic_region(settings)])
+    times_of: dict[str, list[float]] = {}
+    clock, end = _StepTimer(times_of, fabric.device), time.perf_counter() + timing.SECONDS
     for step, batch in enumerate(steps.batches(0)):
         clock.lap("data")
-        steps.one(step, batch)
+        steps.optimise(step, batch)
         clock.lap("step")
         if step >= 3 and time.perf_counter() > end:
             break
-    data, work = (sum(times[len(times) // 2 :]) for times in (laps["data"], laps["step"]))  # once all processes run
+    # Only the second half of the steps counts: by then, all loader processes run.
+    data, compute = (sum(times_of[part][len(times_of[part]) // 2 :]) for part in ("data", "step"))
     return {
         "loader_processes": settings.machine.workers,
-        "steps": len(laps["step"]),
-        "share_waiting_for_data": short(data / (data + work)),
+        "steps": len(times_of["step"]),
+        "share_waiting_for_data": four_digits(data / (data + compute)),
     }
 
 
-class _Laps:
-    """A stop-watch that notes how long each part of a step took."""
+class _StepTimer:
+    """Record the seconds of each part of a step."""
 
-    def __init__(self, laps: dict[str, list[float]], device: torch.device) -> None:
-        self.laps, self.device, self.last = laps, device, time.perf_counter()
+    def __init__(self, times_of: dict[str, list[float]], device: torch.device) -> None:
+        self.times_of, self.device, self.last = times_of, device, time.perf_counter()
 
     def lap(self, name: str) -> None:
+        """Add the time since the last call to those of a part."""
         wait(self.device)
         now = time.perf_counter()
-        self.laps.setdefault(name, []).append(now - self.last)
+        self.times_of.setdefault(name, []).append(now - self.last)
         self.last = now
 
 
 def _batch(settings: Settings, device: torch.device) -> tuple[torch.Tensor, Target]:
-    samples = Samples([made_region(settings)], settings, range(settings.optimiser.batch))
+    samples = Samples([synthetic_region(settings)], settings, range(settings.optimiser.batch))
     keys = ("image", "mask", "distance_mm")
     image, mask, distance = (torch.stack([samples[n][key] for n in range(len(samples))]).to(device) for key in keys)
     return image, Target(mask, distance)
 
 
 def step_flop(settings: Settings) -> float:
-    """FLOP of the network a voxel, forward and backward (2 for a multiply-add); counted on shapes alone."""
+    """FLOP of the network for each voxel, forward and backward (2 for a multiply-add), counted without computing."""
     with torch.device("meta"):
         net, image = build_network(settings), torch.empty(1, 1, *settings.sample.patch)
     with FlopCounterMode(display=False) as counter:
@@ -141,10 +143,10 @@ def step_flop(settings: Settings) -> float:
 
 
 def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP a second of a large matrix product or a wide convolution, the faster: what the device can do at most.
+    """Maximal FLOP per second of the device: that of a large matrix product or a wide convolution, whichever is faster.
 
-    Both, because each has a library of its own: on an AMD processor MKL's fp32 products reach less than half of the
-    rate of oneDNN's convolutions.
+    Both are measured, because they use different libraries: on an AMD processor, MKL's fp32 matrix products reach less
+    than half of the rate of oneDNN's convolutions.
     """
     side = 8192 if device.type == "cuda" else 1024
     a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
@@ -156,7 +158,7 @@ def matrix_rate(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def layers(settings: Settings) -> dict[str, Any]:
-    """Forward and backward of each group of layers alone, in the tuned setting: where a step's time goes."""
+    """Measure forward and backward of each group of layers separately, with the settings of a training."""
     fabric = make_fabric(settings)
     net = build_network(settings).to(fabric.device)
     image, _ = _batch(settings, fabric.device)
@@ -166,24 +168,25 @@ def layers(settings: Settings) -> dict[str, Any]:
         module.register_forward_pre_hook(lambda _, inputs, name=name: inputs_of.update({name: inputs[0].detach()}))
     with torch.no_grad(), fabric.autocast():
         net(image.repeat(settings.views.count, 1, 1, 1, 1))
-    found = {}
+    times_of = {}
     for name, module in groups:
         x = inputs_of[name].requires_grad_(name != "stem")
 
-        def one(module: Any = module, x: torch.Tensor = x) -> None:
+        def forward_backward(module: Any = module, x: torch.Tensor = x) -> None:
             with fabric.autocast():
                 output = module(x)
             output.backward(torch.ones_like(output))
             x.grad = None
 
         with FlopCounterMode(display=False) as counter:
-            one()
-        times = repeat(one, fabric.device)
+            forward_backward()
+        times = repeat(forward_backward, fabric.device)
         rate = counter.get_total_flops() / times["seconds"]
-        found[name] = {key: times[key] for key in ("seconds", "cpu_seconds")} | {"tflop_per_second": short(rate / 1e12)}
-    total = sum(times["seconds"] for times in found.values())
+        times_of[name] = {key: times[key] for key in ("seconds", "cpu_seconds")}
+        times_of[name]["tflop_per_second"] = four_digits(rate / 1e12)
+    total = sum(times["seconds"] for times in times_of.values())
     return {
-        "seconds": short(total),
-        "share": {name: short(times["seconds"] / total) for name, times in found.items()},
-        "layers": found,
+        "seconds": four_digits(total),
+        "share": {name: four_digits(times["seconds"] / total) for name, times in times_of.items()},
+        "layers": times_of,
     }

@@ -1,4 +1,4 @@
-"""How long something takes: repeated until it is known well enough, in wall and in CPU time."""
+"""Measure the time of an action by repetition: wall time and CPU time."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from typing import Any
 
 import torch
 
-SECONDS, REPEATS = 30.0, 30  # a measure ends with whichever comes first, after at least 3 repeats
+SECONDS, REPEATS = 30.0, 30  # a measurement ends at whichever comes first, but after at least 3 repeats
 
 
 def repeat(action: Callable[[], Any], device: torch.device) -> dict[str, Any]:
-    """Median and smallest seconds of an action, after one call that warms up."""
+    """Median and minimum of the seconds of an action, after one warm-up call."""
     action()
     wall: list[float] = []
     cpu: list[float] = []
     end = time.perf_counter() + SECONDS
     while len(wall) < 3 or (len(wall) < REPEATS and time.perf_counter() < end):
         wait(device)
-        started, used = time.perf_counter(), time.process_time()
+        wall_start, cpu_start = time.perf_counter(), time.process_time()
         action()
         wait(device)
-        wall.append(time.perf_counter() - started)
-        cpu.append(time.process_time() - used)
+        wall.append(time.perf_counter() - wall_start)
+        cpu.append(time.process_time() - cpu_start)
     return {
-        "seconds": short(statistics.median(wall)),
-        "seconds_min": short(min(wall)),
-        "cpu_seconds": short(statistics.median(cpu)),
-        "cpu_seconds_min": short(min(cpu)),
+        "seconds": four_digits(statistics.median(wall)),
+        "seconds_min": four_digits(min(wall)),
+        "cpu_seconds": four_digits(statistics.median(cpu)),
+        "cpu_seconds_min": four_digits(min(cpu)),
         "repeats": len(wall),
     }
 
@@ -40,6 +40,6 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def short(value: float) -> float:
-    """Four digits: more are noise."""
+def four_digits(value: float) -> float:
+    """Round to four significant digits; more would be noise."""
     return float(f"{value:.4g}")

@@ -1,8 +1,8 @@
-"""Training regions on disk: cut once, then mapped into memory by every process and run that needs the same.
+"""Cache of training regions on disk: cut once, then memory-mapped by every process and run that needs them.
 
-A region is kept under the contents of its CT and label, what the settings say of how to cut it, and the code that cuts.
-Mapped pages are shared between processes, and the system drops them when memory is short, so that a training on
-thousands of CTs takes no more memory than one on a few. The folder ``regions`` of the cache may be removed at any time.
+The key of a region is a hash of its CT, its label, the settings that affect it, and the code that cuts it. Processes
+share mapped pages, and the system evicts them when memory is short, so a training on thousands of CTs needs no more
+memory than a training on a few. The folder ``regions`` of the cache may be removed at any time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dualtask_lite.files import whole_file
 from dualtask_lite.machine import host_memory
 from dualtask_lite.resources import cache_folder
 
-_MODULES = (dataset, grid, masks)  # whose code decides what a region holds
+_MODULES = (dataset, grid, masks)  # the code that cuts a region
 
 Track = Callable[[Sequence[Case]], Iterable[Case]]
 
@@ -41,7 +41,7 @@ def training_regions(cases: Sequence[Case], settings: Settings, track: Track = i
     Args:
         cases: labelled cases.
         settings: of the run.
-        track: what goes over the cases, say with a progress bar.
+        track: iterates over the cases, for example with a progress bar.
 
     Raises:
         DualTaskError: when a case cannot be read or has no label, or the regions do not fit into memory.
@@ -56,7 +56,7 @@ def training_regions(cases: Sequence[Case], settings: Settings, track: Track = i
 
 
 def mapped_region(case: Case, settings: Settings) -> Region:
-    """The training region of a case, mapped from its file; cut and written first where there is none.
+    """The training region of a case, mapped from its file; if there is no file, the region is cut and written first.
 
     Raises:
         DualTaskError: when the case cannot be read or has no label, or the cache cannot be written.
@@ -71,7 +71,7 @@ def mapped_region(case: Case, settings: Settings) -> Region:
 
 
 def _key(case: Case, settings: Settings) -> str:
-    """What a region depends on, as one hash."""
+    """Hash of everything that a region depends on."""
     code = [hashlib.sha256(Path(str(module.__file__)).read_bytes()).hexdigest() for module in _MODULES]
     stage, label_map = STAGES[settings.stage].model_dump(), sorted((case.label_map or {}).items())
     contents = [_content(image, case.affine) for image in (case.image, case.label)]
@@ -79,7 +79,7 @@ def _key(case: Case, settings: Settings) -> str:
 
 
 def _content(image: Path | np.ndarray | None, affine: np.ndarray | None) -> str:
-    """Hash of voxels and grid of an image: a file or folder that was not changed is not read again."""
+    """Hash of voxels and grid of an image; an unchanged file or folder is not read again."""
     if image is None:
         return ""
     if isinstance(image, np.ndarray):
@@ -96,35 +96,35 @@ def _write(file: Path, region: Region) -> None:
     assert region.mask is not None  # a training region has a label
     target = region.mask.flatten().nonzero()[:, 0].to(torch.int32)
     tensors = {"image": region.image, "mask": region.mask, "target": target}
-    described = {"spacing": region.spacing, "start": region.box.start, "stop": region.box.stop}
-    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"region": json.dumps(described)})
+    geometry = {"spacing": region.spacing, "start": region.box.start, "stop": region.box.stop}
+    data = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"region": json.dumps(geometry)})
     with whole_file(file) as temporary:
         temporary.write_bytes(data)
 
 
 def _map(file: Path, case_id: str) -> Region | None:
-    """A region whose arrays stay on disk until they are used; ``None`` when there is no such file, or it is damaged."""
+    """A region whose arrays stay on disk until they are used; ``None`` if the file is missing or damaged."""
     try:
-        with safe_open(file, framework="pt") as opened:  # its tensors are mapped, not read
+        with safe_open(file, framework="pt") as opened:  # tensors are memory-mapped
             image, mask, target = (opened.get_tensor(name) for name in ("image", "mask", "target"))
-            described: dict[str, Any] = json.loads(opened.metadata()["region"])
+            geometry: dict[str, Any] = json.loads(opened.metadata()["region"])
     except (FileNotFoundError, SafetensorError, OSError):
         return None
-    spacing, start, stop = (tuple(described[name]) for name in ("spacing", "start", "stop"))
+    spacing, start, stop = (tuple(geometry[name]) for name in ("spacing", "start", "stop"))
     return Region(case_id, image, mask, spacing, Box(start, stop), target)
 
 
 def _check_host_memory(regions: Sequence[Region], count: int) -> None:
-    """Refuse to read more than memory holds, by what the regions so far take.
+    """Check that the regions of all cases fit into memory, by the mean size of the regions read so far.
 
     Raises:
-        DualTaskError: with the setting that helps.
+        DualTaskError: when they do not fit; it names the setting that keeps regions on disk.
     """
     size = sum(part.nbytes for region in regions for part in (region.image, region.mask) if part is not None)
-    rest, available = size / len(regions) * (count - len(regions)), host_memory()[1]
-    if available is not None and rest > available:
+    remaining, available = size / len(regions) * (count - len(regions)), host_memory()[1]
+    if available is not None and remaining > available:
         raise DualTaskError(
-            f"the regions of {count} cases take about {(size + rest) / 1e9:.1f} GB of memory, "
-            f"but {(size + available) / 1e9:.1f} GB are there",
+            f"the regions of {count} cases take about {(size + remaining) / 1e9:.1f} GB of memory, "
+            f"but only {(size + available) / 1e9:.1f} GB are available",
             "add --set machine.cache_regions=true, which keeps them on disk",
         )

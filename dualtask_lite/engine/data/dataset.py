@@ -1,7 +1,7 @@
-"""A case becomes training samples: region of interest -> augmented patch with its distance.
+"""Training samples of a case: region of interest, augmented patch, signed distance.
 
-Sample number ``i`` of a run is the same whatever process makes it and whenever: all its randomness comes
-from ``(seed, i)``. That is what makes a run resumable to the bit without storing any generator's state.
+All random numbers of sample ``i`` follow from ``(seed, i)``, so it does not depend on the process or the time at which
+it is generated. So a resumed run gives identical results without a stored generator state.
 """
 
 from __future__ import annotations
@@ -26,31 +26,30 @@ from dualtask_lite.method.distance import signed_distance
 
 @dataclass(frozen=True)
 class Region:
-    """What a stage sees of one case, on the working grid."""
+    """The part of a case that a stage processes, on the working grid."""
 
     case_id: str
     image: torch.Tensor  # (1, X, Y, Z) in [0, 1]
     mask: torch.Tensor | None  # (1, X, Y, Z), 0 or 1: the stage's target
     spacing: tuple[float, float, float]  # mm, of this grid
-    box: Box  # where it lies on the RAS+ grid of the scan
-    target: torch.Tensor | None = None  # (N,) places of the mask's voxels in the flattened mask, where they are known
+    box: Box  # on the RAS+ grid of the scan
+    target: torch.Tensor | None = None  # (N,) indices of the target's voxels in the flattened mask, if already computed
 
 
 def cut_region(scan: Scan, settings: Settings, box: Box, *, labelled: bool = True) -> Region:
-    """Cut a box from a scan and bring it to the working grid; a prediction needs no mask (``labelled=False``)."""
-    wanted = working_shape(box.shape, scan.spacing, settings.sample.spacing)
-    image = resample(window(torch.from_numpy(scan.volume[box.slices].copy())[None]), wanted)
+    """Cut a box from a scan and resample it to the working grid; a prediction needs no mask (``labelled=False``)."""
+    shape = working_shape(box.shape, scan.spacing, settings.sample.spacing)
+    image = resample(window(torch.from_numpy(scan.volume[box.slices].copy())[None]), shape)
     mask = None
     if labelled and scan.label is not None:
         target = target_mask(scan.label[box.slices], STAGES[settings.stage].target)
-        mask = resample_mask(torch.from_numpy(target)[None], wanted)
-    have, got = np.multiply(box.shape, scan.spacing), np.asarray(wanted)
-    x, y, z = (float(s) for s in have / got)
+        mask = resample_mask(torch.from_numpy(target)[None], shape)
+    x, y, z = (float(mm) for mm in np.multiply(box.shape, scan.spacing) / np.asarray(shape))
     return Region(scan.id, image, mask, (x, y, z), box)
 
 
 def training_region(case: Case, settings: Settings) -> Region:
-    """The region of a labelled case that a stage trains on: its box comes from the case's own label.
+    """The region of a labelled case that a stage trains on; its box comes from the label.
 
     Raises:
         DualTaskError: when the case cannot be read or has no label.
@@ -62,7 +61,7 @@ def training_region(case: Case, settings: Settings) -> Region:
 
 
 def training_box(scan: Scan, stage: Stage) -> Box:
-    """The box that a stage sees in training; the next larger region stands in for an organ that is not there."""
+    """The box that a stage processes in training; without its organ, the next larger region."""
     label = scan.label
     if stage.region != "volume" and label is not None:
         regions = ("tumour", "pancreas") if stage.region == "tumour" else ("pancreas",)
@@ -72,24 +71,23 @@ def training_box(scan: Scan, stage: Stage) -> Box:
     return Box.whole(scan.shape)
 
 
-def show_box(region: Region, jitter: float, rng: np.random.Generator) -> torch.Tensor:
-    """Hide what lies outside a box around the target whose faces are drawn anew: (1, X, Y, Z).
+def crop_randomly(region: Region, jitter: float, rng: np.random.Generator) -> torch.Tensor:
+    """Image (1, X, Y, Z) of a region, set to 0 outside a random box around the target.
 
-    The margin of the region is the widest; each face comes nearer by up to twice ``jitter`` mm, but never into the
-    target. Else a network learns that a lesion lies in the middle of what it is shown, which is not so when the box
-    comes from a prediction.
+    Each face of the box lies up to twice ``jitter`` mm inside the region, but never inside the target. Without this, a
+    network learns that a lesion lies in the middle of its box, which is not true if the box comes from a prediction.
     """
     if jitter == 0 or region.mask is None:
         return region.image
     target = Box.around(region.mask[0].numpy(), 0, region.spacing)
     if target is None:
         return region.image
-    shown: list[slice] = []
-    for step, side, first, last in zip(region.spacing, region.mask.shape[1:], target.start, target.stop, strict=True):
-        low, high = (rng.uniform(0, 2 * jitter, 2) / step).astype(int)
-        shown.append(slice(min(low, first), max(side - high, last)))
+    visible: list[slice] = []
+    for mm, side, start, stop in zip(region.spacing, region.mask.shape[1:], target.start, target.stop, strict=True):
+        low, high = (rng.uniform(0, 2 * jitter, 2) / mm).astype(int)
+        visible.append(slice(min(low, start), max(side - high, stop)))
     image = torch.zeros_like(region.image)
-    x, y, z = shown
+    x, y, z = visible
     image[:, x, y, z] = region.image[:, x, y, z]
     return image
 
@@ -100,7 +98,7 @@ class Samples(Dataset[dict[str, Any]]):
     Args:
         regions: one for each training case.
         settings: of the run.
-        indices: the numbers of the samples that this process makes, in order.
+        indices: of the samples that this process generates, in order.
 
     Each item is a dict: ``image``, ``mask``, ``distance_mm`` (1, X, Y, Z) of ``settings.sample.patch``, ``case_id`` and
     ``index``.
@@ -113,7 +111,7 @@ class Samples(Dataset[dict[str, Any]]):
         if unlabelled := [region.case_id for region in self.regions if region.mask is None]:
             raise DualTaskError(f"{unlabelled[0]}: has no label", "train on labelled cases only")
         self.masks = [region.mask for region in self.regions if region.mask is not None]
-        self.targets = [  # looked for once, not a sample
+        self.targets = [  # computed once, not for each sample
             mask.flatten().nonzero()[:, 0] if region.target is None else region.target
             for region, mask in zip(self.regions, self.masks, strict=True)
         ]
@@ -128,13 +126,13 @@ class Samples(Dataset[dict[str, Any]]):
         region, mask = self.regions[case], self.masks[case]
         rng = np.random.default_rng((self.settings.seed, index))
         centre = draw_centre(mask.shape[1:], self.targets[case], sample.foreground, rng)
-        # Without surroundings the distance is wrong where the organ goes on outside; beyond the band it is clipped.
-        halo = [math.ceil(self.settings.objective.band / step) for step in region.spacing]
-        whole = [side + 2 * more for side, more in zip(sample.patch, halo, strict=True)]
-        change = draw_change(self.settings.augment, whole, rng)
-        shown = show_box(region, STAGES[self.settings.stage].jitter, rng)
-        image, mask = move(shown, mask, centre, sample.patch, region.spacing, change, halo)
-        inner = (slice(None), *(slice(more, more + side) for more, side in zip(halo, sample.patch, strict=True)))
+        # The distance near the border of the patch depends on the mask outside, up to the band, where it is clipped.
+        halo = [math.ceil(self.settings.objective.band / mm) for mm in region.spacing]
+        size_with_halo = [side + 2 * extra for side, extra in zip(sample.patch, halo, strict=True)]
+        change = draw_change(self.settings.augment, size_with_halo, rng)
+        cropped = crop_randomly(region, STAGES[self.settings.stage].jitter, rng)
+        image, mask = move(cropped, mask, centre, sample.patch, region.spacing, change, halo)
+        inner = (slice(None), *(slice(extra, extra + side) for extra, side in zip(halo, sample.patch, strict=True)))
         return {
             "image": recolour(image, change),
             "mask": mask[inner].contiguous(),
@@ -145,9 +143,9 @@ class Samples(Dataset[dict[str, Any]]):
 
 
 def draw_case(index: int, cases: int, seed: int) -> int:
-    """Which case sample ``index`` comes from: every case once an epoch, in an order that changes."""
-    epoch, place = divmod(index, cases)
-    return int(np.random.default_rng((seed, epoch, cases)).permutation(cases)[place])
+    """Number of the case of sample ``index``: every case once in each epoch, in a new random order."""
+    epoch, position = divmod(index, cases)
+    return int(np.random.default_rng((seed, epoch, cases)).permutation(cases)[position])
 
 
 def draw_centre(
@@ -157,13 +155,13 @@ def draw_centre(
 
     Args:
         shape: (X, Y, Z) of the region.
-        target: the target's voxels, as places in the flattened region.
-        foreground: in [0, 1].
+        target: indices of the target's voxels in the flattened region.
+        foreground: probability, in [0, 1].
         rng: the only source of randomness.
     """
     if len(target) and rng.random() < foreground:
-        place = int(target[int(rng.integers(len(target)))])
+        voxel = int(target[int(rng.integers(len(target)))])
     else:
-        place = int(rng.integers(np.prod(shape)))
-    x, y, z = (int(i) for i in np.unravel_index(place, tuple(shape)))
+        voxel = int(rng.integers(np.prod(shape)))
+    x, y, z = (int(i) for i in np.unravel_index(voxel, tuple(shape)))
     return x, y, z

@@ -57,7 +57,7 @@ from dualtask_lite.engine.run import (
     write_json,
     write_rows,
 )
-from dualtask_lite.engine.training.devices import cards, pick_device, take_card
+from dualtask_lite.engine.training.devices import pick_device, select_card, visible_cards
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
@@ -170,7 +170,7 @@ def ablate(
     context = multiprocessing.get_context("spawn")
     summary: dict[str, Any] = {}
     pool = ProcessPoolExecutor(
-        jobs, mp_context=context, initializer=_start_process, initargs=(context.Value("i", 0), cards())
+        jobs, mp_context=context, initializer=_start_process, initargs=(context.Value("i", 0), visible_cards())
     )
     with progress_bar(progress) as bar, pool:
         task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
@@ -294,7 +294,7 @@ def run_cell(cell: Cell, plan: Plan, cases: Sequence[Case], out: Path, threads: 
 
 def _start_process(started: Synchronized[int], card_ids: Sequence[str]) -> None:
     """Give a process of the pool its card, and end the process when its parent is killed."""
-    take_card(started, card_ids)
+    select_card(started, card_ids)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -17,7 +17,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, training_region
-from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.run import METRICS, read_rows, write_rows
 from dualtask_lite.method.network import DualTaskNet
 

@@ -23,7 +23,8 @@ from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.grid import resample
 from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.engine.data.dataset import cut_region
-from dualtask_lite.engine.predict import Prediction, in_cascade_order, output_head, predict_heads, probability_of
+from dualtask_lite.engine.inference import output_head, predict_heads, probability_of
+from dualtask_lite.engine.predict import Prediction, in_cascade_order
 from dualtask_lite.engine.run import Model
 from dualtask_lite.method.convert import logit_to_distance
 from dualtask_lite.method.views import random_view

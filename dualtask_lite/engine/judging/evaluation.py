@@ -17,13 +17,7 @@ from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.metrics import case_metrics, summarise
-from dualtask_lite.engine.predict import (
-    Prediction,
-    in_cascade_order,
-    keep_large_components,
-    predict_box,
-    predict_scan,
-)
+from dualtask_lite.engine.predict import Prediction, in_cascade_order, keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model, write_json, write_rows
 from dualtask_lite.errors import DualTaskError

@@ -1,6 +1,6 @@
-"""One step of an optimisation: samples, views, terms, gradient, new weights.
+"""One optimisation step: batch, views, terms, gradients, update of the weights.
 
-Whatever is drawn in step ``n`` comes from ``(seed, n)``, and the learning rate and the ramps are functions of ``n``.
+All random numbers of step ``n`` follow from ``(seed, n)``, and the learning rate and the ramp are functions of ``n``.
 """
 
 from __future__ import annotations
@@ -52,33 +52,34 @@ class Steps:
     def run(self, first: int) -> Any:
         """Yield one row of metrics for each step from ``first`` (counted from 0) to the last."""
         for step, batch in enumerate(self.batches(first), start=first):
-            yield self.one(step, batch)
+            yield self.optimise(step, batch)
 
     def batches(self, first: int) -> Any:
-        """The share of this process in each batch from step ``first`` on; the loader makes them ahead."""
+        """Batches from step ``first`` on, the share of this process; loader processes prepare them in advance."""
         optimiser, machine = self.settings.optimiser, self.settings.machine
-        each = optimiser.batch // self.fabric.world_size
-        mine = slice(self.fabric.global_rank * each, (self.fabric.global_rank + 1) * each)
-        numbers = [
-            number
+        batch_size = optimiser.batch // self.fabric.world_size
+        own_share = slice(self.fabric.global_rank * batch_size, (self.fabric.global_rank + 1) * batch_size)
+        indices = [
+            index
             for step in range(first, optimiser.steps)
-            for number in range(step * optimiser.batch, (step + 1) * optimiser.batch)[mine]
+            for index in range(step * optimiser.batch, (step + 1) * optimiser.batch)[own_share]
         ]
         loader = DataLoader(
-            Samples(self.regions, self.settings, numbers),
-            batch_size=each,
+            Samples(self.regions, self.settings, indices),
+            batch_size=batch_size,
             num_workers=machine.workers,
             prefetch_factor=4 if machine.workers else None,
-            pin_memory=self.fabric.device.type == "cuda",  # the workers live as long as the run: it is one epoch
+            pin_memory=self.fabric.device.type == "cuda",
         )
+        # The run is a single epoch for the loader, so its worker processes start only once.
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
-    def one(self, step: int, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """One optimisation step."""
+    def optimise(self, step: int, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Do one optimisation step and return its row of metrics."""
         settings = self.settings
         rank = self.fabric.global_rank
-        generator = torch.Generator().manual_seed(_mixed(settings.seed, step, 0, rank))  # contrast
-        torch.manual_seed(_mixed(settings.seed, step, 1, rank))  # dropout
+        generator = torch.Generator().manual_seed(_derive_seed(settings.seed, step, 0, rank))  # contrast
+        torch.manual_seed(_derive_seed(settings.seed, step, 1, rank))  # dropout
         rate = learning_rate(step, settings)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -87,13 +88,13 @@ class Steps:
         outputs = per_view(self.model(views), settings.views.count)
         target = losses.Target(batch["mask"], batch["distance_mm"])
         terms = self.objective(outputs, target, generator=generator)
-        share = ramp(step, settings)
-        total = self.objective.total(terms, ramp=share)
+        ramp_factor = ramp(step, settings)
+        total = self.objective.total(terms, ramp=ramp_factor)
         self._check_finite(step, terms, batch)
-        every = settings.machine.gradients_every
+        interval = settings.machine.gradients_every
         norms: dict[str, float] = {}
-        if every and (step + 1) % every == 0:
-            weighted = {term: self.objective.total({term: value}, ramp=share) for term, value in terms.items()}
+        if interval and (step + 1) % interval == 0:
+            weighted = {term: self.objective.total({term: value}, ramp=ramp_factor) for term, value in terms.items()}
             norms = gradient_norms(weighted, self.net, self.fabric)
         self.optimiser.zero_grad()
         self.fabric.backward(total)
@@ -105,22 +106,22 @@ class Steps:
         return {"step": step + 1, "lr": f"{rate:.4g}", **values, **norms}
 
     def _means(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
-        """Mean over the processes; one transfer from the device for all of them."""
+        """Mean of each value over the processes; a single transfer from the device."""
         stacked: Any = self.fabric.all_reduce(torch.stack(list(values.values())).detach(), reduce_op="mean")
         return {name: round(value, 6) for name, value in zip(values, stacked.tolist(), strict=True)}
 
     def _check_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
-        finite = torch.isfinite(torch.stack(list(terms.values()))).tolist()  # one transfer from the device for all
-        if wrong := [name for name, is_finite in zip(terms, finite, strict=True) if not is_finite]:
+        finite = torch.isfinite(torch.stack(list(terms.values()))).tolist()  # a single transfer
+        if not_finite := [name for name, is_finite in zip(terms, finite, strict=True) if not is_finite]:
             cases = ", ".join(batch["case_id"])
             raise DualTaskError(
-                f"step {step + 1}: term {wrong[0]} is not finite on case {cases}; the last checkpoint is kept",
+                f"step {step + 1}: term {not_finite[0]} is not finite on case {cases}; the last checkpoint is kept",
                 "lower optimiser.lr, or check these cases, then go on with --resume",
             )
 
 
 def make_objective(settings: Settings) -> losses.Objective:
-    """The objective that the settings ask for."""
+    """Build the objective of the settings."""
     objective = settings.objective
     return losses.Objective(
         weights=objective.weights,
@@ -136,54 +137,54 @@ def draw_views(image: torch.Tensor, settings: Settings, numbers: torch.Tensor) -
     Args:
         image: (B, 1, X, Y, Z) in [0, 1].
         settings: of the run.
-        numbers: (B,) of the samples: a sample has the same views in whatever batch and process it is.
+        numbers: (B,) indices of the samples; the views of a sample depend on its index, not on its batch or process.
     """
     views = settings.views
     if views.count == 1:
         return image
     draw = partial(random_view, kernel_sizes=views.kernel_sizes, max_blend=views.max_blend)
-    drawn = []
-    for one, number in zip(image.split(1), numbers.tolist(), strict=True):
-        generator = torch.Generator().manual_seed(_mixed(settings.seed, number, 2))
-        first = one if views.keep_first else draw(one, generator)
-        drawn.append((first, draw(one, generator)))
-    return torch.cat([torch.cat(of_all) for of_all in zip(*drawn, strict=True)])
+    pairs = []  # (first view, second view) of each sample
+    for sample, number in zip(image.split(1), numbers.tolist(), strict=True):
+        generator = torch.Generator().manual_seed(_derive_seed(settings.seed, number, 2))
+        first = sample if views.keep_first else draw(sample, generator)
+        pairs.append((first, draw(sample, generator)))
+    return torch.cat([torch.cat(view) for view in zip(*pairs, strict=True)])
 
 
 def per_view(outputs: Outputs, count: int) -> list[Outputs]:
-    """Split the outputs of stacked views."""
+    """Split the outputs of stacked views into one ``Outputs`` for each view."""
     parts = [(None,) * count if field is None else field.chunk(count) for field in outputs]
     return [Outputs(*fields) for fields in zip(*parts, strict=True)]
 
 
 def make_optimiser(net: torch.nn.Module, settings: Settings) -> torch.optim.Optimizer:
-    """Adam or AdamW; the learning rate is set anew in each step."""
-    chosen = settings.optimiser
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[chosen.name]
-    # Fused, it reads the memory as it lies: the gradients of several processes lie otherwise, and Fabric cannot clip
-    # them in fp16.
+    """Adam or AdamW; each step sets the learning rate."""
+    options = settings.optimiser
+    optimiser_class = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[options.name]
+    # A fused optimiser needs gradients in the memory layout of the weights, which gradients of several processes do not
+    # have; and with it, Fabric cannot clip gradients in fp16.
     fused = pick_device(settings.machine.device) == "cpu" and world_size() == 1
-    return kind(net.parameters(), lr=chosen.lr, weight_decay=chosen.weight_decay, fused=fused)
+    return optimiser_class(net.parameters(), lr=options.lr, weight_decay=options.weight_decay, fused=fused)
 
 
 def learning_rate(step: int, settings: Settings) -> float:
-    """Learning rate of a step (counted from 0): polynomial decay of power 0.9, or one cycle with a cosine."""
+    """Learning rate of a step (counted from 0): polynomial decay of power 0.9, or linear warm-up and cosine decay."""
     optimiser = settings.optimiser
-    done = step / optimiser.steps
+    progress = step / optimiser.steps
     if optimiser.schedule == "poly":
-        return optimiser.lr * (1 - done) ** 0.9
+        return optimiser.lr * (1 - progress) ** 0.9
     warm_up = 0.1
-    if done < warm_up:
-        return optimiser.lr * (0.1 + 0.9 * done / warm_up)
-    return optimiser.lr * 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+    if progress < warm_up:
+        return optimiser.lr * (0.1 + 0.9 * progress / warm_up)
+    return optimiser.lr * 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
 
 
 def ramp(step: int, settings: Settings) -> float:
-    """Share of their weight that all terms but ``seg`` and ``dist`` have in a step."""
-    rising = settings.objective.ramp * settings.optimiser.steps
-    return min(1.0, step / rising) if rising else 1.0
+    """Factor from 0 to 1 on the weights of all terms except ``seg`` and ``dist``."""
+    ramp_steps = settings.objective.ramp * settings.optimiser.steps
+    return min(1.0, step / ramp_steps) if ramp_steps else 1.0
 
 
-def _mixed(*numbers: int) -> int:
-    """One well-mixed seed from several numbers."""
+def _derive_seed(*numbers: int) -> int:
+    """One seed from several numbers, statistically independent of the seeds from other numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)

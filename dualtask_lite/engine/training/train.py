@@ -1,14 +1,16 @@
 """One stage of training, readable in one sitting.
 
-The state of a run is its weights, the optimiser's moments and the number of steps: whatever is drawn in step
-``n`` comes from ``(seed, n)``, and the learning rate and the ramps are functions of ``n``. So a run that was
-killed goes on to the same weights as one that was not.
+The state of a run is its weights, the optimiser's moments and the number of steps: all random numbers of step ``n``
+follow from ``(seed, n)``, and the learning rate and the ramp are functions of ``n``. So a run that was killed and
+resumed ends with the same weights as an uninterrupted one.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,10 +27,10 @@ from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.data.cache import training_regions
 from dualtask_lite.engine.data.dataset import Region
-from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.training.devices import make_fabric, scaler_of, set_up
-from dualtask_lite.engine.training.memory import check_memory, next_smaller, report_out_of_memory
+from dualtask_lite.engine.training.memory import check_memory, first_reduction, report_out_of_memory
 from dualtask_lite.engine.training.step import Steps, make_optimiser
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import remove_leftovers
@@ -37,14 +39,14 @@ from dualtask_lite.method.network import DualTaskNet
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
-_LOOKED_AT = 8  # training cases that the closing Dice is measured on
+_FINAL_CASES = 8  # number of training cases on which the Dice in the manifest is measured
 
 Callback = Callable[[Mapping[str, Any]], bool | None]
 OnValidation = Callable[[DualTaskNet, Sequence[Region], Settings], None]
 
 
 def split_for(settings: Settings) -> Split:
-    """The cases that a run may see, by its settings; the held-out centre is the test part."""
+    """Split the cases of the settings into training, validation and test; the held-out centre is the test part."""
     cases = _labelled_cases(settings)
     share, seed = settings.data.validation, settings.seed
     if settings.data.held_out is None:
@@ -53,75 +55,78 @@ def split_for(settings: Settings) -> Split:
 
 
 def checked_split(settings: Settings, folder: Path, split: Split | None = None) -> Split:
-    """The cases that a run learns from and is watched on, once it is certain that it can learn from them.
+    """Select the training and validation cases of a run, and check that it can learn from them.
 
-    A run keeps to the cases that it began with: ``folder`` may hold a checkpoint that learned from some.
+    A resumed run keeps its cases: if ``folder`` holds a checkpoint, the split recorded there is restored.
 
     Args:
         settings: of the run.
         folder: of the run.
-        split: the cases; by default what ``settings.data`` says.
+        split: the cases; by default :func:`split_for` the settings.
 
     Raises:
-        DualTaskError: when there is no labelled case, none that holds the target, or a checkpoint in ``folder`` learned
-            from other cases.
+        DualTaskError: when there is no labelled case, no label contains the target, or the cases of the checkpoint in
+            ``folder`` are missing or differ from ``split``.
     """
     checkpoint = folder / files.CHECKPOINT
-    if began_with := files.cases_of_checkpoint(checkpoint) if checkpoint.exists() else ():
-        return _split_of(began_with, split, settings, folder)
+    if recorded := files.cases_of_checkpoint(checkpoint) if checkpoint.exists() else ():
+        return _restored_split(recorded, split, settings, folder)
     split = split or split_for(settings)
     if not split.train:
         raise DualTaskError(
-            "there is no labelled case to train on", "see dualtask data check for what is in the folder"
+            "there is no labelled case to train on", "list the content of the folder with dualtask data check"
         )
     _check_target_is_labelled(split.train, settings)
     return split
 
 
 def _labelled_cases(settings: Settings) -> list[Case]:
-    """The labelled cases that ``settings.data`` names, of all centres."""
+    """The labelled cases that ``settings.data`` selects, of all centres."""
     cases = find_cases(settings.data.source)
     if settings.data.cases is not None:
         known = {case.id: case for case in cases}
         if missing := [name for name in settings.data.cases if name not in known]:
             raise DualTaskError(
-                f"data.cases: no case {missing[0]!r} in {settings.data.source}", "see dualtask data check"
+                f"data.cases: no case {missing[0]!r} in {settings.data.source}",
+                "list its cases with dualtask data check",
             )
         cases = [known[name] for name in settings.data.cases]
     return [case for case in cases if case.label is not None]
 
 
-def _split_of(began_with: Sequence[files.TrainingCase], split: Split | None, settings: Settings, folder: Path) -> Split:
-    """The split that a run began with, by the contents of its images: files may have moved, and others come."""
-    here = _labelled_cases(settings) if split is None else [*split.train, *split.validation]
+def _restored_split(
+    recorded: Sequence[files.TrainingCase], split: Split | None, settings: Settings, folder: Path
+) -> Split:
+    """The recorded split of a run; cases are matched by image content, since files may be renamed or added."""
+    available = _labelled_cases(settings) if split is None else [*split.train, *split.validation]
     by_content: dict[str, list[Case]] = {}
-    for case in here:
+    for case in available:
         by_content.setdefault(case.digest(), []).append(case)
     parts: dict[str, list[Case]] = {"train": [], "validation": []}
-    for one in began_with:
-        same = by_content.get(one.digest, [])
-        if not same:
+    for record in recorded:
+        matches = by_content.get(record.digest, [])
+        if not matches:
             raise DualTaskError(
-                f"{folder}: began with case {one.id} of {one.centre}, which is not among the cases of today",
-                "put it back as it was, or start a new run in another folder",
+                f"{folder}: began with case {record.id} of {record.centre}, which is not among the available cases",
+                "restore this case, or start a new run in another folder",
             )
-        parts[one.role].append(next((case for case in same if case.id == one.id), same[0]))
-    kept = Split(train=tuple(parts["train"]), validation=tuple(parts["validation"]), test=())
-    if split and _training_cases(split) != _training_cases(kept):
+        parts[record.role].append(next((case for case in matches if case.id == record.id), matches[0]))
+    restored = Split(train=tuple(parts["train"]), validation=tuple(parts["validation"]), test=())
+    if split and _training_cases(split) != _training_cases(restored):
         raise DualTaskError(f"{folder}: began with another split of the cases", "start a new run in another folder")
-    return kept
+    return restored
 
 
 def _check_target_is_labelled(cases: Sequence[Case], settings: Settings) -> None:
-    """Refuse to train on labels none of which holds the target; one that does ends the search."""
+    """Raise an error if no label contains the target; the first label that does ends the search."""
     target = STAGES[settings.stage].target
-    found: set[int] = set()
+    values: set[int] = set()
     for case in cases:
         label = case.load().label
-        if label is None or target_mask(label, target).any():  # who reads the region refuses a case without label
+        if label is None or target_mask(label, target).any():  # training_region refuses a case without label
             return
-        found |= set(np.unique(label).tolist())
-    shown = ", ".join(f"{value} ({LABELS[value]})" for value in sorted(found))
+        values |= set(np.unique(label).tolist())
+    shown = ", ".join(f"{value} ({LABELS[value]})" for value in sorted(values))
     raise DualTaskError(
         f"{settings.stage}: none of the {len(cases)} labels to train on holds the target, {target}; they hold {shown}",
         "train another stage, or label the target; dualtask data check shows the labels of each source",
@@ -139,121 +144,172 @@ def train(
     callback: Callback | None = None,
     on_validation: OnValidation | None = None,
 ) -> Path:
-    """Train one stage and leave a run folder.
+    """Train one stage and write its run folder.
 
     Args:
         settings: of the run.
-        folder: the run folder; it may exist only when ``resume`` is set.
-        split: the cases to learn from; by default what ``settings.data`` says.
-        resume: go on after the last checkpoint in ``folder``, with the cases that it learned from, or start when there
-            is none yet. A finished run whose ``optimiser.steps`` are raised trains on.
+        folder: the run folder; it may hold a run only if ``resume`` is set.
+        split: the training and validation cases; by default :func:`split_for` the settings.
+        resume: continue after the last checkpoint in ``folder`` with the same cases, or start if there is none yet. A
+            finished run continues if ``optimiser.steps`` was increased.
         progress: show a bar on a terminal or in a notebook.
-        on_start: called when all is checked and read, and the first step comes next.
-        callback: called with each row of ``metrics.csv``; returning ``True`` stops the run as if it were finished.
-            A row holds ``step``, ``lr``, ``total``, each term that is on, ``seconds``; in a step that validates
-            ``val_dice``; and every ``machine.gradients_every`` steps the norm of the gradient of each term times its
-            weight and ramp: ``grad_TERM`` for the shared trunk, ``grad_TERM_seg_head``, ``grad_TERM_distance_head``.
+        on_start: called before the first step, after all checks and after all cases were read.
+        callback: called with each row of ``metrics.csv``; if it returns ``True``, the run ends as if it were finished.
+            A row holds ``step``, ``lr``, ``total``, each active term and ``seconds``; after a validation ``val_dice``;
+            and every ``machine.gradients_every`` steps the norm of the gradient of each term times its weight and
+            ramp: ``grad_TERM`` for the shared trunk, ``grad_TERM_seg_head``, ``grad_TERM_distance_head``.
         on_validation: called with the network, the validation regions and the settings after each validation, before
-            the callback of that step: to predict and show one, say with ``predict_region(net, regions[0].image,
-            settings)``. It must leave the weights alone.
+            the callback of that step; for example to show ``predict_region(net, regions[0].image, settings)``. It must
+            not change the weights.
 
     Returns:
         The run folder: ``config.yaml``, ``metrics.csv``, ``model.safetensors``, ``last.ckpt`` and ``manifest.json``.
 
     Raises:
-        DualTaskError: when there is nothing to train on, no label holds the target, the folder is taken or its run
-            began with other cases, the memory does not suffice, or the loss is not finite. Nothing is written before
-            all is checked and read.
+        DualTaskError: when there is no case to train on, no label contains the target, the folder holds a run already
+            or a run with other cases, the memory does not suffice, or the loss is not finite. Nothing is written before
+            all checks have passed and all cases are read.
     """
     started = time.perf_counter()
     folder = Path(folder)
     if not resume and (folder / files.METRICS).exists():
         raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
     fabric = make_fabric(settings)
-    needs = check_memory(settings, fabric.device)
+    memory_message = check_memory(settings, fabric.device)
     split = checked_split(settings, folder, split)
     settings = settings.changed({"data.source": absolute(settings.data.source)})
-    remedy = f"start again with {next_smaller(settings)}"
+    remedy = f"start again with {first_reduction(settings)}"
     with (
         progress_bar(progress and fabric.is_global_zero) as bar,
         report_out_of_memory("the device ran out of memory in training", remedy),
     ):
         if not bar.disable:
-            bar.console.print(needs)
-        if settings.machine.cache_regions:  # each process cuts its share, then all map everything
-            _regions(split.train[fabric.global_rank :: fabric.world_size], settings, bar)
-            fabric.barrier()
-        regions = _regions(split.train, settings, bar)
-        watched = evenly(split.validation, settings.machine.validate_cases)
-        validation = _regions(watched[fabric.global_rank :: fabric.world_size], settings, bar)
-        used = _training_cases(split) if fabric.is_global_zero else []
-        torch.manual_seed(settings.seed)
-        net = files.build_network(settings)
-        model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
-        checkpoint, scaler = folder / files.CHECKPOINT, scaler_of(fabric)
-        first = files.load_checkpoint(checkpoint, net, optimiser, scaler) if resume and checkpoint.exists() else 0
-        fabric.barrier()  # nobody writes before all have read
-        steps = Steps(fabric, net, model, optimiser, settings, regions)
-        log = None
-        if fabric.is_global_zero:
-            settings.write(folder / files.CONFIG)
-            if on_start:
-                on_start()
-            remove_leftovers(folder)
-            log = files.MetricsLog(folder / files.METRICS, steps.columns(), finished=first)
-        task = bar.add_task("training", total=settings.optimiser.steps, completed=first, note="")
-        machine = settings.machine
-        step, row = first, dict[str, Any]()
-        try:
-            for step, row in enumerate(steps.run(first), start=first + 1):
-                last = step == settings.optimiser.steps
-                if split.validation and (last or step % machine.validate_every == 0):
-                    row["val_dice"] = validate(net, validation, settings, fabric)
-                    if on_validation and fabric.is_global_zero:
-                        on_validation(net, validation, settings)
-                row["seconds"] = round(time.perf_counter() - started, 2)
-                if log:
-                    log.add(row)
-                bar.update(task, completed=step, note=f"loss {row['total']:.3f}")
-                stop = bool(callback and fabric.is_global_zero and callback(row))
-                stop = fabric.broadcast(stop) if callback else False
-                if log and (last or stop or step % machine.checkpoint_every == 0):
-                    files.save_checkpoint(checkpoint, net, optimiser, step, scaler, cases=used)
-                if stop:
-                    break
-        finally:
-            if log:
-                log.close()
-    mine = regions[:_LOOKED_AT][fabric.global_rank :: fabric.world_size]
-    # The last step has no value when a callback stopped the run there, or when the run was killed just after it.
-    validated = row["val_dice"] if "val_dice" in row else validate(net, validation, settings, fabric)
-    dice = {"train": validate(net, mine, settings, fabric), "validation": validated}
-    if fabric.is_global_zero:
-        files.write_json(
-            folder / files.MANIFEST,
-            {
-                "command": f"dualtask train {folder / files.CONFIG}",
-                "seed": settings.seed,
-                "steps": step,
-                "dice": dice,
-                "seconds": round(time.perf_counter() - started, 1),
-                "peak_memory_mb": files.peak_memory_mb(fabric.device),
-                "processes": fabric.world_size,
-                **files.provenance(fabric.device),
-                "held_out": settings.data.held_out,
-                "cases": [vars(case) for case in used],
-            },
-        )
-        files.save_model(folder / files.MODEL, net, settings, used)  # last: where it is, the run is finished
+            bar.console.print(memory_message)
+        run = _prepare(fabric, settings, folder, split, started, resume=resume, bar=bar)
+        with run.open_log(on_start) as log:
+            step, row = run.optimise(log, bar, callback, on_validation)
+    run.save_results(step, row)
     fabric.barrier()
     return folder
 
 
-def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fabric: Fabric) -> float | None:
-    """Mean Dice of regions on the working grid, over all processes; ``None`` when none of them holds the target.
+@dataclass(frozen=True)
+class _Run:
+    """A training whose cases are read and whose network is ready, at step ``first``.
 
-    The regions come from the labels of training centres, so this number watches a run; it is no result. So the image
-    is predicted as it is, without the flips that a result is the mean of.
+    With several processes, each has its own share of the validation regions, and only process 0 writes files.
+    """
+
+    steps: Steps
+    folder: Path
+    validation: list[Region]
+    has_validation: bool  # whether any process has a validation region
+    cases: list[files.TrainingCase]  # recorded in the files; empty except in process 0
+    first: int  # number of steps already finished
+    started: float  # time at which the training was called
+
+    @contextmanager
+    def open_log(self, on_start: Callable[[], None] | None) -> Iterator[files.MetricsLog | None]:
+        """Write the settings and open ``metrics.csv``; ``None`` except in process 0."""
+        if not self.steps.fabric.is_global_zero:
+            yield None
+            return
+        self.steps.settings.write(self.folder / files.CONFIG)
+        if on_start:
+            on_start()
+        remove_leftovers(self.folder)
+        log = files.MetricsLog(self.folder / files.METRICS, self.steps.columns(), finished=self.first)
+        try:
+            yield log
+        finally:
+            log.close()
+
+    def optimise(
+        self, log: files.MetricsLog | None, bar: Any, callback: Callback | None, on_validation: OnValidation | None
+    ) -> tuple[int, dict[str, Any]]:
+        """Do all remaining steps; returns the number of the last step and its row of metrics."""
+        steps, settings, fabric = self.steps, self.steps.settings, self.steps.fabric
+        machine = settings.machine
+        task = bar.add_task("training", total=settings.optimiser.steps, completed=self.first, note="")
+        step, row = self.first, dict[str, Any]()
+        for step, row in enumerate(steps.run(self.first), start=self.first + 1):
+            is_last = step == settings.optimiser.steps
+            if self.has_validation and (is_last or step % machine.validate_every == 0):
+                row["val_dice"] = self.mean_dice(self.validation)
+                if on_validation and fabric.is_global_zero:
+                    on_validation(steps.net, self.validation, settings)
+            row["seconds"] = round(time.perf_counter() - self.started, 2)
+            if log:
+                log.add(row)
+            bar.update(task, completed=step, note=f"loss {row['total']:.3f}")
+            stop = bool(callback and fabric.is_global_zero and callback(row))
+            stop = fabric.broadcast(stop) if callback else False
+            if log and (is_last or stop or step % machine.checkpoint_every == 0):
+                checkpoint, scaler = self.folder / files.CHECKPOINT, scaler_of(fabric)
+                files.save_checkpoint(checkpoint, steps.net, steps.optimiser, step, scaler, cases=self.cases)
+            if stop:
+                break
+        return step, row
+
+    def mean_dice(self, regions: Sequence[Region]) -> float | None:
+        """See :func:`validate`; every process passes its share of the regions."""
+        return validate(self.steps.net, regions, self.steps.settings, self.steps.fabric)
+
+    def save_results(self, step: int, row: Mapping[str, Any]) -> None:
+        """Write ``manifest.json`` and then the model, whose file marks the run as finished."""
+        fabric, settings = self.steps.fabric, self.steps.settings
+        own_regions = self.steps.regions[:_FINAL_CASES][fabric.global_rank :: fabric.world_size]
+        # The last row has no validation if a callback stopped the run, or if the run was killed just after that step.
+        validation_dice = row["val_dice"] if "val_dice" in row else self.mean_dice(self.validation)
+        final_dice = {"train": self.mean_dice(own_regions), "validation": validation_dice}
+        if not fabric.is_global_zero:
+            return
+        files.write_json(
+            self.folder / files.MANIFEST,
+            {
+                "command": f"dualtask train {self.folder / files.CONFIG}",
+                "seed": settings.seed,
+                "steps": step,
+                "dice": final_dice,
+                "seconds": round(time.perf_counter() - self.started, 1),
+                "peak_memory_mb": files.peak_memory_mb(fabric.device),
+                "processes": fabric.world_size,
+                **files.provenance(fabric.device),
+                "held_out": settings.data.held_out,
+                "cases": [vars(case) for case in self.cases],
+            },
+        )
+        files.save_model(self.folder / files.MODEL, self.steps.net, settings, self.cases)
+
+
+def _prepare(
+    fabric: Fabric, settings: Settings, folder: Path, split: Split, started: float, *, resume: bool, bar: Any
+) -> _Run:
+    """Read the cases, build the network, and load the last checkpoint if there is one; write nothing to ``folder``."""
+    own_share = slice(fabric.global_rank, None, fabric.world_size)
+    if settings.machine.cache_regions:  # each process cuts its share, then every process maps all regions
+        _regions(split.train[own_share], settings, bar)
+        fabric.barrier()
+    regions = _regions(split.train, settings, bar)
+    validation_cases = evenly(split.validation, settings.machine.validate_cases)
+    validation = _regions(validation_cases[own_share], settings, bar)
+    cases = _training_cases(split) if fabric.is_global_zero else []
+    torch.manual_seed(settings.seed)
+    net = files.build_network(settings)
+    model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
+    checkpoint, first = folder / files.CHECKPOINT, 0
+    if resume and checkpoint.exists():
+        first = files.load_checkpoint(checkpoint, net, optimiser, scaler_of(fabric))
+    fabric.barrier()  # no process writes before all have read
+    steps = Steps(fabric, net, model, optimiser, settings, regions)
+    return _Run(steps, folder, validation, bool(split.validation), cases, first, started)
+
+
+def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fabric: Fabric) -> float | None:
+    """Mean Dice of regions on the working grid, over all processes; ``None`` if no region contains the target.
+
+    The boxes of the regions come from the labels, so this number monitors a run and is not a result. To save time, the
+    network predicts without test-time flips.
     """
     scores = []
     settings = settings.changed({"prediction.flips": 1})
@@ -268,7 +324,7 @@ def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fa
 
 
 def evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
-    """So many of the cases, evenly spread over all of them: they come sorted by centre."""
+    """At most ``count`` cases at even intervals, so that every centre is represented: cases are sorted by centre."""
     return cases if len(cases) <= count else [cases[n * len(cases) // count] for n in range(count)]
 
 

@@ -156,7 +156,7 @@ def training_monitor(predict: Predict | None = None) -> TrainingMonitor:
     takes at most a tenth of the time.
 
     Args:
-        predict: ``engine.predict.predict_region``, or another function of (network, image, settings); with it the
+        predict: ``engine.inference.predict_region``, or another function of (network, image, settings); with it the
             monitor shows a slice of the first validation case.
 
     Example:

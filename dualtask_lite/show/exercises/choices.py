@@ -60,7 +60,7 @@ class Choice:
     def to_html(self) -> str:
         """Write the question and its options."""
         items = "".join(f"<li>{html.escape(option)}</li>" for option in self.options)
-        return f'{self._heading()}<ol type="a">{items}</ol>'
+        return f'{self._heading()}<ol type="a" style="list-style-type: lower-alpha">{items}</ol>'
 
     def _heading(self) -> str:
         return f"<p><strong>Before you go on:</strong> {html.escape(self.question)}</p>"

@@ -90,9 +90,10 @@ def scanner_or_patients(swapped: Sequence[Mapping[str, Any]]) -> tuple[str, str]
         return float(np.nanmean([row["dice"] for row in group]))
 
     home = mean("A", "A")
-    scanner, patients = home - mean("A", "C"), home - mean("C", "A")
-    letter = "c" if max(scanner, patients) < 0.05 else "a" if scanner > patients else "b"
+    scanner, patients = mean("A", "C") - home, mean("C", "A") - home
+    larger = max(abs(scanner), abs(patients))
+    letter = "c" if larger <= 0.05 else "a" if abs(scanner) == larger else "b"
     return (
         letter,
-        f"From {home:.2f} at home, the scanner of C costs {scanner:+.2f}, its patients {patients:+.2f}.",
+        f"From {home:.2f} in A, the scanner of C changes it by {scanner:+.2f}, the patients of C by {patients:+.2f}.",
     )

@@ -12,11 +12,11 @@ from scipy.interpolate import BSpline
 
 from dualtask_lite.engine.config import Augment
 from dualtask_lite.engine.data.augment import (
-    BEND,
+    DISPLACEMENT,
     GAMMA,
+    IDENTITY,
     KNOTS,
     NOISE,
-    NOTHING,
     Change,
     _splines,
     draw_change,
@@ -46,13 +46,13 @@ def test_identity_transform_changes_no_patch(shape, patch, data):
     mask = (image > 0.5).to(torch.uint8)
     centre = [data.draw(st.integers(0, side - 1)) for side in shape]
     spacing = [data.draw(st.floats(0.5, 5)) for _ in shape]
-    flat = Change(np.eye(3), bend=np.zeros((3, *(-(-side // KNOTS) + 3 for side in patch)), np.float32))
-    for nothing in (NOTHING, flat):
+    flat = Change(np.eye(3), displacement=np.zeros((3, *(-(-side // KNOTS) + 3 for side in patch)), np.float32))
+    for nothing in (IDENTITY, flat):
         moved, moved_mask = move(image, mask, centre, patch, spacing, nothing)
         assert moved.shape == moved_mask.shape == (1, *patch)
         np.testing.assert_allclose(moved[0], cut(image, centre, patch), atol=2e-5)
         np.testing.assert_array_equal(moved_mask[0], cut(mask, centre, patch))
-    assert torch.equal(recolour(image.clone(), NOTHING), image)
+    assert torch.equal(recolour(image.clone(), IDENTITY), image)
 
 
 def test_quarter_turns_and_flips_are_exact():
@@ -75,7 +75,7 @@ def test_any_affine_change_agrees_with_scipy(mode):
     spacing, centre, patch = np.array([0.8, 1.1, 2.5]), (22, 15, 13), (24, 17, 12)
     for _ in range(5):
         change = draw_change(Augment(elastic=0), patch, rng)
-        matrix = np.diag(1 / spacing) @ change.turn @ np.diag(spacing)
+        matrix = np.diag(1 / spacing) @ change.matrix @ np.diag(spacing)
         offset = centre - matrix @ (np.array(patch) // 2)
         order = {"bilinear": 1, "nearest": 0}[mode]
         args = {"output_shape": patch, "order": order, "mode": "grid-constant"}
@@ -116,7 +116,7 @@ def test_image_and_mask_move_as_one(bent):
     rng = np.random.default_rng(1)
     for _ in range(10):
         change = draw_change(Augment(elastic=float(bent)), (48, 48, 32), rng)
-        assert (change.bend is not None) is bent
+        assert (change.displacement is not None) is bent
         image, mask = move(volume, volume.to(torch.uint8), (31, 25, 18), (48, 48, 32), (1, 1, 2), change)
         assert mask.sum() > 500
         certain = (image - 0.5).abs() > 0.4  # away from the surface both say the same
@@ -136,25 +136,25 @@ def test_bend_follows_its_control_points():
     """Equal control points move everything alike, by so many voxels of the region."""
     volume, patch = noise(60, 60, 40), (32, 24, 16)
     bend = np.broadcast_to(np.array([3, -2, 4], np.float32)[:, None, None, None], (3, 5, 5, 4))
-    moved, _ = move(volume, volume, (30, 30, 20), patch, (0.7, 1, 2), Change(np.eye(3), bend=bend))
+    moved, _ = move(volume, volume, (30, 30, 20), patch, (0.7, 1, 2), Change(np.eye(3), displacement=bend))
     np.testing.assert_allclose(moved[0], cut(volume, (33, 28, 24), patch), atol=2e-5)
 
 
 def test_drawn_values_stay_in_range():
     rng = np.random.default_rng(0)
     still = draw_change(Augment(scale=0, rotation=0, elastic=0, flip=0, gamma=0, noise=0), (8, 8, 8), rng)
-    np.testing.assert_array_equal(still.turn, np.eye(3))
-    assert (still.bend, still.gamma, still.noise) == (None, 1, 0)
+    np.testing.assert_array_equal(still.matrix, np.eye(3))
+    assert (still.displacement, still.gamma, still.noise) == (None, 1, 0)
     changes = [draw_change(Augment(elastic=0.5), (32, 32, 16), rng) for _ in range(400)]
-    zooms = np.linalg.norm([c.turn for c in changes], axis=1)  # length of each column: 1 / zoom
+    zooms = np.linalg.norm([c.matrix for c in changes], axis=1)  # length of each column: 1 / zoom
     assert zooms.min() >= 1 / 1.2 - 1e-9
     assert zooms.max() <= 1 / 0.8 + 1e-9
-    mirrored = np.mean([np.linalg.det(c.turn) < 0 for c in changes])
+    mirrored = np.mean([np.linalg.det(c.matrix) < 0 for c in changes])
     assert 0.4 < mirrored < 0.6
-    assert 0.4 < np.mean([c.bend is not None for c in changes]) < 0.6
+    assert 0.4 < np.mean([c.displacement is not None for c in changes]) < 0.6
     assert all(GAMMA[0] <= c.gamma <= GAMMA[1] and 0 <= c.noise <= NOISE for c in changes)
-    assert np.std([b for c in changes if c.bend is not None for b in c.bend.ravel()]) == pytest.approx(
-        np.sqrt((BEND[0] ** 2 + BEND[0] * BEND[1] + BEND[1] ** 2) / 3), rel=0.1
+    assert np.std([b for c in changes if c.displacement is not None for b in c.displacement.ravel()]) == pytest.approx(
+        np.sqrt((DISPLACEMENT[0] ** 2 + DISPLACEMENT[0] * DISPLACEMENT[1] + DISPLACEMENT[1] ** 2) / 3), rel=0.1
     )
     assert 0.2 < np.mean([c.noise > 0 for c in changes]) < 0.4
 

@@ -10,7 +10,7 @@ from scipy import ndimage
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine.config import Augment, Settings
-from dualtask_lite.engine.data.dataset import Region, Samples, draw_case, draw_centre, show_box, training_region
+from dualtask_lite.engine.data.dataset import Region, Samples, crop_randomly, draw_case, draw_centre, training_region
 from dualtask_lite.errors import DualTaskError
 
 STILL = {f"augment.{name}": 0 for name in Augment.model_fields}
@@ -125,8 +125,8 @@ def test_a_jittered_box_moves_and_never_cuts_the_target(where):
     mask[0, where, where, where] = 1
     region = Region("a", torch.ones(1, 60, 60, 60), mask, (1.0, 1.0, 2.0), Box.whole((60, 60, 60)))
     rng = np.random.default_rng(0)
-    shown = [show_box(region, 10, rng) for _ in range(8)]
+    shown = [crop_randomly(region, 10, rng) for _ in range(8)]
     assert all((image[mask > 0] == 1).all() for image in shown)
     assert len({int(image.sum()) for image in shown}) > 4
     assert all(0 < image.mean() < 1 for image in shown)
-    assert torch.equal(show_box(region, 0, rng), region.image)
+    assert torch.equal(crop_randomly(region, 0, rng), region.image)

@@ -20,7 +20,8 @@ CPU = {"device": "cpu", "progress": False}
 @pytest.fixture(scope="module")
 def hospital(tmp_path_factory):
     """Four small cases of D."""
-    return make_phantom(tmp_path_factory.mktemp("exam"), cases=4, size=(40, 40, 20), of=centres(exam=True))
+    folder = tmp_path_factory.mktemp("exam")
+    return make_phantom(folder, cases=4, size=(40, 40, 20), centres_to_write=centres(exam=True))
 
 
 def result(case, dice, ml=10.0, found=10.0, target="tumour"):

@@ -11,13 +11,13 @@ from dualtask_lite.engine.run import build_network
 from dualtask_lite.engine.training import memory
 from dualtask_lite.engine.training.memory import (
     MARGIN,
-    Alive,
+    MemoryCounter,
     _total,
-    advice,
     check_memory,
     free_bytes,
     release_memory,
     step_bytes,
+    suggest_reduction,
 )
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method import losses
@@ -46,11 +46,11 @@ def test_memory_rehearsal_counts_tensors_of_a_real_step(recompute):
     settings = Settings.of("paper", {**SMALL, "machine.recompute": recompute, "objective.weights.feat": 0})
     net = build_network(settings)
     weights = 4 * sum(weight.numel() for weight in net.parameters())
-    with Alive() as alive:
+    with MemoryCounter() as counter:
         image = torch.rand(1, 1, 32, 32, 32)
         target = losses.Target(torch.zeros_like(image), torch.zeros_like(image))
         _total(settings, list(net(torch.cat([image] * 2))), target).backward()
-    estimate, real = step_bytes(settings, "cpu"), alive.peak + 4 * weights
+    estimate, real = step_bytes(settings, "cpu"), counter.peak + 4 * weights
     # The copies around an instance norm on a CPU are not rehearsed; the margin that is added must cover them.
     assert estimate <= 1.1 * real
     assert real <= MARGIN * estimate
@@ -85,9 +85,9 @@ def test_missing_card_is_assumed_to_be_new(monkeypatch):
 def test_the_advice_is_the_least_change_that_fits():
     settings = Settings.of("colab", {"machine.precision": "bf16-mixed"})
     needed = MARGIN * step_bytes(settings, "cuda")
-    assert "--set machine.recompute=true (about" in advice(settings, "cuda", 0.9 * needed)
-    assert "--set machine.recompute=true --set optimiser.batch=1" in advice(settings, "cuda", 0.4 * needed)
-    assert "sample.patch=[" in advice(settings, "cuda", 0.15 * needed)
+    assert "--set machine.recompute=true (about" in suggest_reduction(settings, "cuda", 0.9 * needed)
+    assert "--set machine.recompute=true --set optimiser.batch=1" in suggest_reduction(settings, "cuda", 0.4 * needed)
+    assert "sample.patch=[" in suggest_reduction(settings, "cuda", 0.15 * needed)
 
 
 @pytest.mark.parametrize(("profile", "card_gb"), [("colab", 15), ("gpu", 24), ("paper", 24)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dualtask_lite.engine.bench.samples import made_region
+from dualtask_lite.engine.bench.samples import synthetic_region
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import build_network
 from dualtask_lite.engine.training.devices import make_fabric, set_up
@@ -19,7 +19,7 @@ def steps_of(weights):
     settings = Settings.of("laptop", {**small, "objective.weights": weights, "machine.device": "cpu"})
     fabric, net = make_fabric(settings), build_network(settings)
     model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
-    return Steps(fabric, net, model, optimiser, settings, [made_region(settings)])
+    return Steps(fabric, net, model, optimiser, settings, [synthetic_region(settings)])
 
 
 def test_more_terms_need_no_more_transfers(transfers):

@@ -14,7 +14,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.predict import predict_region
+from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.training import devices, memory
 from dualtask_lite.engine.training import step as engine
 from dualtask_lite.engine.training import train as engine_train
@@ -361,9 +361,9 @@ def test_fp16_scaler_resumes(tmp_path):
 def test_an_old_card_gets_fp16_and_a_new_one_bf16(monkeypatch, capability, precision):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    assert devices.precision_of("auto", "cuda") == precision
-    assert devices.precision_of("auto", "cpu") == "32-true"
-    assert devices.precision_of("32-true", "cuda") == "32-true"
+    assert devices.resolve_precision("auto", "cuda") == precision
+    assert devices.resolve_precision("auto", "cpu") == "32-true"
+    assert devices.resolve_precision("32-true", "cuda") == "32-true"
 
 
 def test_more_processes_than_cards_are_refused(monkeypatch):

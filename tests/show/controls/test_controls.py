@@ -19,8 +19,8 @@ from PIL import Image
 from scipy import ndimage
 
 from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.judging.metrics import case_metrics
-from dualtask_lite.engine.predict import predict_region
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.method.convert import distance_to_probability, gradient_alive
 from dualtask_lite.method.distance import published_distance, signed_distance

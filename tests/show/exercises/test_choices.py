@@ -33,7 +33,10 @@ def test_a_page_shows_the_question_and_its_options():
     bundle = choice("99.A", "Which way & why?", *OPTIONS)._repr_mimebundle_()
     assert set(bundle) == {"text/html", "text/plain"}, "no widget where there is no kernel"
     assert "Which way &amp; why?" in bundle["text/html"]
-    assert '<ol type="a"><li>up</li><li>down &lt;b&gt;</li></ol>' in bundle["text/html"]
+    assert (
+        '<ol type="a" style="list-style-type: lower-alpha"><li>up</li><li>down &lt;b&gt;</li></ol>'
+        in bundle["text/html"]
+    )
     assert bundle["text/plain"].splitlines()[1:] == ["a) up", "b) down <b>"]
 
 
