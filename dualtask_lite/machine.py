@@ -36,7 +36,7 @@ def cores() -> int:
 def has_bf16() -> bool:
     """Whether the card computes in bf16: from Ampere on; older cards, such as a T4 (7.5), only emulate it.
 
-    Unknown newer cards, and the card of another machine that is planned for on this one, are assumed to.
+    Unknown newer cards are assumed to support it. So is the card of another machine, when this one only plans its run.
     """
     import torch  # here, because the doctor must also diagnose a machine whose torch is broken
 

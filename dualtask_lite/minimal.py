@@ -55,15 +55,15 @@ def cut(volume: torch.Tensor, centre: Sequence[int], sides: Sequence[int]) -> to
 
 def sample(regions: Sequence[Region], index: int) -> list[torch.Tensor]:
     """Image, mask and distance (mm) of a sample, each (1, x, y, z); all random choices follow from its index."""
-    epoch, place = divmod(index, len(regions))
+    epoch, position = divmod(index, len(regions))
     order = np.random.default_rng((SEED, epoch, len(regions))).permutation(len(regions))
-    image, mask, spacing = regions[order[place]]
+    image, mask, spacing = regions[order[position]]
     rng = np.random.default_rng((SEED, index))
     target = mask.flatten().nonzero()[:, 0]
     on_target = len(target) > 0 and rng.random() < FOREGROUND
     voxel = int(target[rng.integers(len(target))]) if on_target else int(rng.integers(mask.numel()))
     centre = [int(at) for at in np.unravel_index(voxel, mask.shape[1:])]
-    halo = [math.ceil(BAND / mm) for mm in spacing]  # the distance needs the surroundings, as far as the band reaches
+    halo = [math.ceil(BAND / mm) for mm in spacing]  # the distance depends on the mask up to the band around the patch
     around = cut(mask, centre, [side + 2 * more for side, more in zip(PATCH, halo, strict=True)])
     x, y, z = (slice(more, more + side) for more, side in zip(halo, PATCH, strict=True))
     distance = signed_distance(around[None], spacing)[0]
@@ -83,12 +83,12 @@ def train(net: DualTaskNet, regions: Sequence[Region]) -> Iterator[float]:
     optimiser = torch.optim.AdamW(net.parameters(), weight_decay=DECAY)
     for step in range(STEPS):
         seed = np.random.SeedSequence((SEED, step, 1, 0)).generate_state(1, np.uint64)[0] >> 1
-        torch.manual_seed(int(seed))  # of the dropout
+        torch.manual_seed(int(seed))  # for dropout
         optimiser.param_groups[0]["lr"] = RATE * (1 - step / STEPS) ** 0.9
         samples = (sample(regions, index) for index in range(step * BATCH, (step + 1) * BATCH))
         image, mask, distance = map(torch.stack, zip(*samples, strict=True))  # (BATCH, 1, x, y, z)
         terms = objective([net.train()(image)], Target(mask, distance), generator=torch.Generator())
-        loss = objective.total(terms, ramp=min(1.0, step / (RAMP * STEPS)))  # the conversions start slowly
+        loss = objective.total(terms, ramp=min(1.0, step / (RAMP * STEPS)))  # conversion terms grow from 0
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(net.parameters(), CLIP)
@@ -98,7 +98,7 @@ def train(net: DualTaskNet, regions: Sequence[Region]) -> Iterator[float]:
 
 @torch.no_grad()
 def predict(net: DualTaskNet, scan: Scan) -> np.ndarray:
-    """The mask (X, Y, Z) of a scan on its own grid: where the mean probability of both heads is at least a half."""
+    """The mask (X, Y, Z) on the grid of the scan: where the mean probability of both heads is at least one half."""
     image = image_of(scan)
     outputs = net.eval()(F.pad(image, [n for side in reversed(image.shape[1:]) for n in (0, -side % STRIDE)])[None])
     both = (outputs.seg.sigmoid() + distance_to_probability(from_band(outputs.distance), TAU)) / 2
@@ -107,7 +107,7 @@ def predict(net: DualTaskNet, scan: Scan) -> np.ndarray:
 
 
 def main() -> None:
-    """Train on all centres but one, and test on the first case of that one."""
+    """Train on all centres but one, and test on the first case of the held-out one."""
     cases = find_cases("phantom")
     net, regions = new_network(), [load(case.load()) for case in cases if case.centre != HELD_OUT]
     for step, loss in enumerate(train(net, regions)):

@@ -59,17 +59,17 @@ def run_folder(path: str | Path) -> Path:
     weights = [source / "model.safetensors" for source in sources]
     if missing := [file for file in weights if not file.exists()]:
         raise DualTaskError(
-            f"{missing[0]}: this reference model is missing", "train it with make models, which takes hours"
+            f"{missing[0]}: this file of a reference model is missing", "train it with make models, which takes hours"
         )
     digest = hashlib.sha256(b"".join(file.read_bytes() for file in weights)).hexdigest()
     folder = cache_folder() / "models" / digest[:12] / str(path)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".growing-", dir=folder.parent) as growing:
+        with tempfile.TemporaryDirectory(prefix=".growing-", dir=folder.parent) as unfinished:
             for source in sources:
-                shutil.copytree(source, Path(growing) / "run" / source.name)
+                shutil.copytree(source, Path(unfinished) / "run" / source.name)
             try:
-                (Path(growing) / "run").rename(folder)
+                (Path(unfinished) / "run").rename(folder)
             except OSError:
                 if not folder.exists():  # else another process has made it, with the same content
                     raise

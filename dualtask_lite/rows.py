@@ -18,7 +18,7 @@ def number(value: Any) -> float:
 
 
 def mean_of(values: Iterable[Any]) -> float:
-    """Mean of those values of rows that are defined; NaN when none is."""
+    """Mean of the defined values of a column; NaN when none is defined."""
     known = [value for value in map(number, values) if math.isfinite(value)]
     return fmean(known) if known else math.nan
 

@@ -85,7 +85,7 @@ INDEX = """<!DOCTYPE html>
 body {{ font-family: system-ui, sans-serif; max-width: 1000px; margin: 0 auto;
   padding: 1em; line-height: 1.5; }}
 article {{ border-top: 1px solid #ccc; padding: 1em 0; }}
-table {{ border-collapse: collapse; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
 td, th {{ padding: 0.2em 1em 0.2em 0; text-align: left; vertical-align: top; }}
 caption {{ text-align: left; font-weight: bold; }}
 </style></head><body>

@@ -94,7 +94,7 @@ def unpack(
 ) -> dict[str, int]:
     """Unpack a tar or zip archive; no file reaches the folder before the whole archive was read.
 
-    Every member is checked and written here, so that all versions of Python behave alike: some releases of 3.10 and
+    Every member is checked and written here, so that all versions of Python behave the same: some releases of 3.10 and
     3.11 lack ``tarfile``'s data filter, and ``zipfile`` has none. Only plain files are written, with the permissions
     of new files.
 

@@ -1,6 +1,6 @@
-"""Looking at it: figures and viewers.
+"""Figures and viewers.
 
-One call each: ``slices``, ``volume3d``, ``compare`` and ``page``. Nothing of Jupyter is imported before it draws.
+The main calls are ``slices``, ``volume3d``, ``compare`` and ``page``. They import Jupyter only when they draw.
 """
 
 from dualtask_lite.show.slices.browser import slices

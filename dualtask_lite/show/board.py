@@ -37,7 +37,7 @@ class Board:
         template = Template(Path(__file__).with_suffix(".html").read_text(encoding="utf-8"))
         return template.substitute(
             summary=html.escape(self._in_words()),
-            rows="\n".join(self._row(place, team) for place, team in enumerate(self.teams, start=1)),
+            rows="\n".join(self._row(rank, team) for rank, team in enumerate(self.teams, start=1)),
             figure=self._figure() if self.teams else "",
             spread=f"{self.spread:.3f}",
         )
@@ -55,10 +55,10 @@ class Board:
             f"Luck alone gives {self.luck[self.hand_ins - 1]:+.3f} as the best of {hand_ins}."
         )
 
-    def _row(self, place: int, team: Row) -> str:
+    def _row(self, rank: int, team: Row) -> str:
         seconds = team.get("trained_seconds")
         cells = {
-            "place": str(place),
+            "place": str(rank),
             "team": html.escape(str(team["team"])),
             "Dice": f"<strong>{team['dice']:.3f}</strong>",
             "difference from the baseline": f"{team['difference']:+.3f} <span class='interval'>({team['low']:+.3f} to "
@@ -72,13 +72,13 @@ class Board:
         return f"<tr>{''.join(columns)}</tr>"
 
     def _interval(self, team: Row) -> str:
-        """Draw one interval on the scale of all, with a line at no difference; the numbers stand beside it."""
-        reach = max(1e-6, *(abs(team[end]) for team in self.teams for end in ("low", "high")))
+        """Draw one interval on the scale of all teams, with a line at zero; the numbers are beside it."""
+        largest = max(1e-6, *(abs(team[end]) for team in self.teams for end in ("low", "high")))
 
-        def across(value: float) -> float:
-            return round(_BAR / 2 * (1 + 0.95 * value / reach), 1)
+        def x_of(value: float) -> float:
+            return round(_BAR / 2 * (1 + 0.95 * value / largest), 1)
 
-        low, middle, high = (across(team[key]) for key in ("low", "difference", "high"))
+        low, middle, high = (x_of(team[key]) for key in ("low", "difference", "high"))
         return (
             f'<svg class="bar" viewBox="0 0 {_BAR} 16" aria-hidden="true">'
             f'<line class="zero" x1="{_BAR / 2}" x2="{_BAR / 2}" y1="0" y2="16"/>'

@@ -36,8 +36,16 @@ __all__ = [
 
 MANIFEST_TYPE = "application/vnd.dualtask.manifest+json"
 _STARTED = time.monotonic()
-# First letters of a class of Pygments -> name of its colour in the theme of JupyterLab.
-_WORDS = {"k": "keyword", "ow": "keyword", "s": "string", "c": "comment", "m": "number", "nb": "builtin", "nf": "def"}
+# Start of the name of a token class of Pygments -> its colour in the theme of JupyterLab.
+_TOKEN_COLOURS = {
+    "k": "keyword",
+    "ow": "keyword",
+    "s": "string",
+    "c": "comment",
+    "m": "number",
+    "nb": "builtin",
+    "nf": "def",
+}
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,7 @@ class Source:
 
         rules = (
             f'.dualtask-source [class^="{start}"] {{ color: var(--jp-mirror-editor-{colour}-color, inherit) }}'
-            for start, colour in _WORDS.items()
+            for start, colour in _TOKEN_COLOURS.items()
         )
         code = highlight(self.code, PythonLexer(), HtmlFormatter(nowrap=True))
         style = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; margin: 1em 1.5em"
@@ -96,15 +104,15 @@ def new_folder(lesson: str) -> Path:
         DualTaskError: when both are read-only.
     """
     prefix = f"{lesson}-{time.strftime('%Y%m%d-%H%M%S')}-"
-    places = (Path("runs"), Path.home() / "dualtask-runs")
-    for place in places:
+    folders = (Path("runs"), Path.home() / "dualtask-runs")
+    for folder in folders:
         try:
-            place.mkdir(exist_ok=True)
-            return place / Path(tempfile.mkdtemp(prefix=prefix, dir=place)).name  # absolute from Python 3.12 on
+            folder.mkdir(exist_ok=True)
+            return folder / Path(tempfile.mkdtemp(prefix=prefix, dir=folder)).name  # absolute from Python 3.12 on
         except OSError:
             continue
     raise DualTaskError(
-        f"neither {places[0].absolute()} nor {places[1]} can be written", "free some space in the home folder"
+        f"neither {folders[0].absolute()} nor {folders[1]} can be written", "free some space in the home folder"
     )
 
 

@@ -18,25 +18,25 @@ def lesson_cases(
 ) -> list[Case]:
     """Find the labelled cases of a lesson, and print in one sentence what it needs and what the source holds.
 
-    If all cases are of one hospital, they are split into as many parts as the lesson needs hospitals; between such
-    parts there is no gap to measure. Hospitals with too few cases are skipped.
+    If all cases are of one hospital, they are split into as many parts as the lesson needs hospitals; such
+    parts differ by chance only. Hospitals with too few cases are skipped.
 
     Args:
         data_dir: a known source or a folder with cases; empty: the embedded three-centre data.
         hospitals: required number of hospitals.
         cases: required number of labelled cases of each.
         tumours: how many labels of each hospital must contain a tumour.
-        learned: digests of the images that a model of the lesson has learned from; their cases are left out.
+        learned: digests of the images that a model of the lesson was trained on; their cases are left out.
 
     Returns:
         The labelled cases, by hospital.
 
     Raises:
-        DualTaskError: when the source holds too few cases, with the same sentence.
+        DualTaskError: when the source holds too few cases; the message is the same sentence.
     """
     source = data_dir or "phantom"
     labelled = [case for case in find_cases(source) if case.label is not None]
-    of_all = len(labelled)
+    count = len(labelled)
     if learned:
         labelled = [case for case in labelled if case.digest() not in learned]
     by_hospital = _by_hospital(labelled)
@@ -44,21 +44,21 @@ def lesson_cases(
     if is_split:
         by_hospital = _by_hospital(_in_parts(labelled, hospitals))
     enough = {name: group for name, group in by_hospital.items() if _suffices(group, cases, tumours)}
-    needs = f"This lesson needs {_count(hospitals, 'hospital')}, each with {_count(cases, 'labelled case')}"
-    needs += f" and a tumour in {'one' if tumours == 1 else tumours} of them" if tumours else ""
+    required = f"This lesson needs {_count(hospitals, 'hospital')}, each with {_count(cases, 'labelled case')}"
+    required += f" and a tumour in {'one' if tumours == 1 else tumours} of them" if tumours else ""
     listed = ", ".join(f"{name} {len(group)}" for name, group in by_hospital.items())
     holds = f"{source} holds {_count(len(labelled), 'labelled case')}" + (f" ({listed})" if listed else "")
-    if left := of_all - len(labelled):
-        holds += f", and {left} that the model has learned from"
+    if learned_count := count - len(labelled):
+        holds += f", and {learned_count} that the model has learned from"
     if is_split:
         holds += f" of one hospital, split into {hospitals} parts that differ by chance only"
     if left_out := [name for name in by_hospital if name not in enough]:
         holds += f"; too little is in {', '.join(left_out)}"
     if len(enough) < hospitals:
         raise DualTaskError(
-            f"{needs}; {holds}", "set data_dir to another folder, or leave it empty for the embedded data"
+            f"{required}; {holds}", "set data_dir to another folder, or leave it empty for the embedded data"
         )
-    print(f"{needs}; {holds}.")
+    print(f"{required}; {holds}.")
     return [case for group in enough.values() for case in group]
 
 

@@ -28,7 +28,7 @@ ERROR_MAP = "viridis"  # of a surface, mm: dark is a small error, bright a large
 DISTANCE_MAP = "RdBu_r"  # diverging, centred on the surface: blue inside (negative), red outside
 
 CENTRES = (BLUE, ORANGE, GREEN, MAGENTA, SKY, VERMILLION)
-#: Colour and marker of each arm, in the order of a table; more than these are drawn again from the first.
+#: Colour and marker of each arm, in the order of a table; further arms start again from the first.
 ARMS = ((GREY, "o"), (BLUE, "s"), (VERMILLION, "^"), (GREEN, "D"), (MAGENTA, "v"), (ORANGE, "P"), (SKY, "X"))
 #: Colour and line style of each term of the objective, under its name in ``metrics.csv``.
 TERMS: dict[str, tuple[str, str]] = {

@@ -93,8 +93,8 @@ def draw_ct(axes: Axes, scan: Scan, plane: str, at: Sequence[int], field: float 
     axes.xaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.tick_params(labelsize=8)
-    for letter, place in zip(PLANES[plane][1], _LETTER_POSITIONS, strict=True):
-        text = axes.text(*place, letter, color="white", ha="center", va="center", transform=axes.transAxes)
+    for letter, position in zip(PLANES[plane][1], _LETTER_POSITIONS, strict=True):
+        text = axes.text(*position, letter, color="white", ha="center", va="center", transform=axes.transAxes)
         text.set_path_effects([withStroke(linewidth=2, foreground="black")])
 
 

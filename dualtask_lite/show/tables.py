@@ -19,10 +19,10 @@ def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
     hospitals = sorted({str(row["centre"]) for row in rows})
     lines = []
     for arm in dict.fromkeys(row["arm"] for row in rows):
-        mine = [row for row in rows if row["arm"] == arm]
-        means = {name: mean_of(row[metric] for row in mine if row["centre"] == name) for name in hospitals}
-        trainings = len({(row["centre"], row["seed"]) for row in mine})
-        lines.append({"arm": arm, "trainings": trainings, **means, "found": mean_of(row["detected"] for row in mine)})
+        of_arm = [row for row in rows if row["arm"] == arm]
+        means = {name: mean_of(row[metric] for row in of_arm if row["centre"] == name) for name in hospitals}
+        trainings = len({(row["centre"], row["seed"]) for row in of_arm})
+        lines.append({"arm": arm, "trainings": trainings, **means, "found": mean_of(row["detected"] for row in of_arm)})
     return Table(lines, f"Mean {metric} on each held-out hospital, and the share of lesions found", digits=3)
 
 
@@ -36,29 +36,29 @@ def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision"
     keys = dict.fromkeys((row["arm"], str(row["centre"]), str(row["seed"])) for row in rows)
     lines = []
     for key in keys:
-        mine = [row for row in rows if (row["arm"], str(row["centre"]), str(row["seed"])) == key]
-        about = dict(zip(("arm", "held out", "seed"), key, strict=True))
-        lines.append(about | {metric: mean_of(row[metric] for row in mine) for metric in metrics})
+        of_training = [row for row in rows if (row["arm"], str(row["centre"]), str(row["seed"])) == key]
+        training = dict(zip(("arm", "held out", "seed"), key, strict=True))
+        lines.append(training | {metric: mean_of(row[metric] for row in of_training) for metric in metrics})
     return Table(lines, "Mean over the cases that each training was tested on")
 
 
 def differences(comparisons: Sequence[Row]) -> Table:
-    """Show how far each arm is from the baseline, with both intervals and what follows from them.
+    """Show the difference of each arm from the baseline, with both intervals and the conclusion.
 
     Args:
         comparisons: of one metric, see ``engine.judging.statistics.compare``.
     """
     lines = [
         {
-            "arm": one["arm"],
-            "difference": f"{one['difference']:+.3f}",
-            "over trainings and cases": _ends(one["hierarchical"]),
-            "over cases alone": _ends(one["interval"]),
-            "p (Holm)": f"{one['p_holm']:.2g}",
-            "by hospital": {name: f"{value:+.3f}" for name, value in one["by_centre"].items()},
-            "conclusion": one["conclusion"],
+            "arm": comparison["arm"],
+            "difference": f"{comparison['difference']:+.3f}",
+            "over trainings and cases": _ends(comparison["hierarchical"]),
+            "over cases alone": _ends(comparison["interval"]),
+            "p (Holm)": f"{comparison['p_holm']:.2g}",
+            "by hospital": {name: f"{value:+.3f}" for name, value in comparison["by_centre"].items()},
+            "conclusion": comparison["conclusion"],
         }
-        for one in comparisons
+        for comparison in comparisons
     ]
     return Table(lines, "Difference from the baseline, with 95 % intervals")
 

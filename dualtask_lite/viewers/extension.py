@@ -1,7 +1,7 @@
 """The JupyterLab extension of itkwidgets, with local JavaScript instead of JavaScript from the network.
 
-Of the files that pip installed only ``package.json`` is changed. It names the script that JupyterLab loads, and then
-names a rewritten copy. The copy has a new file name, so that no browser uses an old version from its cache.
+Of the files that pip installed only ``package.json`` changes: it names the script that JupyterLab loads, and from then
+on a rewritten copy. The copy has a new file name, so that no browser uses an old version from its cache.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MESSAGES = {
     "missing": "the JupyterLab extension of itkwidgets is not installed",
     "network": "itkwidgets loads its JavaScript from the network",
     "undone": "the JupyterLab extension of itkwidgets was installed again, or its local JavaScript is out of date",
-    "local": "itkwidgets draws without network",
+    "local": "itkwidgets works without network",
 }
 
 

@@ -58,12 +58,12 @@ def fetch(package: Package, folder: Path) -> Path:
         raise DualTaskError("npm is not installed", "install Node.js with npm and try again")
     command = [npm, "pack", package.folder, "--pack-destination", str(folder), "--silent", "--prefer-offline"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False, cwd=folder)
+        process = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT, check=False, cwd=folder)
     except subprocess.TimeoutExpired as error:
         raise DualTaskError(f"npm did not deliver {package.folder} in {_TIMEOUT} s", "try again later") from error
     archive = folder / f"{package.name}-{package.version}.tgz"
-    if done.returncode or not archive.exists():
-        reason = (done.stderr.strip().splitlines() or ["no reason given"])[0]
+    if process.returncode or not archive.exists():
+        reason = (process.stderr.strip().splitlines() or ["no reason given"])[0]
         raise DualTaskError(f"npm cannot deliver {package.folder} ({reason})", "check the network")
     integrity = "sha512-" + base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode("ascii")
     if integrity != package.integrity:

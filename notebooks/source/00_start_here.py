@@ -291,7 +291,7 @@ print(diagnose().as_text())
 # ## What is known now
 #
 # - The claim: +9.5 points on tumours of a hospital that was not seen. Nothing is tested yet.
-# - The obstacle is real: a threshold that fits one hospital fails in another.
+# - The obstacle is real: a threshold that is set in one hospital marks fewer voxels right in another.
 # - Two suspects for it, scanner and disease, which this lesson cannot tell apart.
 #
 # ## Summary

@@ -95,15 +95,15 @@ panels(
 )
 
 # %% [markdown]
-# Contrast, noise and texture change; the tumour stays where it is, so its label holds for every view. How the grey values
-# of tumour and surroundings compare is no longer certain:
+# Contrast, noise and texture change; the tumour stays where it is, so its label holds for every view. But how much the tumour
+# differs from its surroundings changes:
 
 # %% tags=["choice"]
 choice(
     "03.A",
     "Is the tumour darker, or brighter, than its surroundings in all views alike?",
     "yes, in all as in the CT",
-    "no, in at least one it turns round",
+    "no, in at least one it is the other way round",
 )
 
 # %%

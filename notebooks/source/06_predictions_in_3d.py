@@ -439,7 +439,7 @@ outcome("06.C")
 
 # %% [markdown]
 # Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. With
-# six patients in a group each mean is uncertain by a tenth or so; what is large is real, what is small is not shown.
+# at most six tumours in a group each mean is uncertain by a tenth or so; what is large is real, what is small is not shown.
 
 # %% [markdown]
 # ## What is known now

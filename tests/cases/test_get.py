@@ -230,7 +230,7 @@ def test_unusable_label_is_refused(nih, tmp_path):
     with pytest.raises(DualTaskError, match=r"outlines no organ|not clear"):
         get(source, tmp_path / "set")
     source = nih(lambda label, affine: (label[:, :, :-1], affine))
-    with pytest.raises(DualTaskError, match=r"is \(56, 48, 23\), its image \(56, 48, 24\)"):
+    with pytest.raises(DualTaskError, match=r"has the shape \(56, 48, 23\), its image \(56, 48, 24\)"):
         get(source, tmp_path / "other")
     label = tmp_path / "other" / "TCIA_pancreas_labels-02-05-2017" / "label0001.nii.gz"
     label.write_bytes(label.read_bytes()[:200])

@@ -100,7 +100,7 @@ def test_each_thing_that_is_no_case_has_its_reason(make):
     found = find_inputs([root])
     assert {case.id for case in found.cases} == {"ct", "q"}
     expected = {
-        "notes.txt": "no NIfTI file",
+        "notes.txt": "not NIfTI by its name",
         "a.mha": "MetaImage",
         "b.nrrd": "NRRD",
         "c.img": "a pair",

@@ -130,9 +130,9 @@ def tiny_phantom(tmp_path, monkeypatch):
     """A stand-in that is made at once; gives the list of folders that were asked for."""
     asked = []
 
-    def make(folder, *, cases, seed, of):
+    def make(folder, *, cases, seed, centres_to_write):
         asked.append(folder)
-        for centre in of:
+        for centre in centres_to_write:
             task07(folder / centre, [f"{centre}_{i}" for i in range(cases)])
         return folder
 
@@ -251,7 +251,7 @@ def test_partial_download_gives_available_cases(tmp_path):
 
 def test_task07_without_any_image_names_the_first(tmp_path):
     describe(tmp_path / "X", ["one", "two"])
-    refusal = r"none of its training images .*one\.nii\.gz is not.*remove dataset\.json to pair files by name"
+    refusal = r"none of its training images .*one\.nii\.gz is missing.*remove dataset\.json to pair files by name"
     with pytest.raises(DualTaskError, match=refusal):
         find_cases(tmp_path / "X")
     (tmp_path / "Y" / "imagesTr").mkdir(parents=True)

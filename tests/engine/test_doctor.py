@@ -273,7 +273,7 @@ def test_a_folder_that_cannot_be_written(monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("state", "status", "words"),
     [
-        ("local", "OK", "itkwidgets draws without network"),
+        ("local", "OK", "itkwidgets works without network"),
         ("network", "OK", "from the network"),
         ("undone", "WARN", "installed again"),
         ("missing", "OK", "is not installed"),

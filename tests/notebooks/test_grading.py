@@ -95,7 +95,7 @@ def test_the_released_notebook_holds_no_solution(course):
     text = (folder / "release" / NAME / f"{NAME}.ipynb").read_text(encoding="utf-8")
     assert "SOLUTION" not in text
     assert text.count("= ...") == len(answers_of("solution"))
-    assert find_exercise("02.4").way not in text
+    assert find_exercise("02.4").solution not in text
 
 
 @pytest.mark.filterwarnings("ignore:Object of type")  # nbgrader's own use of its database

@@ -197,7 +197,7 @@ def test_every_pin_has_a_licence_and_a_checksum():
 
 def test_commands_print_the_new_state(folder, registry):
     runner = CliRunner()
-    messages = {"status": "from the network", "install": "draws without network", "remove": "network"}
+    messages = {"status": "from the network", "install": "works without network", "remove": "network"}
     for command, message in messages.items():
         done = runner.invoke(app, ["viewers", command])
         assert done.exit_code == 0, done.output

@@ -42,24 +42,24 @@ def conversion_explorer(
         spacing: of the mask, mm.
         band: mm, at which the converted distance is clipped.
     """
-    whole = lesion(spacing) if mask is None else np.asarray(mask) > 0
-    widest = int(whole.sum(axis=(0, 2)).argmax())
-    shown = np.ascontiguousarray(signed_distance(whole, spacing)[:, widest].T[::-1, ::-1])
+    lesion_mask = lesion(spacing) if mask is None else np.asarray(mask) > 0
+    widest = int(lesion_mask.sum(axis=(0, 2)).argmax())
+    shown = np.ascontiguousarray(signed_distance(lesion_mask, spacing)[:, widest].T[::-1, ::-1])
     truth = torch.from_numpy(shown).double()
 
-    def draw(way: str, tau: float) -> Frame:
-        return _to_mask(truth, tau) if way == "mask" else _to_distance(truth, tau, band)
+    def draw(direction: str, tau: float) -> Frame:
+        return _to_mask(truth, tau) if direction == "mask" else _to_distance(truth, tau, band)
 
     taus = {f"{mm:g} mm" if mm else "hard": mm for mm in _TAUS}
     return Explorer(
         title="Conversion between the tasks, and its gradient (coronal plane)",
         knobs=(
-            Knob("way", "Direction", _DIRECTIONS, "distance → mask", slides=False),
+            Knob("direction", "Direction", _DIRECTIONS, "distance → mask", slides=False),
             Knob("tau", "Temperature tau", taus, "1 mm"),
         ),
         draw=draw,
         styles=_STYLES,
-        aspect=whole.shape[0] * spacing[0] / (whole.shape[2] * spacing[2]),
+        aspect=lesion_mask.shape[0] * spacing[0] / (lesion_mask.shape[2] * spacing[2]),
         ahead=True,
     )
 

@@ -61,8 +61,8 @@ def distance_explorer(mask: NDArray[np.bool_] | None = None, *, spacing: Sequenc
     def sliced(thick: float) -> _Slice:
         return _measure(masks[thick], (spacing[0], spacing[1], thick))
 
-    def draw(thick: float, band: float, way: str) -> Frame:
-        return _frame(sliced(thick), way, band, spacing[0], thick)
+    def draw(thick: float, band: float, definition: str) -> Frame:
+        return _frame(sliced(thick), definition, band, spacing[0], thick)
 
     first = masks[start]
     return Explorer(
@@ -70,7 +70,7 @@ def distance_explorer(mask: NDArray[np.bool_] | None = None, *, spacing: Sequenc
         knobs=(
             Knob("thick", "Slice thickness", {f"{mm:g} mm": mm for mm in masks}, f"{start:g} mm"),
             Knob("band", "Band", {f"{mm:g} mm": mm for mm in _BANDS}, "20 mm"),
-            Knob("way", "Distance in", _DEFINITIONS, next(iter(_DEFINITIONS)), slides=False),
+            Knob("definition", "Distance in", _DEFINITIONS, next(iter(_DEFINITIONS)), slides=False),
         ),
         draw=draw,
         styles=_STYLES,
@@ -87,14 +87,14 @@ def _measure(mask: NDArray[np.bool_], spacing: Sequence[float]) -> _Slice:
     return _Slice(first, second, third, ends)
 
 
-def _frame(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> Frame:
+def _frame(shown: _Slice, definition: str, band: float, pixel: float, thick: float) -> Frame:
     truth = from_band(to_band(shown.mm, band), band)
     targets = {
         "mm": to_band(shown.mm, band),
         "voxels": to_band(shown.voxels * pixel, band),
         "published": shown.published,
     }
-    target = targets[way]
+    target = targets[definition]
     error = from_band(target, band) - truth
     surface, far = (shown.mm, 0.0), (shown.mm, _FAR)
     sizes = np.abs(error)
@@ -103,13 +103,13 @@ def _frame(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> 
         "mean error": f"{sizes.mean():.1f} mm",
         "largest error": f"{sizes.max():.1f} mm",
         "inside without a target": f"{lost:.0%}",
-        **_scale(shown, way, band, pixel, thick),
+        **_scale(shown, definition, band, pixel, thick),
     }
     words = {
         "mm": f"The target is the true distance up to {band:g} mm and has no error there, at any spacing.",
         "voxels": f"A step to the next slice counts as {pixel:g} mm, although it is {thick:g} mm.",
         "published": "Each side is divided by its own maximum, so a tenth of the target differs in mm between crops.",
-    }[way]
+    }[definition]
     diverging = colours_of(palette.DISTANCE_MAP)
     return Frame(
         (
@@ -133,11 +133,11 @@ def _frame(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> 
     )
 
 
-def _scale(shown: _Slice, way: str, band: float, pixel: float, thick: float) -> dict[str, str]:
+def _scale(shown: _Slice, definition: str, band: float, pixel: float, thick: float) -> dict[str, str]:
     """The distance in mm of a tenth of the target."""
     first, second, names = {
         "mm": (band, band, ("inside", "outside")),
         "voxels": (band, band * thick / pixel, ("along a slice", "across slices")),
         "published": (-shown.ends[0], shown.ends[1], ("inside", "outside")),
-    }[way]
+    }[definition]
     return {f"0.1 {names[0]}": f"{first / 10:.2g} mm", f"0.1 {names[1]}": f"{second / 10:.2g} mm"}

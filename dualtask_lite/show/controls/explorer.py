@@ -161,20 +161,20 @@ class Explorer:
             inside = traitlets.Unicode().tag(sync=True)
             setup = traitlets.Dict().tag(sync=True)
 
-        # The answers go through ipywidgets: an anywidget that needed over 2 s to load receives no messages.
-        answers = ipywidgets.Text()
-        start = self._answer(self._starts())
-        setup = {"styles": self._styles(), "answers": answers.model_id, **start}
+        # Frames are sent through ipywidgets: an anywidget that needed over 2 s to load receives no messages.
+        frames = ipywidgets.Text()
+        start = self._frame_at(self._starts())
+        setup = {"styles": self._styles(), "answers": frames.model_id, **start}
         widget = Live(inside=self._inside(""), setup=setup)
 
-        def answer(_: Any, request: Mapping[str, Any], __: Any) -> None:
-            frame = self._answer(request["at"], start["images"])
-            answers.value = json.dumps({**frame, "number": request["number"]})
+        def send_frame(_: Any, request: Mapping[str, Any], __: Any) -> None:
+            frame = self._frame_at(request["at"], start["images"])
+            frames.value = json.dumps({**frame, "number": request["number"]})
 
-        widget.on_msg(answer)
+        widget.on_msg(send_frame)
         return widget
 
-    def _answer(self, at: Sequence[int], known: Sequence[str] = ()) -> dict[str, Any]:
+    def _frame_at(self, at: Sequence[int], known: Sequence[str] = ()) -> dict[str, Any]:
         """Compute the frame for options by index, with its images that are not in ``known``."""
         images = {url: number for number, url in enumerate(known)}
         values = {knob.name: list(knob.options.values())[i] for knob, i in zip(self.knobs, at, strict=True)}

@@ -1,4 +1,4 @@
-"""Check an answer: not attempted, wrong (with a hint, later with the solution path), or right (with its meaning).
+"""Check an answer: not attempted, wrong (with a hint, later with the solution), or right (with its meaning).
 
 The function of an exercise is named like its answer, and its parameters are names of the lesson: ``check`` takes their
 values from the calling notebook. It returns the right answer, or, with a parameter ``answer``, whether that is
@@ -21,7 +21,7 @@ import numpy as np
 from dualtask_lite.errors import DualTaskError
 
 VERDICT_TYPE = "application/vnd.dualtask.verdict+json"
-PATIENCE = 3  # number of different wrong answers after which the way to the solution is shown
+PATIENCE = 3  # number of different wrong answers after which the solution is shown
 _SIGNS = {"not attempted": "○", "wrong": "✗", "right": "✓"}
 _ASSIGNED = re.compile(r"^\s*(?:def\s+(\w+)\s*\(|(\w+)\s*(?::[^=\n]*)?=(?!=))", re.M)
 _exercises: dict[str, Exercise] = {}
@@ -59,14 +59,14 @@ class Exercise:
     Attributes:
         right: computes the right answer, or judges the parameter ``answer``.
         hint: shown after a wrong answer.
-        way: the way to the solution, shown after ``PATIENCE`` wrong answers.
+        solution: how to find the answer, shown after ``PATIENCE`` wrong answers.
         meaning: shown after the right answer; a text with ``{answer}`` in it, or a function like ``right``.
         tolerance: relative tolerance of numbers.
     """
 
     right: Callable[..., Any]
     hint: str
-    way: str
+    solution: str
     meaning: str | Callable[..., str]
     tolerance: float
 
@@ -83,9 +83,9 @@ class Exercise:
                 return _same(answer, expected, self.tolerance)
             except Exception:  # an answer that cannot be compared is wrong
                 return False
-        wanted = _arguments(self.right, {**lesson, "answer": answer})
+        arguments = _arguments(self.right, {**lesson, "answer": answer})
         try:
-            return bool(self.right(**wanted))
+            return bool(self.right(**arguments))
         except Exception:  # an answer that fails is wrong
             return False
 
@@ -98,12 +98,12 @@ class Exercise:
 
 
 def exercise(
-    number: str, *, hint: str, way: str, meaning: str | Callable[..., str], tolerance: float = 0.01
+    number: str, *, hint: str, solution: str, meaning: str | Callable[..., str], tolerance: float = 0.01
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the exercise ``number``, such as ``"02.3"``; see ``Exercise``."""
 
     def register(right: Callable[..., Any]) -> Callable[..., Any]:
-        _exercises[number] = Exercise(right, hint, way, meaning, tolerance)
+        _exercises[number] = Exercise(right, hint, solution, meaning, tolerance)
         return right
 
     return register
@@ -140,7 +140,7 @@ def check(number: str, answer: Any) -> Verdict:
     Raises:
         DualTaskError: when there is no such exercise.
     """
-    _listen()
+    _watch_cells()
     task = find_exercise(number)
     lesson = sys._getframe(1).f_globals
     if answer is None or answer is ...:
@@ -158,7 +158,7 @@ def check(number: str, answer: Any) -> Verdict:
     tried.add(repr(answer))
     if len(tried) < PATIENCE:
         return Verdict(number, "wrong", f"Not yet. Hint: {task.hint}")
-    return Verdict(number, "wrong", f"Not yet. Hint: {task.hint}\nThe way to the solution: {task.way}")
+    return Verdict(number, "wrong", f"Not yet. Hint: {task.hint}\nThe way to the solution: {task.solution}")
 
 
 def call_with(function: Callable[..., Any], lesson: Mapping[str, Any]) -> Any:
@@ -191,7 +191,7 @@ def _plain(value: Any) -> Any:
         return value
 
 
-def _listen() -> None:
+def _watch_cells() -> None:
     """Record which cells fail, so that the old value of a name is not mistaken for a new answer."""
     get_ipython = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)
     shell = get_ipython()
@@ -208,4 +208,4 @@ def _note_failure(result: Any) -> None:
         _failed.update(names)
 
 
-_listen()
+_watch_cells()

@@ -19,7 +19,7 @@ def _thick_slices(answer: str, examples: Sequence[Scan]) -> str:
 @exercise(
     "00.1",
     hint="print scan.centre and scan.spacing of every scan in examples; compare the last numbers.",
-    way="max(examples, key=lambda scan: scan.spacing[2]) is the scan with the thickest slices; take its centre.",
+    solution="max(examples, key=lambda scan: scan.spacing[2]) is the scan with the thickest slices; take its centre.",
     meaning=_thick_slices,
 )
 def thickest(answer: str, examples: Sequence[Scan]) -> bool:
@@ -35,7 +35,7 @@ def _as_ball(answer: float) -> str:
 @exercise(
     "00.2",
     hint="count the voxels with label 2, then multiply by the volume of one voxel in mm³.",
-    way="(scan.label == 2).sum() counts the voxels; times the three spacings is mm³; divided by 1000 is ml.",
+    solution="(scan.label == 2).sum() counts the voxels; times the three spacings is mm³; divided by 1000 is ml.",
     meaning=_as_ball,
 )
 def tumour_ml(scan: Any) -> float:
@@ -53,7 +53,7 @@ def _against_spread(answer: float, scan: Any) -> str:
 @exercise(
     "00.3",
     hint="scan.volume[scan.label == 1] are the HU of the pancreas without the tumour; label >= 1 holds both.",
-    way="scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean()",
+    solution="scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean()",
     meaning=_against_spread,
 )
 def contrast(scan: Any) -> Any:
@@ -73,5 +73,6 @@ def threshold_elsewhere(right: Mapping[tuple[str, str], float]) -> tuple[str, st
     letter = "a" if min(foreign) >= min(home) else "b" if min(foreign) > 52 else "c"
     return (
         letter,
-        f"Classified right: at home {min(home):.0f} % or more, elsewhere {min(foreign):.0f} to {max(foreign):.0f} %.",
+        f"Classified correctly: {min(home):.0f} % or more in its own hospital, {min(foreign):.0f} to "
+        f"{max(foreign):.0f} % elsewhere.",
     )

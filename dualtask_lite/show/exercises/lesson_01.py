@@ -26,7 +26,7 @@ def _margin_in_voxels(answer: float, in_voxels: Field, spacing: Sequence[float])
 @exercise(
     "01.1",
     hint="outside is ~ball, within 10 mm is in_mm <= 10; the volume of a voxel is the product of spacing.",
-    way="(~ball & (in_mm <= 10)).sum() voxels, times np.prod(spacing) mm³, divided by 1000.",
+    solution="(~ball & (in_mm <= 10)).sum() voxels, times np.prod(spacing) mm³, divided by 1000.",
     meaning=_margin_in_voxels,
 )
 def margin_ml(in_mm: Field, spacing: Sequence[float]) -> float:
@@ -36,7 +36,7 @@ def margin_ml(in_mm: Field, spacing: Sequence[float]) -> float:
 @exercise(
     "01.2",
     hint="read both lines at way == 10 and divide the tight crop's value by the wide crop's.",
-    way='take profiles["published, tight crop"] and profiles["published, wide crop"] where way == 10, and divide.',
+    solution='take profiles["published, tight crop"] and profiles["published, wide crop"] where way == 10, and divide.',
     meaning="{answer:.1f}: same lesson, same voxel, but {answer:.1f} times the target, because of the crop alone.",
 )
 def factor(profiles: Mapping[str, Field], way: Field) -> float:
@@ -47,8 +47,8 @@ def factor(profiles: Mapping[str, Field], way: Field) -> float:
 @exercise(
     "01.3",
     hint="first the distance in mm, then the band; compare repaired < 0 with thin.",
-    way="to_band(signed_distance(thin, (1.0, 1.0, 1.0)), 20.0)",
-    meaning="All voxels of the lesion are negative now, and 1 mm is worth 1/20, as everywhere else.",
+    solution="to_band(signed_distance(thin, (1.0, 1.0, 1.0)), 20.0)",
+    meaning="All voxels of the lesion are negative now, and 1 mm corresponds to 1/20, as everywhere else.",
 )
 def repaired(answer: Field, thin: Mask) -> bool:
     return bool(((answer < 0) == thin).all() and abs(answer[4, 4, 4] - 1 / 20) < 1e-3)
@@ -57,7 +57,7 @@ def repaired(answer: Field, thin: Mask) -> bool:
 @exercise(
     "01.4",
     hint="subtract the entry for 18 mm from the one for 28 mm; 1 cm is 10 mm.",
-    way="10 * (error[i] - error[j]), where moves[i] is 28 and moves[j] is 18.",
+    solution="10 * (error[i] - error[j]), where moves[i] is 28 and moves[j] is 18.",
     meaning="{answer:.1f} mm. Dice is 0 for both models, so it cannot distinguish them.",
 )
 def worse_by_mm(error: Sequence[float], moves: NDArray[np.integer]) -> float:
@@ -72,7 +72,7 @@ def error_of_counting(in_voxels: Field, in_mm: Field) -> tuple[str, str]:
 
 
 @result("01.B")
-def tells_better(dice: Sequence[float], error: Sequence[float], moves: NDArray[np.integer]) -> tuple[str, str]:
+def metric_that_separates(dice: Sequence[float], error: Sequence[float], moves: NDArray[np.integer]) -> tuple[str, str]:
     near, far = (list(moves).index(mm) for mm in (18, 28))
     by_dice, by_distance = dice[near] != dice[far], error[near] != error[far]
     letter = {(True, False): "a", (False, True): "b", (True, True): "c"}.get((by_dice, by_distance), "d")

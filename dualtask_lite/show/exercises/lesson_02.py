@@ -15,7 +15,7 @@ from dualtask_lite.show.exercises.judge import exercise
 @exercise(
     "02.1",
     hint="d = -tau * logit; a voxel that is probably inside has a negative distance.",
-    way="the logit of 0.9 is log(0.9 / 0.1); multiply it by -2.",
+    solution="the logit of 0.9 is log(0.9 / 0.1); multiply it by -2.",
     meaning="{answer:.1f} mm: negative, so inside, and deeper the larger tau is.",
 )
 def distance_mm() -> float:
@@ -33,7 +33,7 @@ def _next_tau(answer: float, taus: Sequence[float], best: Sequence[Mapping[str, 
 @exercise(
     "02.2",
     hint="go along the row of 6 mm and stop before it falls under 0.8.",
-    way='max(tau for tau in taus if best[1][f"tau {tau:g} mm"] >= 0.8)',
+    solution='max(tau for tau in taus if best[1][f"tau {tau:g} mm"] >= 0.8)',
     meaning=_next_tau,
 )
 def largest_tau(taus: Sequence[float], best: Sequence[Mapping[str, float]]) -> float:
@@ -43,7 +43,7 @@ def largest_tau(taus: Sequence[float], best: Sequence[Mapping[str, float]]) -> f
 @exercise(
     "02.3",
     hint="leaf.grad.abs().max() after backward(), not the loss itself.",
-    way="leaf = beside.clone().requires_grad_(); dice_loss(published(leaf), lesion).backward(); leaf.grad.",
+    solution="leaf = beside.clone().requires_grad_(); dice_loss(published(leaf), lesion).backward(); leaf.grad.",
     meaning="{answer:g}: no voxel gets any gradient, so no voxel learns.",
 )
 def largest_gradient(answer: float, published: Callable[[Tensor], Tensor], beside: Tensor) -> bool:
@@ -58,7 +58,7 @@ def _alive(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> str:
 @exercise(
     "02.4",
     hint="a step has slope 0, a steep sigmoid nearly so; divide by about one voxel, 2 mm.",
-    way="return torch.sigmoid(-distance_mm / 2.0)",
+    solution="return torch.sigmoid(-distance_mm / 2.0)",
     meaning=_alive,
 )
 def repaired(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> bool:
@@ -78,7 +78,7 @@ def _against_logit(answer: float, by_logit: Tensor, true: Tensor) -> str:
 @exercise(
     "02.5",
     hint="by_look, not by_logit; absolute values, then the mean over true.abs() < 6.",
-    way="(by_look - true)[true.abs() < 6].abs().mean()",
+    solution="(by_look - true)[true.abs() < 6].abs().mean()",
     meaning=_against_logit,
 )
 def off_mm(by_look: Tensor, true: Tensor) -> float:

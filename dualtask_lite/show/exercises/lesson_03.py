@@ -17,7 +17,7 @@ from dualtask_lite.show.exercises.judge import exercise
 @exercise(
     "03.1",
     hint="saturation(image, view) is the share of one view; count the views where it exceeds 0.5.",
-    way="sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)",
+    solution="sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)",
     meaning="{answer:.0%} of the views show almost nothing, and still have the label.",
 )
 def ruined(image: Tensor, drawn: Sequence[View]) -> float:
@@ -27,8 +27,8 @@ def ruined(image: Tensor, drawn: Sequence[View]) -> float:
 @exercise(
     "03.2",
     hint="probabilities, not logits: torch.sigmoid(logits) first; then squares, then the mean.",
-    way="the mean of the squared difference of torch.sigmoid(logits)[0] and [1], plus that of the two distances.",
-    meaning="{answer:.4f}. It is 0 only where both heads answer the same for both views.",
+    solution="the mean of the squared difference of torch.sigmoid(logits)[0] and [1], plus that of the two distances.",
+    meaning="{answer:.4f}. It is 0 only where each head gives the same output for both views.",
 )
 def consistency(logits: Tensor, distances: Tensor) -> float:
     return out_term(logits[:1], logits[1:], distances[:1], distances[1:]).item()
@@ -37,7 +37,7 @@ def consistency(logits: Tensor, distances: Tensor) -> float:
 @exercise(
     "03.3",
     hint="four shares, minus the logarithm of each, then the mean; the share of the pair 0, 1 is computed above.",
-    way="share of (i, j): weight[i, j] / (weight[i, j] + the weights of i with the two of the other kind).",
+    solution="share of (i, j): weight[i, j] / (weight[i, j] + the weights of i with the two of the other kind).",
     meaning="{answer:.3f}. It falls when partners become similar and the two kinds become different.",
 )
 def loss_by_hand(cores: Tensor, shells: Tensor, temperature: float) -> float:
@@ -63,7 +63,7 @@ def _by_chance(answer: float, before: Sequence[Tensor], after: Sequence[Tensor])
 @exercise(
     "03.4",
     hint="argmax of each row without the diagonal (a cell is most similar to itself); then compare the kinds.",
-    way="nearest = cosine.fill_diagonal_(-2).argmax(dim=1); then the mean of is_core[nearest] == is_core.",
+    solution="nearest = cosine.fill_diagonal_(-2).argmax(dim=1); then the mean of is_core[nearest] == is_core.",
     meaning=_by_chance,
 )
 def own_kind(after: Sequence[Tensor]) -> float:
@@ -80,4 +80,4 @@ def contrast_in_views(shown: Mapping[str, Tensor], tumour: Tensor, ring: Tensor)
 @result("03.B")
 def lazy_network(lazy: Tensor) -> tuple[str, str]:
     term = out_term(lazy, lazy, lazy, lazy).item()
-    return ("a" if term > 0.1 else "b"), f"{term:.1f}: this term only asks for equal answers."
+    return ("a" if term > 0.1 else "b"), f"{term:.1f}: this term only requires equal outputs."

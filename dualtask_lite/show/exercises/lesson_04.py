@@ -14,7 +14,7 @@ from dualtask_lite.show.exercises.judge import exercise
 @exercise(
     "04.1",
     hint="the intersection of two sets is a & b; a | b is everything that is in one of them.",
-    way="len({case.id for case in split.train} & {case.id for case in split.test})",
+    solution="len({case.id for case in split.train} & {case.id for case in split.test})",
     meaning="{answer}: no test case was used in training; otherwise the test would prove nothing.",
 )
 def shared(split: Any) -> int:
@@ -29,7 +29,7 @@ def _median_and_mean(answer: float, pancreas: Sequence[Mapping[str, Any]]) -> st
 @exercise(
     "04.2",
     hint="half of the cases lie below the median; see statistics.median.",
-    way='statistics.median(row["dice"] for row in pancreas if not math.isnan(row["dice"]))',
+    solution='statistics.median(row["dice"] for row in pancreas if not math.isnan(row["dice"]))',
     meaning=_median_and_mean,
 )
 def median_dice(pancreas: Sequence[Mapping[str, Any]]) -> float:
@@ -39,7 +39,7 @@ def median_dice(pancreas: Sequence[Mapping[str, Any]]) -> float:
 @exercise(
     "04.3",
     hint="the deepest voxel has the smallest (most negative) distance; a depth is positive.",
-    way="-prediction.distance_mm.min()",
+    solution="-prediction.distance_mm.min()",
     meaning="{answer:.1f} mm: the depth of the tumour according to the distance head.",
 )
 def deepest(prediction: Any) -> float:

@@ -25,7 +25,7 @@ def _how_many_gain(answer: float, rows: Sequence[Mapping[str, Any]]) -> str:
 @exercise(
     "05.1",
     hint="pair by case: the same case with both arms; then conversion minus segmentation.",
-    way='dice = {(row["arm"], row["case"]): float(row["dice"]) for row in rows}; subtract case by case; take the mean.',
+    solution='dice = {(row["arm"], row["case"]): float(row["dice"]) for row in rows}; subtract by case; the mean.',
     meaning=_how_many_gain,
 )
 def mean_difference(answer: float, rows: Sequence[Mapping[str, Any]]) -> bool:
@@ -35,7 +35,7 @@ def mean_difference(answer: float, rows: Sequence[Mapping[str, Any]]) -> bool:
 @exercise(
     "05.2",
     hint="the smallest of three is multiplied by 3, the next by 2, the last by 1.",
-    way="0.02 * 3, 0.04 * 2 and 0.30 * 1: count those below 0.05.",
+    solution="0.02 * 3, 0.04 * 2 and 0.30 * 1: count those below 0.05.",
     meaning="{answer}: 0.02 * 3 is 0.06 already. Without the correction there would have been two findings.",
     tolerance=0,
 )
@@ -46,7 +46,7 @@ def still_significant() -> int:
 @exercise(
     "05.3",
     hint="np.roll(ball, 1, axis=0) moves a ball by one voxel; the error is 1 mm for both.",
-    way='case_metrics(np.roll(ball, 1, axis=0), ball, (1, 1, 1))["dice"] of both balls; the smaller one.',
+    solution='case_metrics(np.roll(ball, 1, axis=0), ball, (1, 1, 1))["dice"] of both balls; the smaller one.',
     meaning="The {answer} one: the same error of 1 mm weighs more where there is less volume.",
 )
 def lower_dice() -> str:
@@ -56,7 +56,7 @@ def lower_dice() -> str:
 @exercise(
     "05.4",
     hint="the score is too high by reported - honest; subtract that from 0.80.",
-    way="0.80 - (by_slice.reported - by_slice.honest)",
+    solution="0.80 - (by_slice.reported - by_slice.honest)",
     meaning="{answer:.2f}. An estimate: the size of a leak varies; only a test without it would show the score.",
 )
 def honest_guess(by_slice: Any) -> float:

@@ -9,57 +9,60 @@ from dualtask_lite.rows import Row, mean_of
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
-_SAME = 0.05  # a smaller difference of a mean precision or recall is not worth a prediction
-_STEPS, _IMAGES = 2400, 4  # of each training of the table, images a step
+_SAME = 0.05  # a smaller difference of a mean precision or recall counts as no change
+_STEPS, _IMAGES = 2400, 4  # steps of each training in the table, images in a step
 
 
-def _touched(tumours: Sequence[Row], arm: str) -> set[tuple[str, ...]]:
+def _detected(tumours: Sequence[Row], arm: str) -> set[tuple[str, ...]]:
     return {
         (row["part"], row["seed"], row["case"]) for row in tumours if row["arm"] == arm and row["detected"] == "True"
     }
 
 
-def _the_other_way(answer: int, tumours: Sequence[Row]) -> str:
+def _lost_and_new(answer: int, tumours: Sequence[Row]) -> str:
     trainings = {(row["part"], row["seed"]) for row in tumours if row["arm"] == "full"}
-    missed = {key for key in _touched(tumours, "segmentation") - _touched(tumours, "full") if key[:2] in trainings}
-    return f"{answer} are new, and {len(missed)} are lost. Whoever marks more touches more: look at the precision, too."
+    missed = {key for key in _detected(tumours, "segmentation") - _detected(tumours, "full") if key[:2] in trainings}
+    return (
+        f"{answer} are new, and {len(missed)} are lost. A model that marks more voxels hits more tumours: check the "
+        "precision, too."
+    )
 
 
 @exercise(
     "05b.1",
     hint="two sets of (part, seed, case), one an arm; a - b is what is in a and not in b.",
-    way='len(touched["full"] - touched["segmentation"]), each a set of the rows where detected is "True".',
-    meaning=_the_other_way,
+    solution='len(touched["full"] - touched["segmentation"]), each a set of the rows where detected is "True".',
+    meaning=_lost_and_new,
     tolerance=0,
 )
 def newly_found(tumours: Sequence[Row]) -> int:
-    return len(_touched(tumours, "full") - _touched(tumours, "segmentation"))
+    return len(_detected(tumours, "full") - _detected(tumours, "segmentation"))
 
 
-def _where_it_is_lost(answer: float, ends: Sequence[Row]) -> str:
-    mine = [row for row in ends if row["arm"] == "segmentation"]
-    hospital = mean_of(row["validation_dice"] for row in mine) - mean_of(row["unseen_dice"] for row in mine)
+def _parts_of_the_gap(answer: float, ends: Sequence[Row]) -> str:
+    baseline = [row for row in ends if row["arm"] == "segmentation"]
+    hospital = mean_of(row["validation_dice"] for row in baseline) - mean_of(row["unseen_dice"] for row in baseline)
     return (
         f"{answer:.2f}. Of it {answer - hospital:.2f} is lost with new patients of the training hospitals already, "
-        f"{hospital:.2f} with the new hospital. A method that only travels better can win back the second part."
+        f"{hospital:.2f} with the new hospital. A method that only generalises better can recover the second part."
     )
 
 
 @exercise(
     "05b.2",
     hint="ends holds the last row of each training; take those of segmentation, and float() of the text.",
-    way='the mean of float(row["train_dice"]) - float(row["unseen_dice"]) over the rows of ends with this arm.',
-    meaning=_where_it_is_lost,
+    solution='the mean of float(row["train_dice"]) - float(row["unseen_dice"]) over the rows of ends with this arm.',
+    meaning=_parts_of_the_gap,
 )
 def gap(ends: Sequence[Row]) -> float:
-    mine = [row for row in ends if row["arm"] == "segmentation"]
-    return mean_of(row["train_dice"] for row in mine) - mean_of(row["unseen_dice"] for row in mine)
+    baseline = [row for row in ends if row["arm"] == "segmentation"]
+    return mean_of(row["train_dice"] for row in baseline) - mean_of(row["unseen_dice"] for row in baseline)
 
 
 @exercise(
     "05b.3",
     hint="an image is one view of a sample, so samples are images divided by the number of views.",
-    way='{arm: 2400 * 4 // ARMS[arm]["views.count"] for arm in ("segmentation", "full")}',
+    solution='{arm: 2400 * 4 // ARMS[arm]["views.count"] for arm in ("segmentation", "full")}',
     meaning="{answer}: half as many for full, each of them twice.",
 )
 def samples_used(answer: Mapping[str, float], ARMS: Mapping[str, Any]) -> bool:

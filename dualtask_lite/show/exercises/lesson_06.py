@@ -30,7 +30,7 @@ def _worst_loss(answer: int, predictions: Mapping[str, Any], scans: Mapping[str,
 @exercise(
     "06.1",
     hint="cut the box out of label > 0 and compare its sum with the sum over the whole volume; count cases.",
-    way="organ[x0:x1, y0:y1, z0:z1].sum() < organ.sum() for each case, with the corners from report[-1].",
+    solution="organ[x0:x1, y0:y1, z0:z1].sum() < organ.sum() for each case, with the corners from report[-1].",
     meaning=_worst_loss,
     tolerance=0,
 )
@@ -41,7 +41,7 @@ def lost_before(predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> in
 @exercise(
     "06.2",
     hint="most voxels are NaN, because they are not on the surface: skip them before you take the mean.",
-    way="(error[np.isfinite(error)] <= 2).mean()",
+    solution="(error[np.isfinite(error)] <= 2).mean()",
     meaning="{answer:.0%}: for a move of one voxel. An error below the slice thickness may be acceptable.",
 )
 def share_within_2mm(error: NDArray[np.floating]) -> float:
@@ -57,7 +57,7 @@ def _against_all(answer: float, second_opinions: Sequence[Mapping[str, float]]) 
 @exercise(
     "06.3",
     hint="sort by the warning, drop the last quarter, and take the mean risk of the others.",
-    way='sorted(second_opinions, key=lambda row: row["unsure"]) without its last quarter; the mean of row["risk"].',
+    solution='sorted(second_opinions, key=lambda row: row["unsure"]) without its last quarter; mean of row["risk"].',
     meaning=_against_all,
 )
 def risk_left(second_opinions: Sequence[Mapping[str, float]]) -> float:

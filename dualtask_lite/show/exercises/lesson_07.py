@@ -16,7 +16,7 @@ A100 = "A100 (bf16)"
 @exercise(
     "07.1",
     hint="take finding['case'] where finding['level'] == 'error'; a set drops doubles.",
-    way='sorted({finding["case"] for finding in findings if finding["level"] == "error"})',
+    solution='sorted({finding["case"] for finding in findings if finding["level"] == "error"})',
     meaning="{answer}: the other cases of the folder stay usable.",
 )
 def unusable(answer: Sequence[str], findings: Sequence[Mapping[str, str]]) -> bool:
@@ -26,7 +26,7 @@ def unusable(answer: Sequence[str], findings: Sequence[Mapping[str, str]]) -> bo
 @exercise(
     "07.2",
     hint="rows with recompute False, and at most 15 in the last column.",
-    way='{row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}',
+    solution='{row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}',
     meaning="{answer}. These are estimates: leave some room.",
 )
 def fit_a_t4(answer: set[str], memory: Sequence[Mapping[str, Any]]) -> bool:
@@ -36,7 +36,7 @@ def fit_a_t4(answer: set[str], memory: Sequence[Mapping[str, Any]]) -> bool:
 @exercise(
     "07.3",
     hint="four stages, and hours(plans['gpu'], ...) for one of them.",
-    way='4 * hours(plans["gpu"], PEAKS["A100 (bf16)"])',
+    solution='4 * hours(plans["gpu"], PEAKS["A100 (bf16)"])',
     meaning="{answer:.1f} hours, at an assumed speed: measure the speed of your card before you rent it.",
 )
 def cascade_hours(hours: Callable[[Any, float], float], plans: Mapping[str, Any], PEAKS: Mapping[str, float]) -> float:
@@ -46,7 +46,7 @@ def cascade_hours(hours: Callable[[Any, float], float], plans: Mapping[str, Any]
 @exercise(
     "07.4",
     hint="count voxels with label 1, times the product of the three zooms, divided by 1000.",
-    way="(np.asarray(found.dataobj) == 1).sum() * np.prod(found.header.get_zooms()) / 1000",
+    solution="(np.asarray(found.dataobj) == 1).sum() * np.prod(found.header.get_zooms()) / 1000",
     meaning="{answer:.1f} ml, as in the report that lies beside the label.",
 )
 def pancreas_ml(answer: float, found: Any) -> bool:
@@ -69,6 +69,6 @@ def saved_by_recompute(memory: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 @result("07.C")
-def after_a_cut(differences: Mapping[str, float]) -> tuple[str, str]:
+def after_an_interruption(differences: Mapping[str, float]) -> tuple[str, str]:
     most = max(differences.values())
     return ("a" if most == 0 else "b" if most < 1e-3 else "c"), f"The largest difference of any weight is {most:g}."

@@ -9,13 +9,13 @@ from dualtask_lite.show.exercises.choices import result as outcome_of
 from dualtask_lite.show.exercises.judge import exercise
 
 BUDGET = 180  # seconds
-_SAME = 0.05  # Dice; a smaller change of a mean over few cases is not worth a prediction
+_SAME = 0.05  # Dice; a smaller change of a mean over few cases counts as no change
 
 
 @exercise(
     "08.1",
-    hint="steps divided by seconds is how many steps a second takes; the budget has 180 of them.",
-    way='int(180 * manifest["steps"] / manifest["seconds"])',
+    hint="steps divided by seconds is the number of steps in a second; the budget is 180 seconds.",
+    solution='int(180 * manifest["steps"] / manifest["seconds"])',
     meaning="{answer:.0f} steps, if the machine stays as busy as it was. Leave some for a second try.",
 )
 def steps_in_budget(answer: float, manifest: Mapping[str, Any]) -> bool:
@@ -30,7 +30,7 @@ def _missed(answer: int, result: Any) -> str:
 @exercise(
     "08.2",
     hint="a tumour that was missed has a Dice of 0; count these in result.results, where only tumours are.",
-    way='sum(row["dice"] == 0 for row in result.results)',
+    solution='sum(row["dice"] == 0 for row in result.results)',
     meaning=_missed,
     tolerance=0,
 )
@@ -41,7 +41,7 @@ def missed(result: Any) -> int:
 @exercise(
     "08.3",
     hint="chance does not add up: multiply the spread by the expected best of ten draws with a spread of 1.",
-    way="0.02 * exam.expected_best(10)",
+    solution="0.02 * exam.expected_best(10)",
     meaning="{answer:.3f}: as much as many published gains, by chance alone.",
 )
 def best_of_ten(exam: Any) -> float:

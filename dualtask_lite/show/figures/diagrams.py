@@ -98,11 +98,11 @@ def lines(
     for number, (name, values) in enumerate(series.items()):
         style = _STYLES[number % len(_STYLES)]
         axes.plot(x, values, color=_COLOURS[number % len(_COLOURS)], ls=style, lw=2, label=name)
-    for name, place in (marks or {}).items():
-        axes.axvline(place, color=palette.GREY, ls=":", lw=1)
+    for name, position in (marks or {}).items():
+        axes.axvline(position, color=palette.GREY, ls=":", lw=1)
         axes.annotate(
             name,
-            (place, 0),
+            (position, 0),
             (4, 4),
             ("data", "axes fraction"),
             textcoords="offset points",

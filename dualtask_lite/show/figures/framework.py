@@ -90,10 +90,10 @@ def _patch(scan: Scan) -> tuple[torch.Tensor, torch.Tensor]:
     box = None if tumour is None else Box.around(tumour, MARGIN, scan.spacing)
     if tumour is None or box is None:
         raise ValueError(f"{scan.id}: has no tumour; choose a case with one")
-    reach = max(n * mm for n, mm in zip(box.shape[:2], scan.spacing[:2], strict=True)) / 2
+    half_width = max(n * mm for n, mm in zip(box.shape[:2], scan.spacing[:2], strict=True)) / 2
     start, stop = list(box.start), list(box.stop)
     for axis in (0, 1):
-        middle, half = (box.start[axis] + box.stop[axis]) / 2, reach / scan.spacing[axis]
+        middle, half = (box.start[axis] + box.stop[axis]) / 2, half_width / scan.spacing[axis]
         start[axis], stop[axis] = max(0, round(middle - half)), min(scan.shape[axis], round(middle + half))
     slices = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
     image = window(torch.from_numpy(scan.volume[slices].copy()))
@@ -139,9 +139,9 @@ def _draw_network(page: Axes) -> None:
         corners = [(_MIDDLE + dx, y) for dx, y in zip(x, (first, first, last, last), strict=True)]
         page.add_patch(Polygon(corners, facecolor=palette.SKY, alpha=0.35, edgecolor="none"))
         page.add_patch(Polygon(corners, fill=False, edgecolor=palette.SKY, lw=2))
-    _words(page, _MIDDLE, (_TOP + _WAIST) / 2 - 16, "encoder")
-    _words(page, _MIDDLE, _WAIST, "bottleneck")
-    _words(page, _MIDDLE, (_WAIST + _BOTTOM) / 2 + 18, "decoder")
+    _write(page, _MIDDLE, (_TOP + _WAIST) / 2 - 16, "encoder")
+    _write(page, _MIDDLE, _WAIST, "bottleneck")
+    _write(page, _MIDDLE, (_WAIST + _BOTTOM) / 2 + 18, "decoder")
 
 
 def _outline(axes: Axes, mask: NDArray[Any], spacing: Sequence[float]) -> None:
@@ -154,8 +154,8 @@ def _draw_cells(axes: Axes, core: torch.Tensor, shell: torch.Tensor, spacing: Se
     """Mark the cells of the core by discs and those of the shell by crosses."""
     size = np.asarray(spacing) * STRIDE
     for cells, colour, marker in ((core, palette.ORANGE, "o"), (shell, palette.SKY, "x")):
-        places = (cells.nonzero().numpy() + 0.5) * size
-        axes.plot(*places.T, marker, color=colour, ms=9, mew=3, ls="")
+        middles = (cells.nonzero().numpy() + 0.5) * size
+        axes.plot(*middles.T, marker, color=colour, ms=9, mew=3, ls="")
 
 
 def _draw_arrows(page: Axes) -> None:
@@ -163,20 +163,20 @@ def _draw_arrows(page: Axes) -> None:
     half = _SIDE / 2
     ct, (first, second), contrast, (mask, distance) = _CT, _VIEWS, _CONTRAST, _OUTPUTS
     _arrow(page, (ct[0] + _SIDE + 8, ct[1] + half), (first[0] - 8, first[1] + half))
-    _words(page, (ct[0] + _SIDE + first[0]) / 2, ct[1] + half - 44, "random\nconvolution")
+    _write(page, (ct[0] + _SIDE + first[0]) / 2, ct[1] + half - 44, "random\nconvolution")
     for view in (first, second):
         _arrow(page, (view[0] + half, view[1] + _SIDE + 2), (view[0] + half, _TOP + 2))
     _arrow(page, (_MIDDLE - 84, _WAIST), (contrast[0] + _SIDE + 8, _WAIST))
-    _words(page, contrast[0] + half, contrast[1] + _SIDE + 24, "core ● / shell ×")
+    _write(page, contrast[0] + half, contrast[1] + _SIDE + 24, "core ● / shell ×")
     for output in (mask, distance):
         _arrow(page, (output[0] + half, _BOTTOM + 4), (output[0] + half, output[1] - 40))
-    _words(page, _MIDDLE, _BOTTOM + 22, "two heads")
+    _write(page, _MIDDLE, _BOTTOM + 22, "two heads")
     left, right, middle = mask[0] + _SIDE + _STACK + 8, distance[0] - 8, mask[1] + half
     _arrow(page, (left, middle - 22), (right, middle - 22))
     _arrow(page, (right, middle + 22), (left, middle + 22))
-    _words(page, (left + right) / 2, middle - 56, "convert")
-    _words(page, (left + right) / 2, middle + 56, "both ways")
-    _words(page, mask[0] / 2, middle, "both views\nmust agree:\nconsistency")
+    _write(page, (left + right) / 2, middle - 56, "convert")
+    _write(page, (left + right) / 2, middle + 56, "both ways")
+    _write(page, mask[0] / 2, middle, "both views\nmust agree:\nconsistency")
 
 
 def _arrow(page: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
@@ -184,5 +184,5 @@ def _arrow(page: Axes, start: tuple[float, float], end: tuple[float, float]) -> 
     page.add_patch(arrow)
 
 
-def _words(page: Axes, x: float, y: float, words: str) -> None:
-    page.text(x, y, words, ha="center", va="center", fontsize=_TEXT)
+def _write(page: Axes, x: float, y: float, text: str) -> None:
+    page.text(x, y, text, ha="center", va="center", fontsize=_TEXT)

@@ -81,7 +81,7 @@ def core_and_shell(
         core: (x, y, z) cells of the core; ``method.contrast.core_and_shell`` finds them.
         shell: (x, y, z) cells of the shell.
         spacing: of the image, mm.
-        stride: voxels a cell along each axis.
+        stride: voxels of a cell along each axis.
     """
     level = int(mask.sum(axis=(0, 1)).argmax())
     figure = new_figure(height=430)

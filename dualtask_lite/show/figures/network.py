@@ -54,11 +54,13 @@ def network_diagram(net: DualTaskNet, sides: Sequence[int] = (64, 64, 32)) -> Pi
     axes.set_axis_off()
     size = sum(weights.numel() for weights in net.parameters())
     axes.set_title(
-        f"{size:,} weights; channels @ sides of one input of {_times(sides)}; dashed: skips, which are added",
+        f"{size:,} weights; channels @ sides of one input of {_join_sides(sides)}; dashed: skips, which are added",
         fontsize=10,
     )
     stages = "; ".join(f"{_title(name)} {_shape(shape)}" for name, shape in shapes.items())
-    return Picture.of(figure, f"Dual-task U-Net, {size:,} weights, for an input of {_times(sides)} voxels: {stages}.")
+    return Picture.of(
+        figure, f"Dual-task U-Net, {size:,} weights, for an input of {_join_sides(sides)} voxels: {stages}."
+    )
 
 
 def stage_shapes(net: DualTaskNet, sides: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -107,8 +109,8 @@ def _title(name: str) -> str:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} @ {_times(shape[1:])}" if len(shape) > 1 else f"{shape[0]} slices"
+    return f"{shape[0]} @ {_join_sides(shape[1:])}" if len(shape) > 1 else f"{shape[0]} slices"
 
 
-def _times(sides: Sequence[int]) -> str:
+def _join_sides(sides: Sequence[int]) -> str:
     return " × ".join(map(str, sides))

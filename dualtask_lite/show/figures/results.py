@@ -81,7 +81,7 @@ def arms(
         metric: dice or nsd_2mm.
         claimed: a difference to mark, such as the one that a paper reports.
     """
-    shown = [one for one in comparisons if (one["protocol"], one["metric"]) == (protocol, metric)]
+    shown = [record for record in comparisons if (record["protocol"], record["metric"]) == (protocol, metric)]
     if not shown:
         raise ValueError(f"there is no comparison of {metric} under {protocol}")
     figure = new_figure(height=170 + 52 * len(shown))
@@ -89,28 +89,28 @@ def arms(
     axes.axvline(0, color=palette.ink(), lw=1)
     if claimed is not None:
         axes.axvline(claimed, color=palette.VERMILLION, lw=1.5, ls=":", label=f"{claimed:+.3f}, as claimed")
-    notes = [f"{_counted(one)}: {_draw_arm(axes, place, one)}" for place, one in enumerate(shown)]
-    about, name = shown[0], _NAMES.get(metric, metric)
-    axes.set_yticks(range(len(shown)), [f"{one['arm']}\n{_counted(one)}" for one in shown])
-    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=f"difference in {name} from {about['baseline']}")
-    axes.set_title(f"{about['target']}, {protocol}", fontsize=10)
+    notes = [f"{_sample_size(record)}: {_draw_arm(axes, row, record)}" for row, record in enumerate(shown)]
+    first, name = shown[0], _NAMES.get(metric, metric)
+    axes.set_yticks(range(len(shown)), [f"{record['arm']}\n{_sample_size(record)}" for record in shown])
+    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=f"difference in {name} from {first['baseline']}")
+    axes.set_title(f"{first['target']}, {protocol}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     tidy(axes, "x")
-    what = f"Difference in {name} of the {about['target']} from {about['baseline']}, {protocol}. "
+    what = f"Difference in {name} of the {first['target']} from {first['baseline']}, {protocol}. "
     return Picture.of(figure, what + "; ".join(notes) + ".")
 
 
-def _counted(one: Row) -> str:
-    trainings = one["trainings"]
-    return f"{one['cases']} cases, {trainings} training{'s' if trainings > 1 else ''}"
+def _sample_size(comparison: Row) -> str:
+    trainings = comparison["trainings"]
+    return f"{comparison['cases']} cases, {trainings} training{'s' if trainings > 1 else ''}"
 
 
-def _draw_arm(axes: Axes, place: int, one: Row) -> str:
+def _draw_arm(axes: Axes, row: int, comparison: Row) -> str:
     """Draw both intervals and the seeds of an arm, and describe them; only the first arm adds labels to the legend."""
-    middle, p = number(one["difference"]), number(one["p_holm"])
-    low, high = map(number, one["hierarchical"])
-    over_cases = [number(end) for end in one["interval"]]
-    seeds = [number(value) for value in one["by_seed"].values()]
+    middle, p = number(comparison["difference"]), number(comparison["p_holm"])
+    low, high = map(number, comparison["hierarchical"])
+    over_cases = [number(end) for end in comparison["interval"]]
+    seeds = [number(value) for value in comparison["by_seed"].values()]
     marks: tuple[tuple[list[float], float, str, dict[str, Any]], ...] = (
         (
             [low, high],
@@ -128,15 +128,15 @@ def _draw_arm(axes: Axes, place: int, one: Row) -> str:
         ([middle], 0, "mean", {"color": palette.BLUE, "ls": "", "marker": "o", "ms": 8, "mec": "black"}),
     )
     for values, below, name, style in marks:
-        axes.plot(values, [place + below] * len(values), label=None if place else name, **style)
+        axes.plot(values, [row + below] * len(values), label=None if row else name, **style)
     over_trainings = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval over trainings"
     axes.annotate(
         f"{middle:+.3f} ({over_trainings})\np after Holm {p:.2g}",
-        (1.01, place),
+        (1.01, row),
         xycoords=("axes fraction", "data"),
         va="center",
         fontsize=9,
     )
     cases = f"{over_cases[0]:+.3f} to {over_cases[1]:+.3f}" if math.isfinite(over_cases[0]) else "no interval"
-    note = f" ({one['note']})" if one["note"] else ""
-    return f"{one['arm']} {middle:+.3f} ({over_trainings}), over cases alone {cases}, p after Holm {p:.2g}{note}"
+    note = f" ({comparison['note']})" if comparison["note"] else ""
+    return f"{comparison['arm']} {middle:+.3f} ({over_trainings}), over cases alone {cases}, p after Holm {p:.2g}{note}"

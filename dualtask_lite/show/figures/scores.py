@@ -31,13 +31,13 @@ def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> 
     axes = figure.subplots()
     notes = []
     dots: dict[str, list[tuple[float, float]]] = {}  # case -> its position in each group
-    for place, group in enumerate(groups):
+    for column, group in enumerate(groups):
         values = [(number(row.get(metric)), str(row["case"])) for row in rows if str(row[by]) == group]
         shown = sorted((value, case) for value, case in values if math.isfinite(value))
         for rank, (value, case) in enumerate(shown):  # similar values are drawn side by side
-            dots.setdefault(case, []).append((place + (rank % 5 - 2) * 0.04, value))
+            dots.setdefault(case, []).append((column + (rank % 5 - 2) * 0.04, value))
             axes.plot(*dots[case][-1], "o", color=colours[group], mec="black", mew=0.5, ms=7, alpha=0.8)
-        note = _draw_mean(axes, place, np.array([value for value, _ in shown]))
+        note = _draw_mean(axes, column, np.array([value for value, _ in shown]))
         missing = len(values) - len(shown)
         notes.append(f"{by} {group}: {note}" + (f", {missing} without a value" if missing else ""))
     for joined in dots.values():
@@ -48,11 +48,11 @@ def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> 
     return Picture.of(figure, f"{label} of each case. " + "; ".join(notes) + ".")
 
 
-def _draw_mean(axes: Axes, place: int, values: NDArray[np.float64]) -> str:
+def _draw_mean(axes: Axes, column: int, values: NDArray[np.float64]) -> str:
     """Draw the mean of one group, and describe the group."""
     if not values.size:
         return "no value"
     mean = values.mean()
-    axes.plot([place - 0.25, place + 0.25], [mean, mean], color=palette.ink(), lw=2)
-    axes.annotate(f"mean {mean:.2f}", (place + 0.28, mean), va="center", fontsize=9)
+    axes.plot([column - 0.25, column + 0.25], [mean, mean], color=palette.ink(), lw=2)
+    axes.annotate(f"mean {mean:.2f}", (column + 0.28, mean), va="center", fontsize=9)
     return f"{values.size} cases, mean {mean:.2f}, from {values.min():.2f} to {values.max():.2f}"

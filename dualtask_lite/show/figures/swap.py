@@ -32,36 +32,36 @@ def patients_by_scanner(rows: Sequence[Row], *, target: str = "tumour") -> Pictu
     figure = new_figure(height=400)
     axes = figure.subplots()
     colours = palette.centre_colours(owners)
-    left, right = (_apart([means[owner, scanners[end]] for owner in owners]) for end in (0, -1))
-    for place, owner in enumerate(owners):
-        shift = 0.06 * (place - (len(owners) - 1) / 2)  # separates lines of the same height
+    left, right = (_spread_labels([means[owner, scanners[end]] for owner in owners]) for end in (0, -1))
+    for index, owner in enumerate(owners):
+        shift = 0.06 * (index - (len(owners) - 1) / 2)  # separates lines of the same height
         across = [at + shift for at in range(len(scanners))]
         for x, scanner in zip(across, scanners, strict=True):
             cases = values[owner, scanner]
             axes.plot([x] * len(cases), cases, "o", color=colours[owner], alpha=0.35, ms=5, mew=0)
         line = [means[owner, scanner] for scanner in scanners]
-        style = _STYLES[place % len(_STYLES)]
+        style = _STYLES[index % len(_STYLES)]
         axes.plot(across, line, style, marker="D", color=colours[owner], mec=palette.ink(), ms=9, lw=2.5)
-        axes.annotate(f"{line[0]:.2f}", (-0.09, left[place]), va="center", ha="right", fontsize=11)
+        axes.annotate(f"{line[0]:.2f}", (-0.09, left[index]), va="center", ha="right", fontsize=11)
         last = f"{line[-1]:.2f}, patients of {owner}"
-        axes.annotate(last, (len(scanners) - 0.91, right[place]), va="center", fontsize=11)
+        axes.annotate(last, (len(scanners) - 0.91, right[index]), va="center", fontsize=11)
     axes.set_xticks(range(len(scanners)), [f"scanner of {scanner}" for scanner in scanners], fontsize=11)
     axes.set(xlim=(-0.35, len(scanners) - 0.5), ylim=(-0.03, 1.03), ylabel=f"Dice of the {target} (1 is perfect)")
     axes.set_title("a diamond is a mean, a dot a patient; the same patients at both ends of a line", fontsize=10)
     tidy(axes, "y")
-    return Picture.of(figure, _in_words(means, {key: len(cell) for key, cell in values.items()}, target))
+    return Picture.of(figure, _describe(means, {key: len(cell) for key, cell in values.items()}, target))
 
 
-def _apart(heights: Sequence[float], gap: float = 0.06) -> list[float]:
-    """Heights of labels, moved up where labels would overlap."""
+def _spread_labels(heights: Sequence[float], gap: float = 0.06) -> list[float]:
+    """Move labels up where they would overlap; returns their heights."""
     moved = list(heights)
-    order = sorted(range(len(moved)), key=lambda place: moved[place])
+    order = sorted(range(len(moved)), key=lambda index: moved[index])
     for below, above in pairwise(order):
         moved[above] = max(moved[above], moved[below] + gap)
     return moved
 
 
-def _in_words(means: dict[tuple[str, str], float], counts: dict[tuple[str, str], int], target: str) -> str:
+def _describe(means: dict[tuple[str, str], float], counts: dict[tuple[str, str], int], target: str) -> str:
     """Describe all means, then the effect of the scanner on each group, and of the patients with each scanner."""
     cells = [
         f"patients of {owner} with the scanner of {scanner} {mean:.2f} ({counts[owner, scanner]} patients)"

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from dualtask_lite.cases.masks import dice
 from dualtask_lite.rows import Row
 from dualtask_lite.show import palette
 from dualtask_lite.show.figures.parts import METRICS, running_mean, series, tidy
@@ -129,12 +130,12 @@ def _draw_shares(axes: Axes, shares: dict[str, tuple[NDArray[np.float64], NDArra
 
 
 def _draw_validation(axes: Axes, rows: Sequence[Row]) -> str:
-    steps, dice = series(rows, "val_dice")
+    steps, val_dice = series(rows, "val_dice")
     if steps.size:  # an empty line that is not clipped breaks the layout
-        axes.plot(steps, dice, "o-", color=palette.BLUE, ms=5, clip_on=False)
+        axes.plot(steps, val_dice, "o-", color=palette.BLUE, ms=5, clip_on=False)
     axes.set(title="validation cases", xlabel="step", ylabel=METRICS["dice"][0], ylim=(0, 1))
     tidy(axes)
-    summary = f"best {dice.max():.2f}, last {dice[-1]:.2f}" if dice.size else "not measured"
+    summary = f"best {val_dice.max():.2f}, last {val_dice[-1]:.2f}" if val_dice.size else "not measured"
     return f"Validation Dice: {summary}."
 
 
@@ -148,8 +149,7 @@ def _draw_example(axes: Axes, example: Example) -> str:
     axes.set_title(f"{example.name}: truth orange,\nprediction magenta, dashed", fontsize=9)
     axes.set_axis_off()
     area = example.spacing[0] * example.spacing[1]
-    both, sizes = np.count_nonzero(truth & prediction), np.count_nonzero(truth) + np.count_nonzero(prediction)
-    overlap = f"Dice {2 * both / sizes:.2f} in it" if sizes else "nothing in it"
+    overlap = f"Dice {dice(truth, prediction):.2f} in it" if truth.any() or prediction.any() else "nothing in it"
     return (
         f"A slice of {example.name}: truth {np.count_nonzero(truth) * area:.0f} mm², "
         f"prediction {np.count_nonzero(prediction) * area:.0f} mm², {overlap}."

@@ -31,12 +31,12 @@ def leaks(rows: Sequence[Row]) -> Picture:
     figure = new_figure(height=110 + 55 * len(rows))
     axes = figure.subplots()
     notes = []
-    for place, row in enumerate(rows):
+    for line, row in enumerate(rows):
         honest, reported = row["honest Dice"], row["reported Dice"]
-        axes.plot([honest, reported], [place, place], color=palette.GREY, lw=2, zorder=1)
-        axes.plot(honest, place, "o", color=palette.BLUE, ms=10, label=None if place else "honest")
-        axes.plot(reported, place, "D", color=palette.VERMILLION, ms=9, label=None if place else "reported")
-        axes.annotate(f"{reported - honest:+.2f}", (max(honest, reported) + 0.02, place), va="center", fontsize=9)
+        axes.plot([honest, reported], [line, line], color=palette.GREY, lw=2, zorder=1)
+        axes.plot(honest, line, "o", color=palette.BLUE, ms=10, label=None if line else "honest")
+        axes.plot(reported, line, "D", color=palette.VERMILLION, ms=9, label=None if line else "reported")
+        axes.annotate(f"{reported - honest:+.2f}", (max(honest, reported) + 0.02, line), va="center", fontsize=9)
         notes.append(f"{row['leak']}: reported {reported:.2f}, honest {honest:.2f}")
     axes.set_yticks(range(len(rows)), [str(row["leak"]) for row in rows])
     axes.set(xlabel="mean Dice", xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
@@ -155,8 +155,8 @@ def where_wrong(
     shown = [(values, title) for values, title in panels if values is not None]
     figure = new_figure(height=430)
     notes = []
-    places = figure.subplots(1, len(panels))  # a single panel is drawn on the left, with an empty place beside it
-    used, unused = places[: len(shown)], places[len(shown) :]
+    all_axes = figure.subplots(1, len(panels))  # a single panel is drawn on the left, with empty axes beside it
+    used, unused = all_axes[: len(shown)], all_axes[len(shown) :]
     for axes in unused:
         axes.set_visible(False)
     for axes, (values, title) in zip(used, shown, strict=True):

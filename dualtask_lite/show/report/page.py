@@ -22,17 +22,17 @@ def to_html(report: Report) -> str:
     browsers = [slices(e.scan, prediction=e.mask, distance=e.distance_mm).to_html() for e in report.examples]
     descriptions = ["".join(describe_example(e)) for e in report.examples]
     parts = {key: "".join(write(report)) for key, write in WRITERS.items()}
-    solid = in_3d(report.examples)
+    view_3d = in_3d(report.examples)
     while True:
-        parts["examples"] = "".join(examples(descriptions, browsers)) + solid
+        parts["examples"] = "".join(examples(descriptions, browsers)) + view_3d
         page = _fill_template(report, parts)
-        kept = [number for number, browser in enumerate(browsers) if browser]
-        if len(page.encode()) <= LIMIT or not (kept or solid):
+        remaining = [number for number, browser in enumerate(browsers) if browser]
+        if len(page.encode()) <= LIMIT or not (remaining or view_3d):
             return page
-        if kept:
-            browsers[kept[-1]] = ""
+        if remaining:
+            browsers[remaining[-1]] = ""
         else:
-            solid = ""
+            view_3d = ""
 
 
 def _fill_template(report: Report, parts: Mapping[str, str]) -> str:

@@ -87,15 +87,15 @@ class Source:
 
     def frame(self, index: int, step: int) -> Frame:
         """Make the images and the description of one slice."""
-        truth, found, distance = (self._cut(v, index) for v in (self.scan.label, self.prediction, self.distance))
+        truth, predicted, distance = (self._cut(v, index) for v in (self.scan.label, self.prediction, self.distance))
         lines = {}
         if truth is not None:
             lines = {name: _path(truth >= least) for least, name in _STRUCTURES.items()}
-        if found is not None:
-            lines["prediction"] = "".join(_path(found >= least) for least in _STRUCTURES)
+        if predicted is not None:
+            lines["prediction"] = "".join(_path(predicted >= least) for least in _STRUCTURES)
         if distance is not None:
             lines["distance"] = _path(distance < 0)
-        text = self._position(index, step) + _contents(truth, found, self._pixel())
+        text = self._position(index, step) + _contents(truth, predicted, self._pixel())
         images = {layer.name: _colour_png(self._cut(layer.values, index), layer) for layer in self.layers}
         return Frame(index, _ct_png(self._cut(self.scan.volume, index)), images, lines, text)
 
@@ -230,17 +230,17 @@ def _closed(points: NDArray[np.int_]) -> str:
     return f"M{x} {y}" + "".join(f"L{x} {y}" for x, y in points[corners]) + "Z"
 
 
-def _contents(truth: NDArray[Any] | None, found: NDArray[Any] | None, pixel: float) -> str:
+def _contents(truth: NDArray[Any] | None, predicted: NDArray[Any] | None, pixel: float) -> str:
     """Describe the areas of truth and prediction in a slice, in mm2, and their Dice."""
-    parts = [f"{what}: {', '.join(_areas(labels, truth, pixel))}." for what, labels in _label_maps(truth, found)]
+    parts = [f"{what}: {', '.join(_areas(labels, truth, pixel))}." for what, labels in _label_maps(truth, predicted)]
     return " ".join(parts) or "No label."
 
 
-def _label_maps(truth: NDArray[Any] | None, found: NDArray[Any] | None) -> Iterator[tuple[str, NDArray[Any]]]:
+def _label_maps(truth: NDArray[Any] | None, predicted: NDArray[Any] | None) -> Iterator[tuple[str, NDArray[Any]]]:
     if truth is not None:
         yield "Truth", truth
-    if found is not None:
-        yield "Prediction", found
+    if predicted is not None:
+        yield "Prediction", predicted
 
 
 def _areas(labels: NDArray[Any], truth: NDArray[Any] | None, pixel: float) -> Iterator[str]:

@@ -154,13 +154,15 @@ def test_only_the_target_in_mm_has_no_error():
     spacing = (0.8, 0.8, 4.0)
     mask = lesion(spacing)
     control = distance_explorer(spacing=spacing)
-    assert numbers(control.frame(way="mm"))["largest error"] == 0
+    assert numbers(control.frame(definition="mm"))["largest error"] == 0
     at = int(mask.sum(axis=(0, 2)).argmax())
     true = np.clip(signed_distance(mask, spacing)[:, at], -20, 20)
     voxels = np.clip(0.8 * signed_distance(mask, (1, 1, 1))[:, at], -20, 20)
-    assert numbers(control.frame(way="voxels"))["mean error"] == pytest.approx(np.abs(voxels - true).mean(), abs=0.051)
+    assert numbers(control.frame(definition="voxels"))["mean error"] == pytest.approx(
+        np.abs(voxels - true).mean(), abs=0.051
+    )
     published = 20 * published_distance(mask)[:, at]
-    assert numbers(control.frame(way="published"))["largest error"] == pytest.approx(
+    assert numbers(control.frame(definition="published"))["largest error"] == pytest.approx(
         np.abs(published - true).max(), abs=0.051
     )
 
@@ -170,15 +172,15 @@ def test_voxel_target_is_exact_for_isotropic_voxels():
     thin[5:15, 5:15, 9:11] = True
     control = distance_explorer(thin, spacing=(1.0, 1.0, 1.0))
     assert control.knobs[0].options == {"1 mm": 1.0, "2 mm": 2.0, "3 mm": 3.0}
-    assert numbers(control.frame(way="voxels"))["largest error"] == 0
-    assert control.frame(way="published").numbers["inside without a target"] == "100%"
-    assert control.frame(way="mm").numbers["inside without a target"] == "0%"
+    assert numbers(control.frame(definition="voxels"))["largest error"] == 0
+    assert control.frame(definition="published").numbers["inside without a target"] == "100%"
+    assert control.frame(definition="mm").numbers["inside without a target"] == "0%"
 
 
 def test_tenth_of_the_target_is_given_in_mm():
     control = distance_explorer(spacing=(0.8, 0.8, 4.0))
-    assert control.frame(way="mm", band=40.0).numbers["0.1 inside"] == "4 mm"
-    assert control.frame(way="voxels").numbers["0.1 across slices"] == "10 mm"
+    assert control.frame(definition="mm", band=40.0).numbers["0.1 inside"] == "4 mm"
+    assert control.frame(definition="voxels").numbers["0.1 across slices"] == "10 mm"
 
 
 def test_share_without_gradient_matches_the_package():
@@ -189,17 +191,17 @@ def test_share_without_gradient_matches_the_package():
     control = conversion_explorer(spacing=spacing)
     for tau in (0.05, 1.0, 8.0):
         dead = 1 - gradient_alive(lambda d, tau=tau: distance_to_probability(d, tau), truth)
-        frame = control.frame(way="mask", tau=tau)
+        frame = control.frame(direction="mask", tau=tau)
         assert frame.numbers["voxels without a gradient"] == f"{dead:.1%}"
         black = (frame.panels[-1].levels == 0).mean()
         assert black == pytest.approx(dead, abs=1e-9)
-    assert control.frame(way="mask", tau=0.0).numbers["voxels without a gradient"] == "100.0%"
+    assert control.frame(direction="mask", tau=0.0).numbers["voxels without a gradient"] == "100.0%"
 
 
 def test_temperature_of_the_logits_restores_the_distance():
     control = conversion_explorer()
-    assert numbers(control.frame(way="distance", tau=2.0))["mean error of the distance"] == 0
-    assert numbers(control.frame(way="distance", tau=8.0))["mean error of the distance"] > 5
+    assert numbers(control.frame(direction="distance", tau=2.0))["mean error of the distance"] == 0
+    assert numbers(control.frame(direction="distance", tau=8.0))["mean error of the distance"] > 5
 
 
 def test_explorer_shows_the_views_of_the_package():

@@ -29,7 +29,7 @@ def of(expected, **more):
     def size():
         return expected
 
-    exercise("99.1", hint="think", way="do this", meaning="{answer} it is", **more)(size)
+    exercise("99.1", hint="think", solution="do this", meaning="{answer} it is", **more)(size)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_whole_number_may_not_be_off():
 
 
 def test_answer_that_raises_is_wrong():
-    @exercise("99.2", hint="think", way="do this", meaning="yes")
+    @exercise("99.2", hint="think", solution="do this", meaning="yes")
     def larger(answer):
         return answer > 3
 
@@ -75,7 +75,7 @@ def test_answer_that_raises_is_wrong():
 
 
 def test_values_come_from_the_notebook_that_calls():
-    @exercise("99.3", hint="add", way="a + b", meaning=lambda answer, a: f"{answer} is more than {a}")
+    @exercise("99.3", hint="add", solution="a + b", meaning=lambda answer, a: f"{answer} is more than {a}")
     def total(a, b):
         return a + b
 
