@@ -1,6 +1,6 @@
 """Overlays of a CT: labels, errors and distances in mm, each in fixed colours.
 
-Every overlay is a volume of small integers with a colour for each; 0 is transparent. So all viewers draw the same colours.
+Each overlay is a volume of small integers, each with a colour; 0 is transparent. So all viewers use the same colours.
 Labels are nested (a tumour voxel belongs to the pancreas too): where the predicted value is larger than the true one
 the prediction is a false positive, where it is smaller a false negative.
 """

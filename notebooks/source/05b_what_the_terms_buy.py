@@ -246,7 +246,8 @@ check("05b.3", samples_used)
 # %% [markdown]
 # Which of them costs, the views or the samples that they replace? A baseline tells, in which nothing but the number of samples is halved. It was
 # trained for the pancreas, in short trainings (250 steps), three seeds for each hospital, beside the views as plain
-# augmentation.
+# augmentation. In the table `segmentation+optimiser.batch=2` is the baseline with half as many samples, and `views` the one
+# with two views of each sample.
 
 # %% tags=["choice"]
 choice(
@@ -268,13 +269,14 @@ outcome("05b.C")
 # %% [markdown]
 # So a comparison of `views` with the baseline measures mostly something that is no part of the method. Neither way to count is
 # wrong: with as many images the arms cost the same time, with as many samples they see the same data. Say which one you
-# chose, and **ask of every comparison what else was changed**. In a longer training a sample less counts for less.
+# chose, and **ask of every comparison what else was changed**.
 
 # %% [markdown]
 # ## How a training fails
 #
 # A low Dice has two causes. **[Precision](glossary.md#precision)** is the share of the marked volume that is tumour, so it is low where too much is
-# marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Both stand in the rows:
+# marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Both stand in the rows.
+# Look at the rows of `segmentation` as well: a baseline that fails in one training raises every difference from it.
 
 # %% tags=["choice"]
 choice(

@@ -395,7 +395,7 @@ check("06.3", risk_left)
 # ## Scanner or disease?
 #
 # [Lesson 00](00_start_here.ipynb) named two suspects for what is lost in a new hospital. Look at the tumours themselves: how
-# large they are, what kind they are, and how well they were marked.
+# large they are, what kind they are, and how well they were marked. (*iso* tumours are as grey as the pancreas around them.)
 
 # %%
 from dualtask_lite.cases.phantom import lesion
