@@ -196,7 +196,7 @@ def test_resumed_run_keeps_its_training_cases(tmp_path, change):
         train(chosen, tmp_path / "broken", progress=False, callback=power_cut)
     CHANGES[change](source)
     if change in ("moved away", "changed"):
-        with pytest.raises(DualTaskError, match="broken: began with case case1 of A, which is not among the cases"):
+        with pytest.raises(DualTaskError, match="began with case case1 of A, which is not among the available"):
             train(chosen, tmp_path / "broken", progress=False, resume=True)
         return
     broken = train(chosen, tmp_path / "broken", progress=False, resume=True)
