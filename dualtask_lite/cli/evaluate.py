@@ -123,17 +123,19 @@ def ablate(
     """
     from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine.config import Settings, parse_assignments
-    from dualtask_lite.engine.judging import ablation as engine
+    from dualtask_lite.engine.judging.ablation import ablate
+    from dualtask_lite.engine.judging.evaluation import plain
+    from dualtask_lite.engine.judging.plan import ARMS
 
     overrides = parse_assignments(assignments or [])
     source = source or Settings.of(profile, overrides).data.source
-    summary = engine.ablate(
+    summary = ablate(
         profile,
         overrides,
         [case for case in find_cases(source) if case.label is not None],
         folder,
         stages=stage or ["pancreas-coarse", "tumour-coarse"],
-        arms=arm or list(engine.ARMS),
+        arms=arm or list(ARMS),
         seeds=range(seeds),
         protocols=protocol or ["in-domain", "unseen"],
         parts=part,
@@ -142,7 +144,7 @@ def ablate(
         command=shlex.join(["dualtask", *sys.argv[1:]]),
     )
     if as_json:
-        print_json(engine.plain(summary))
+        print_json(plain(summary))
         return
     _print_results(summary["results"])
     _print_comparisons(summary["comparisons"])

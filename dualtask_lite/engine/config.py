@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dualtask_lite.engine.profiles import COARSE, PROFILES, TUMOUR, TUMOUR_TERMS
+from dualtask_lite.engine.strict_yaml import parse_yaml
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS, TERMS
@@ -164,9 +165,8 @@ class Machine(Section):
     """Device, memory and intervals."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = (
-        "auto"  # auto: the fastest that the device supports
-    )
+    # auto: the fastest that the device supports
+    precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = "auto"
     compile: bool = False  # torch.compile the network: minutes at the start, faster steps on a GPU
     recompute: bool = False  # activation checkpointing: much less memory, about a third more work
     cache_regions: bool = False  # keep training regions on disk, for thousands of CTs or several processes
@@ -237,7 +237,7 @@ class Settings(Section):
             text = path.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise DualTaskError(f"{path}: cannot be read as YAML ({error})", "give a readable settings file") from error
-        values = _parsed(text, str(path))
+        values = parse_yaml(text, str(path))
         if values is None:
             values = {}
         if not isinstance(values, dict):
@@ -281,42 +281,8 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
             raise DualTaskError(
                 f"--set {assignment}: not of the form key=value", "write for example --set optimiser.steps=50"
             )
-        overrides[key.strip()] = _parsed(value, f"--set {assignment}")
+        overrides[key.strip()] = parse_yaml(value, f"--set {assignment}")
     return overrides
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML loader that refuses a repeated name in a mapping; PyYAML would silently use the last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        first_marks: dict[str, yaml.Mark] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            if key.value in first_marks:
-                first_line = first_marks[key.value].line + 1
-                raise yaml.constructor.ConstructorError(
-                    problem=f"{key.value!r} is repeated, first in line {first_line}", problem_mark=key.start_mark
-                )
-            first_marks[key.value] = key.start_mark
-        return super().construct_mapping(node, deep)
-
-
-def _parsed(text: str, origin: str) -> Any:
-    """Parse a YAML text; ``origin`` names its source in messages, for example its file.
-
-    Raises:
-        DualTaskError: with line and column, when the text is not valid YAML or repeats a setting.
-    """
-    try:
-        return yaml.load(text, _StrictLoader)  # noqa: S506  # a subclass of the safe loader
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        reason = error.problem or error.context
-    except yaml.reader.ReaderError as error:
-        line, column = text.count("\n", 0, error.position), error.position - text.rfind("\n", 0, error.position)
-        where, reason = f"line {line + 1}, column {column}: ", f"the character {chr(error.character)!r} is not allowed"
-    remedy = "correct this line: each name once, indented with spaces and not with tabs"
-    raise DualTaskError(f"{origin}: cannot be read as YAML ({where}{reason})", remedy)
 
 
 def _validated(values: Mapping[str, Any], *, origin: str) -> Settings:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.medical import sliding_window_inference
+from dualtask_lite.engine.monai import sliding_window_inference
 from dualtask_lite.engine.training.devices import autocast
 from dualtask_lite.engine.training.memory import is_out_of_memory
 from dualtask_lite.method.convert import distance_to_probability, logit_to_distance

@@ -44,7 +44,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # %%
 from dualtask_lite.cases.splits import leave_one_centre_out
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.judging.ablation import ARMS
+from dualtask_lite.engine.judging.plan import ARMS
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
 from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table

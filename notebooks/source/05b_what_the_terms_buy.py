@@ -62,7 +62,7 @@ tables.arms(tumours)
 # differ in these terms of [lesson 04](04_the_framework.ipynb), and in how many views they see of each sample:
 
 # %%
-from dualtask_lite.engine.judging.ablation import ARMS
+from dualtask_lite.engine.judging.plan import ARMS
 
 arms = list(dict.fromkeys(row["arm"] for row in tumours))
 for arm in arms:

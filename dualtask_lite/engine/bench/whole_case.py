@@ -21,7 +21,7 @@ from dualtask_lite.engine.bench.timing import four_digits, wait
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import cut_region
 from dualtask_lite.engine.inference import WINDOWS, flips, predict_heads
-from dualtask_lite.engine.medical import sliding_window_inference
+from dualtask_lite.engine.monai import sliding_window_inference
 from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.run import Model, build_network, load_model, peak_memory_mb
 from dualtask_lite.engine.training.devices import pick_device

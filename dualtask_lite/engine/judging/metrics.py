@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from dualtask_lite.cases.masks import Box
-from dualtask_lite.engine.medical import get_mask_edges, get_surface_distance
+from dualtask_lite.engine.monai import get_mask_edges, get_surface_distance
 from dualtask_lite.rows import number
 
 METRICS = (

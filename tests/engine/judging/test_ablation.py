@@ -8,8 +8,9 @@ import pytest
 from dualtask_lite import machine
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.judging import ablation as engine
-from dualtask_lite.engine.judging.ablation import ARMS, Cell, Plan, ablate, cells_of, split_of, stage_settings
+from dualtask_lite.engine.judging.ablation import ablate
 from dualtask_lite.engine.judging.evaluation import Evaluation, plain
+from dualtask_lite.engine.judging.plan import ARMS, SAMPLES, Cell, Plan, cells_of, split_of, stage_settings
 from dualtask_lite.engine.run import load_model, read_rows, write_rows
 from dualtask_lite.errors import DualTaskError
 
@@ -26,7 +27,7 @@ TERMS = {
     "full": {"seg", "dist", "conv_mask", "conv_distance", "out", "feat", "slice"},
 }
 TWO_VIEWS = {"views", "consistency", "contrast", "full"}
-SAME_IMAGES = [arm for arm in ARMS if not arm.endswith(engine.SAMPLES)]
+SAME_IMAGES = [arm for arm in ARMS if not arm.endswith(SAMPLES)]
 
 
 def plan(profile="laptop", overrides=None, stages=CASCADE, folds=5):
@@ -81,11 +82,11 @@ def test_arms_differ_in_terms_and_views_with_equal_images(arm, profile):
 def test_an_arm_of_equal_samples_shows_each_of_them_twice(arm):
     of = {
         name: stage_settings(Cell(name, "unseen", "A", 0), plan(), "tumour-coarse")
-        for name in ("segmentation", arm, arm + engine.SAMPLES)
+        for name in ("segmentation", arm, arm + SAMPLES)
     }
-    assert of[arm + engine.SAMPLES].optimiser.batch == of["segmentation"].optimiser.batch == 2 * of[arm].optimiser.batch
-    assert of[arm + engine.SAMPLES].objective == of[arm].objective
-    assert of[arm + engine.SAMPLES].views == of[arm].views
+    assert of[arm + SAMPLES].optimiser.batch == of["segmentation"].optimiser.batch == 2 * of[arm].optimiser.batch
+    assert of[arm + SAMPLES].objective == of[arm].objective
+    assert of[arm + SAMPLES].views == of[arm].views
 
 
 def test_an_arm_may_bring_settings_of_its_own():
