@@ -24,13 +24,14 @@ def _share_outside(prediction: Any, scan: Any) -> float:
 
 def _worst_loss(answer: int, predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> str:
     worst = max(_share_outside(predictions[name], scan) for name, scan in scans.items())
-    return f"{answer} of {len(scans)} cases; in the worst of them {worst:.0%} of the tumour was outside."
+    tumours = sum(scan.has_tumour for scan in scans.values())
+    return f"{answer} of {tumours} tumours; of the worst of them {worst:.0%} was outside."
 
 
 @exercise(
     "06.1",
-    hint="cut the box out of label > 0 and compare its sum with the sum over the whole volume; count cases.",
-    solution="organ[x0:x1, y0:y1, z0:z1].sum() < organ.sum() for each case, with the corners from report[-1].",
+    hint="cut the box out of label == 2 and compare its sum with the sum over the whole volume; count tumours.",
+    solution="tumour[x0:x1, y0:y1, z0:z1].sum() < tumour.sum() for each one, with the corners from report[-1].",
     meaning=_worst_loss,
     tolerance=0,
 )

@@ -13,7 +13,7 @@ from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.show import palette, planes
-from dualtask_lite.show.figures.parts import tidy
+from dualtask_lite.show.figures.parts import join_sides, tidy
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
 FIELD = 160.0  # mm shown around a lesion
@@ -40,7 +40,7 @@ def centres_side_by_side(scans: Sequence[Scan]) -> Picture:
         for axes, plane in zip(panels[:, column], ("axial", "coronal"), strict=True):
             planes.draw_ct(axes, scan, plane, at)
             planes.outline_truth(axes, scan.label, scan.spacing, plane, at)
-        panels[0, column].set_title(f"centre {scan.centre}, case {scan.id}\n{_join_sides(scan.spacing)} mm", fontsize=9)
+        panels[0, column].set_title(f"centre {scan.centre}, case {scan.id}\n{join_sides(scan.spacing)} mm", fontsize=9)
         panels[1, column].set_xlabel(f"mm from the middle of the {where}", fontsize=9)
         notes.append(f"Centre {scan.centre}, {_size(scan)}: {_contents(scan)}; cut through the {where}.")
     for row, plane, least in zip(panels, ("axial", "coronal"), (deep, high), strict=True):
@@ -193,12 +193,8 @@ def _contents(scan: Scan) -> str:
 
 
 def _size(scan: Scan) -> str:
-    return f"{_join_sides(scan.shape)} voxels of {_join_sides(scan.spacing)} mm"
+    return f"{join_sides(scan.shape)} voxels of {join_sides(scan.spacing)} mm"
 
 
 def _sides(scan: Scan) -> list[tuple[int, float]]:
     return list(zip(scan.shape, scan.spacing, strict=True))
-
-
-def _join_sides(numbers: Sequence[float]) -> str:
-    return " x ".join(f"{n:.3g}" for n in numbers)

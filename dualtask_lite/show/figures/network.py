@@ -10,6 +10,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.show import palette
+from dualtask_lite.show.figures.parts import join_sides
 from dualtask_lite.show.picture import Picture, new_figure
 
 _POSITIONS = {  # column and row of each stage; the U runs down on the left and up on the right
@@ -54,12 +55,12 @@ def network_diagram(net: DualTaskNet, sides: Sequence[int] = (64, 64, 32)) -> Pi
     axes.set_axis_off()
     size = sum(weights.numel() for weights in net.parameters())
     axes.set_title(
-        f"{size:,} weights; channels @ sides of one input of {_join_sides(sides)}; dashed: skips, which are added",
+        f"{size:,} weights; channels @ sides of one input of {join_sides(sides)}; dashed: skips, which are added",
         fontsize=10,
     )
     stages = "; ".join(f"{_title(name)} {_shape(shape)}" for name, shape in shapes.items())
     return Picture.of(
-        figure, f"Dual-task U-Net, {size:,} weights, for an input of {_join_sides(sides)} voxels: {stages}."
+        figure, f"Dual-task U-Net, {size:,} weights, for an input of {join_sides(sides)} voxels: {stages}."
     )
 
 
@@ -109,8 +110,4 @@ def _title(name: str) -> str:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    return f"{shape[0]} @ {_join_sides(shape[1:])}" if len(shape) > 1 else f"{shape[0]} slices"
-
-
-def _join_sides(sides: Sequence[int]) -> str:
-    return " × ".join(map(str, sides))
+    return f"{shape[0]} @ {join_sides(shape[1:])}" if len(shape) > 1 else f"{shape[0]} slices"

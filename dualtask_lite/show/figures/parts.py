@@ -27,6 +27,11 @@ def series(rows: Sequence[Row], name: str) -> tuple[NDArray[np.float64], NDArray
     return steps, values
 
 
+def join_sides(sides: Sequence[float]) -> str:
+    """Write the sides of a grid or of a voxel: ``96 × 96 × 60``."""
+    return " × ".join(f"{side:.3g}" for side in sides)
+
+
 def running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Average the last ``width`` values, or as many as there are at the start."""
     sums = np.cumsum(np.concatenate([[0.0], values]))

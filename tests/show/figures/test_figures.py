@@ -133,7 +133,7 @@ def test_orthogonal_states_volumes_and_dice():
     assert f"pancreas {(scan.label == 1).sum() * 8 / 1000:.1f} ml, tumour {180 * 8 / 1000:.1f} ml" in alt
     assert "Prediction: tumour 1.4 ml (Dice 1.00)." in alt
     assert "Signed distance from -3.0 to 12.5 mm, negative inside." in alt
-    assert "40 x 50 x 20 voxels of 2 x 1 x 4 mm" in alt
+    assert "40 × 50 × 20 voxels of 2 × 1 × 4 mm" in alt
 
 
 def test_tumour_counts_as_pancreas_in_the_alt_text():
