@@ -42,7 +42,6 @@ from jinja2 import DictLoader
 from nbconvert import HTMLExporter
 from nbformat import NotebookNode
 from readme import ANSWERS, write_part
-from traitlets.config import Config
 
 from dualtask_lite.show.lesson import MANIFEST_TYPE
 from dualtask_lite.show.table import Table
@@ -250,9 +249,7 @@ def execute(notebook: NotebookNode, out: Path, parameters: Mapping[str, Any], *,
 def page(notebook: NotebookNode, title: str) -> str:
     """Make one HTML page that holds everything it shows."""
     loader = DictLoader({"page.html.j2": PAGE})
-    # A widget needs a kernel: the page shows the picture that stands beside it.
-    usual = HTMLExporter().default_config.NbConvertBase.display_data_priority
-    config = Config(NbConvertBase={"display_data_priority": [kind for kind in usual if "widget" not in kind]})
+    config = slides.without_widgets()
     exporter = HTMLExporter(config=config, extra_loaders=[loader], template_file="page.html.j2", embed_images=True)
     kept = {name: value for name, value in notebook.metadata.items() if name != "widgets"}  # their state is large
     bare = NotebookNode({**notebook, "metadata": NotebookNode(kept)})

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import nbformat
 from jinja2 import DictLoader
-from nbconvert import SlidesExporter
+from nbconvert import HTMLExporter, SlidesExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
@@ -28,8 +28,9 @@ REVEAL = Package(
 )
 #: Tags of cells that no slide shows.
 HIDDEN = {"bootstrap", "parameters", "solution", "check", "manifest"}
-#: Sections that are shown as they are; of the others the first paragraph is shown and the rest is for the speaker.
+#: Heading of the section that says what is known of the claim after a lesson.
 KNOWN = "What is known now"
+#: Sections that are shown as they are; of the others the first paragraph is shown and the rest is for the speaker.
 WHOLE = ("Exercise", KNOWN, "Summary")
 SKIPPED = ("References",)
 
@@ -62,6 +63,12 @@ def reveal() -> dict[str, str]:
         return {name: (Path(folder) / name).read_text(encoding="utf-8") for name in REVEAL.files}
 
 
+def without_widgets() -> Config:
+    """Let an exporter show the picture beside a widget, which would need a kernel."""
+    usual = HTMLExporter().default_config.NbConvertBase.display_data_priority
+    return Config(NbConvertBase={"display_data_priority": [kind for kind in usual if "widget" not in kind]})
+
+
 def deck(notebook: NotebookNode, title: str, library: dict[str, str]) -> str:
     """Make the deck of an executed notebook.
 
@@ -71,9 +78,9 @@ def deck(notebook: NotebookNode, title: str, library: dict[str, str]) -> str:
         library: the files of reveal.js, see :func:`reveal`.
     """
     loader = DictLoader({"deck.html.j2": TEMPLATE})
-    usual = SlidesExporter().default_config.NbConvertBase.display_data_priority
-    config = Config(NbConvertBase={"display_data_priority": [kind for kind in usual if "widget" not in kind]})
-    exporter = SlidesExporter(config=config, extra_loaders=[loader], template_file="deck.html.j2", embed_images=True)
+    exporter = SlidesExporter(
+        config=without_widgets(), extra_loaders=[loader], template_file="deck.html.j2", embed_images=True
+    )
     exporter.exclude_input = True
     slides = nbformat.v4.new_notebook(cells=list(_slides(notebook)))
     text, _ = exporter.from_notebook_node(slides, {"metadata": {"name": title}})
@@ -102,9 +109,8 @@ def _slides(notebook: NotebookNode) -> Iterator[NotebookNode]:
             lines = cell.outputs[0].data["text/plain"].splitlines()[1:]
             yield _text("\n\n".join(lines), "fragment")
         else:
-            if printed := "".join(
-                output.text for output in cell.outputs if output.output_type == "stream" and concludes
-            ):
+            printed = "".join(output.text for output in cell.outputs if output.output_type == "stream")
+            if concludes and printed:
                 yield _text(printed, "-")
             if shown := [output for output in cell.outputs if _is_shown(output)]:
                 kept = nbformat.v4.new_code_cell(outputs=shown)

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import nbformat
 from nbformat import NotebookNode
+from slides import KNOWN
 
 #: Tag of the cells whose picture stands on the page.
 TAG = "summary"
-KNOWN = "## What is known now"
 CLAIM = (
     "A paper reports that pixel classification and distance regression together mark tumours of an unseen hospital "
     "9.5 points of Dice better than pixel classification alone. The course rebuilds the method and tests that."
@@ -52,8 +52,8 @@ def known(notebook: NotebookNode) -> str:
     inside = False
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
-            if KNOWN in cell.source:
-                inside, text = True, cell.source.split(KNOWN)[1]
+            if f"## {KNOWN}" in cell.source:
+                inside, text = True, cell.source.split(f"## {KNOWN}")[1]
             else:
                 text = cell.source
             if inside:
