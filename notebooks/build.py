@@ -86,6 +86,7 @@ body {{ font-family: system-ui, sans-serif; max-width: 1000px; margin: 0 auto;
 article {{ border-top: 1px solid #ccc; padding: 1em 0; }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
 td, th {{ padding: 0.2em 1em 0.2em 0; text-align: left; vertical-align: top; }}
+img {{ min-width: 0 !important; }}
 caption {{ text-align: left; font-weight: bold; }}
 </style></head><body>
 <h1>Dual-Task Lite: the executed lessons</h1>
@@ -378,7 +379,8 @@ def index(done: list[Executed], folder: Path) -> str:
         f"<p>{html.escape(lesson.summary)} {runs[lesson.name]['seconds']} s, "
         f"{runs[lesson.name]['memory_mb']} MB. "
         f'<a href="{lesson.name}.ipynb">Executed notebook</a>.</p>{lesson.picture}'
-        f"{Table([lesson.manifest['results']], 'Results', digits=3).to_html()}</article>"
+        f"<details><summary>What came out</summary>"
+        f"{Table([lesson.manifest['results']], 'Results', digits=3).to_html()}</details></article>"
         for lesson in done
     ]
     times = [

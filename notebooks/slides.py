@@ -17,6 +17,7 @@ from nbconvert import HTMLExporter, SlidesExporter
 from nbformat import NotebookNode
 from traitlets.config import Config
 
+from dualtask_lite.show.picture import BOX
 from dualtask_lite.viewers.npm import Package, fetch, unpack
 
 REVEAL = Package(
@@ -42,7 +43,8 @@ TEMPLATE = """{% extends 'reveal/index.html.j2' %}
 .reveal { font: 24px/1.35 system-ui, sans-serif; color: #222; }
 .reveal .slides { text-align: left; }
 .reveal h1, .reveal h2, .reveal h3 { line-height: 1.15; margin: 0 0 0.6em; }
-.reveal img { width: 100%; height: auto; max-height: 640px; object-fit: contain; object-position: left top; }
+.reveal img { width: 100%; min-width: 0 !important; height: auto; max-height: 640px; object-fit: contain;
+  object-position: left top; }
 .reveal table { font-size: 0.75em; border-collapse: collapse; }
 .reveal td, .reveal th { padding: 0.15em 0.8em 0.15em 0; text-align: left; }
 .reveal caption { text-align: left; font-weight: bold; }
@@ -144,4 +146,4 @@ def _text(source: str, kind: str) -> NotebookNode:
 def _is_shown(output: NotebookNode) -> bool:
     """Whether an output is a picture, a table, a question or a view in 3D, and no bar, listing or printed line."""
     shown = output.get("data", {}).get("text/html", "")
-    return shown.startswith(("<img", "<table", "<iframe", "<p><strong>Before you go on"))
+    return shown.startswith((BOX, "<table", "<iframe", "<p><strong>Before you go on"))

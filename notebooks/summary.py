@@ -9,6 +9,8 @@ import nbformat
 from nbformat import NotebookNode
 from slides import KNOWN
 
+from dualtask_lite.show.picture import BOX
+
 #: Tag of the cells whose picture stands on the page.
 TAG = "summary"
 CLAIM = (
@@ -21,7 +23,7 @@ body { max-width: 1400px; }
 main { columns: 3; column-gap: 2em; --jp-content-font-size1: 12px; }
 main > * { break-inside: avoid; }
 .jp-CodeCell .jp-Cell-inputWrapper, .jp-InputPrompt, .jp-OutputPrompt { display: none; }
-img { max-width: 100%; }
+img { max-width: 100%; min-width: 0 !important; }
 h1 { font-size: 1.8em !important; } h2 { font-size: 1.15em !important; margin: 0.6em 0 0.2em !important; }
 ul, p { margin: 0.2em 0 !important; }
 @media print { main { --jp-content-font-size1: 8px; } img { max-height: 42mm; } }
@@ -41,7 +43,7 @@ def summary(lessons: Iterable[tuple[str, NotebookNode]]) -> NotebookNode:
         cells.append(nbformat.v4.new_markdown_cell(f"## [{title}]({name}.ipynb)\n\n{known(notebook)}"))
         for cell in notebook.cells:
             if TAG in cell.metadata.get("tags", []):
-                pictures = [o for o in cell.outputs if o.get("data", {}).get("text/html", "").startswith("<img")]
+                pictures = [o for o in cell.outputs if o.get("data", {}).get("text/html", "").startswith(BOX)]
                 cells.append(nbformat.v4.new_code_cell(outputs=pictures))
     return nbformat.v4.new_notebook(cells=cells)
 

@@ -7,7 +7,7 @@ earlier one (METHOD, section Data).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import takewhile
@@ -116,18 +116,21 @@ class StageReport:
     warning: str | None = None
 
 
-def predict_scan(models: Sequence[Model], scan: Scan) -> Prediction:
+def predict_scan(
+    models: Sequence[Model], scan: Scan, earlier: Mapping[str, TargetPrediction] | None = None
+) -> Prediction:
     """Run the trained stages in the order of the cascade on one scan.
 
     Args:
         models: any subset of the four stages, one model each.
         scan: the CT; its label is not used.
+        earlier: target -> prediction of the stages before these models, if they were already run on this scan.
 
     Raises:
         DualTaskError: when no model is given, two are of the same stage, or the memory does not suffice.
     """
     models = in_cascade_order(models)
-    predictions: dict[str, TargetPrediction] = {}
+    predictions = dict(earlier or {})
     report = []
     sides = " x ".join(map(str, scan.shape))
     too_large = f"{scan.id}: predicting its {sides} voxels takes more memory than is available"

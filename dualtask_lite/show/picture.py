@@ -17,6 +17,8 @@ from matplotlib.text import Text
 from dualtask_lite.files import whole_file
 
 WIDTH = 900  # px of a notebook's output area
+NARROWEST = 640  # px; on a phone the picture scrolls sideways, because its words would be too small to read
+BOX = '<div class="dualtask-picture"'  # how the HTML of a picture starts
 _SHARPNESS = 1.5  # image pixels for each px, for high-resolution screens
 _DPI = 100
 
@@ -53,10 +55,11 @@ class Picture:
         return path
 
     def to_html(self) -> str:
-        """Write an ``img`` element that contains the image."""
+        """Write an ``img`` element that contains the image, in a box that scrolls sideways on a narrow screen."""
         source = base64.b64encode(self.png).decode("ascii")
-        style = f"width: {WIDTH}px; max-width: 100%; height: auto"
-        return f'<img alt="{html.escape(self.alt)}" style="{style}" src="data:image/png;base64,{source}">'
+        style = f"width: {WIDTH}px; max-width: 100%; min-width: {NARROWEST}px; height: auto"
+        image = f'<img alt="{html.escape(self.alt)}" style="{style}" src="data:image/png;base64,{source}">'
+        return f'{BOX} style="overflow-x: auto">{image}</div>'
 
     def bundle(self) -> dict[str, str]:
         """Write the forms for all front ends: HTML with alt text, and the PNG for PDF and GitHub."""

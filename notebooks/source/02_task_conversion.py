@@ -10,7 +10,7 @@
 # # 02 Task conversion: each answer in the other's words
 #
 # A mask can be turned into a distance and a distance into a mask, so that each task can teach the
-# other. But only if a gradient comes back. You find out why a published conversion trains nothing, and repair it.
+# other. But only if a gradient comes back. You put a published conversion to that test, and repair what does not pass.
 #
 # **Objectives.** After this lesson you can
 #
@@ -165,7 +165,7 @@ largest_tau = max(taus)
 check("02.2", largest_tau)
 
 # %% [markdown]
-# ## A conversion that trains nothing
+# ## The conversion as it was published
 #
 # To teach the distance head, a loss judges the mask that its distance turns into. Here is a conversion as it was
 # published, in one line: inside is where the distance is at most 0.

@@ -223,8 +223,8 @@ consistency = ((logits[0] - logits[1]) ** 2).mean() + ((distances[0] - distances
 check("03.2", consistency)
 
 # %% [markdown]
-# The rule has a hole. A network that always gives the same answer, whatever it sees, is perfectly
-# consistent:
+# Ask of every rule what would satisfy it without any learning. Take a network that always gives the same answer, whatever
+# it sees:
 
 # %% tags=["choice"]
 choice(
@@ -242,8 +242,8 @@ print(f"consistency of a network that knows nothing: {out_term(lazy, lazy, lazy,
 outcome("03.B")
 
 # %% [markdown]
-# That is why this term is never used alone and why it is better brought in slowly: first the labels have to give the network
-# something to be consistent about.
+# The rule has a hole: who says nothing never contradicts itself. So this term is never used alone, and it is better brought
+# in slowly: first the labels have to give the network something to be consistent about.
 #
 # ## Rule 2: the features stay apart
 #

@@ -58,7 +58,9 @@ print(f"{about['device']}, torch {about['versions']['torch']}, {about['date']}")
 tables.arms(tumours)
 
 # %% [markdown]
-# A dash means that no such training is in the table. *Found* is the share of the tumours that the prediction touches. The arms
+# A dash means that no such training is in the table. *Found* is the share of the tumours that the prediction touches. The
+# reference models of the kit are the trainings with C held out and seed 0. Lessons 04 and 06 score them on the 16 patients of
+# C that come with the kit, lesson 08 on four of these, and this table on 48, so their Dice differs from page to page. The arms
 # differ in these terms of [lesson 04](04_the_framework.ipynb), and in how many views they see of each sample:
 
 # %%
@@ -179,13 +181,13 @@ learning_curves(curves)
 outcome("05b.B")
 
 # %% [markdown]
-# Read the dotted lines first. An arm whose training cases still rise at the last step was cut short, and an arm that is behind on
+# Read the training cases first. An arm whose training cases still rise at the last step was cut short, and an arm that is behind on
 # its **own training cases** has not learned what there is to carry over: what its terms do in a new hospital cannot be seen
 # from this training. At the left end of the curves, where the training of a lesson stops, the arms differ by how fast they learn.
 #
-# Then compare the dashed line with the solid one. Both are new patients; only the solid one is a new hospital. Where it is
-# lower, a method that travels better could win the difference back. Where it is not (the tumours of C are larger, and so
-# easier), there is nothing to win. And where all three lines of an arm are low, the training itself failed.
+# Then compare the panel in the middle with the right one. Both show new patients; only the right one shows a new hospital.
+# Where it is lower, a method that travels better could win the difference back. Where it is not (the tumours of C are
+# larger, and so easier), there is nothing to win. And where an arm is low in all three panels, the training itself failed.
 
 # %%
 ends = list({(row["arm"], row["part"], row["seed"]): row for row in curves}.values())

@@ -88,7 +88,7 @@ Table(
 # %%
 changes = {
     "objective.weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
-    "optimiser.steps": 60,  # few, to be quick; your budget holds more
+    "optimiser.steps": 50,  # few, to be quick; your budget holds more
 }
 attempt = Settings.of(profile, {"stage": "tumour-coarse", **common, **changes, **overrides})
 split = leave_one_centre_out(cases, held_out, validation=attempt.data.validation, seed=seed)
@@ -134,15 +134,16 @@ choice(
 # %%
 import numpy as np
 
-from dualtask_lite.engine.judging.evaluation import evaluate
+from dualtask_lite.engine.judging.evaluation import evaluate_cascades
 
 known = split.test[:4]  # to be quick
 pancreas = [model for model in reference if model.settings.stage == "pancreas-coarse"]
 tried = {"baseline": reference, "attempt": pancreas + load_models(folder / "attempt")}
 mean_dice = {}
-for name, models in tried.items():
-    rows = evaluate(models, known).rows
-    mean_dice[name] = float(np.nanmean([row["dice"] for row in rows if row["target"] == "tumour"]))
+for name, result in zip(tried, evaluate_cascades([*tried.values()], known), strict=True):
+    mean_dice[name] = float(
+        np.nanmean([row["dice"] for row in result.rows if row["target"] == "tumour"])
+    )
 Table([{"models": name, "tumour Dice": mean} for name, mean in mean_dice.items()], held_out)
 
 # %% tags=["outcome"]

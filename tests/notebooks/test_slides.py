@@ -7,8 +7,10 @@ import slides
 import summary
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
+from dualtask_lite.show.picture import BOX
+
 LIBRARY = {name: f"/* {name} */" for name in slides.REVEAL.files}
-PICTURE = '<img alt="a figure" src="data:image/png;base64,AA==">'
+PICTURE = f'{BOX}><img alt="a figure" src="data:image/png;base64,AA=="></div>'
 
 
 def shown(html):

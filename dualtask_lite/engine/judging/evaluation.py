@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,14 @@ from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.metrics import case_metrics, summarise
-from dualtask_lite.engine.predict import Prediction, in_cascade_order, keep_large_components, predict_box, predict_scan
+from dualtask_lite.engine.predict import (
+    Prediction,
+    TargetPrediction,
+    in_cascade_order,
+    keep_large_components,
+    predict_box,
+    predict_scan,
+)
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model, write_json, write_rows
 from dualtask_lite.errors import DualTaskError
@@ -52,26 +60,64 @@ def evaluate(
     Raises:
         DualTaskError: when one of the cases was used in training, or none has a label.
     """
+    return evaluate_cascades([models], cases, heads=heads, progress=progress)[0]
+
+
+def evaluate_cascades(
+    cascades: Sequence[Sequence[Model]], cases: Sequence[Case], *, heads: bool = False, progress: bool = True
+) -> list[Evaluation]:
+    """Evaluate several cascades on the same cases; the stages that they share are predicted once for each case.
+
+    Args:
+        cascades: the models of each; two cascades share a first stage if it is the same object.
+        cases: see ``evaluate``; a case that one cascade cannot predict has failed for all.
+        heads: see ``evaluate``.
+        progress: show a bar on a terminal or in a notebook.
+
+    Returns:
+        One evaluation for each cascade.
+
+    Raises:
+        DualTaskError: see ``evaluate``.
+    """
     cases = [case for case in cases if case.label is not None]
     if not cases:
         raise DualTaskError("there is no labelled case to evaluate on", "name a source or a centre with labels")
-    refuse_training_cases(models, cases)
-    rows: list[dict[str, Any]] = []
+    cascades = [in_cascade_order(models) for models in cascades]
+    for models in cascades:
+        refuse_training_cases(models, cases)
+    before_last = zip(*(models[:-1] for models in cascades), strict=False)
+    shared = [same[0] for same in takewhile(_are_the_same, before_last)]
+    rows: list[list[dict[str, Any]]] = [[] for _ in cascades]
     failed: dict[str, str] = {}
     with progress_bar(progress) as bar:
         for case in bar.track(cases, description="evaluating"):
             try:
                 scan = case.load()
-                prediction = predict_scan(models, scan)
-                scored = score(scan, prediction, targets(models))
-                if heads:
-                    last = in_cascade_order(models)[-1]
-                    head_scores = score_heads(last, scan, prediction)
-                    scored = [row | head_scores if row["target"] == prediction.target else row for row in scored]
-                rows += scored
+                earlier = predict_scan(shared, scan).targets if shared else {}
+                scored = [_scored(models, scan, earlier, len(shared), heads=heads) for models in cascades]
             except DualTaskError as error:
                 failed[case.id] = str(error)
-    return Evaluation(rows, summary_of(rows), failed)
+            else:
+                for total, new in zip(rows, scored, strict=True):
+                    total += new
+    return [Evaluation(total, summary_of(total), failed) for total in rows]
+
+
+def _are_the_same(models: Sequence[Model]) -> bool:
+    return all(model is models[0] for model in models)
+
+
+def _scored(
+    models: Sequence[Model], scan: Scan, earlier: Mapping[str, TargetPrediction], finished: int, *, heads: bool
+) -> list[dict[str, Any]]:
+    """Rows of one case; the first ``finished`` stages of the cascade gave the ``earlier`` predictions."""
+    prediction = predict_scan(models[finished:], scan, earlier)
+    rows = score(scan, prediction, targets(models))
+    if heads:
+        head_scores = score_heads(models[-1], scan, prediction)
+        rows = [row | head_scores if row["target"] == prediction.target else row for row in rows]
+    return rows
 
 
 def refuse_training_cases(models: Sequence[Model], cases: Sequence[Case]) -> None:
@@ -158,11 +204,13 @@ def score_heads(model: Model, scan: Scan, prediction: Prediction) -> dict[str, f
     assert scan.label is not None
     stage, threshold = STAGES[model.settings.stage], model.settings.prediction.threshold
     truth = target_mask(scan.label, stage.target)
-    maps = predict_box(model, scan, training_box(scan, stage))
-    masks = {
-        **{f"dice_{head}_head": prediction.targets[stage.target].masks[head] for head in maps.heads[1:]},
-        "dice_own_box": keep_large_components(maps.of_head("segmentation") >= threshold),
-    }
+    by_head = prediction.targets[stage.target].masks
+    own_box = by_head["segmentation"]
+    if stage.region != "volume":  # else the box is the whole volume, which was predicted already
+        maps = predict_box(model, scan, training_box(scan, stage))
+        own_box = keep_large_components(maps.of_head("segmentation") >= threshold)
+    masks = {f"dice_{head}_head": mask for head, mask in by_head.items() if head != "segmentation"}
+    masks["dice_own_box"] = own_box
     return {name: dice(mask, truth) if truth.any() else math.nan for name, mask in masks.items()}
 
 

@@ -23,7 +23,7 @@ from scipy import integrate, stats
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import STAGES
-from dualtask_lite.engine.judging.evaluation import Evaluation, evaluate, plain
+from dualtask_lite.engine.judging.evaluation import Evaluation, evaluate_cascades, plain
 from dualtask_lite.engine.judging.statistics import bootstrap_interval, paired_differences
 from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_scan
 from dualtask_lite.engine.run import MANIFEST, Model, load_models, read_json, write_json
@@ -115,8 +115,8 @@ def hand_in(
     if board is not None:
         _check_same_exam(Path(board), exam, target)
     models = _with_earlier_stages(own, reference)
-    own_rows = _target_rows(evaluate(models, labelled, progress=progress), target)
-    baseline_rows = _target_rows(evaluate(reference, labelled, progress=progress), target)
+    evaluations = evaluate_cascades([models, reference], labelled, progress=progress)
+    own_rows, baseline_rows = (_target_rows(evaluation, target) for evaluation in evaluations)
     results = _by_case(own_rows, baseline_rows)
     row = {
         "team": name,

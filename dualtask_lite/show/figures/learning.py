@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
@@ -17,18 +16,19 @@ from dualtask_lite.show import palette
 from dualtask_lite.show.figures.parts import METRICS, tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
-#: Column -> name of its cases, and their line style.
+#: Column -> name of its cases, in the order of the panels.
 _CASES = {
-    "train_dice": ("training cases", ":"),
-    "validation_dice": ("validation cases", "--"),
-    "unseen_dice": ("unseen hospital", "-"),
+    "train_dice": "training cases",
+    "validation_dice": "validation cases",
+    "unseen_dice": "the hospital held out",
 }
 
 
 def learning_curves(rows: Sequence[Row]) -> Picture:
-    """Show the Dice of each arm over training, a panel for each held-out hospital, and beside them the loss.
+    """Show the Dice of each arm over training, and the loss.
 
-    A line is the mean over seeds; the band around that of the unseen hospital goes from the lowest to the highest seed.
+    Each held-out hospital has a row of panels with the same scale: training cases, validation cases, and the cases
+    of this hospital. A line is the mean over seeds; the band goes from the lowest to the highest seed.
 
     Args:
         rows: one for each training and step, with ``arm``, ``part`` (the held-out hospital), ``seed``, ``step``,
@@ -37,41 +37,39 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
     """
     styles = palette.arm_styles(str(row["arm"]) for row in rows)
     parts = sorted({str(row["part"]) for row in rows})
-    wide = 2 if len(parts) < 6 else 3
-    high = -(-(len(parts) + 1) // wide)
-    figure = new_figure(height=90 + 270 * high)
-    panels = figure.subplots(high, wide, squeeze=False, sharex=True).ravel()
+    figure = new_figure(height=90 + 200 * (len(parts) + 1))
+    *panels, bottom = figure.subplots(len(parts) + 1, len(_CASES), squeeze=False, sharex=True)
     values = [number(row.get(column)) for row in rows for column in _CASES]
     highest = min(1.0, 1.1 * max([value for value in values if value > 0], default=1.0))
     notes = []
-    for part, axes in zip(parts, panels, strict=False):
+    for part, row_of_panels in zip(parts, panels, strict=True):
         part_rows = [row for row in rows if str(row["part"]) == part]
-        notes.append(f"Hospital {part} held out: {_draw_dice(axes, part_rows, styles)}.")
-        axes.set(title=f"hospital {part} held out", ylabel=METRICS["dice"][0], ylim=(0, highest))
-    losses, *unused = panels[len(parts) :]
+        notes.append(f"Hospital {part} held out: {_draw_dice(row_of_panels, part_rows, styles)}.")
+        row_of_panels[0].set_ylabel(f"{part} held out\n{METRICS['dice'][0]}")
+        for axes, cases in zip(row_of_panels, _CASES.values(), strict=True):
+            axes.set(title=f"{cases}, {part}" if cases == "the hospital held out" else cases, ylim=(0, highest))
+    losses, *unused = bottom
     notes.append(f"Training loss: {_draw_loss(losses, rows, styles)}.")
     for axes in unused:
         axes.set_visible(False)
-    _add_legend(figure, styles)
+    arms = [Line2D([], [], color=colour, marker=marker, label=arm) for arm, (colour, marker) in styles.items()]
+    figure.legend(handles=arms, loc="outside lower center", ncols=4, frameon=False, fontsize=9)
     return Picture.of(figure, "Learning curves, mean over seeds, from the first to the last step. " + " ".join(notes))
 
 
-def _draw_dice(axes: Axes, rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> str:
-    """Draw the arms of one hospital, and describe their first and last values."""
-    notes = []
-    for arm, (colour, marker) in styles.items():
-        ranges = []
-        for column, (cases, line) in _CASES.items():
+def _draw_dice(panels: Sequence[Axes], rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> str:
+    """Draw the arms of one hospital, a panel for each kind of cases, and describe their first and last values."""
+    ranges: dict[str, list[str]] = {arm: [] for arm in styles}
+    for axes, (column, cases) in zip(panels, _CASES.items(), strict=True):
+        for arm, (colour, marker) in styles.items():
             steps, lowest, means, highest = _over_seeds([row for row in rows if row["arm"] == arm], column)
             if not steps.size:
                 continue
-            axes.plot(steps, means, color=colour, ls=line, marker=marker, ms=4, lw=1.6)
-            if column == "unseen_dice":
-                axes.fill_between(steps, lowest, highest, color=colour, alpha=0.15, lw=0)
-            ranges.append(f"{cases} {means[0]:.2f} to {means[-1]:.2f}")
-        notes.append(f"{arm} {', '.join(ranges) or 'not measured'}")
-    _steps_across(axes)
-    return "; ".join(notes)
+            axes.plot(steps, means, color=colour, marker=marker, ms=4, lw=1.6)
+            axes.fill_between(steps, lowest, highest, color=colour, alpha=0.15, lw=0)
+            ranges[arm].append(f"{cases} {means[0]:.2f} to {means[-1]:.2f}")
+        _steps_across(axes)
+    return "; ".join(f"{arm} {', '.join(of_arm) or 'not measured'}" for arm, of_arm in ranges.items())
 
 
 def _draw_loss(axes: Axes, rows: Sequence[Row], styles: dict[str, tuple[str, str]]) -> str:
@@ -81,7 +79,7 @@ def _draw_loss(axes: Axes, rows: Sequence[Row], styles: dict[str, tuple[str, str
         if steps.size:
             axes.plot(steps, means, color=colour, marker=marker, ms=4, lw=1.6)
             notes.append(f"{arm} {means[0]:.3g} to {means[-1]:.3g}")
-    axes.set(title="training loss, all terms, mean over hospitals", ylabel="loss", ylim=(0, None))
+    axes.set(title="loss of all terms", ylabel="mean over hospitals", ylim=(0, None))
     _steps_across(axes)
     return "; ".join(notes) or "not measured"
 
@@ -102,10 +100,3 @@ def _steps_across(axes: Axes) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_tick_params(labelbottom=True)
     tidy(axes)
-
-
-def _add_legend(figure: Figure, styles: dict[str, tuple[str, str]]) -> None:
-    """Write one legend below all panels: arms by colour and marker, cases by line."""
-    arms = [Line2D([], [], color=colour, marker=marker, label=arm) for arm, (colour, marker) in styles.items()]
-    cases = [Line2D([], [], color=palette.ink(), ls=line, label=name) for name, line in _CASES.values()]
-    figure.legend(handles=[*arms, *cases], loc="outside lower center", ncols=4, frameon=False, fontsize=9)

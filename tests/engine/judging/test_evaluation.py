@@ -7,6 +7,7 @@ import math
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import Settings
@@ -14,6 +15,7 @@ from dualtask_lite.engine.judging import evaluation as engine
 from dualtask_lite.engine.predict import Prediction, TargetPrediction
 from dualtask_lite.engine.run import Model, TrainingCase
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method.network import DualTaskNet
 
 
 def case(name, centre="C", *, seed=0, tumour=True, label=True):
@@ -41,7 +43,7 @@ def known(**masks):
 def oracle(monkeypatch):
     """A cascade that knows the answer, shifted by one voxel (2 mm)."""
 
-    def predict_scan(models, scan):
+    def predict_scan(models, scan, earlier=None):
         shifted = np.roll(scan.label, 1, axis=0)
         return known(pancreas=shifted >= 1, tumour=shifted == 2)
 
@@ -112,6 +114,28 @@ def test_scores_use_the_mask_of_each_target(oracle):
     assert tumour["dice"]["n"] == 1
     assert tumour["dice"]["mean"] == pytest.approx(3 / 4)  # the case without a tumour is in no average
     assert set(result.summary["tumour"]) == {"all", "C"}
+
+
+def test_cascades_share_a_first_stage_and_score_as_they_do_apart(monkeypatch):
+    torch.manual_seed(0)
+    small = {"sample.patch": [16, 16, 8], "sample.spacing": [4, 4, 4]}
+    nets = [DualTaskNet(width=8), DualTaskNet(width=8), DualTaskNet(width=8)]
+    stages = ("pancreas-coarse", "tumour-coarse", "tumour-coarse")
+    pancreas, first, second = (
+        Model(net, Settings.of("laptop", {"stage": stage, **small}), (), "run")
+        for net, stage in zip(nets, stages, strict=True)
+    )
+    cases = [case("one"), case("two", seed=1)]
+    apart = [engine.evaluate([pancreas, one], cases, progress=False).rows for one in (first, second)]
+    calls = []
+    predict = engine.predict_scan
+    monkeypatch.setattr(
+        engine, "predict_scan", lambda models, *rest: calls.append(list(models)) or predict(models, *rest)
+    )
+    together = engine.evaluate_cascades([[pancreas, first], [second, pancreas]], cases, progress=False)
+    assert [str(one.rows) for one in together] == [str(rows) for rows in apart]
+    assert calls == [[pancreas], [first], [second]] * 2
+    assert str(apart[0]) != str(apart[1])
 
 
 def test_unreadable_case_is_listed_and_in_no_average(oracle, tmp_path):

@@ -59,8 +59,8 @@ def scored(cascade, hospital, monkeypatch):
     """Hand in with given rows of the learner and of the baseline."""
 
     def run(own, baseline, **options):
-        evaluations = iter((Evaluation(own, {}, {}), Evaluation(baseline, {}, {})))
-        monkeypatch.setattr(exam, "evaluate", lambda *_, **__: next(evaluations))
+        evaluations = [Evaluation(own, {}, {}), Evaluation(baseline, {}, {})]
+        monkeypatch.setattr(exam, "evaluate_cascades", lambda *_, **__: evaluations)
         return exam.hand_in(cascade, baseline=cascade, cases=hospital, **CPU, **options)
 
     return run
@@ -97,7 +97,8 @@ def test_training_case_is_refused(cascade, phantom_folder, tmp_path):
 
 
 def test_a_failed_case_puts_no_row_on_the_board(scored, cascade, hospital, monkeypatch, tmp_path):
-    monkeypatch.setattr(exam, "evaluate", lambda *_, **__: Evaluation([], {}, {"D_001": "damaged"}))
+    failed = Evaluation([], {}, {"D_001": "damaged"})
+    monkeypatch.setattr(exam, "evaluate_cascades", lambda *_, **__: [failed, failed])
     with pytest.raises(DualTaskError, match=r"D_001.*repair"):
         exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=hospital, **CPU)
     assert not list(tmp_path.iterdir())
@@ -116,7 +117,7 @@ def test_a_baseline_of_another_target_is_refused(cascade, hospital):
 
 def test_a_board_of_another_exam_is_refused_before_any_evaluation(cascade, hospital, monkeypatch, tmp_path):
     exam.add_to_board(tmp_path, row(exam="another"))
-    monkeypatch.setattr(exam, "evaluate", None)
+    monkeypatch.setattr(exam, "evaluate_cascades", None)
     with pytest.raises(DualTaskError, match="another exam; choose another folder"):
         exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=hospital, **CPU)
 
