@@ -86,7 +86,7 @@ body {{ font-family: system-ui, sans-serif; max-width: 1000px; margin: 0 auto;
 article {{ border-top: 1px solid #ccc; padding: 1em 0; }}
 table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
 td, th {{ padding: 0.2em 1em 0.2em 0; text-align: left; vertical-align: top; }}
-img {{ min-width: 0 !important; }}
+img {{ min-width: 0 !important; max-width: 100%; height: auto; }}
 caption {{ text-align: left; font-weight: bold; }}
 </style></head><body>
 <h1>Dual-Task Lite: the executed lessons</h1>
@@ -251,6 +251,8 @@ def page(notebook: NotebookNode, title: str) -> str:
     """Make one HTML page that holds everything it shows."""
     loader = DictLoader({"page.html.j2": PAGE})
     config = slides.without_widgets()
+    config.TagRemovePreprocessor.enabled = True
+    config.TagRemovePreprocessor.remove_input_tags = set(COLLAPSED)
     exporter = HTMLExporter(config=config, extra_loaders=[loader], template_file="page.html.j2", embed_images=True)
     kept = {name: value for name, value in notebook.metadata.items() if name != "widgets"}  # their state is large
     bare = NotebookNode({**notebook, "metadata": NotebookNode(kept)})

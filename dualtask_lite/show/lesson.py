@@ -5,11 +5,13 @@ The checks come from ``exercises``; a lesson imports all of them from this modul
 
 from __future__ import annotations
 
+import ast
 import html
 import inspect
 import json
 import platform
 import tempfile
+import textwrap
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -59,24 +61,42 @@ class Source:
         return f"{self.where}\n{self.code}"
 
     def to_html(self) -> str:
-        """Write the code in the colours of the page's theme; long lines are wrapped between words."""
-        from pygments import highlight  # comes with IPython
-        from pygments.formatters import HtmlFormatter
-        from pygments.lexers import PythonLexer
-
+        """Write the code in the colours of the page's theme, and its docstring folded below it."""
         rules = (
             f'.dualtask-source [class^="{start}"] {{ color: var(--jp-mirror-editor-{colour}-color, inherit) }}'
             for start, colour in _TOKEN_COLOURS.items()
         )
-        code = highlight(self.code, PythonLexer(), HtmlFormatter(nowrap=True))
-        style = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; margin: 1em 1.5em"
+        code, docstring = _without_docstring(self.code)
+        folded = f"<details><summary>Its docstring</summary>{_coloured(docstring)}</details>" if docstring else ""
         return (
             f'<style>{" ".join(rules)}</style><div class="dualtask-source"><code>{html.escape(self.where)}</code>'
-            f'<pre style="{style}">{code}</pre></div>'
+            f"{_coloured(code)}{folded}</div>"
         )
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         return {"text/html": self.to_html(), "text/plain": str(self)}
+
+
+def _without_docstring(code: str) -> tuple[str, str]:
+    """Split the source of a function or class into the code without its docstring, and the lines of the docstring."""
+    first = ast.parse(textwrap.dedent(code)).body[0].body[0]  # type: ignore[attr-defined]
+    if not (
+        isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str)
+    ):
+        return code, ""
+    lines = code.splitlines(keepends=True)
+    start, end = first.lineno - 1, first.end_lineno or first.lineno
+    return "".join(lines[:start] + lines[end:]), "".join(lines[start:end])
+
+
+def _coloured(code: str) -> str:
+    """Write code with a class for each kind of word; long lines are wrapped between words."""
+    from pygments import highlight  # comes with IPython
+    from pygments.formatters import HtmlFormatter
+    from pygments.lexers import PythonLexer
+
+    style = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere; margin: 1em 1.5em"
+    return f'<pre style="{style}">{highlight(code, PythonLexer(), HtmlFormatter(nowrap=True))}</pre>'
 
 
 def show_source(thing: Callable[..., Any]) -> Source:

@@ -385,7 +385,7 @@ tiny = {
     "sample.spacing": [5, 5, 5],  # mm, after resampling: coarse, so quick
     "sample.patch": [24, 24, 16],  # voxels that the network sees at a time
     "sample.foreground": 1.0,  # every patch holds some pancreas
-    "optimiser.steps": 160,
+    "optimiser.steps": 130,
 }
 settings = Settings.of(profile, tiny | overrides)
 cases = lesson_cases(data_dir, cases=3)

@@ -62,7 +62,7 @@ from dualtask_lite.show.figures.diagrams import lines, panels
 from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
-short = {"stage": "tumour-coarse", "seed": seed, "views.count": 2, "optimiser.steps": 40}
+short = {"stage": "tumour-coarse", "seed": seed, "views.count": 2, "optimiser.steps": 32}
 short |= {"objective.weights": {"seg": 1.0, "out": 1.0, "feat": 1.0}, "sample.foreground": 1.0}
 short |= {"sample.spacing": [4, 4, 4], "sample.patch": [32, 32, 16]}
 settings = Settings.of(profile, short | overrides)

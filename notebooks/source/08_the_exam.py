@@ -88,7 +88,7 @@ Table(
 # %%
 changes = {
     "objective.weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
-    "optimiser.steps": 50,  # few, to be quick; your budget holds more
+    "optimiser.steps": 40,  # few, to be quick; your budget holds more
 }
 attempt = Settings.of(profile, {"stage": "tumour-coarse", **common, **changes, **overrides})
 split = leave_one_centre_out(cases, held_out, validation=attempt.data.validation, seed=seed)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import nbformat
 import pytest
 
+from dualtask_lite.show.picture import BOX
+
 papermill = pytest.importorskip("papermill", reason="the notebooks extra is not installed")
 
 CELLS = [
@@ -20,7 +22,7 @@ CELLS = [
 
 @pytest.mark.parametrize(
     ("kept", "widgets", "html"),
-    [(None, 2, ["<img", "<img", "<figure", "<figure"]), ("html", 0, ["<iframe", "<iframe", "<figure", "<figure"])],
+    [(None, 2, [BOX, BOX, "<figure", "<figure"]), ("html", 0, ["<iframe", "<iframe", "<figure", "<figure"])],
 )
 def test_papermill_run_never_hangs_or_loses_output(tmp_path, monkeypatch, kept, widgets, html):
     monkeypatch.delenv("JPY_SESSION_NAME", raising=False)

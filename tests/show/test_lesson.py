@@ -37,8 +37,37 @@ def test_a_source_is_shown_as_its_file_holds_it():
     assert shown.code == inspect.getsource(new_folder)
     assert shown.where.startswith("dualtask_lite.show.lesson, line ")
     bundle = shown._repr_mimebundle_()
-    assert html.unescape(re.sub("<style>.*</style>|<[^>]+>", "", bundle["text/html"])) == shown.where + shown.code
-    assert "def new_folder(" in bundle["text/plain"]
+    assert bundle["text/plain"] == f"{shown.where}\n{shown.code}"
+
+
+class Documented:
+    """Of a class."""
+
+    def method(self):
+        """Of a method,
+
+        in two paragraphs.
+        """
+        return "kept"
+
+
+@pytest.mark.parametrize("thing", [new_folder, run_manifest, Documented, Documented.method])
+def test_the_docstring_of_a_source_folds_and_nothing_is_lost(thing):
+    page = show_source(thing).to_html()
+    open_part, _, folded = page.partition("<details>")
+    text = [
+        html.unescape(re.sub("<style>.*</style>|<code>.*</code>|<summary>.*</summary>|<[^>]+>", "", part))
+        for part in (open_part, folded)
+    ]
+    first = inspect.getdoc(thing).splitlines()[0]
+    assert first in text[1]
+    assert first not in text[0]
+    words = [word for line in "\n".join(text).splitlines() for word in line.split()]
+    assert sorted(words) == sorted(show_source(thing).code.split())
+
+
+def test_a_source_without_docstring_folds_nothing():
+    assert "<details>" not in show_source(test_a_source_is_shown_as_its_file_holds_it).to_html()
 
 
 def test_two_unwritable_folders_are_reported(monkeypatch, tmp_path):

@@ -69,6 +69,6 @@ def saved_by_recompute(memory: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 @result("07.C")
-def after_an_interruption(differences: Mapping[str, float]) -> tuple[str, str]:
-    most = max(differences.values())
-    return ("a" if most == 0 else "b" if most < 1e-3 else "c"), f"The largest difference of any weight is {most:g}."
+def after_an_interruption(difference: float) -> tuple[str, str]:
+    letter = "a" if difference == 0 else "b" if difference < 1e-3 else "c"
+    return letter, f"The largest difference of any weight is {difference:g}."

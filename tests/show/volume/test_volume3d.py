@@ -15,6 +15,7 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import viewer
+from dualtask_lite.show.picture import BOX
 from dualtask_lite.show.viewer import choose
 from dualtask_lite.show.volume import niivue
 from dualtask_lite.show.volume.block import LIMIT, MARGIN, cut_block
@@ -246,7 +247,7 @@ def test_picture_has_alt_text():
     view = volume3d(make_scan(), viewer="picture")
     bundle = view._repr_mimebundle_()
     assert set(bundle) == {"text/html", "text/plain", "image/png"}
-    assert bundle["text/html"].startswith("<img alt=")
+    assert bundle["text/html"].startswith(BOX)
     assert bundle["text/plain"] == str(view) == view.text
 
 
@@ -275,7 +276,7 @@ def test_widget_gets_the_block_and_a_fallback_picture():
     assert block.labels["truth"][tuple(np.rint(place).astype(int))] == 2
     bundle = view._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert bundle["text/html"].startswith("<img alt=")
+    assert bundle["text/html"].startswith(BOX)
     assert re.search(r"The browser gets [\d.]+ MB of voxels", view.text)
 
 
