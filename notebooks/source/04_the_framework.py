@@ -298,10 +298,8 @@ for name, chosen in cascades.items():
     groups[f"{name}, at home"] = [row for of_one in found for row in of_one]
     groups[f"{name}, away"] = away[name].rows
 compared = [{"model": name, **row} for name, rows in groups.items() for row in rows]
-where = {
-    "this lesson, at home": "at home",
-    "this lesson, away": "away",
-}  # one pancreas model in all
+# The pancreas stage is the same in both models, so one of them suffices.
+where = {"this lesson, at home": "at home", "this lesson, away": "away"}
 pancreas_rows = [r for r in compared if r["target"] == "pancreas" and r["model"] in where]
 figures.scores([{**r, "hospital": where[r["model"]]} for r in pancreas_rows], by="hospital")
 

@@ -96,8 +96,9 @@ def lines(
     figure = new_figure(height=340)
     axes = figure.subplots()
     for number, (name, values) in enumerate(series.items()):
-        style = _STYLES[number % len(_STYLES)]
-        axes.plot(x, values, color=_COLOURS[number % len(_COLOURS)], ls=style, lw=2, label=name)
+        style, colour = _STYLES[number % len(_STYLES)], _COLOURS[number % len(_COLOURS)]
+        width = 1.6 + 0.4 * (len(series) - 1 - number)  # thinner than those below it, so that equal lines are all seen
+        axes.plot(x, values, color=colour, ls=style, lw=width, label=name)
     for name, position in (marks or {}).items():
         axes.axvline(position, color=palette.GREY, ls=":", lw=1)
         axes.annotate(
