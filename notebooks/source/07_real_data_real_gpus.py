@@ -222,7 +222,7 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.training.memory import step_bytes
 
 memory = []
-for name in ("laptop", "colab", "gpu", "paper"):
+for name in ("colab", "gpu", "paper"):
     for recompute in (False, True):
         half = {"machine.precision": "bf16-mixed", "machine.recompute": recompute}
         plan = Settings.of(name, {"stage": "tumour-coarse", **half})
@@ -327,7 +327,7 @@ check("07.3", cascade_hours)
 # On this machine, on a coarse grid and with few steps, so that the way is the same and the model is not worth much:
 
 # %%
-few = {"seed": seed, "optimiser.steps": 30, "optimiser.batch": 2, "optimiser.lr": 0.01}
+few = {"seed": seed, "optimiser.steps": 50, "optimiser.batch": 2, "optimiser.lr": 0.01}
 few |= {"sample.spacing": [7, 7, 7], "sample.patch": [24, 24, 16], **overrides}
 few["data.cases"] = [case.id for case in cases]
 words = [word for key, value in few.items() for word in ("--set", f"{key}={json.dumps(value)}")]

@@ -88,7 +88,9 @@ Table(
 # %%
 changes = {
     "objective.weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
-    "optimiser.steps": 40,  # few, to be quick; your budget holds more
+    "optimiser.steps": 80,  # few, to be quick; your budget holds more
+    "optimiser.batch": 8,
+    "sample.patch": [16, 16, 16],  # voxels; small ones make for quick steps
 }
 attempt = Settings.of(profile, {"stage": "tumour-coarse", **common, **changes, **overrides})
 split = leave_one_centre_out(cases, held_out, validation=attempt.data.validation, seed=seed)
