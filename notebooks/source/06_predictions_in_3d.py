@@ -431,7 +431,7 @@ choice(
 # %% tags=["summary"]
 from dualtask_lite.engine.judging.swap import evaluate_swapped
 
-swapped = evaluate_swapped(models, ("A", "C"), patients=5, seed=seed)
+swapped = evaluate_swapped(models, ("A", "C"), patients=4, seed=seed)
 figures.patients_by_scanner(swapped)
 
 # %% tags=["outcome"]
@@ -439,7 +439,7 @@ outcome("06.C")
 
 # %% [markdown]
 # Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. With
-# at most five tumours in a group each mean is uncertain by a tenth or so; what is large is real, what is small is not shown.
+# at most four tumours in a group each mean is uncertain by a tenth or so; what is large is real, what is small is not shown.
 
 # %% [markdown]
 # ## What is known now

@@ -477,11 +477,13 @@ pancreas_ml = np.prod(found.shape) * np.prod(found.header.get_zooms()) / 1000  #
 check("07.4", pancreas_ml)
 
 # %% [markdown]
-# Another group may use MONAI and not this kit's command line. `dualtask export` writes a **bundle**, which `python -m
-# monai.bundle run` executes with the same result:
+# Another group may use MONAI and not this kit's command line. For them `dualtask export`, or the same in Python, writes a
+# **bundle**, which `python -m monai.bundle run` executes with the same result:
 
 # %%
-code, output, complaint = dualtask("export", work / "run", "-o", work / "bundle")
+from dualtask_lite.engine.export import export_bundle
+
+export_bundle(load_models(work / "run"), work / "bundle")
 for file in sorted(path for path in (work / "bundle").rglob("*") if path.is_file()):
     print(file.relative_to(work / "bundle"))
 
