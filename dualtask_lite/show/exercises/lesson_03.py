@@ -53,11 +53,12 @@ def _own_kind(cells: Sequence[Tensor]) -> float:
     return float((is_core[nearest] == is_core).float().mean())
 
 
-def _by_chance(answer: float, before: Sequence[Tensor], after: Sequence[Tensor]) -> str:
+def _by_chance(answer: float, before: Sequence[Tensor], without: Sequence[Tensor], after: Sequence[Tensor]) -> str:
     core, shell = (len(part) for part in after[:2])
     total = core + shell
     chance = (core * (core - 1) + shell * (shell - 1)) / (total * (total - 1))
-    return f"{answer:.0%} after the training, {_own_kind(before):.0%} before it; chance alone gives {chance:.0%}."
+    others = f"{_own_kind(without):.0%} without the contrast, {_own_kind(before):.0%} before any training"
+    return f"{answer:.0%} with the contrast, {others}; chance alone gives {chance:.0%}."
 
 
 @exercise(
