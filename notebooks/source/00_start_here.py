@@ -57,6 +57,21 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # other.
 
 # %% [markdown]
+# ## The method in one picture
+#
+# Two views of a CT patch go through one network with two heads. Each output is converted into the other, both views must
+# give the same outputs, and features of the tumour's core are kept apart from those around it. Lessons 01 to 03 explain
+# one part each, [lesson 04](04_the_framework.ipynb) puts them together.
+
+# %% tags=["summary"]
+from dualtask_lite.show import figures
+from dualtask_lite.show.lesson_cases import lesson_cases
+
+cases = lesson_cases(data_dir, hospitals=2, tumours=1)
+loaded = (case.load() for case in cases)
+figures.framework(next(scan for scan in loaded if scan.has_tumour))
+
+# %% [markdown]
 # ## The data
 #
 # A **[case](glossary.md#case)** is one [CT](glossary.md#computed-tomography) and its label: 0 background, 1 pancreas, 2 tumour. The embedded cases are
@@ -65,10 +80,8 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 
 # %%
 from dualtask_lite.show.lesson import check, choice, outcome, run_manifest
-from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
 
-cases = lesson_cases(data_dir, hospitals=2, tumours=1)
 centres = sorted({case.centre for case in cases})
 first = {name: next(case for case in cases if case.centre == name) for name in centres}
 Table(
@@ -88,8 +101,6 @@ Table(
 # and inferior (feet).
 
 # %% tags=["summary"]
-from dualtask_lite.show import figures
-
 examples = []
 for name in centres:
     loaded = (case.load() for case in cases if case.centre == name)
@@ -265,16 +276,6 @@ contrast = scan.volume[scan.label >= 1].mean() - scan.volume[scan.label == 2].me
 
 # %% tags=["check"]
 check("00.3", contrast)
-
-# %% [markdown]
-# ## The method in one picture
-#
-# Two views of a CT patch go through one network with two heads. Each output is converted into the other, both views must
-# give the same outputs, and features of the tumour's core are kept apart from those around it. Lessons 01 to 03 explain
-# one part each, [lesson 04](04_the_framework.ipynb) puts them together.
-
-# %% tags=["summary"]
-figures.framework(examples[0])
 
 # %% [markdown]
 # ## Does this machine work?

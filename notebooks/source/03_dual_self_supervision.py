@@ -32,6 +32,9 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 50}
 
 # %% [markdown]
+# > **What you need.** Of PyTorch: tensors, a training loop, and what `backward` does. Of mathematics: the cosine of the angle
+# > between two vectors, and a logarithm. What a convolution is.
+#
 # ## Imaging views
 #
 # **[Self-supervision](glossary.md#self-supervision)** learns from a rule instead of a label. The rule
@@ -384,29 +387,35 @@ def similarities(core_cells, shell_cells):
 
 
 # %%
+def losses(network, step, draw):
+    """Segmentation, consistency and contrast of one step, in two views of its samples."""
+    taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]
+    x, mask, mm = (
+        torch.stack([one[key] for one in taken]).to(device)
+        for key in ("image", "mask", "distance_mm")
+    )
+    one, other = (network(random_view(x, draw)) for _ in range(2))
+    feat = feat_term(
+        torch.cat([one.embedding, other.embedding]),
+        mask.repeat(2, 1, 1, 1, 1),
+        mm.repeat(2, 1, 1, 1, 1),
+        generator=draw,
+    )
+    segment = (seg_term(one.seg, mask) + seg_term(other.seg, mask)) / 2
+    return segment, out_term(one.seg, other.seg), feat
+
+
+# %%
 def learn(weight):
-    """Train from the same start on the same samples; the cells of the unseen centre, and the contrast at each step."""
+    """Train from the same start; the cells before and after, and the contrast at each step."""
     torch.manual_seed(seed)
     network = build_network(settings).to(device)
     before = cells(network)
     optimiser = torch.optim.AdamW(network.parameters(), lr=settings.optimiser.lr / 2)
-    draw = torch.Generator().manual_seed(seed)
-    contrast = []
+    draw, contrast = torch.Generator().manual_seed(seed), []
     for step in range(steps):
-        taken = [samples[number] for number in range(step * batch, (step + 1) * batch)]
-        x, mask, mm = (
-            torch.stack([one[key] for one in taken]).to(device)
-            for key in ("image", "mask", "distance_mm")
-        )
-        one, other = (network(random_view(x, draw)) for _ in range(2))
-        feat = feat_term(
-            torch.cat([one.embedding, other.embedding]),
-            mask.repeat(2, 1, 1, 1, 1),
-            mm.repeat(2, 1, 1, 1, 1),
-            generator=draw,
-        )
-        segment = (seg_term(one.seg, mask) + seg_term(other.seg, mask)) / 2
-        loss = segment + out_term(one.seg, other.seg) * step / steps + weight * feat
+        segment, consistency, feat = losses(network, step, draw)
+        loss = segment + consistency * step / steps + weight * feat
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -414,6 +423,7 @@ def learn(weight):
     return before, cells(network), contrast
 
 
+# %%
 before, after, with_it = learn(1.0)
 _, without, without_it = learn(0.0)
 

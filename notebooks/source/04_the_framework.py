@@ -83,6 +83,16 @@ Table(
 )
 
 # %% [markdown]
+# Everything that lessons 01 to 03 took apart, in one picture, on a training case. Each image is computed by the functions of
+# these lessons; the label stands for what a perfect network would predict.
+
+# %%
+from dualtask_lite.show import figures
+
+loaded = (case.load() for case in split.train)
+figures.framework(next(scan for scan in loaded if scan.has_tumour))
+
+# %% [markdown]
 # ### Exercise 1
 #
 # How many cases are both in the part that trains and in the test? Count them with `split.train`,
@@ -124,19 +134,10 @@ Table(
 
 # %%
 from dualtask_lite.engine.run import build_network, read_rows
-from dualtask_lite.show import figures
 
 figures.network_diagram(
     build_network(settings["tumour-coarse"]), settings["tumour-coarse"].sample.patch
 )
-
-# %% [markdown]
-# And everything around it, on a training case. Each image is computed by the functions of the lessons before; the label
-# stands for what a perfect network would predict.
-
-# %%
-loaded = (case.load() for case in split.train)
-figures.framework(next(scan for scan in loaded if scan.has_tumour))
 
 # %% [markdown]
 # ## A training in a hundred lines
