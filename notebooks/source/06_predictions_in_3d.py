@@ -401,18 +401,7 @@ check("06.3", risk_left)
 from dualtask_lite.cases.phantom import lesion
 
 kinds = {} if data_dir else {row["case"]: lesion("C", int(row["case"][2:])).kind for row in judged}
-Table(
-    [
-        {
-            "case": row["case"],
-            "kind": kinds.get(row["case"], "unknown"),
-            "volume (ml)": row["volume_ml_truth"],
-            "dice": row["dice"],
-        }
-        for row in sorted(judged, key=lambda row: row["volume_ml_truth"])
-    ],
-    "The same tumours, the smallest first",
-)
+figures.dice_by_volume([{**row, "kind": kinds.get(row["case"], "unknown")} for row in judged])
 
 # %% [markdown]
 # Hospital C differs in both: it has another scanner, and it treats more cysts and larger tumours. Only a phantom can
@@ -438,8 +427,9 @@ figures.patients_by_scanner(swapped)
 outcome("06.C")
 
 # %% [markdown]
-# Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. With
-# at most four tumours in a group each mean is uncertain by a tenth or so; what is large is real, what is small is not shown.
+# Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. The
+# dots say how little four patients tell: a group's mean would move by a tenth or two with four others. So take the direction
+# as a guess, and ask for more (`patients=16`) before you believe a number.
 
 # %% [markdown]
 # ## What is known now

@@ -6,7 +6,7 @@ from dualtask_lite.show.figures.framework import framework
 from dualtask_lite.show.figures.learning import learning_curves
 from dualtask_lite.show.figures.method import core_and_shell, distance_profile, embeddings
 from dualtask_lite.show.figures.network import network_diagram
-from dualtask_lite.show.figures.scores import scores
+from dualtask_lite.show.figures.scores import dice_by_volume, scores
 from dualtask_lite.show.figures.swap import patients_by_scanner
 from dualtask_lite.show.figures.training import Example, curves, gradients
 
@@ -17,6 +17,7 @@ __all__ = [
     "centres_side_by_side",
     "core_and_shell",
     "curves",
+    "dice_by_volume",
     "distance_profile",
     "embeddings",
     "framework",

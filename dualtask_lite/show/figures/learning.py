@@ -47,7 +47,7 @@ def learning_curves(rows: Sequence[Row]) -> Picture:
         notes.append(f"Hospital {part} held out: {_draw_dice(row_of_panels, part_rows, styles)}.")
         row_of_panels[0].set_ylabel(f"{part} held out\n{METRICS['dice'][0]}")
         for axes, cases in zip(row_of_panels, _CASES.values(), strict=True):
-            axes.set(title=f"{cases}, {part}" if cases == "the hospital held out" else cases, ylim=(0, highest))
+            axes.set(title=cases, ylim=(0, highest))
     losses, *unused = bottom
     notes.append(f"Training loss: {_draw_loss(losses, rows, styles)}.")
     for axes in unused:

@@ -56,3 +56,28 @@ def _draw_mean(axes: Axes, column: int, values: NDArray[np.float64]) -> str:
     axes.plot([column - 0.25, column + 0.25], [mean, mean], color=palette.ink(), lw=2)
     axes.annotate(f"mean {mean:.2f}", (column + 0.28, mean), va="center", fontsize=9)
     return f"{values.size} cases, mean {mean:.2f}, from {values.min():.2f} to {values.max():.2f}"
+
+
+def dice_by_volume(rows: Sequence[Row]) -> Picture:
+    """Show the Dice of each lesion over its volume; the kinds of lesions differ in colour and marker.
+
+    Args:
+        rows: one for each lesion, with ``kind``, ``volume_ml_truth`` (above 0) and ``dice``.
+    """
+    styles = palette.arm_styles(sorted({str(row["kind"]) for row in rows}))
+    figure = new_figure(height=360)
+    axes = figure.subplots()
+    notes = []
+    for kind, (colour, marker) in styles.items():
+        lesions = [row for row in rows if row["kind"] == kind]
+        volumes = [number(row["volume_ml_truth"]) for row in lesions]
+        dice = [number(row["dice"]) for row in lesions]
+        axes.plot(volumes, dice, marker, color=colour, mec="black", mew=0.5, ms=8, label=f"{kind} ({len(lesions)})")
+        sizes = f"{min(volumes):.3g} to {max(volumes):.3g} ml"
+        notes.append(f"{kind}: {len(lesions)} lesions of {sizes}, mean Dice {np.mean(dice):.2f}")
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.set(xlabel="volume of the lesion (ml)", ylabel=METRICS["dice"][0], ylim=(-0.03, 1.03))
+    axes.legend(frameon=False, fontsize=9, title="kind of lesion")
+    tidy(axes, "both")
+    return Picture.of(figure, "Dice of each lesion over its volume. " + "; ".join(notes) + ".")

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.engine.config import Settings
+from dualtask_lite.cases.masks import dice
+from dualtask_lite.engine.config import STAGES, Settings
+from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging import evaluation as engine
-from dualtask_lite.engine.predict import Prediction, TargetPrediction
+from dualtask_lite.engine.predict import Prediction, TargetPrediction, predict_box
 from dualtask_lite.engine.run import Model, TrainingCase
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import DualTaskNet
@@ -136,6 +138,19 @@ def test_cascades_share_a_first_stage_and_score_as_they_do_apart(monkeypatch):
     assert [str(one.rows) for one in together] == [str(rows) for rows in apart]
     assert calls == [[pancreas], [first], [second]] * 2
     assert str(apart[0]) != str(apart[1])
+
+
+@pytest.mark.parametrize("stage", ["pancreas-coarse", "tumour-coarse"])
+def test_the_label_s_own_box_scores_as_a_prediction_in_that_box_does(stage):
+    torch.manual_seed(1)
+    settings = Settings.of("laptop", {"stage": stage, "sample.patch": [16, 16, 8], "prediction.heads": "segmentation"})
+    one, scan = Model(DualTaskNet(width=8), settings, (), "run"), case("one").load()
+    (row,) = engine.evaluate([one], [case("one")], heads=True, progress=False).rows
+    maps = predict_box(one, scan, training_box(scan, STAGES[stage]))
+    mask = maps.mask_of("segmentation", settings.prediction.threshold)
+    truth = scan.label >= 1 if stage == "pancreas-coarse" else scan.label == 2
+    assert row["dice_own_box"] == dice(mask, truth)
+    assert 0 < row["dice_own_box"] < 1
 
 
 def test_unreadable_case_is_listed_and_in_no_average(oracle, tmp_path):
