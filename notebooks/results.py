@@ -13,7 +13,7 @@ from readme import write_part
 
 from dualtask_lite.engine.judging.statistics import compare, in_words
 from dualtask_lite.engine.run import read_json, read_rows
-from dualtask_lite.rows import Row, mean_of, number
+from dualtask_lite.rows import Row, mean_of, number, pairs
 
 FOLDER = Path(__file__).parents[1] / "data" / "results" / "reference"
 MADE_BY = "make results"
@@ -93,6 +93,19 @@ def arm_row(results: Results, arm: str) -> dict[str, str]:
     }
 
 
+def without_the_largest(results: Results, arm: str) -> str:
+    """What is left of a mean difference without the training that differs most."""
+    differences: dict[tuple[str, str], list[float]] = {}
+    for pair in pairs(results.tumours, arm, BASELINE, "dice"):
+        differences.setdefault(pair.training, []).append(pair.difference)
+    part, seed = max(differences, key=lambda training: abs(mean_of(differences[training])))
+    kept = [row for row in results.tumours if (row["part"], row["seed"]) != (part, seed)]
+    (found,) = (one for one in compare(kept, BASELINE, "dice") if one["arm"] == arm)
+    return (
+        f"Without the training that differs most (hospital {part}, seed {seed}) it would be {found['difference']:+.3f}."
+    )
+
+
 def sentence(results: Results, arm: str, subject: str) -> str:
     """What a comparison shows, in words."""
     return f"{subject} {in_words(results.comparisons[arm])}."
@@ -111,6 +124,7 @@ def readme_lines(results: Results) -> str:
     ]
     found = results.comparisons["conversion"]
     if found["trainings"] >= FEWEST:
+        sentences.append(without_the_largest(results, "conversion"))
         needed = found["trainings_needed"]
         sentences.append(f"With the spread between these trainings, {needed} would show a difference of 0.05.")
     sentences.append(sentence(results, "full", "All terms in as many steps change it by"))

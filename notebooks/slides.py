@@ -45,7 +45,7 @@ TEMPLATE = """{% extends 'reveal/index.html.j2' %}
 .reveal h1, .reveal h2, .reveal h3 { line-height: 1.15; margin: 0 0 0.6em; }
 .reveal img { width: 100%; min-width: 0 !important; height: auto; max-height: 640px; object-fit: contain;
   object-position: left top; }
-.reveal table { font-size: 0.75em; border-collapse: collapse; }
+.reveal table { font-size: 0.95em; border-collapse: collapse; }
 .reveal td, .reveal th { padding: 0.15em 0.8em 0.15em 0; text-align: left; }
 .reveal caption { text-align: left; font-weight: bold; }
 .reveal section { max-height: 100%; overflow-y: auto; }

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Iterable, Sequence
 
 from dualtask_lite.rows import Row, mean_of
 from dualtask_lite.show.table import Table
 
 
 def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
-    """Show for each arm how often it was trained, its mean on each held-out hospital, and the share of lesions found.
+    """Show each arm's number of trainings and mean for each held-out hospital, and the share of lesions found.
 
     Args:
         rows: of ``cases.csv``, of one target and protocol.
@@ -21,8 +22,9 @@ def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
     for arm in dict.fromkeys(row["arm"] for row in rows):
         of_arm = [row for row in rows if row["arm"] == arm]
         means = {name: mean_of(row[metric] for row in of_arm if row["centre"] == name) for name in hospitals}
-        trainings = len({(row["centre"], row["seed"]) for row in of_arm})
-        lines.append({"arm": arm, "trainings": trainings, **means, "found": mean_of(row["detected"] for row in of_arm)})
+        seeds = {name: len({row["seed"] for row in of_arm if row["centre"] == name}) for name in hospitals}
+        seeds = {name: count for name, count in seeds.items() if count}
+        lines.append({"arm": arm, "trainings": seeds, **means, "found": mean_of(row["detected"] for row in of_arm)})
     return Table(lines, f"Mean {metric} on each held-out hospital, and the share of lesions found", digits=3)
 
 
@@ -40,6 +42,32 @@ def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision"
         training = dict(zip(("arm", "held out", "seed"), key, strict=True))
         lines.append(training | {metric: mean_of(row[metric] for row in of_training) for metric in metrics})
     return Table(lines, "Mean over the cases that each training was tested on")
+
+
+def failures(rows: Sequence[Row], by: str) -> Table:
+    """Show for each group the lesions missed, the false alarms, and the median true and marked volume of its lesions.
+
+    Args:
+        rows: per-case results of one target, see ``engine.judging.metrics.case_metrics``.
+        by: the column that makes the groups.
+    """
+    lines = []
+    for group in dict.fromkeys(row[by] for row in rows):
+        of_group = [row for row in rows if row[by] == group]
+        lesions = [row for row in of_group if row["volume_ml_truth"] > 0]
+        healthy = [row for row in of_group if row["volume_ml_truth"] == 0]
+        lines.append(
+            {
+                by: group,
+                "lesions": len(lesions),
+                "missed": sum(not row["detected"] for row in lesions),
+                "true (ml, median)": _median(row["volume_ml_truth"] for row in lesions),
+                "marked (ml, median)": _median(row["volume_ml_prediction"] for row in lesions),
+                "patients without": len(healthy),
+                "false alarms": sum(row["volume_ml_prediction"] > 0 for row in healthy),
+            }
+        )
+    return Table(lines, "Lesions missed, and false alarms in patients without a lesion", digits=1)
 
 
 def differences(comparisons: Sequence[Row]) -> Table:
@@ -65,3 +93,8 @@ def differences(comparisons: Sequence[Row]) -> Table:
 
 def _ends(interval: Sequence[float]) -> str:
     return "one training" if math.isnan(interval[0]) else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+
+
+def _median(values: Iterable[float]) -> float | None:
+    known = list(values)
+    return statistics.median(known) if known else None

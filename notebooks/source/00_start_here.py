@@ -33,25 +33,28 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # ## The claim
 #
 # A paper [3] says: take a network that marks pancreatic tumours in CT, let it also predict a distance, let the two
-# answers teach each other, show it each image in two disguises, and it will mark tumours of a hospital that it never
-# saw **9.5 points better** (Dice, in percent). The authors could not share two of their three data sets, so nobody can
-# repeat their table.
+# answers teach each other, show it each image with two appearances, and it will mark tumours of other hospitals better. A mark
+# is scored by **[Dice](glossary.md#dice)**: twice the overlap of the marked and the true tumour, divided by the sum of their
+# volumes; 100 points are perfect. The claim: **9.5 points more Dice with the method than without it, on tumours of a hospital
+# that was not in the training**. The authors could not share two of their three data sets, so nobody can repeat
+# their table.
 #
 # This course is the investigation. Lessons 01 to 03 rebuild the parts of the method and look for the traps in each.
 # Lesson 04 puts them together, lesson 05 asks how a claim is tested, lesson 05b tests this one, lesson 06 looks at where
 # the method is wrong, and in the last lesson you try to do better on a hospital that nobody has looked at. Each lesson
 # ends with what is known by then.
-#
+
+# %% [markdown]
 # ## The task
 #
 # Pancreatic cancer is mostly found late: in the United States 13 of 100 patients are alive five years
 # after the diagnosis [1]. The best chance is an operation, and whether that is possible depends on how
 # far the tumour reaches and on which vessels it touches. So a radiologist measures it in CT and reports
-# its size in three directions and its contact with each vessel [2]. A tumour is small, its border is faint,
-# and its grey value is often close to that of the organ around it.
+# its size in three directions and its contact with each vessel [2]. Many tumours are small and some outgrow the organ, the
+# border is faint, and the grey value is often close to that of the organ around it.
 #
 # A model that **[segments](glossary.md#segmentation)** says for every [voxel](glossary.md#voxel) (a small box of the volume) whether it belongs to the
-# tumour. Such models do well on the hospital that they learned from, and often worse on the next one.
+# tumour. A model that does well on the hospital that it learned from may do worse on the next one.
 # The method of the paper was made for that: besides the mask, the network predicts for
 # every voxel its **[signed distance](glossary.md#signed-distance)** to the tumour's surface in mm, and the two answers teach each
 # other.
@@ -59,9 +62,12 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # %% [markdown]
 # ## The method in one picture
 #
-# Two views of a CT patch go through one network with two heads. Each output is converted into the other, both views must
-# give the same outputs, and features of the tumour's core are kept apart from those around it. Lessons 01 to 03 explain
-# one part each, [lesson 04](04_the_framework.ipynb) puts them together.
+# A *patch* is a block that is cut out of the CT, a *view* the same patch with another appearance. Both views go through one
+# network. Its *encoder* turns them, coarser and coarser, into *features* (numbers that describe the tissue), down to the
+# *bottleneck*, where the grid is coarsest; the *decoder* goes back to the grid of the patch. Its last layers, the two *heads*,
+# give a mask and a distance. Each output is converted into the other, both views must give the same outputs, and features of
+# the tumour's core are kept apart from those around it. Lessons 01 to 03 explain one part each,
+# [lesson 04](04_the_framework.ipynb) puts them together.
 
 # %% tags=["summary"]
 from dualtask_lite.show import figures
@@ -77,22 +83,7 @@ figures.framework(next(scan for scan in loaded if scan.has_tumour))
 # A **[case](glossary.md#case)** is one [CT](glossary.md#computed-tomography) and its label: 0 background, 1 pancreas, 2 tumour. The embedded cases are
 # synthetic, made from a seed, so that they can be shared. They come from three made-up hospitals
 # ([centres](glossary.md#centre)). Each number that sets a centre apart has its published source in `data/centres.yaml`.
-
-# %%
-from dualtask_lite.show.lesson import check, choice, outcome, run_manifest
-from dualtask_lite.show.table import Table
-
-centres = sorted({case.centre for case in cases})
-first = {name: next(case for case in cases if case.centre == name) for name in centres}
-Table(
-    [
-        {"centre": name, "cases": sum(case.centre == name for case in cases), "first case": case.id}
-        for name, case in first.items()
-    ],
-    "Cases of each centre",
-)
-
-# %% [markdown]
+#
 # ## Three centres side by side
 #
 # One case of each centre with a tumour. Upper row: **axial** planes, seen from the feet, so that the
@@ -101,6 +92,10 @@ Table(
 # and inferior (feet).
 
 # %% tags=["summary"]
+from dualtask_lite.show.lesson import check, choice, outcome, run_manifest
+from dualtask_lite.show.table import Table
+
+centres = sorted({case.centre for case in cases})
 examples = []
 for name in centres:
     loaded = (case.load() for case in cases if case.centre == name)
@@ -111,7 +106,7 @@ figures.centres_side_by_side(examples)
 # The same organ looks brighter or darker, sharper or noisier, and the slices are thicker or thinner: that is the
 # scanner, the timing of the contrast agent, and each hospital's protocol. But the hospitals also treat **other
 # patients**: one sees more cysts than the next, one sees larger tumours. Scanner and disease change together, so a
-# score that falls in a new hospital may fall for either reason. Keep the question; lesson 06 comes back to it.
+# score that is lower in a new hospital may be lower for either reason. Keep the question; lesson 06 comes back to it.
 
 # %% [markdown]
 # ### Exercise 1
@@ -201,8 +196,8 @@ show.volume3d(scan)
 # ## Attenuation by organ and centre
 #
 # CT measures attenuation in **[Hounsfield units](glossary.md#hounsfield-unit)** (HU): air is -1000, water 0, soft tissue with contrast
-# agent about 50 to 150. Here are all voxels of a few cases. Look at how much tumour and pancreas overlap
-# within a centre, and how the same organ moves from centre to centre.
+# agent about 50 to 150. Here are the voxels of a few cases, a row for each centre. Look at how much tumour and pancreas
+# overlap within a centre, and how the same organ moves from centre to centre.
 
 # %%
 some = []
@@ -214,16 +209,16 @@ figures.histogram(some)
 # %% [markdown]
 # Suppose that a centre calls every voxel of the organ *tumour* that is darker than a **threshold**, and
 # puts it halfway between the mean HU of its own tumours and of its own pancreas. How well does that do at
-# home, and how well elsewhere? Count which share of the tumour's voxels, and of the pancreas's, is called
-# right; 50 % is what a coin reaches.
+# home, and how well elsewhere? The share called right is the mean of two: of the tumour's voxels, and of the pancreas's;
+# 50 % is what a coin reaches.
 
 # %% tags=["choice"]
 choice(
     "00.B",
-    "How well does a threshold do in a hospital that it was not set for?",
-    "as well as at home",
-    "worse, but better than a coin in every hospital",
-    "no better than a coin in at least one hospital",
+    "How much can a foreign threshold lose, at most, against the own threshold of a hospital?",
+    "fewer than 2 points",
+    "2 to 20 points",
+    "more than 20 points",
 )
 
 # %%
@@ -255,9 +250,9 @@ Table(
 outcome("00.B")
 
 # %% [markdown]
-# Read the table down a column: the centre's own threshold (on the diagonal) is never beaten, and a foreign one can
-# lose much. Where tumour and pancreas have nearly the same grey values, even the own one helps little. That
-# [shift](glossary.md#domain-shift) between centres is the subject of the course.
+# Read the table down a column, as each hospital has its own difficulty: a foreign threshold is at best about as good as the
+# hospital's own (on the diagonal), and can lose much. Where tumour and pancreas have nearly the same grey values, even the own
+# one helps little. That [shift](glossary.md#domain-shift) between centres is the subject of the course.
 
 # %% [markdown]
 # ### Exercise 3
@@ -291,13 +286,14 @@ print(diagnose().as_text())
 # %% [markdown]
 # ## What is known now
 #
-# - The claim: +9.5 points on tumours of a hospital that was not seen. Nothing is tested yet.
-# - The obstacle is real: a threshold that is set in one hospital marks fewer voxels right in another.
+# - The claim: 9.5 points more Dice with the method than without it, on tumours of a hospital that was not in the training.
+#   Nothing is tested yet.
+# - The obstacle is real: in a hospital, a threshold from elsewhere can mark clearly fewer voxels right than its own.
 # - Two suspects for it, scanner and disease, which this lesson cannot tell apart.
 #
 # ## Summary
 #
-# - The task: find a small, faint lesion inside a small organ, as a mask and as a distance in mm.
+# - The task: find a lesion, often small and faint, in a small organ, as a mask and as a distance in mm.
 # - Centres differ in spacing, noise and contrast; a model must hold where it did not learn.
 # - All lengths are in mm and all volumes in ml, because voxels are not the same size everywhere.
 #

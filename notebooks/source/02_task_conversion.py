@@ -63,7 +63,7 @@ import torch
 way = torch.linspace(-15, 15, 121, dtype=torch.float64)
 lines(
     way.numpy(),
-    {f"tau {tau:g} mm": distance_to_probability(way, tau).numpy() for tau in (0.5, 2.0, 6.0)},
+    {f"tau {t:g} mm": distance_to_probability(way, t).numpy().round(3) for t in (0.5, 2.0, 6.0)},
     "From a distance to the probability of being inside.",
     across="signed distance (mm), negative inside",
     up="probability",
@@ -143,8 +143,8 @@ for radius in (3.0, 6.0, 12.0):
 Table(best, "Soft Dice of a perfect distance, turned into a probability")
 
 # %% [markdown]
-# A large tau blurs a small lesion away: even a perfect distance is then called wrong. So tau must be small against
-# the lesion. That it must not be *too* small comes next.
+# A large tau blurs a small lesion away: even a perfect distance then gets a low score. What that does to training, and
+# what a tau that is too small does, comes next.
 
 # %% [markdown]
 # ### Exercise 2
@@ -179,7 +179,8 @@ def published(distance_mm):
 
 # %% [markdown]
 # Let it teach. A distance map shows a ball 6 mm beside the lesion. Every voxel of the map may change, as in the answer of
-# a network. The map is turned into a mask, judged by Dice, and moved against the gradient.
+# a network. The map is turned into a mask, judged by Dice, and moved against the gradient. PyTorch finds the gradient by
+# going back through the computation, from the loss to the map: the **backward pass**.
 
 # %% tags=["choice"]
 choice(
@@ -197,7 +198,7 @@ steps = overrides.get("steps", 60)
 
 
 def teach(convert):
-    """Let the Dice of its converted mask teach a distance map; Dice after each step."""
+    """Let the Dice of its converted mask teach a distance map; Dice after each step, and map."""
     learned = beside.clone().requires_grad_()
     optimiser = torch.optim.Adam([learned], lr=0.5)
     dice = []
@@ -207,10 +208,10 @@ def teach(convert):
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    return dice
+    return dice, learned.detach()
 
 
-stuck = teach(published)
+stuck, _ = teach(published)
 print(f"as printed in the paper: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
 
 # %% tags=["outcome"]
@@ -242,7 +243,7 @@ check("02.3", largest_gradient)
 
 # %% [markdown]
 # `distance <= 0` jumps from 0 to 1 and is flat on both sides, so its slope is 0 at every voxel. Adding `0 * distance`
-# only puts the distance into the graph: the backward pass runs, and multiplies by 0.
+# only connects the distance with the loss: the backward pass runs, and multiplies by 0.
 #
 # ## Does a gradient come back?
 #
@@ -277,7 +278,7 @@ Table(
 # %% [markdown]
 # A steep sigmoid in a band of 20 mm is the same as a small tau: k = 1500 is tau = 20 / 1500 = 0.013 mm. Only
 # voxels this close to the surface get a gradient. In the picture, the brighter a voxel, the
-# stronger its gradient; powers of ten, and the darkest blue is dead.
+# stronger its gradient; powers of ten, and the darkest blue gets none.
 
 
 # %%
@@ -300,7 +301,7 @@ panels(
 # %% [markdown]
 # ## Try it
 #
-# Choose the direction and the temperature. Follow the dead share: where does it begin to grow?
+# Choose the direction and the temperature. Follow the share of voxels without a gradient: where does it begin to grow?
 
 # %%
 from dualtask_lite.show.controls import conversion_explorer
@@ -310,8 +311,8 @@ conversion_explorer()
 # %% [markdown]
 # ### Exercise 4
 #
-# **Repair it.** Write a function `repaired` that takes a distance in mm and gives a probability: a half on the surface, more inside,
-# and a gradient in at least one voxel of twenty.
+# **Repair it.** The network says its distance in [bands](glossary.md#band) of 20 mm (lesson 01), a number from -1 to 1. Write a
+# function `repaired` that takes this number and gives the probability of being inside, with **tau = 2 mm**.
 
 # %% tags=["exercise", "blank"]
 repaired = ...
@@ -319,15 +320,15 @@ repaired = ...
 # %% tags=["exercise", "solution"]
 
 
-def repaired(distance_mm):
-    return torch.sigmoid(-distance_mm / 2.0)
+def repaired(regressed):
+    return torch.sigmoid(-20 * regressed / 2.0)
 
 
 # %% tags=["exercise", "wrong"]
 
 
-def repaired(distance_mm):
-    return torch.sigmoid(-1500 * distance_mm / 20.0)
+def repaired(regressed):
+    return torch.sigmoid(-regressed / 2.0)  # bands taken for mm
 
 
 # %% tags=["check"]
@@ -336,17 +337,19 @@ check("02.4", repaired)
 # %% tags=["choice"]
 choice(
     "02.B",
-    "Which of these three will teach the map best?",
-    "k = 1500, as it is closest to a true mask",
-    "tau 0.5 mm",
-    "tau 4 mm",
+    "Which of these two will leave the map short of the lesion, with a Dice below 0.9?",
+    "only k = 1500",
+    "only tau 4 mm",
+    "both",
+    "none",
 )
 
 # %% [markdown]
 # Here are all six ways, teaching the same map:
 
 # %% tags=["summary"]
-paths = {name: teach(convert) for name, convert in ways.items()}
+taught = {name: teach(convert) for name, convert in ways.items()}
+paths = {name: dice for name, (dice, _) in taught.items()}
 lines(
     range(steps + 1),
     paths,
@@ -355,21 +358,31 @@ lines(
     up="Dice of the learned mask",
 )
 
-# %%
-Table(
-    [
-        {"conversion": name, "Dice before": dice[0], f"after {steps} steps": dice[-1]}
-        for name, dice in paths.items()
-    ],
-    "What each conversion taught",
-)
-
 # %% tags=["outcome"]
 outcome("02.B")
 
 # %% [markdown]
 # The steep ones move only the voxels that happen to lie next to the surface. Once these are on the
 # right side, the next ones are as far away as before.
+#
+# The low scores of exercise 2 do not stop a large tau. The loss falls with every voxel that moves to its right side, so the
+# surface gets right. But it goes on falling when the map goes *deeper* than the truth. Is the map still a distance?
+
+# %%
+true_mm = ball(torch.zeros(3), 9.0)
+close = true_mm.abs() < 6
+off = {name: (learned - true_mm).abs()[close].mean() for name, (_, learned) in taught.items()}
+Table(
+    [
+        {"conversion": name, "Dice": paths[name][-1], "off (mm)": error.item()}
+        for name, error in off.items()
+    ],
+    f"The learned maps after {steps} steps, and their mean error within 6 mm of the true surface",
+)
+
+# %% [markdown]
+# The larger tau is, the farther this loss alone pulls the map from the true distance. So the framework also trains its distance head with
+# the true distance, as in lesson 01.
 #
 # ## A second way from a mask to a distance
 #
@@ -417,9 +430,12 @@ off_mm = (by_logit - true)[true.abs() < 6].abs().mean().item()
 check("02.5", off_mm)
 
 # %% [markdown]
-# The soft distance costs a convolution with a wide kernel at every step, so the framework trains with the logit and keeps
-# the soft distance to look at. Because the true distance judges the logit at every voxel, the logit learns to become a
-# distance.
+# That holds near the surface only. In the middle of the ball the soft distance is about -5 mm and the true one -12: from there it sees the
+# outside on every side.
+#
+# The soft distance also costs a convolution with a wide kernel at every step. So the framework trains with `-tau * logit`
+# instead. There a loss compares it with the true distance in each voxel: the segmentation head must
+# give larger logits deeper inside, not the same logit everywhere.
 
 # %% [markdown]
 # ## What is known now
@@ -431,9 +447,10 @@ check("02.5", off_mm)
 #
 # - `sigmoid(-d / tau)` and `-tau * logit` are each other's inverse; tau is in mm and means the same everywhere.
 # - The mask survives the round trip exactly. A large tau blurs small lesions in the loss.
-# - A hard threshold has no gradient and a steep sigmoid next to none: they run, and train nothing.
-# - Count the voxels that are alive before you train. A tau of about one voxel is a compromise: alive
-#   where it matters, and not too blurred for a small lesion.
+# - A hard threshold has no gradient and trains nothing. A steep sigmoid gives one to few voxels: k = 1500 trains next to
+#   nothing, and k = 100 stops short.
+# - Count the voxels with a gradient before you train. A tau of about one voxel is a compromise: a smaller one reaches fewer
+#   voxels, a larger one blurs small lesions and pulls the map farther from the true distance.
 #
 # Next: [lesson 03](03_dual_self_supervision.ipynb) teaches without labels.
 

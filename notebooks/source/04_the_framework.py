@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 04 The framework: train on two hospitals, test on the third
 #
-# One training run with all parts together, and an honest test on a centre that the model never saw.
+# A network with two heads and both conversions is trained on two hospitals, and then tested on a third that it never saw.
 #
 # **Objectives.** After this lesson you can
 #
@@ -57,7 +57,7 @@ cases = lesson_cases(data_dir, hospitals=2, cases=2, tumours=2)
 held_out = cases[-1].centre
 common = {"seed": seed, "data.source": source, "data.held_out": held_out}
 by_stage = {  # less than a minute of training, in small patches
-    "tumour-coarse": {"optimiser.steps": 80, "optimiser.batch": 8, "sample.patch": [16, 16, 16]}
+    "tumour-coarse": {"optimiser.steps": 60, "optimiser.batch": 8, "sample.patch": [16, 16, 16]}
 }
 if data_dir:  # the ready-made model knows nothing but the embedded centres
     by_stage = {"pancreas-coarse": {"optimiser.steps": 100, **ARMS["segmentation"]}, **by_stage}
@@ -70,17 +70,8 @@ stages = tuple(settings)
 # %%
 share = settings["tumour-coarse"].data.validation
 split = leave_one_centre_out(cases, held_out, validation=share, seed=seed)
-Table(
-    [
-        {
-            "part": part,
-            "cases": len(chosen),
-            "centres": ", ".join(sorted({case.centre for case in chosen})),
-        }
-        for part, chosen in vars(split).items()
-    ],
-    f"Who trains, who validates, who tests (held out: {held_out})",
-)
+for part, chosen in vars(split).items():
+    print(f"{part}: {len(chosen)} cases of {', '.join(sorted({case.centre for case in chosen}))}")
 
 # %% [markdown]
 # Everything that lessons 01 to 03 took apart, in one picture, on a training case. Each image is computed by the functions of
@@ -117,8 +108,9 @@ check("04.1", shared)
 # many mm it lies from the surface (`dist`). Each answer can be turned into the other, so each head is
 # also judged in the other's terms: `conv_mask` turns the distance into a mask, `conv_distance` the mask
 # into a distance. Further terms compare two imaging views (`out`), compare tumour with its surroundings
-# (`feat`) and ask which slices hold tumour (`slice`). The tumour stage of the laptop profile uses the first four. The
-# model that finds the pancreas learned from masks alone.
+# (`feat`) and ask which slices hold tumour (`slice`). The tumour stage of the laptop profile trains the first four; the other
+# three cost more time, and [lesson 05b](05b_what_the_terms_buy.ipynb) shows what a training with all of them gave. The model
+# that finds the pancreas learned from masks alone.
 
 # %%
 Table(
@@ -130,7 +122,9 @@ Table(
 # ## The network
 #
 # One encoder and one decoder; what differs is the last layer. So whatever one head learns passes through features that the
-# other one uses, too. Each box is a stage of the network with its channels and its grid:
+# other one uses, too. Each box is a block of layers with its number of channels and its grid: the *stem* reads the CT,
+# three blocks of the *encoder* halve the grid, *context* widens what the coarsest block sees, *fuse* halves its channels, and the
+# blocks of the *decoder* double the grid again. *Skips* add the encoder's features of the same size.
 
 # %%
 from dualtask_lite.engine.run import build_network, read_rows
@@ -170,8 +164,8 @@ choice(
     "04.A",
     "Will the terms of the objective fall during the training?",
     "all of them",
-    "some fall, some rise",
-    "none",
+    "the mask's term does, of the others at least one rises",
+    "all but the mask's",
 )
 
 # %%
@@ -198,9 +192,9 @@ clear_output(wait=True)  # the moving picture makes room for the last one
 monitor
 
 # %% [markdown]
-# Thin lines are single steps, which see only a few patches each; thick lines are running means. The
-# conversion terms join in slowly (they are *ramped*), because at the start neither head has anything to
-# teach the other.
+# Thin lines are single steps, which see only a few patches each; thick lines are running means. The weights of the
+# conversion terms grow from almost 0 to 1 over the first third of the steps (they are *ramped*), because at the start neither
+# head has anything to teach the other.
 #
 # A term can be small and still rule the training, or large and do nothing. What moves the weights is its
 # [gradient](glossary.md#gradient). Here is each term's share of it: in the layers that both heads use, and in the last
@@ -283,7 +277,7 @@ figures.scores(evaluation.rows, by="target")
 outcome("04.B")
 
 # %% [markdown]
-# ## At home and away, one minute and one hour
+# ## At home and away, one minute and hours
 #
 # Is that the new hospital, or is the model just not trained enough? Two comparisons answer it. **At home** means patients
 # of the training hospitals that no model has learned from; **away** means the held-out hospital. First the pancreas, where
@@ -308,37 +302,35 @@ figures.scores([{**r, "hospital": where[r["model"]]} for r in pancreas_rows], by
 
 # %% [markdown]
 # Then the tumour. Beside the model of this lesson, which had a minute, stands the reference model's second stage, which had
-# hours, behind the same first stage. Each target is scored on its own mask.
+# hours, behind the same first stage.
+
+# %% tags=["choice"]
+choice(
+    "04.C",
+    f"Where is the mean Dice of the tumour higher, by the model of: {[*cascades][-1]}?",
+    "at home",
+    "away",
+    "about the same: less than 0.05 apart",
+)
 
 # %%
 figures.scores([row for row in compared if row["target"] == "tumour"], by="model")
 
 # %% [markdown]
-# And what goes wrong, in words: a tumour of which nothing was marked is *missed*, anything marked in a patient without
-# a tumour is a *false alarm*.
+# And what goes wrong: a tumour of which nothing was marked is *missed*, anything marked in a patient without a tumour is a
+# *false alarm*. Who marks much touches many tumours by chance, so the marked volume stands beside:
 
 # %%
-Table(
-    [
-        {
-            "model": name,
-            "tumours": sum(row["volume_ml_truth"] > 0 for row in of),
-            "missed": sum(row["volume_ml_truth"] > 0 and not row["detected"] for row in of),
-            "patients without": sum(row["volume_ml_truth"] == 0 for row in of),
-            "false alarms": sum(
-                row["volume_ml_truth"] == 0 and row["volume_ml_prediction"] > 0 for row in of
-            ),
-        }
-        for name in groups
-        for of in [[r for r in compared if r["model"] == name and r["target"] == "tumour"]]
-        if of
-    ],
-    "Tumours missed, and false alarms",
-)
+from dualtask_lite.show import tables
+
+tables.failures([row for row in compared if row["target"] == "tumour"], by="model")
+
+# %% tags=["outcome"]
+outcome("04.C")
 
 # %% [markdown]
 # Compare first down the columns, then across the models: a difference between home and away is what a new hospital costs,
-# and a model that is as poor at home as away has not learned enough to show it. With so few patients, and with larger
+# and a model that is as poor at home as away has not learned enough to show it. With so few patients, and with other
 # tumours in C, the tumour may even score higher away. So the claim needs a fair test with many trainings: lesson 05b reads
 # one, after [lesson 05](05_cross_dataset_evaluation.ipynb) has explained how it is done.
 
@@ -368,8 +360,8 @@ check("04.2", median_dice)
 # %% [markdown]
 # ## One prediction
 #
-# The median case, by Dice, of the detected tumours (after a minute of training there are few). Below:
-# the distance that the second head regressed, in mm.
+# The median case, by Dice, of the tumours that were touched. Pancreas and tumour are both outlined in magenta where they are
+# predicted. Below: the distance that the second head regressed, in mm.
 
 # %%
 judged = sorted((row for row in tumour if row["dice"] > 0), key=lambda row: row["dice"])
@@ -418,7 +410,7 @@ check("04.3", deepest)
 # %% [markdown]
 # ## What is known now
 #
-# - All terms of the method together train, and each of them falls.
+# - Mask, distance and both conversions train together. The views, the contrast and the slices were not part of this run.
 # - For the pancreas a new hospital costs Dice. For the tumour, a minute of training cannot show it. The claim is untested.
 #
 # ## Summary

@@ -10,15 +10,15 @@
 # # 06 Predictions in 3D: where is the tumour wrong, and did the model warn?
 #
 # A score says how wrong a model is. A surgeon asks where, and by how many mm. You look at tumours that a model found and
-# missed, in mm and in 3D, ask whether it could have warned you, and find out what makes the new hospital hard: its
-# scanner, or its patients.
+# missed, in mm and in 3D, ask whether it could have warned you, and take apart two things that differ between hospitals:
+# the scanner and the patients.
 #
 # **Objectives.** After this lesson you can
 #
 # - follow a prediction through the stages of a cascade, and say which stage lost the tumour;
 # - measure the error of a surface in mm, and find it in 3D;
 # - judge a warning that needs no label: does it rise with the error?
-# - tell a shift of the scanner from a shift of the disease.
+# - set up a test that tells a shift of the scanner from a shift of the disease, and say how far four patients carry it.
 #
 # **Prerequisites.** [Lesson 04](04_the_framework.ipynb).
 #
@@ -36,12 +36,14 @@ overrides: dict = {}  # other values for settings of the prediction, such as {"p
 # %% [markdown]
 # ## A model that had hours
 #
-# A training of a minute misses most tumours, and where everything is wrong one cannot learn to tell good from bad. So
+# After a training of a minute nearly every mask is wrong, and then one cannot learn to tell good from bad. So
 # this lesson looks at the **reference model**, which comes with the kit: a [cascade](glossary.md#cascade) of a pancreas
 # stage and a tumour stage, trained for thousands of steps on hospitals A and B. It never saw hospital C.
 
 # %%
 from dataclasses import replace
+
+import numpy as np
 
 from dualtask_lite.engine.predict import in_cascade_order
 from dualtask_lite.engine.run import load_models
@@ -56,20 +58,6 @@ models = [
 ]
 used = {case.digest for model in models for case in model.training_cases}
 cases = lesson_cases(data_dir, tumours=1, learned=used)
-
-# %%
-Table(
-    [
-        {
-            "stage": model.settings.stage,
-            "steps": model.settings.optimiser.steps,
-            "trained on": ", ".join(sorted({case.centre for case in model.training_cases})),
-            "training cases": len(model.training_cases),
-        }
-        for model in models
-    ],
-    f"The reference model, and {len(cases)} cases that it never saw",
-)
 
 # %% [markdown]
 # ## Every tumour of the new hospital
@@ -95,28 +83,42 @@ Table(judged, "Tumours of the hospital that was not seen, the best first", colum
 
 # %% [markdown]
 # [HD95](glossary.md#hd95) would have a dash where nothing was marked: there is no surface to measure. **[NSD](glossary.md#nsd)** is the
-# share of both surfaces that lies within 2 mm of the other one. And the patients without a tumour?
+# share of both surfaces that lies within 2 mm of the other one.
+
+# %% tags=["choice"]
+choice(
+    "06.A",
+    "And in the patients without a tumour: does the model mark one?",
+    "in none of them",
+    "in some of them",
+    "in all of them",
+)
 
 # %%
 healthy = [row for row in rows if not scans[row["case"]].has_tumour]
-Table(
-    [{"case": row["case"], "false tumour (ml)": row["volume_ml_prediction"]} for row in healthy],
-    "Patients without a tumour: everything that is marked is a false alarm",
-)
+for row in healthy:
+    print(f"{row['case']}, without a tumour: {row['volume_ml_prediction']:.1f} ml marked as tumour")
+
+# %% tags=["outcome"]
+outcome("06.A")
 
 # %%
 places = {"good": 0, "median": len(judged) // 2, "failed": len(judged) - 1}
 picked = {which: judged[place]["case"] for which, place in places.items()}
-Table([{"which": which, "case": name} for which, name in picked.items()], "Picked by rank")
+print("picked by rank:", picked)
 
 # %% [markdown]
 # ## Stage by stage
 #
-# The report of a prediction says what each stage of the cascade did: the region it was given, the box in voxels, how
-# often it cropped again around its last prediction, how well its last two predictions agreed (Dice), and what it found.
+# The report of a prediction says what each stage of the cascade did: the region that it was given, as a box in voxels, and
+# the volume that it marked there.
 
 # %%
-Table(predictions[picked["median"]].report, f"What each stage did with {picked['median']}")
+Table(
+    predictions[picked["median"]].report,
+    f"What each stage did with {picked['median']}",
+    columns=("stage", "looked_in", "box_start", "box_stop", "volume_ml"),
+)
 
 # %% [markdown]
 # The first stage marks the pancreas. The second one looks around it and marks the tumour, with the regressed distance to
@@ -132,14 +134,15 @@ figures.orthogonal(
 )
 
 # %% [markdown]
-# The network answers twice, and the two heads give two masks. The paper takes their mean.
+# The network answers twice, and each of its two heads gives a mask. A third one comes from the mean of their probabilities,
+# as in the paper.
 
 # %% tags=["choice"]
 choice(
-    "06.A",
-    "Which mask has the highest mean Dice over these tumours?",
-    "that of the segmentation head",
-    "that of the distance head",
+    "06.B",
+    "Which of the two heads has the higher mean Dice over these tumours?",
+    "the segmentation head",
+    "the distance head",
     "they differ by less than 0.02",
 )
 
@@ -160,11 +163,11 @@ Table(
 )
 
 # %% tags=["outcome"]
-outcome("06.A")
+outcome("06.B")
 
 # %% [markdown]
-# That is why arms are compared on **one** head in [lesson 05b](05b_what_the_terms_buy.ipynb): else a difference
-# between two trainings mixes with a difference between two ways to read them.
+# The same network has three scores, by the way it is read. So [lesson 05b](05b_what_the_terms_buy.ipynb) reads all trainings
+# in **one** way, so that a difference between two of them comes from the trainings.
 #
 # If the first stage misses a part of the organ by more than the margin of the box, the second one never looks there,
 # however good it is.
@@ -202,12 +205,24 @@ check("06.1", lost_before)
 # What if the last stage were given the box around the **true** pancreas? Many papers test like that. It is a leak: at
 # the next hospital nobody knows the true box.
 
+# %% tags=["choice"]
+choice(
+    "06.C",
+    "How does the true box change the mean Dice of these tumours?",
+    "it rises by more than 0.02",
+    "it changes by at most 0.02",
+    "it falls by more than 0.02",
+)
+
 # %%
 from dualtask_lite.engine.judging.leaks import box_leak
 from dualtask_lite.show.figures import trust
 
-by_box = box_leak(models, [case for case in cases if scans[case.id].has_tumour][:8])  # to be quick
+by_box = box_leak(models, [case for case in cases if scans[case.id].has_tumour], predictions)
 trust.leaks([by_box.row])
+
+# %% tags=["outcome"]
+outcome("06.C")
 
 # %% [markdown]
 # ## The error of a surface, in mm
@@ -219,7 +234,7 @@ trust.leaks([by_box.row])
 from dualtask_lite.engine.judging.disagreement import disagreement, surface_error_mm
 
 opinions = {
-    name: disagreement(models, scans[name], predictions[name], seed=seed)
+    name: disagreement(models, scans[name], predictions[name], views=2, seed=seed)
     for name in scans
     if scans[name].has_tumour
 }
@@ -231,8 +246,8 @@ errors = {
 }
 
 # %% [markdown]
-# The good case. On the left the predicted surface, coloured by how far it lies from the true one (blue line: pancreas,
-# orange: tumour); on the right where, and by how much, the two heads differ:
+# The good case. On the left the predicted surface, coloured by how far it lies from the true one; on the right where, and by
+# how much, the two heads differ. Lines: blue the true pancreas, orange the true tumour, magenta and dashed the prediction.
 
 # %%
 name = picked["good"]
@@ -253,6 +268,8 @@ elif not met:
     print(f"{name}: what was marked ({marked} voxels) lies beside the tumour ({true} voxels).")
 else:
     print(f"{name}: {met} of the tumour's {true} voxels were marked, and {marked - met} others.")
+levels = np.flatnonzero((scans[name].label == 2).any(axis=(0, 1))) + 1
+print(f"The tumour lies on the axial slices {levels[0]} to {levels[-1]}.")
 trust.where_wrong(
     scans[name],
     predictions[name].mask,
@@ -263,8 +280,8 @@ trust.where_wrong(
 
 # %% [markdown]
 # The colours tell how far the *prediction* is from the truth, and not what it lacks: a small prediction may lie near the
-# true surface everywhere and miss most of the tumour. So look also for parts of the orange outline without colour beside them.
-# HD95 and NSD, in the table above, measure both ways.
+# true surface everywhere and miss most of the tumour. So look also for orange outline without colour beside it, and at the
+# other slices of the tumour: this one was chosen for the prediction. HD95 and NSD, in the table above, measure both ways.
 #
 # ## In 3D
 #
@@ -290,8 +307,6 @@ for which, name in picked.items():
 # surface, and NaN everywhere else. What **share of that surface** lies within 2 mm of the true one?
 
 # %%
-import numpy as np
-
 truth = scans[picked["good"]].label == 2
 error = surface_error_mm(np.roll(truth, 1, axis=0), truth, scans[picked["good"]].spacing)
 
@@ -313,13 +328,24 @@ check("06.2", share_within_2mm)
 #
 # At a new hospital there are no labels. But this network answers twice, once with each head, and it can be asked
 # again with another [imaging view](glossary.md#imaging-view) of the same CT. Where the answers **disagree**, at
-# least one of them is wrong. How does each warning go with the true error (1 - Dice)? *Spearman* compares the two orders
-# of the cases. For *aurc*, hand the loudest cases to a human one by one and take the mean error of the rest each time; aurc is
-# the mean of these: less is better. *gain* is 0 where that is no better than handing over cases at random.
+# least one of them is wrong. Each such disagreement is a *warning*, one number for a case. Is it higher where the *risk*,
+# the true error 1 - Dice, is higher? Take four cases with the risks 0.2, 0.4, 0.6 and 0.8, and a warning that swaps the middle
+# two: from the lowest to the highest warning, the risks are 0.2, 0.6, 0.4, 0.8.
+#
+# *Spearman* compares the two orders: 1 the same, 0 unrelated; here 0.8. Then hand the cases with the highest warnings to a
+# human, and take the mean risk of the cases that are left to the model:
+#
+# | handed over | none | 1 | 2 | 3 | mean of the row: *aurc* |
+# | --- | --- | --- | --- | --- | --- |
+# | by this warning | 0.5 | 0.4 | 0.4 | 0.2 | 0.375 |
+# | by a perfect one | 0.5 | 0.4 | 0.3 | 0.2 | 0.35 |
+# | at random | 0.5 | 0.5 | 0.5 | 0.5 | 0.5 |
+#
+# *gain* says how far the warning comes from random (0) to perfect (1): (0.5 - 0.375) / (0.5 - 0.35), which is 0.83.
 
 # %% tags=["choice"]
 choice(
-    "06.B",
+    "06.D",
     "How well will the best warning follow the error? (Spearman: 1 same order, 0 unrelated)",
     "above 0.7",
     "between 0.3 and 0.7",
@@ -335,11 +361,11 @@ second_opinions = [
 assessment = summarise_warnings(second_opinions)
 Table(
     [{"warning": WARNINGS[name], **found} for name, found in assessment.summary.items()],
-    "Does it rise with the error? (spearman: 1 always, 0 not at all; gain: 1 perfect, 0 useless)",
+    "Does it rise with the risk? (aurc: less is better; gain: 1 perfect, 0 as at random)",
 )
 
 # %% tags=["outcome"]
-outcome("06.B")
+outcome("06.D")
 
 # %%
 best = max(
@@ -350,13 +376,17 @@ trust.warning_against_error(
 )
 
 # %% [markdown]
-# A Spearman near 0 would mean that the loud cases are no worse than the quiet ones. Both heads share most of the network, so
-# they can be wrong in the same places, and no warning finds that.
+# A Spearman near 0 would mean that cases with a high warning are no worse than the others. Dots at the top left are quiet
+# failures: a large error, and a low warning. Both heads share most of the network, so they can be wrong in the same places, and
+# their disagreement does not show it.
 #
 # The warning that did best was picked **after** seeing the errors: with so few cases one of six is bound to look
 # good. A hospital would have to choose it beforehand, on validation cases.
+# And two views for each case, to be quick, are few: ask for more (`views=4`), and the two warnings of the views change.
 #
-# What would it buy? Hand the cases with the loudest warnings to a human, and look at the error of those that are kept:
+# What would it buy? Hand the cases with the highest warnings to a human, and look at the error of those that are kept. Beside
+# the best warning stands a simple one, `unsure`: the last row of the table. It needs one prediction only, and is high where many
+# voxels have a probability near one half.
 
 # %%
 from dualtask_lite.engine.judging.disagreement import risk_coverage
@@ -372,8 +402,8 @@ trust.risk_coverage(curves, risk_coverage(risk, risk).risk)
 # ### Exercise 3
 #
 # A radiologist has time for **a quarter** of the cases: those with the highest `"unsure"` warning. What is the
-# mean risk of the cases that are **left to the model**? `second_opinions` holds a row a case with `risk` and
-# `unsure`. (The number of cases to hand over is `len(second_opinions) // 4`.)
+# mean risk of the cases that are **left to the model**? `second_opinions` holds a row for each case, with its `"risk"`
+# (1 - Dice) and its `"unsure"`. (The number of cases to hand over is `len(second_opinions) // 4`.)
 
 # %% tags=["exercise", "blank"]
 risk_left = ...
@@ -394,8 +424,10 @@ check("06.3", risk_left)
 # %% [markdown]
 # ## Scanner or disease?
 #
-# [Lesson 00](00_start_here.ipynb) named two suspects for what is lost in a new hospital. Look at the tumours themselves: how
-# large they are, what kind they are, and how well they were marked. (*iso* tumours are as grey as the pancreas around them.)
+# [Lesson 00](00_start_here.ipynb) named two reasons why a new hospital differs: its scanner and its patients. Look at the
+# tumours themselves: how large they are, what kind they are, and how well they were marked. *Solid* tumours are firm tissue,
+# a little darker than the pancreas; *cystic* ones are filled with fluid and much darker; *iso* ones are as grey as the
+# pancreas around them.
 
 # %%
 from dualtask_lite.cases.phantom import lesion
@@ -410,8 +442,8 @@ figures.dice_by_volume([{**row, "kind": kinds.get(row["case"], "unknown")} for r
 
 # %% tags=["choice"]
 choice(
-    "06.C",
-    "What changes the Dice of this model more, on its way from A to C?",
+    "06.E",
+    "In these few patients: what changes the mean Dice of this model more, on its way from A to C?",
     "the scanner: other phase, thicker slices, smoother kernel",
     "the patients: other kinds and sizes of tumours",
     "neither changes it by more than 0.05",
@@ -424,19 +456,21 @@ swapped = evaluate_swapped(models, ("A", "C"), patients=4, seed=seed)
 figures.patients_by_scanner(swapped)
 
 # %% tags=["outcome"]
-outcome("06.C")
+outcome("06.E")
 
 # %% [markdown]
-# Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. The
-# dots say how little four patients tell: a group's mean would move by a tenth or two with four others. So take the direction
-# as a guess, and ask for more (`patients=16`) before you believe a number.
+# Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. Each mean
+# is of four patients or fewer: one tumour found more raises it by up to a third. So no effect is **shown** here, neither of the
+# scanner nor of the patients, and with other patients the other one may be larger. Before you believe a difference, ask for
+# more (`patients=16`), and for an interval as in [lesson 05](05_cross_dataset_evaluation.ipynb).
 
 # %% [markdown]
 # ## What is known now
 #
 # - The reference model marks many tumours of a new hospital, and fails on some: you have seen which.
-# - What is lost between two hospitals has two causes, scanner and disease, and a table of means cannot tell which. The views
-#   of the method imitate another scanner only, so they can win back the first part at most.
+# - Two hospitals differ in scanner and patients, and a table of means cannot tell which of them changed a score. A new hospital
+#   need not be harder for the tumour, if its tumours are easier to find. The views of the method imitate another scanner
+#   only: they cannot prepare for other patients.
 #
 # ## Summary
 #

@@ -106,3 +106,26 @@ def test_one_training_is_no_verdict():
 
 def test_cells_of_the_table_come_from_one_machine():
     assert results.Results().summary["mixed"] == []
+
+
+def test_readme_says_what_is_left_without_the_training_that_differs_most(tumours):
+    baseline, conversion = tumours["segmentation"], tumours["conversion"]
+    means = {key: fmean(conversion[key][case] - dice for case, dice in baseline[key].items()) for key in conversion}
+    part, seed = most = max(means, key=lambda key: abs(means[key]))
+    by_case = defaultdict(list)  # each case counts once, with its mean over the seeds
+    for key in means.keys() - {most}:
+        for case, dice in baseline[key].items():
+            by_case[case].append(conversion[key][case] - dice)
+    left = fmean(map(fmean, by_case.values()))
+    words = " ".join(results.readme_lines(results.Results()).split())
+    assert f"most (hospital {part}, seed {seed}) it would be {left:+.3f}." in words
+
+
+def test_verdict_of_lesson_05b_holds_for_the_rows():
+    found = results.Results()
+    assert all(record["conclusion"] == "not shown" for record in found.comparisons.values())
+    low, high = found.comparisons["conversion"]["hierarchical"]
+    assert low < results.CLAIMED < high
+    assert found.training_dice("full") < found.training_dice(results.BASELINE)
+    source = (ROOT / "notebooks" / "source" / "05b_what_the_terms_buy.py").read_text(encoding="utf-8")
+    assert "neither shown nor refuted" in source, "the rows changed: write the verdict anew"

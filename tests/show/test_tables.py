@@ -26,7 +26,7 @@ ROWS = [
 def test_arms_have_their_means_by_hospital():
     baseline, full = tables.arms(ROWS).rows
     assert baseline["arm"] == "segmentation"
-    assert (baseline["trainings"], full["trainings"]) == (2, 2)
+    assert (baseline["trainings"], full["trainings"]) == ({"A": 1, "B": 1}, {"A": 2})
     assert baseline["A"] == pytest.approx(0.4)
     assert math.isnan(baseline["B"])
     assert baseline["found"] == 0.5
@@ -55,3 +55,14 @@ def test_differences_say_where_an_interval_is_missing():
     assert line["over trainings and cases"] == "one training"
     assert line["over cases alone"] == "-0.130 to -0.020"
     assert "C: -0.076" in tables.differences([record]).to_html()
+
+
+def test_failures_count_missed_lesions_and_false_alarms():
+    def found(model, true, marked, detected=None):
+        return {"model": model, "volume_ml_truth": true, "volume_ml_prediction": marked, "detected": detected}
+
+    rows = [found("a", 3.0, 0.0, False), found("a", 5.0, 9.0, True), found("a", 0.0, 2.0), found("a", 0.0, 0.0)]
+    first, second = tables.failures([*rows, found("b", 0.0, 0.0)], by="model").rows
+    assert (first["lesions"], first["missed"], first["patients without"], first["false alarms"]) == (2, 1, 2, 1)
+    assert (first["true (ml, median)"], first["marked (ml, median)"]) == (4.0, 4.5)
+    assert (second["lesions"], second["false alarms"], second["marked (ml, median)"]) == (0, 0, None)

@@ -203,7 +203,7 @@ def expected_best(draws: int) -> float:
     """
     above, _ = integrate.quad(lambda x: 1 - stats.norm.cdf(x) ** draws, 0, 12)
     below, _ = integrate.quad(lambda x: stats.norm.cdf(x) ** draws, -12, 0)
-    return float(above - below)
+    return max(0.0, float(above - below))  # rounding makes that of one draw about -1e-18
 
 
 def _with_earlier_stages(own: Sequence[Model], reference: Sequence[Model]) -> list[Model]:

@@ -19,7 +19,7 @@ from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.evaluation import refuse_training_cases
-from dualtask_lite.engine.predict import in_cascade_order, keep_large_components, predict_box, predict_scan
+from dualtask_lite.engine.predict import Prediction, in_cascade_order, keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, load_model
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
@@ -152,12 +152,15 @@ def _dice_by_threshold(
     return by_case
 
 
-def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
+def box_leak(
+    models: Sequence[Model], test: Sequence[Case], predictions: Mapping[str, Prediction] | None = None
+) -> Leak:
     """Compare the last stage in the box around the true organ, which a new hospital lacks, with the predicted box.
 
     Args:
         models: of the cascade; the region of the last stage must be the box around an organ.
         test: labelled cases that were not used in training.
+        predictions: case id -> the result of ``predict_scan`` for these models, where it is known already.
 
     Raises:
         DualTaskError: when a test case was used in training, no test case contains the target, or the last stage
@@ -179,7 +182,8 @@ def box_leak(models: Sequence[Model], test: Sequence[Case]) -> Leak:
             continue
         maps = predict_box(model, scan, training_box(scan, stage))  # the leak: this box comes from the label
         leaked = keep_large_components(maps.probability >= model.settings.prediction.threshold)
-        predicted = predict_scan(models, scan).targets[stage.target].mask
+        honest_one = (predictions or {}).get(scan.id) or predict_scan(models, scan)
+        predicted = honest_one.targets[stage.target].mask
         reported, honest = (dice(mask, truth) for mask in (leaked, predicted))
         rows.append({"case": case.id, "reported": reported, "honest": honest})
     if not rows:

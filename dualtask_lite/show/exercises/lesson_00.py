@@ -68,11 +68,11 @@ def rare_voxels(scan: Any) -> tuple[str, str]:
 
 @result("00.B")
 def threshold_elsewhere(right: Mapping[tuple[str, str], float]) -> tuple[str, str]:
-    home = [share for (own, at), share in right.items() if own == at]
-    foreign = [share for (own, at), share in right.items() if own != at]
-    letter = "a" if min(foreign) >= min(home) else "b" if min(foreign) > 52 else "c"
+    lost = {(own, at): right[at, at] - share for (own, at), share in right.items() if own != at}
+    own, at = max(lost, key=lambda pair: lost[pair])
+    most = lost[own, at]
     return (
-        letter,
-        f"Classified correctly: {min(home):.0f} % or more in its own hospital, {min(foreign):.0f} to "
-        f"{max(foreign):.0f} % elsewhere.",
+        "a" if most < 2 else "b" if most <= 20 else "c",
+        f"{most:.0f} points: in {at} its own threshold classifies {right[at, at]:.0f} % correctly, that of {own} "
+        f"{right[own, at]:.0f} %.",
     )

@@ -37,7 +37,7 @@ def margin_ml(in_mm: Field, spacing: Sequence[float]) -> float:
     "01.2",
     hint="read both lines at way == 10 and divide the tight crop's value by the wide crop's.",
     solution='take profiles["published, tight crop"] and profiles["published, wide crop"] where way == 10, and divide.',
-    meaning="{answer:.1f}: same lesson, same voxel, but {answer:.1f} times the target, because of the crop alone.",
+    meaning="{answer:.1f}: same lesion, same voxel, but {answer:.1f} times the target, because of the crop alone.",
 )
 def factor(profiles: Mapping[str, Field], way: Field) -> float:
     tight, wide = (profiles[f"published, {crop} crop"][way == 10][0] for crop in ("tight", "wide"))
@@ -78,5 +78,13 @@ def metric_that_separates(dice: Sequence[float], error: Sequence[float], moves: 
     letter = {(True, False): "a", (False, True): "b", (True, True): "c"}.get((by_dice, by_distance), "d")
     return (
         letter,
-        f"Dice {dice[near]:.2f} and {dice[far]:.2f}; distance {10 * error[near]:.1f} and {10 * error[far]:.1f} mm.",
+        f"Dice {dice[near]:.2f} and {dice[far]:.2f}; the mean errors of the distance are "
+        f"{'different' if by_distance else 'equal'}.",
     )
+
+
+@result("01.C")
+def network_against_constant(errors: Sequence[float], constant_mm: float) -> tuple[str, str]:
+    share = errors[-1] / constant_mm
+    letter = "a" if share >= 1 else "b" if share > 0.5 else "c"
+    return letter, f"{errors[-1]:.1f} mm, and the best constant {constant_mm:.1f} mm."

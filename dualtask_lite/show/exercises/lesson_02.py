@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from dualtask_lite.method.convert import gradient_alive, logit_to_distance
+from dualtask_lite.method.convert import distance_to_probability, gradient_alive, logit_to_distance
+from dualtask_lite.method.distance import BAND
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
@@ -52,19 +53,18 @@ def largest_gradient(answer: float, published: Callable[[Tensor], Tensor], besid
 
 
 def _alive(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> str:
-    return f"{gradient_alive(answer, inside_band):.0%} of the voxels get a gradient."
+    alive = gradient_alive(answer, inside_band / BAND)
+    return f"{alive:.0%} of the voxels get a gradient. It is sigmoid(-k d), with k = 20 / 2 = 10 in place of 1500."
 
 
 @exercise(
     "02.4",
-    hint="a step has slope 0, a steep sigmoid nearly so; divide by about one voxel, 2 mm.",
-    solution="return torch.sigmoid(-distance_mm / 2.0)",
+    hint="turn the bands into mm first, then use the formula with tau; mind the sign.",
+    solution="return torch.sigmoid(-20 * regressed / 2.0)",
     meaning=_alive,
 )
 def repaired(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> bool:
-    on_right_side = ((answer(inside_band) > 0.5) == (inside_band < 0)).all()
-    on_surface = float(answer(torch.tensor(0.0)))
-    return bool(gradient_alive(answer, inside_band) >= 0.05 and on_right_side and abs(on_surface - 0.5) < 0.01)
+    return torch.allclose(answer(inside_band / BAND), distance_to_probability(inside_band, 2.0), rtol=0, atol=1e-3)
 
 
 def _error_near_surface(found: Tensor, true: Tensor) -> float:
@@ -92,7 +92,7 @@ def what_is_learned(stuck: Sequence[float]) -> tuple[str, str]:
 
 
 @result("02.B")
-def best_teacher(paths: Mapping[str, Sequence[float]]) -> tuple[str, str]:
-    ends = {letter: paths[name][-1] for letter, name in zip("abc", ("k = 1500", "tau 0.5 mm", "tau 4 mm"), strict=True)}
-    scores = ", ".join(f"{letter}) {dice:.2f}" for letter, dice in ends.items())
-    return max(ends, key=lambda letter: ends[letter]), f"Dice at the end: {scores}."
+def falls_short(paths: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    steep, wide = paths["k = 1500"][-1], paths["tau 4 mm"][-1]
+    letter = {(True, False): "a", (False, True): "b", (True, True): "c"}.get((steep < 0.9, wide < 0.9), "d")
+    return letter, f"Dice at the end: {steep:.2f} with k = 1500, {wide:.2f} with tau 4 mm."

@@ -58,7 +58,11 @@ def _by_chance(answer: float, before: Sequence[Tensor], without: Sequence[Tensor
     total = core + shell
     chance = (core * (core - 1) + shell * (shell - 1)) / (total * (total - 1))
     others = f"{_own_kind(without):.0%} without the contrast, {_own_kind(before):.0%} before any training"
-    return f"{answer:.0%} with the contrast, {others}; chance alone gives {chance:.0%}."
+    more = answer - _own_kind(without)
+    verdict = f"Of {total} cells that is {round(more * total):+d} by the contrast"
+    if more < 2 * (0.5 / total) ** 0.5:  # two standard errors of the difference of two shares, at most
+        verdict += ", too few to show that it helps on this centre"
+    return f"{answer:.0%} with the contrast, {others}; chance alone gives {chance:.0%}. {verdict}."
 
 
 @exercise(
@@ -78,7 +82,20 @@ def contrast_in_views(shown: Mapping[str, Tensor], tumour: Tensor, ring: Tensor)
     return ("b" if turned else "a"), f"The sign of the difference changes in {turned} of {len(others)} views."
 
 
+def _within_core(cells: Sequence[Tensor]) -> float:
+    """Mean cosine similarity of the core cells, without that of a cell to itself."""
+    unit = torch.nn.functional.normalize(cells[0], dim=1)
+    return float((unit @ unit.T)[~torch.eye(len(unit), dtype=torch.bool)].mean())
+
+
 @result("03.B")
 def lazy_network(lazy: Tensor) -> tuple[str, str]:
     term = out_term(lazy, lazy, lazy, lazy).item()
     return ("a" if term > 0.1 else "b"), f"{term:.1f}: this term only requires equal outputs."
+
+
+@result("03.C")
+def together(before: Sequence[Tensor], without: Sequence[Tensor], after: Sequence[Tensor]) -> tuple[str, str]:
+    start, plain, pulled = (_within_core(cells) for cells in (before, without, after))
+    letter = "c" if pulled <= start else "b" if plain > start else "a"
+    return letter, f"From {start:.2f} to {pulled:.2f} with the contrast, and to {plain:.2f} without it."

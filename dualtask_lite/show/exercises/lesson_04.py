@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from dualtask_lite.rows import mean_of
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
+
+_SAME = 0.05  # Dice; a smaller difference of two means over few cases counts as none
 
 
 @exercise(
@@ -51,7 +54,7 @@ def which_terms_fall(rows: Sequence[Any], tenth: int, mean: Any, settings: Mappi
     objective = settings["tumour-coarse"].objective
     terms = [term for term in objective.weights if objective.on(term)]
     fell = [term for term in terms if mean(rows[-tenth:], term) < mean(rows[:tenth], term)]
-    letter = "a" if len(fell) == len(terms) else "b" if fell else "c"
+    letter = "a" if len(fell) == len(terms) else "b" if "seg" in fell else "c"
     return letter, f"{len(fell)} of {len(terms)} terms fell: {', '.join(fell) or 'none'}."
 
 
@@ -60,3 +63,14 @@ def how_well(pancreas: Sequence[Mapping[str, Any]], tumour: Sequence[Mapping[str
     organ, lesion = (float(np.nanmean([row["dice"] for row in part])) for part in (pancreas, tumour))
     letter = "c" if organ < 0.5 else "b" if lesion < 0.5 else "a"
     return letter, f"Mean Dice of the pancreas {organ:.2f}, of the tumour {lesion:.2f}."
+
+
+@result("04.C")
+def at_home_or_away(compared: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    model = compared[-1]["model"].rpartition(",")[0]  # the reference, or with other data the lesson's own model
+    tumours = [row for row in compared if row["target"] == "tumour"]
+    home, away = (
+        mean_of(row["dice"] for row in tumours if row["model"] == f"{model}, {where}") for where in ("at home", "away")
+    )
+    letter = "c" if abs(home - away) < _SAME else "a" if home > away else "b"
+    return letter, f"{home:.2f} at home, {away:.2f} away. With so few patients either may be luck."

@@ -55,12 +55,12 @@ def lower_dice() -> str:
 
 @exercise(
     "05.4",
-    hint="the score is too high by reported - honest; subtract that from 0.80.",
-    solution="0.80 - (by_slice.reported - by_slice.honest)",
-    meaning="{answer:.2f}. An estimate: the size of a leak varies; only a test without it would show the score.",
+    hint="the others are those of which neither neighbour trains: a chance of 0.2 for each of the two.",
+    solution="1 - 0.2**2",
+    meaning="{answer:.2f}: nearly every test slice has a neighbour that the network has seen.",
 )
-def honest_guess(by_slice: Any) -> float:
-    return float(0.80 - (by_slice.reported - by_slice.honest))
+def with_neighbour() -> float:
+    return 0.96
 
 
 @result("05.A")
@@ -72,13 +72,14 @@ def cases_that_gain(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 @result("05.B")
-def what_is_shown(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def who_would_see_it(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     (one,) = comparisons
-    low, high = one["hierarchical"]
-    letter = {"better": "a", "worse": "b", "not shown": "c"}[one["conclusion"]]
+    alone, together = one["interval"], one["hierarchical"]
+    letter = "a" if one["conclusion"] != "not shown" else "b" if alone[0] > 0 or alone[1] < 0 else "c"
     return (
         letter,
-        f"The interval over trainings and cases: {low:+.3f} to {high:+.3f}; p is {one['p_holm']:.2g}.",
+        f"Over cases alone {alone[0]:+.3f} to {alone[1]:+.3f}, over trainings and cases {together[0]:+.3f} to "
+        f"{together[1]:+.3f}: {one['conclusion']}.",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dualtask_lite.engine.judging.statistics import compare
 from dualtask_lite.rows import Row, mean_of
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
@@ -63,10 +64,36 @@ def gap(ends: Sequence[Row]) -> float:
     "05b.3",
     hint="an image is one view of a sample, so samples are images divided by the number of views.",
     solution='{arm: 2400 * 4 // ARMS[arm]["views.count"] for arm in ("segmentation", "full")}',
-    meaning="{answer}: half as many for full, each of them twice.",
+    meaning=lambda answer: f"{answer['segmentation']:.0f} and {answer['full']:.0f}: half as many for full, each twice.",
 )
 def samples_used(answer: Mapping[str, float], ARMS: Mapping[str, Any]) -> bool:
     return dict(answer) == {arm: _STEPS * _IMAGES / ARMS[arm]["views.count"] for arm in ("segmentation", "full")}
+
+
+def _what_it_decides(answer: float, tumours: Sequence[Row]) -> str:
+    whole = next(one for one in compare(tumours, "segmentation", "dice") if one["arm"] == "conversion")
+    everything = f"{whole['difference']:+.3f} over all {whole['trainings']} trainings"
+    return f"{answer:+.3f}, against {everything}: so much depends on one of them."
+
+
+@exercise(
+    "05b.4",
+    hint="only the rows of this part with this seed go; other trainings that hold out the same hospital stay.",
+    solution='compare the rows whose (part, seed) is not ("B", "0").',
+    meaning=_what_it_decides,
+)
+def without_it(tumours: Sequence[Row]) -> float:
+    means = {
+        (row["part"], row["seed"]): mean_of(
+            one["dice"]
+            for one in tumours
+            if (one["arm"], one["part"], one["seed"]) == ("segmentation", row["part"], row["seed"])
+        )
+        for row in tumours
+    }
+    failed = min(means, key=lambda training: means[training])
+    kept = [row for row in tumours if (row["part"], row["seed"]) != failed]
+    return next(one["difference"] for one in compare(kept, "segmentation", "dice") if one["arm"] == "conversion")
 
 
 @result("05b.A")

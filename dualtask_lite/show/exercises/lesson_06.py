@@ -67,13 +67,27 @@ def risk_left(second_opinions: Sequence[Mapping[str, float]]) -> float:
 
 
 @result("06.A")
+def false_alarms(healthy: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    marked = sum(row["volume_ml_prediction"] > 0 for row in healthy)
+    letter = "a" if not marked else "c" if marked == len(healthy) else "b"
+    return letter, f"In {marked} of {len(healthy)} patients without a tumour; so few are no rate of false alarms."
+
+
+@result("06.B")
 def better_head(by_head: Mapping[str, float]) -> tuple[str, str]:
     segmentation, distance = by_head["segmentation"], by_head["distance"]
     letter = "c" if abs(segmentation - distance) < 0.02 else "a" if segmentation > distance else "b"
     return letter, f"Mean Dice {segmentation:.2f} by the segmentation head, {distance:.2f} by the distance head."
 
 
-@result("06.B")
+@result("06.C")
+def effect_of_true_box(by_box: Any) -> tuple[str, str]:
+    change = by_box.reported - by_box.honest
+    letter = "a" if change > 0.02 else "c" if change < -0.02 else "b"
+    return letter, f"From {by_box.honest:.2f} to {by_box.reported:.2f}: the true box needs the label."
+
+
+@result("06.D")
 def use_of_warnings(assessment: Any) -> tuple[str, str]:
     correlations = [one["spearman"] for one in assessment.summary.values() if not np.isnan(one["spearman"])]
     best = max(correlations, default=0.0)
@@ -84,17 +98,19 @@ def use_of_warnings(assessment: Any) -> tuple[str, str]:
     )
 
 
-@result("06.C")
+@result("06.E")
 def scanner_or_patients(swapped: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    def mean(patients: str, scanner: str) -> float:
+    def dice(patients: str, scanner: str) -> list[float]:
         group = [r for r in swapped if (r["target"], r["patients"], r["scanner"]) == ("tumour", patients, scanner)]
-        return float(np.nanmean([row["dice"] for row in group]))
+        return [row["dice"] for row in group if np.isfinite(row["dice"])]
 
-    home = mean("A", "A")
-    scanner, patients = mean("A", "C") - home, mean("C", "A") - home
+    at_home, others = dice("A", "A"), dice("C", "A")
+    home = float(np.mean(at_home))
+    scanner, patients = float(np.mean(dice("A", "C"))) - home, float(np.mean(others)) - home
     larger = max(abs(scanner), abs(patients))
     letter = "c" if larger <= 0.05 else "a" if abs(scanner) == larger else "b"
     return (
         letter,
-        f"From {home:.2f} in A, the scanner of C changes it by {scanner:+.2f}, the patients of C by {patients:+.2f}.",
+        f"From {home:.2f} in A, the scanner of C changes it by {scanner:+.2f} (the same {len(at_home)} patients), the "
+        f"patients of C by {patients:+.2f} ({len(others)} others). So few patients show neither for the hospitals.",
     )

@@ -7,30 +7,47 @@ from typing import Any
 
 import numpy as np
 
+from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 A100 = "A100 (bf16)"
 
 
+def _stay(answer: Sequence[str]) -> str:
+    return f"{', '.join(answer)} stay usable: a bad case does not spoil the folder."
+
+
 @exercise(
     "07.1",
-    hint="take finding['case'] where finding['level'] == 'error'; a set drops doubles.",
-    solution='sorted({finding["case"] for finding in findings if finding["level"] == "error"})',
-    meaning="{answer}: the other cases of the folder stay usable.",
+    hint="first the set of finding['case'] where finding['level'] == 'error', then the other ids of the folder.",
+    solution="sorted(case.id for case in find_cases(spoiled) if case.id is not among the cases with an error)",
+    meaning=_stay,
 )
-def unusable(answer: Sequence[str], findings: Sequence[Mapping[str, str]]) -> bool:
-    return list(answer) == sorted({found["case"] for found in findings if found["level"] == "error"})
+def usable(answer: Sequence[str], findings: Sequence[Mapping[str, str]], spoiled: Any) -> bool:
+    bad = {found["case"] for found in findings if found["level"] == "error"}
+    return list(answer) == sorted(case.id for case in find_cases(spoiled) if case.id not in bad)
+
+
+def _fitting(memory: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """GB of each profile that fits a card of 12 GB without recompute."""
+    plain = {row["profile"]: row["GB on a card"] for row in memory if not row["recompute"]}
+    return {name: gb for name, gb in plain.items() if gb <= 12}
+
+
+def _room(memory: Sequence[Mapping[str, Any]]) -> str:
+    fitting = _fitting(memory)
+    return f"{' and '.join(sorted(fitting))}. These are estimates: {12 - max(fitting.values()):.1f} GB is little room."
 
 
 @exercise(
     "07.2",
-    hint="rows with recompute False, and at most 15 in the last column.",
-    solution='{row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}',
-    meaning="{answer}. These are estimates: leave some room.",
+    hint="rows with recompute False, and at most 12 in the last column.",
+    solution='{row["profile"] for row in memory if row["GB on a card"] <= 12 and not row["recompute"]}',
+    meaning=_room,
 )
-def fit_a_t4(answer: set[str], memory: Sequence[Mapping[str, Any]]) -> bool:
-    return set(answer) == {row["profile"] for row in memory if row["GB on a card"] <= 15 and not row["recompute"]}
+def fit(answer: set[str], memory: Sequence[Mapping[str, Any]]) -> bool:
+    return set(answer) == set(_fitting(memory))
 
 
 @exercise(
@@ -55,12 +72,18 @@ def pancreas_ml(answer: float, found: Any) -> bool:
 
 
 @result("07.A")
+def on_a_case(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    dice = next(row["dice"] for row in rows if row["target"] == "pancreas")
+    return "a" if dice < 0.5 else "b" if dice <= 0.8 else "c", f"Dice of the pancreas: {dice:.2f}."
+
+
+@result("07.B")
 def found_by_check(findings: Sequence[Mapping[str, str]]) -> tuple[str, str]:
     cases = {one["case"] for one in findings if one["level"] == "error"}
     return "abc"[min(max(len(cases), 1), 3) - 1], f"It reports {len(cases)} cases as unusable."
 
 
-@result("07.B")
+@result("07.C")
 def saved_by_recompute(memory: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     plain, less = (row["GB on a card"] for row in memory if row["profile"] == "gpu")
     saved = 1 - less / plain
@@ -68,7 +91,7 @@ def saved_by_recompute(memory: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     return letter, f"{less:.1f} instead of {plain:.1f} GB for the profile gpu: {saved:.0%} less."
 
 
-@result("07.C")
+@result("07.D")
 def after_an_interruption(difference: float) -> tuple[str, str]:
     letter = "a" if difference == 0 else "b" if difference < 1e-3 else "c"
     return letter, f"The largest difference of any weight is {difference:g}."

@@ -9,7 +9,7 @@ from dualtask_lite.show.exercises.choices import result as outcome_of
 from dualtask_lite.show.exercises.judge import exercise
 
 BUDGET = 180  # seconds
-_SAME = 0.05  # Dice; a smaller change of a mean over few cases counts as no change
+_SAME = 0.05  # Dice; a smaller change of a difference counts as no change
 
 
 @exercise(
@@ -49,13 +49,17 @@ def best_of_ten(exam: Any) -> float:
 
 
 @outcome_of("08.A")
-def change_on_the_known(mean_dice: Mapping[str, float]) -> tuple[str, str]:
-    change = mean_dice["attempt"] - mean_dice["baseline"]
-    return "a" if change > _SAME else "c" if change < -_SAME else "b", f"The mean Dice changed by {change:+.3f}."
+def share_of_the_baseline(mean_dice: Mapping[str, float]) -> tuple[str, str]:
+    attempt, baseline = mean_dice["attempt"], mean_dice["baseline"]
+    letter = "a" if 3 * attempt < baseline else "b" if 3 * attempt <= 2 * baseline else "c"
+    return letter, f"{attempt:.2f} with the attempt, {baseline:.2f} with the baseline."
 
 
 @outcome_of("08.B")
-def interval_on_the_exam(result: Any) -> tuple[str, str]:
-    low, high = result.row["low"], result.row["high"]
-    letter = "a" if low > 0 else "c" if high < 0 else "b"
-    return letter, f"From {low:+.3f} to {high:+.3f}, over {result.row['cases']} tumours."
+def difference_on_the_exam(result: Any, mean_dice: Mapping[str, float]) -> tuple[str, str]:
+    known, new = mean_dice["attempt"] - mean_dice["baseline"], result.row["difference"]
+    letter = "a" if new > known + _SAME else "c" if new < known - _SAME else "b"
+    return letter, (
+        f"{known:+.3f} there, {new:+.3f} on D, with an interval from {result.row['low']:+.3f} to "
+        f"{result.row['high']:+.3f} over {result.row['cases']} tumours."
+    )

@@ -19,6 +19,7 @@ from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 FIELD = 160.0  # mm shown around a lesion
 _STRUCTURES = ((2, LABELS[2]), (1, LABELS[1]))
 _TISSUES = {2: LABELS[2], 1: LABELS[1], 0: "rest of the body"}
+_TISSUE_COLOURS = (palette.TUMOUR, palette.PANCREAS, palette.GREY)
 _STYLES = ("-", "--", "-.", ":")
 
 
@@ -88,28 +89,29 @@ def preview(scan: Scan, mask: NDArray[Any], distance: NDArray[Any] | None) -> Pi
 
 
 def histogram(scans: Sequence[Scan]) -> Picture:
-    """Show the attenuation (HU) of tumour, pancreas and the rest of the body, by centre.
+    """Show the attenuation (HU) of tumour, pancreas and the rest of the body, a row for each centre.
 
     Args:
         scans: labelled scans of one or more centres.
     """
-    colours = palette.centre_colours(scan.centre for scan in scans)
-    figure = new_figure(height=330)
+    centres = list(dict.fromkeys(scan.centre for scan in scans))
+    figure = new_figure(height=60 + 150 * len(centres))
     bins = np.arange(-150, 301, 5)
     notes = []
-    for axes, (value, tissue) in zip(figure.subplots(1, len(_TISSUES)), _TISSUES.items(), strict=True):
-        for number, (centre, colour) in enumerate(colours.items()):
+    rows = figure.subplots(len(centres), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
+    for axes, centre in zip(rows, centres, strict=True):
+        for (value, tissue), colour, style in zip(_TISSUES.items(), _TISSUE_COLOURS, _STYLES, strict=False):
             hu = _attenuation([scan for scan in scans if scan.centre == centre], value)
             if hu.size:
                 share = np.histogram(hu, bins)[0] / hu.size * 100
-                style = _STYLES[number % len(_STYLES)]
-                axes.plot(bins[:-1] + 2.5, share, color=colour, ls=style, label=f"centre {centre}")
+                axes.plot(bins[:-1] + 2.5, share, color=colour, ls=style, label=tissue)
                 low, median, high = np.percentile(hu, (25, 50, 75))
                 notes.append(f"{tissue}, centre {centre}: median {median:.0f} (middle half {low:.0f} to {high:.0f})")
-        axes.set(title=tissue, xlabel="attenuation (HU)", xlim=(bins[0], bins[-1]), ylim=(0, None))
+        axes.set(title=f"centre {centre}", xlim=(bins[0], bins[-1]), ylim=(0, None))
         tidy(axes)
-    figure.axes[0].set_ylabel("share of voxels (% per 5 HU)")
-    figure.axes[-1].legend(frameon=False, fontsize=9)
+    figure.supylabel("share of voxels (% per 5 HU)", fontsize=9)
+    rows[-1].set_xlabel("attenuation (HU)")
+    rows[0].legend(frameon=False, fontsize=9)
     return Picture.of(figure, f"Histograms of {len(scans)} cases in HU. " + "; ".join(notes) + ".")
 
 
@@ -155,7 +157,8 @@ def _describe_planes(
     if prediction is not None:
         present = [(value, name) for value, name in _STRUCTURES if (prediction == value).any()]
         parts = [
-            f"{name} {_ml(prediction == v, scan.spacing):.1f} ml{_agreement(prediction, truth, v)}"
+            f"{name}{' with tumour' if (prediction > v).any() else ''} {_ml(prediction >= v, scan.spacing):.1f} ml"
+            f"{_agreement(prediction, truth, v)}"
             for v, name in present
         ]
         yield f"Prediction: {', '.join(parts) or 'nothing found'}."

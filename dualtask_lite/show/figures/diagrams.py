@@ -33,7 +33,8 @@ def panels(
     """Show images side by side on one colour scale, with their true proportions.
 
     Args:
-        images: name -> (rows, columns), rows downwards; all of one shape.
+        images: name -> (rows, columns), rows downwards; all of one shape. Beside ``signed`` colours, an image of whole
+            numbers (a mask) is grey.
         caption: of the figure; the alt text begins with it.
         spacing: of a column and of a row.
         colours: ``grey``, ``signed`` (blue below 0, red above, white at 0) or ``amount``.
@@ -51,7 +52,9 @@ def panels(
     figure = new_figure(height=float(np.clip(WIDTH / len(values) * down / across + (45 if numbers else 75), 170, 620)))
     extent = (0.0, across, down, 0.0)
     for axes, (name, image) in zip(figure.subplots(1, len(values), squeeze=False)[0], images.items(), strict=True):
-        drawn = axes.imshow(image, cmap=_MAPS[colours], vmin=low, vmax=high, extent=extent, interpolation="nearest")
+        is_mask = colours == "signed" and np.asarray(image).dtype.kind in "biu"
+        style = {"cmap": "gray"} if is_mask else {"cmap": _MAPS[colours], "vmin": low, "vmax": high}
+        drawn = axes.imshow(image, **style, extent=extent, interpolation="nearest")
         if outline is not None:
             axes.contour(outline.astype(float), levels=[0.5], extent=extent, origin="upper", colors=[palette.ORANGE])
         if numbers:

@@ -167,7 +167,9 @@ def _draw_arrows(page: Axes) -> None:
     for view in (first, second):
         _arrow(page, (view[0] + half, view[1] + _SIDE + 2), (view[0] + half, _TOP + 2))
     _arrow(page, (_MIDDLE - 84, _WAIST), (contrast[0] + _SIDE + 8, _WAIST))
-    _write(page, contrast[0] + half, contrast[1] + _SIDE + 24, "core ● / shell ×")
+    for name, x, colour, marker in (("core", 44, palette.ORANGE, "o"), ("shell", 142, palette.SKY, "x")):
+        page.scatter(contrast[0] + x - 32, contrast[1] + _SIDE + 24, s=81, color=colour, marker=marker, linewidths=3)
+        _write(page, contrast[0] + x + 10, contrast[1] + _SIDE + 24, name)
     for output in (mask, distance):
         _arrow(page, (output[0] + half, _BOTTOM + 4), (output[0] + half, output[1] - 40))
     _write(page, _MIDDLE, _BOTTOM + 22, "two heads")

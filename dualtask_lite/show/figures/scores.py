@@ -42,6 +42,8 @@ def scores(rows: Sequence[Row], *, metric: str = "dice", by: str = "centre") -> 
         notes.append(f"{by} {group}: {note}" + (f", {missing} without a value" if missing else ""))
     for joined in dots.values():
         axes.plot(*zip(*joined, strict=True), color=palette.GREY, lw=0.7, alpha=0.6, zorder=1)
+    if any(len(joined) > 1 for joined in dots.values()):
+        axes.set_title("a grey line joins the same case", fontsize=9)
     axes.set_xticks(range(len(groups)), [f"{by} {group}" for group in groups])
     axes.set(ylabel=label, xlim=(-0.6, len(groups) - 0.2), ylim=(-0.02, highest and highest + 0.02))
     tidy(axes)

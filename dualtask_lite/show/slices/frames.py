@@ -246,7 +246,8 @@ def _label_maps(truth: NDArray[Any] | None, predicted: NDArray[Any] | None) -> I
 def _areas(labels: NDArray[Any], truth: NDArray[Any] | None, pixel: float) -> Iterator[str]:
     for least, name in _STRUCTURES.items():
         mask = labels >= least
-        area = f"{name} {mask.sum() * pixel:.0f} mm²" if mask.any() else f"no {name}"
+        whole = f"{name} with tumour" if (labels[mask] > least).any() else name
+        area = f"{whole} {mask.sum() * pixel:.0f} mm²" if mask.any() else f"no {name}"
         if truth is not None and labels is not truth and (mask.any() or (truth >= least).any()):
             area += f" (Dice {dice(mask, truth >= least):.2f})"
         yield area

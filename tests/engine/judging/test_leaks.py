@@ -10,6 +10,7 @@ from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import cut_region
 from dualtask_lite.engine.judging import leaks as engine
 from dualtask_lite.engine.judging.leaks import box_leak, slice_leak, slices_of, threshold_leak
+from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.run import Model, TrainingCase, load_model
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import Outputs
@@ -98,6 +99,9 @@ def test_the_two_boxes_are_all_that_differs(monkeypatch):
     assert len(of_tumour) == 2
     assert of_tumour[0] == of_tumour[1]
     assert found.reported == found.honest == 1
+    boxes.clear()
+    assert box_leak(cascade, [scan], {"c": predict_scan(cascade, scan.load())}) == found
+    assert len(boxes) == 3, "a prediction that is known is not made again"
 
 
 def test_whole_volume_stage_has_no_box_leak():

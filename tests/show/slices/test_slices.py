@@ -130,7 +130,7 @@ def test_description_gives_position_areas_and_dice():
     browser = slices(make_scan(labels()), prediction=prediction)
     text = frame_of(browser, 9).text
     assert text.startswith("Slice 10 of 20, z = 136.0 mm. ")
-    assert "Truth: pancreas 640 mm², tumour 120 mm²." in text
+    assert "Truth: pancreas with tumour 640 mm², tumour 120 mm²." in text
     assert "Prediction: pancreas 320 mm² (Dice 0.67), no tumour (Dice 0.00)." in text
     assert frame_of(browser, 0).text.endswith("Truth: no pancreas, no tumour. Prediction: no pancreas, no tumour.")
     assert frame_of(slices(make_scan()), 0).text.endswith("No label.")
@@ -139,7 +139,7 @@ def test_description_gives_position_areas_and_dice():
 
 def test_description_has_no_dice_without_truth():
     text = frame_of(slices(make_scan(), prediction=labels()), 9).text
-    assert text.endswith("Prediction: pancreas 640 mm², tumour 120 mm².")
+    assert text.endswith("Prediction: pancreas with tumour 640 mm², tumour 120 mm².")
 
 
 def test_distance_is_coloured_only_within_its_band():
