@@ -200,6 +200,11 @@ class Settings(Section):
             raise ValueError("objective.weights.out compares two views: set views.count to 2, or that weight to 0")
         if self.prediction.heads == "distance" and not self.has_distance:
             raise ValueError("prediction.heads is distance, but no term of the objective trains that head")
+        if self.prediction.flips > 1 and not self.augment.flip:
+            raise ValueError(
+                "prediction.flips predicts mirrored images, which a training without flips never shows: set "
+                "prediction.flips to 1, or augment.flip above 0"
+            )
         return self
 
     @property

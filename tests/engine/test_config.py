@@ -64,6 +64,7 @@ def test_one_weight_changes_alone():
         ({"steps": 5}, "did you mean 'optimiser.steps'"),
         ({"objective.weights.dista": 1}, "did you mean 'dist'"),
         ({"optimiser.steps": "many"}, "optimiser.steps"),
+        ({"prediction.flips": 2}, "set prediction.flips to 1, or augment.flip above 0"),
         ({"optimiser.steps": 0}, "optimiser.steps"),
         ({"sample.patch": [30, 32, 32]}, "multiple of 8"),
         ({"sample.spacing": [0, 1, 1]}, "sample.spacing"),

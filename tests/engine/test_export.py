@@ -29,7 +29,7 @@ def run_folder(folder, stage, seed):
 
     torch.manual_seed(seed)
     values = {"stage": stage, "sample.patch": [16, 16, 16], "sample.spacing": [8, 8, 8], "data.source": FOLDER}
-    settings = Settings.of("laptop", {**values, "data.cases": [PATIENT], "prediction.flips": 2})
+    settings = Settings.of("laptop", {**values, "data.cases": [PATIENT], "augment.flip": 0.5, "prediction.flips": 2})
     net = build_network(settings)
     torch.nn.init.normal_(net.seg_head.weight)
     folder.mkdir(parents=True)

@@ -20,7 +20,7 @@ from dualtask_lite.engine.run import Model, build_network
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import Outputs
 
-SMALL = {"network.width": 8, "sample.patch": [16, 16, 16], "sample.spacing": [2, 2, 2]}
+SMALL = {"network.width": 8, "sample.patch": [16, 16, 16], "sample.spacing": [2, 2, 2], "augment.flip": 0.5}
 
 
 class Threshold(torch.nn.Module):

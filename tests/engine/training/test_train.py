@@ -506,7 +506,7 @@ def test_validation_watches_evenly_spread_cases_without_flips(tmp_path, monkeypa
         return predict(net, image, settings)
 
     monkeypatch.setattr(engine_train, "predict_region", count)
-    chosen = {**TINY, "prediction.flips": 8, "machine.validate_cases": 1, "optimiser.steps": 1}
+    chosen = {**TINY, "augment.flip": 0.5, "prediction.flips": 8, "machine.validate_cases": 1, "optimiser.steps": 1}
     train(
         Settings.of("laptop", chosen),
         tmp_path,
