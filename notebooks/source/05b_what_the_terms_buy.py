@@ -185,7 +185,7 @@ learning_curves(curves)
 outcome("05b.B")
 
 # %% [markdown]
-# Read the training cases first. An arm whose training cases still rise at the last step was cut short, and an arm that is behind on
+# A line is the mean over the seeds, its band runs from the lowest to the highest. Read the training cases first. An arm whose training cases still rise at the last step was cut short, and an arm that is behind on
 # its **own training cases** has not learned what there is to carry over: what its terms do in a new hospital cannot be seen
 # from this training. At the left end of the curves, where the training of a lesson stops, the arms differ by how fast they learn.
 #
