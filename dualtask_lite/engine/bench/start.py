@@ -36,7 +36,8 @@ def first_step(settings: Settings) -> dict[str, Any]:
         source = os.path.commonpath([str(case.image) for case in cases])
     changes = {
         "data.source": os.path.abspath(source),
-        "optimiser.steps": 1,
+        "optimiser.steps": 2,  # the last step would validate before its callback; the first one stops the run
+        "machine.validate_cases": 1,  # after the measurement
         "optimiser.batch": max(PROCESSES),
         "machine.cache_regions": True,
     }
