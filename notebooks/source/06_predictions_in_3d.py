@@ -31,7 +31,7 @@
 profile = "laptop"  # how much the machine can do: laptop, colab or gpu
 seed = 0
 data_dir = ""  # a folder with cases; empty: the embedded three-centre data
-overrides: dict = {}  # other values for settings of the prediction, such as {"prediction.overlap": 0.5}
+overrides: dict = {}  # other settings of the prediction, such as {"prediction.overlap": 0.5}
 
 # %% [markdown]
 # ## A model that had hours
