@@ -43,7 +43,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # %%
 import numpy as np
 
-small = np.zeros((5, 7), int)
+small = np.zeros((5, 7), np.uint8)
 small[1:4, 2:6] = 1
 inside, outside = np.argwhere(small == 1), np.argwhere(small == 0)
 

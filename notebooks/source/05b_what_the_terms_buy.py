@@ -386,7 +386,7 @@ for arm, words in verdict.items():
 for one in comparisons:
     low, high = one["hierarchical"]
     if low < CLAIMED < high:
-        print(f"The interval of {one['arm']} holds the claimed {CLAIMED:+.3f}, too.")
+        print(f"- The interval of {one['arm']} holds the claimed {CLAIMED:+.3f}, too.")
 
 # %% [markdown]
 # So on these hospitals the claim is neither shown nor refuted. The views, the contrast and the slices were not measured one by

@@ -274,7 +274,7 @@ from dualtask_lite.resources import data_file
 rows = read_rows(data_file("results/reference/cases.csv"))
 tumours = [row for row in rows if row["target"] == "tumour"]
 for one in compare(tumours, "segmentation", "dice"):
-    print(f"{one['arm']}: {in_words(one)}")
+    print(f"- {one['arm']}: {in_words(one)}.")
 
 # %% [markdown]
 # A paper claimed 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in the

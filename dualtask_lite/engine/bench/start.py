@@ -37,7 +37,7 @@ def first_step(settings: Settings) -> dict[str, Any]:
     changes = {
         "data.source": os.path.abspath(source),
         "optimiser.steps": 2,  # the last step would validate before its callback; the first one stops the run
-        "machine.validate_cases": 1,  # after the measurement
+        "machine.validate_cases": 1,  # the run validates when it stops, which is not measured
         "optimiser.batch": max(PROCESSES),
         "machine.cache_regions": True,
     }

@@ -182,8 +182,8 @@ def box_leak(
             continue
         maps = predict_box(model, scan, training_box(scan, stage))  # the leak: this box comes from the label
         leaked = keep_large_components(maps.probability >= model.settings.prediction.threshold)
-        honest_one = (predictions or {}).get(scan.id) or predict_scan(models, scan)
-        predicted = honest_one.targets[stage.target].mask
+        prediction = (predictions or {}).get(scan.id) or predict_scan(models, scan)
+        predicted = prediction.targets[stage.target].mask
         reported, honest = (dice(mask, truth) for mask in (leaked, predicted))
         rows.append({"case": case.id, "reported": reported, "honest": honest})
     if not rows:

@@ -70,8 +70,21 @@ def samples_used(answer: Mapping[str, float], ARMS: Mapping[str, Any]) -> bool:
     return dict(answer) == {arm: _STEPS * _IMAGES / ARMS[arm]["views.count"] for arm in ("segmentation", "full")}
 
 
+def _conversion(tumours: Sequence[Row]) -> Mapping[str, Any]:
+    """The comparison of the conversions with segmentation only."""
+    return next(one for one in compare(tumours, "segmentation", "dice") if one["arm"] == "conversion")
+
+
+def _by_training(tumours: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
+    """Rows of each training: arm, held-out part and seed."""
+    trainings: dict[tuple[str, ...], list[Row]] = {}
+    for row in tumours:
+        trainings.setdefault((row["arm"], row["part"], row["seed"]), []).append(row)
+    return trainings
+
+
 def _what_it_decides(answer: float, tumours: Sequence[Row]) -> str:
-    whole = next(one for one in compare(tumours, "segmentation", "dice") if one["arm"] == "conversion")
+    whole = _conversion(tumours)
     everything = f"{whole['difference']:+.3f} over all {whole['trainings']} trainings"
     return f"{answer:+.3f}, against {everything}: so much depends on one of them."
 
@@ -83,17 +96,9 @@ def _what_it_decides(answer: float, tumours: Sequence[Row]) -> str:
     meaning=_what_it_decides,
 )
 def without_it(tumours: Sequence[Row]) -> float:
-    means = {
-        (row["part"], row["seed"]): mean_of(
-            one["dice"]
-            for one in tumours
-            if (one["arm"], one["part"], one["seed"]) == ("segmentation", row["part"], row["seed"])
-        )
-        for row in tumours
-    }
-    failed = min(means, key=lambda training: means[training])
-    kept = [row for row in tumours if (row["part"], row["seed"]) != failed]
-    return next(one["difference"] for one in compare(kept, "segmentation", "dice") if one["arm"] == "conversion")
+    means = {key: mean_of(row["dice"] for row in rows) for key, rows in _by_training(tumours).items()}
+    _, part, seed = min((key for key in means if key[0] == "segmentation"), key=lambda key: means[key])
+    return _conversion([row for row in tumours if (row["part"], row["seed"]) != (part, seed)])["difference"]
 
 
 @result("05b.A")
@@ -130,9 +135,7 @@ def share_of_the_samples(halved: Sequence[Mapping[str, Any]]) -> tuple[str, str]
 
 @result("05b.D")
 def what_fell(tumours: Sequence[Row]) -> tuple[str, str]:
-    trainings: dict[tuple[str, ...], list[Row]] = {}
-    for row in tumours:
-        trainings.setdefault((row["arm"], row["part"], row["seed"]), []).append(row)
+    trainings = _by_training(tumours)
     others = {key: rows for key, rows in trainings.items() if key[0] != "segmentation"}
     worst = min(others, key=lambda key: mean_of(row["dice"] for row in others[key]))
     arm, part, seed = worst

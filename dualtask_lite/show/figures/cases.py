@@ -18,9 +18,11 @@ from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
 FIELD = 160.0  # mm shown around a lesion
 _STRUCTURES = ((2, LABELS[2]), (1, LABELS[1]))
-_TISSUES = {2: LABELS[2], 1: LABELS[1], 0: "rest of the body"}
-_TISSUE_COLOURS = (palette.TUMOUR, palette.PANCREAS, palette.GREY)
-_STYLES = ("-", "--", "-.", ":")
+_TISSUES = {  # label: name, colour, line
+    2: (LABELS[2], palette.TUMOUR, "-"),
+    1: (LABELS[1], palette.PANCREAS, "--"),
+    0: ("rest of the body", palette.GREY, "-."),
+}
 
 
 def centres_side_by_side(scans: Sequence[Scan]) -> Picture:
@@ -100,7 +102,7 @@ def histogram(scans: Sequence[Scan]) -> Picture:
     notes = []
     rows = figure.subplots(len(centres), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for axes, centre in zip(rows, centres, strict=True):
-        for (value, tissue), colour, style in zip(_TISSUES.items(), _TISSUE_COLOURS, _STYLES, strict=False):
+        for value, (tissue, colour, style) in _TISSUES.items():
             hu = _attenuation([scan for scan in scans if scan.centre == centre], value)
             if hu.size:
                 share = np.histogram(hu, bins)[0] / hu.size * 100

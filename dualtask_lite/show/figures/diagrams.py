@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
@@ -33,8 +35,8 @@ def panels(
     """Show images side by side on one colour scale, with their true proportions.
 
     Args:
-        images: name -> (rows, columns), rows downwards; all of one shape. Beside ``signed`` colours, an image of whole
-            numbers (a mask) is grey.
+        images: name -> (rows, columns), rows downwards; all of one shape. Among ``signed`` colours, one without
+            a sign (a mask, bool or uint8) is grey.
         caption: of the figure; the alt text begins with it.
         spacing: of a column and of a row.
         colours: ``grey``, ``signed`` (blue below 0, red above, white at 0) or ``amount``.
@@ -51,9 +53,10 @@ def panels(
         low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
     figure = new_figure(height=float(np.clip(WIDTH / len(values) * down / across + (45 if numbers else 75), 170, 620)))
     extent = (0.0, across, down, 0.0)
+    scale = ScalarMappable(Normalize(low, high), _MAPS[colours])
     for axes, (name, image) in zip(figure.subplots(1, len(values), squeeze=False)[0], images.items(), strict=True):
-        is_mask = colours == "signed" and np.asarray(image).dtype.kind in "biu"
-        style = {"cmap": "gray"} if is_mask else {"cmap": _MAPS[colours], "vmin": low, "vmax": high}
+        is_mask = colours == "signed" and np.asarray(image).dtype.kind in "bu"
+        style = {"cmap": _MAPS["grey"]} if is_mask else {"cmap": scale.cmap, "norm": scale.norm}
         drawn = axes.imshow(image, **style, extent=extent, interpolation="nearest")
         if outline is not None:
             axes.contour(outline.astype(float), levels=[0.5], extent=extent, origin="upper", colors=[palette.ORANGE])
@@ -62,7 +65,7 @@ def panels(
         axes.set(xticks=[], yticks=[])
         axes.set_title(name, fontsize=10)
     if not numbers:
-        figure.colorbar(drawn, ax=figure.axes, label=unit, shrink=0.8)
+        figure.colorbar(scale, ax=figure.axes, label=unit, shrink=0.8)
     ranges = "; ".join(f"{name}: from {np.min(v):.3g} to {np.max(v):.3g}" for name, v in images.items())
     return Picture.of(figure, f"{caption} {ranges}{f' {unit}' if unit else ''}.")
 

@@ -46,6 +46,16 @@ def test_signed_panel_is_white_at_zero():
     ).mean() > 0.5
 
 
+def test_a_mask_beside_signed_values_has_no_colour():
+    mask = np.eye(4, dtype=np.uint8)
+    coloured = {}
+    for name, image in (("mask", mask), ("signed", mask.astype(int))):
+        drawn = pixels(panels({"one": image, "other": mask - 0.5}, "x", colours="signed"))
+        left = drawn[:, : drawn.shape[1] // 3].astype(int)
+        coloured[name] = bool((left.max(2) - left.min(2) > 50).any())
+    assert coloured == {"mask": False, "signed": True}
+
+
 def test_integers_are_written_without_decimals():
     mask = np.array([[0, 1], [1, 0]])
     plain, written = (panels({"mask": mask}, "A mask.", numbers=numbers) for numbers in (False, True))
