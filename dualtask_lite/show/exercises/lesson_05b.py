@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dualtask_lite.engine.judging.statistics import compare
 from dualtask_lite.rows import Row, mean_of
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
@@ -70,7 +69,10 @@ def samples_used(answer: Mapping[str, float], ARMS: Mapping[str, Any]) -> bool:
     return dict(answer) == {arm: _STEPS * _IMAGES / ARMS[arm]["views.count"] for arm in ("segmentation", "full")}
 
 
-def _conversion(tumours: Sequence[Row]) -> Mapping[str, Any]:
+Compare = Callable[[Sequence[Row], str, str], Sequence[Mapping[str, Any]]]  # of the notebook, as show knows no engine
+
+
+def _conversion(compare: Compare, tumours: Sequence[Row]) -> Mapping[str, Any]:
     """The comparison of the conversions with segmentation only."""
     return next(one for one in compare(tumours, "segmentation", "dice") if one["arm"] == "conversion")
 
@@ -83,8 +85,8 @@ def _by_training(tumours: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
     return trainings
 
 
-def _what_it_decides(answer: float, tumours: Sequence[Row]) -> str:
-    whole = _conversion(tumours)
+def _what_it_decides(answer: float, tumours: Sequence[Row], compare: Compare) -> str:
+    whole = _conversion(compare, tumours)
     everything = f"{whole['difference']:+.3f} over all {whole['trainings']} trainings"
     return f"{answer:+.3f}, against {everything}: so much depends on one of them."
 
@@ -95,10 +97,11 @@ def _what_it_decides(answer: float, tumours: Sequence[Row]) -> str:
     solution='compare the rows whose (part, seed) is not ("B", "0").',
     meaning=_what_it_decides,
 )
-def without_it(tumours: Sequence[Row]) -> float:
+def without_it(tumours: Sequence[Row], compare: Compare) -> float:
     means = {key: mean_of(row["dice"] for row in rows) for key, rows in _by_training(tumours).items()}
     _, part, seed = min((key for key in means if key[0] == "segmentation"), key=lambda key: means[key])
-    return _conversion([row for row in tumours if (row["part"], row["seed"]) != (part, seed)])["difference"]
+    kept = [row for row in tumours if (row["part"], row["seed"]) != (part, seed)]
+    return float(_conversion(compare, kept)["difference"])
 
 
 @result("05b.A")
