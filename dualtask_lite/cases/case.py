@@ -21,7 +21,7 @@ from nibabel.spatialimages import HeaderDataError
 from dualtask_lite.cases import dicom
 from dualtask_lite.cases.digests import file_digests
 from dualtask_lite.cases.findings import Finding, check_grid, check_label, check_voxels, has_position, round_labels
-from dualtask_lite.cases.nifti import RAS, digest_of, on_ras_grid, open_image
+from dualtask_lite.cases.nifti import RAS, digest_of_voxels, on_ras_grid, open_image
 from dualtask_lite.cases.paths import is_nifti, printable
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
@@ -82,7 +82,7 @@ class Case:
     def digest(self) -> str:
         """SHA-256 of the CT's voxels; independent of the file's name, compression, data type and voxel order."""
         if isinstance(self.image, np.ndarray):
-            return digest_of(open_image(self.image, self.affine, self.id), self.id)
+            return digest_of_voxels(on_ras_grid(open_image(self.image, self.affine, self.id), self.id)[0])
         try:
             stat = self.image.stat()
             stamp = dicom.stamp(self.image) if self.image.is_dir() else (stat.st_mtime_ns, stat.st_size)

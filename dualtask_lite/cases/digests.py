@@ -7,12 +7,10 @@ from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
-from dualtask_lite.cases.nifti import digest_of, on_ras_grid, open_image
+from dualtask_lite.cases.nifti import digest_of_voxels, on_ras_grid, open_image
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.resources import cache_folder
-
-_LARGE = 2**20  # bytes; a smaller file is hashed as fast as a cached digest is read
 
 
 @lru_cache(maxsize=8192)
@@ -29,13 +27,12 @@ def file_digests(path: Path, modified: int, size: int) -> tuple[str, str]:
     """
     name = hashlib.sha256(f"{path.resolve()} {modified} {size}".encode()).hexdigest()
     cached = cache_folder() / "digests" / name
-    if size >= _LARGE and cached.is_file():
+    if cached.is_file():
         voxels, grid = cached.read_text(encoding="ascii").split()
         return voxels, grid
-    image = open_image(path, None, str(path))
-    voxels = digest_of(image, str(path))
-    grid = hashlib.sha256(voxels.encode() + on_ras_grid(image, str(path))[1].tobytes()).hexdigest()
-    if size >= _LARGE:
-        with suppress(DualTaskError), whole_file(cached) as temporary:  # an unwritable cache only costs time
-            temporary.write_text(f"{voxels} {grid}", encoding="ascii")
+    volume, affine = on_ras_grid(open_image(path, None, str(path)), str(path))
+    voxels = digest_of_voxels(volume)
+    grid = hashlib.sha256(voxels.encode() + affine.tobytes()).hexdigest()
+    with suppress(DualTaskError), whole_file(cached) as temporary:  # an unwritable cache only costs time
+        temporary.write_text(f"{voxels} {grid}", encoding="ascii")
     return voxels, grid

@@ -94,11 +94,6 @@ def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarr
     return reordered, affine @ nib.orientations.inv_ornt_aff(to_ras, image.shape)
 
 
-def digest_of(image: nib.Nifti1Image, name: str) -> str:
-    """SHA-256 of the voxels on the RAS+ grid, rounded to whole HU."""
-    return digest_of_voxels(on_ras_grid(image, name)[0])
-
-
 def digest_of_voxels(voxels: np.ndarray) -> str:
     """SHA-256 of voxels (X, Y, Z) that lie on the RAS+ grid, rounded to whole HU."""
     whole = np.rint(np.nan_to_num(voxels)).clip(-2e9, 2e9).astype(np.int32)

@@ -28,7 +28,6 @@ SMALL = {"sample.spacing": [8, 8, 8], "sample.patch": [16, 16, 16], "machine.cac
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
-    monkeypatch.setattr(digests, "_LARGE", 0)
     digests.file_digests.cache_clear()
     return tmp_path / "cache"
 
