@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from dualtask_lite.errors import DualTaskError
 
 if TYPE_CHECKING:
     from dualtask_lite.engine.config import Settings
+    from dualtask_lite.engine.data.cache import Track
 
 
 @app.command()
@@ -34,6 +36,7 @@ def train(
 
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite train ...; optimiser.batch is shared by all of them.
     """
+    from dualtask_lite.engine.progress import progress_bar
     from dualtask_lite.engine.run import CONFIG, MANIFEST, read_json
     from dualtask_lite.engine.training.devices import rank
     from dualtask_lite.engine.training.train import checked_split
@@ -50,7 +53,12 @@ def train(
         _check_new_folders(plan)
     unfinished = [(run_folder, settings) for run_folder, settings in plan if not _is_finished(run_folder, settings)]
     # Check every stage before the first one is trained; nothing is written before that.
-    splits = [checked_split(settings, run_folder) for run_folder, settings in unfinished]
+    splits = []
+    with progress_bar(rank() == 0) as bar:
+        track: Track = partial(bar.track, description="comparing images")
+        for run_folder, settings in unfinished:
+            splits.append(checked_split(settings, run_folder, track=track))
+            track = iter  # the other stages have the same images
 
     def write_settings() -> None:
         for run_folder, settings in unfinished:

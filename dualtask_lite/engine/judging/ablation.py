@@ -96,7 +96,6 @@ def ablate(
     cells = {seed: cells_of(cases, arms, protocols, folds, seed, parts) for seed in seeds}
     for cell in chain.from_iterable(cells.values()):
         stage_settings(cell, plan, plan.stages[-1])  # check the settings before the first training
-    table = ResultTable(out, plain({**vars(plan), "cases": {case.id: case.digest() for case in cases}}))
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     summary: dict[str, Any] = {}
@@ -104,6 +103,8 @@ def ablate(
         jobs, mp_context=context, initializer=_start_process, initargs=(context.Value("i", 0), visible_cards())
     )
     with progress_bar(progress) as bar, pool:
+        digests = {case.id: case.digest() for case in bar.track(cases, description="comparing images")}
+        table = ResultTable(out, plain({**vars(plan), "cases": digests}))
         task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
         arguments = (plan, list(cases), out, threads)
 

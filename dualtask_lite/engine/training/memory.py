@@ -1,7 +1,7 @@
 """Estimate the memory of a training step before the first step.
 
 The step runs on torch's ``meta`` device, whose tensors have a shape and a type but no values, and the bytes of all live
-tensors are counted. This takes milliseconds at full size, and the estimate needs no update when the network changes.
+tensors are counted. This takes about a second at any size, and the estimate needs no update when the network changes.
 """
 
 from __future__ import annotations

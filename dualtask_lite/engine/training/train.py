@@ -25,7 +25,7 @@ from dualtask_lite.cases.sources import absolute, find_cases
 from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_validation
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import STAGES, Settings
-from dualtask_lite.engine.data.cache import training_regions
+from dualtask_lite.engine.data.cache import Track, training_regions
 from dualtask_lite.engine.data.dataset import Region
 from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.progress import progress_bar
@@ -45,16 +45,16 @@ Callback = Callable[[Mapping[str, Any]], bool | None]
 OnValidation = Callable[[DualTaskNet, Sequence[Region], Settings], None]
 
 
-def split_for(settings: Settings) -> Split:
+def split_for(settings: Settings, track: Track = iter) -> Split:
     """Split the cases of the settings into training, validation and test; the held-out centre is the test part."""
-    cases = _labelled_cases(settings)
+    cases = _labelled_cases(settings, track)
     share, seed = settings.data.validation, settings.seed
     if settings.data.held_out is None:
         return train_validation(cases, validation=share, seed=seed)
     return leave_one_centre_out(cases, settings.data.held_out, validation=share, seed=seed)
 
 
-def checked_split(settings: Settings, folder: Path, split: Split | None = None) -> Split:
+def checked_split(settings: Settings, folder: Path, split: Split | None = None, track: Track = iter) -> Split:
     """Select the training and validation cases of a run, and check that it can learn from them.
 
     A resumed run keeps its cases: if ``folder`` holds a checkpoint, the split recorded there is restored.
@@ -63,6 +63,7 @@ def checked_split(settings: Settings, folder: Path, split: Split | None = None) 
         settings: of the run.
         folder: of the run.
         split: the cases; by default :func:`split_for` the settings.
+        track: iterates over the cases while their images are compared, for example with a progress bar.
 
     Raises:
         DualTaskError: when there is no labelled case, no label contains the target, or the cases of the checkpoint in
@@ -70,8 +71,8 @@ def checked_split(settings: Settings, folder: Path, split: Split | None = None) 
     """
     checkpoint = folder / files.CHECKPOINT
     if recorded := files.cases_of_checkpoint(checkpoint) if checkpoint.exists() else ():
-        return _restored_split(recorded, split, settings, folder)
-    split = split or split_for(settings)
+        return _restored_split(recorded, split, settings, folder, track)
+    split = split or split_for(settings, track)
     if not split.train:
         raise DualTaskError(
             "there is no labelled case to train on", "list the content of the folder with dualtask data check"
@@ -80,8 +81,8 @@ def checked_split(settings: Settings, folder: Path, split: Split | None = None) 
     return split
 
 
-def _labelled_cases(settings: Settings) -> list[Case]:
-    """The labelled cases that ``settings.data`` selects, of all centres."""
+def _labelled_cases(settings: Settings, track: Track) -> list[Case]:
+    """The labelled cases that ``settings.data`` selects, of all centres; afterwards their digests are cached."""
     cases = find_cases(settings.data.source)
     if settings.data.cases is not None:
         known = {case.id: case for case in cases}
@@ -91,14 +92,17 @@ def _labelled_cases(settings: Settings) -> list[Case]:
                 "list its cases with dualtask data check",
             )
         cases = [known[name] for name in settings.data.cases]
-    return [case for case in cases if case.label is not None]
+    labelled = [case for case in cases if case.label is not None]
+    for case in track(labelled):
+        case.digest()
+    return labelled
 
 
 def _restored_split(
-    recorded: Sequence[files.TrainingCase], split: Split | None, settings: Settings, folder: Path
+    recorded: Sequence[files.TrainingCase], split: Split | None, settings: Settings, folder: Path, track: Track
 ) -> Split:
     """The recorded split of a run; cases are matched by image content, since files may be renamed or added."""
-    available = _labelled_cases(settings) if split is None else [*split.train, *split.validation]
+    available = _labelled_cases(settings, track) if split is None else [*split.train, *split.validation]
     by_content: dict[str, list[Case]] = {}
     for case in available:
         by_content.setdefault(case.digest(), []).append(case)
@@ -176,8 +180,6 @@ def train(
         raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
     fabric = make_fabric(settings)
     memory_message = check_memory(settings, fabric.device)
-    split = checked_split(settings, folder, split)
-    settings = settings.changed({"data.source": absolute(settings.data.source)})
     remedy = f"start again with {first_reduction(settings)}"
     with (
         progress_bar(progress and fabric.is_global_zero) as bar,
@@ -185,6 +187,8 @@ def train(
     ):
         if not bar.disable:
             bar.console.print(memory_message)
+        split = checked_split(settings, folder, split, partial(bar.track, description="comparing images"))
+        settings = settings.changed({"data.source": absolute(settings.data.source)})
         run = _prepare(fabric, settings, folder, split, started, resume=resume, bar=bar)
         with run.open_log(on_start) as log:
             step, row = run.optimise(log, bar, callback, on_validation)

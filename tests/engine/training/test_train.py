@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.digests import file_digests
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
@@ -20,7 +21,7 @@ from dualtask_lite.engine.training import step as engine
 from dualtask_lite.engine.training import train as engine_train
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.engine.training.step import learning_rate, ramp
-from dualtask_lite.engine.training.train import evenly, train
+from dualtask_lite.engine.training.train import checked_split, evenly, train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS
@@ -203,6 +204,22 @@ def test_resumed_run_keeps_its_training_cases(tmp_path, change):
     used = [[(case.digest, case.role) for case in files.load_model(run).training_cases] for run in (straight, broken)]
     assert used[0] == used[1]
     assert all(torch.equal(tensor, weights(broken)[name]) for name, tensor in weights(straight).items())
+
+
+def test_every_image_is_compared_under_the_bar(tmp_path):
+    """Hashing thousands of CTs takes an hour the first time, and nobody waits that long without a sign."""
+    source, compared = write_cases(tmp_path / "A", [f"case{number}" for number in range(1, 6)]), []
+
+    def track(cases):
+        for case in cases:
+            yield case
+            compared.append((case.id, file_digests.cache_info().misses))
+
+    found = checked_split(Settings.of("laptop", {**TINY, "data.source": str(source)}), tmp_path / "run", track=track)
+    assert [name for name, _ in compared] == sorted(case.id for case in (*found.train, *found.validation))
+    misses = [number for _, number in compared]
+    assert np.diff(misses).tolist() == [1] * 4, "each image is hashed when the bar is at its case"
+    assert file_digests.cache_info().misses == misses[-1], "and none after it"
 
 
 def test_a_run_is_not_resumed_with_another_split(tmp_path):
