@@ -70,7 +70,7 @@ folder = new_folder("05")
 coarse = {"sample.spacing": [7, 7, 7], "sample.patch": [16, 16, 16]}
 summary = ablate(
     profile,
-    {**coarse, "optimiser.steps": 40, "optimiser.lr": 0.01, "data.validation": 0, **overrides},
+    {**coarse, "optimiser.steps": 45, "optimiser.lr": 0.01, "data.validation": 0, **overrides},
     cases,
     folder / "matrix",
     stages=["pancreas-coarse"],

@@ -332,7 +332,7 @@ check("07.3", cascade_hours)
 # On this machine, on a coarse grid and with few steps, so that it is quick: the way is the same and the model is not worth much.
 
 # %%
-few = {"seed": seed, "optimiser.steps": 40, "optimiser.batch": 2, "optimiser.lr": 0.01}
+few = {"seed": seed, "optimiser.steps": 50, "optimiser.batch": 2, "optimiser.lr": 0.01}
 few |= {"sample.spacing": [7, 7, 7], "sample.patch": [24, 24, 16]}
 few |= {**overrides, "data.cases": [case.id for case in cases]}
 words = [word for key, value in few.items() for word in ("--set", f"{key}={json.dumps(value)}")]

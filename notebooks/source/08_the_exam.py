@@ -88,7 +88,7 @@ Table(
 # %%
 changes = {
     "objective.weights": {"seg": 1.0, "dist": 1.0, "conv_mask": 1.0, "conv_distance": 1.0},
-    "optimiser.steps": 48,  # few, to be quick; your budget holds more
+    "optimiser.steps": 56,  # few, to be quick; your budget holds more
     "optimiser.batch": 8,
     "sample.patch": [16, 16, 16],  # voxels; small ones make for quick steps
 }

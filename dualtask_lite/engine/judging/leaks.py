@@ -40,7 +40,7 @@ SLICE_SETTINGS: dict[str, Any] = {
     "augment.gamma": 0,
     "augment.noise": 0,
     "objective.weights": {"seg": 1.0, "dist": 0.0, "conv_mask": 0.0, "conv_distance": 0.0},
-    "optimiser.steps": 30,
+    "optimiser.steps": 36,
     "optimiser.lr": 0.01,
 }
 
