@@ -12,6 +12,7 @@ import torch
 
 from dualtask_lite.cases import digests
 from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.nifti import on_ras_grid
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.config import Settings
@@ -74,6 +75,14 @@ def test_a_second_run_reads_no_ct(case, monkeypatch):
     monkeypatch.setattr(digests, "open_image", read)
     assert mapped_region(case, settings(**{"seed": 3, "optimiser.steps": 7})).mask.any()
     assert case.digest()
+
+
+def test_an_image_is_decoded_once_for_both_of_its_digests(case, monkeypatch):
+    decoded = []
+    monkeypatch.setattr(digests, "on_ras_grid", lambda *given: decoded.append(given) or on_ras_grid(*given))
+    stat = case.image.stat()
+    assert digests.file_digests(case.image, stat.st_mtime_ns, stat.st_size)[0] == case.digest()
+    assert len(decoded) == 1
 
 
 def test_a_copy_of_the_files_needs_no_new_region(case, folder, tmp_path):

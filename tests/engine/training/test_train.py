@@ -207,7 +207,7 @@ def test_resumed_run_keeps_its_training_cases(tmp_path, change):
 
 
 def test_every_image_is_compared_under_the_bar(tmp_path):
-    """Hashing thousands of CTs takes an hour the first time, and nobody waits that long without a sign."""
+    """Hashing many CTs takes minutes the first time, and nobody waits that long without a sign."""
     source, compared = write_cases(tmp_path / "A", [f"case{number}" for number in range(1, 6)]), []
 
     def track(cases):
