@@ -1,9 +1,10 @@
-"""The result in the README: its numbers are computed again here, from the rows, without the kit's own statistics."""
+"""The results in the README and on the tables' pages, computed again from the rows without the kit's own statistics."""
 
 from __future__ import annotations
 
 import csv
 import importlib
+import json
 import math
 import sys
 from collections import defaultdict
@@ -18,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "notebooks"))  # where the scripts that write the pages lie
 readme, results = importlib.import_module("readme"), importlib.import_module("results")
 
-FOLDER = ROOT / "data" / "results" / "reference"
+REFERENCE, EXAM = results.REFERENCE, results.EXAM
+PAGE = REFERENCE / "README.md"
 
 
 def part_of(page):
@@ -26,8 +28,8 @@ def part_of(page):
     return page.read_text(encoding="utf-8").partition(first)[2].partition(last)[0].strip()
 
 
-def rows_of(name):
-    with (FOLDER / name).open(encoding="utf-8", newline="") as file:
+def rows_of(name, folder=REFERENCE):
+    with (folder / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -38,28 +40,45 @@ def table_of(text):
     return {cells[0]: dict(zip(head, cells, strict=True)) for cells in body}
 
 
-@pytest.fixture(scope="module")
-def tumours():
-    """Arm -> (hospital, seed) -> case -> Dice."""
+def read_plan(folder):
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def values_of(folder, column="dice", target="tumour"):
+    """Arm -> (hospital, seed) -> case -> value of a column, where it is defined."""
     found = defaultdict(lambda: defaultdict(dict))
-    for row in rows_of("cases.csv"):
-        if row["target"] == "tumour" and row["dice"] and not math.isnan(float(row["dice"])):
-            found[row["arm"]][row["part"], row["seed"]][row["case"]] = float(row["dice"])
+    for row in rows_of("cases.csv", folder):
+        value = {"True": "1", "False": "0"}.get(row[column], row[column])
+        if row["target"] == target and value and not math.isnan(float(value)):
+            found[row["arm"]][row["part"], row["seed"]][row["case"]] = float(value)
     return found
 
 
-@pytest.mark.parametrize(
-    ("page", "lines"),
-    [(ROOT / "README.md", results.readme_lines), (FOLDER / "README.md", results.page_lines)],
-    ids=["readme", "page"],
-)
-def test_result_is_written_from_the_current_rows(page, lines):
-    assert part_of(page) == lines(results.Results()), "run make results"
+def difference(arm, baseline, trainings=None):
+    """Mean over the cases of the mean over their trainings; of both arms' trainings, or of some."""
+    by_case = defaultdict(list)
+    for training in arm.keys() & baseline.keys() if trainings is None else trainings:
+        for case in arm[training].keys() & baseline[training].keys():
+            by_case[case].append(arm[training][case] - baseline[training][case])
+    return fmean(map(fmean, by_case.values()))
+
+
+@pytest.fixture(scope="module")
+def tumours():
+    return values_of(REFERENCE)
+
+
+def test_results_are_written_from_the_current_rows():
+    pages = [ROOT / "README.md", PAGE, EXAM / "README.md"]
+    reference, exam = results.Results(REFERENCE), results.Results(EXAM)
+    assert part_of(pages[0]) == results.exam_lines(exam, reference), "run make results"
+    assert part_of(pages[1]) == results.page_lines(reference), "run make results"
+    assert part_of(pages[2]) == results.exam_page_lines(exam, reference), "run make results"
 
 
 def test_table_holds_the_means_of_the_rows(tumours):
     curves = rows_of("curves.csv")
-    table = table_of(part_of(ROOT / "README.md"))
+    table = table_of(part_of(PAGE))
     assert list(table) == [results.ARMS[arm] for arm in results.ARMS if arm in tumours]
     for arm, name in results.ARMS.items():
         if arm not in tumours:
@@ -74,15 +93,45 @@ def test_table_holds_the_means_of_the_rows(tumours):
 
 
 def test_difference_pairs_cases_of_the_same_training(tumours):
-    table = table_of(part_of(ROOT / "README.md"))
-    baseline = tumours["segmentation"]
+    table = table_of(part_of(PAGE))
     for arm in set(results.ARMS) & set(tumours) - {"segmentation"}:
-        by_case = defaultdict(list)
-        for training in tumours[arm].keys() & baseline.keys():
-            for case, dice in tumours[arm][training].items():
-                by_case[case].append(dice - baseline[training][case])
-        expected = fmean(map(fmean, by_case.values()))
+        expected = difference(tumours[arm], tumours["segmentation"])
         assert table[results.ARMS[arm]]["difference"] == f"{expected:+.3f}"
+
+
+@pytest.mark.parametrize(
+    ("column", "head", "digits"),
+    [("dice", "Dice", 3), ("nsd_2mm", "NSD at 2 mm", 3), ("hd95_mm", "HD95 in mm", 1), ("detected", "found", 2)],
+)
+def test_exam_in_the_readme_holds_the_means_of_the_rows(column, head, digits):
+    table = table_of(part_of(ROOT / "README.md"))
+    values = values_of(EXAM, column)
+    assert set(table) == {results.ARMS[arm] for arm in values}
+    truths = {row["case"] for row in rows_of("cases.csv", EXAM) if row["target"] == "tumour" and row["dice"] != "nan"}
+    for arm, trainings in values.items():
+        assert {part for part, _ in trainings} == {"D"}
+        of_tumours = [value for cases in trainings.values() for case, value in cases.items() if case in truths]
+        assert table[results.ARMS[arm]][head] == f"{fmean(of_tumours):.{digits}f}"
+
+
+def test_verdict_of_the_exam_follows_from_the_rows():
+    dice, pancreas = values_of(EXAM), values_of(EXAM, target="pancreas")["segmentation"]
+    changed = difference(dice[results.RECIPE], dice["segmentation"])
+    words = " ".join(part_of(ROOT / "README.md").split())
+    assert f"both conversions change the Dice by {changed:+.3f}" in words
+    found = results.Results(EXAM).comparisons[results.RECIPE]
+    reached = changed >= results.CLAIMED and found["hierarchical"][0] > 0 and found["trainings"] >= 5
+    assert ("interval above zero: reached" in words) == reached
+    assert ("interval above zero: missed" in words) == (not reached)
+    mean = fmean(value for cases in pancreas.values() for value in cases.values())
+    assert f"has a Dice of {mean:.3f} ({'above' if mean >= results.PANCREAS_AIM else 'below'} the aim" in words
+
+
+def test_no_case_of_the_exam_trained():
+    cases = read_plan(EXAM)["cases"]
+    tested = {row["case"] for row in rows_of("cases.csv", EXAM)}
+    assert tested == {case for case in cases if case.startswith("D_")}
+    assert {case: cases[case] for case in cases.keys() - tested} == read_plan(REFERENCE)["cases"]
 
 
 @pytest.mark.parametrize(
@@ -104,20 +153,17 @@ def test_one_training_is_no_verdict():
     )
 
 
-def test_cells_of_the_table_come_from_one_machine():
-    assert results.Results().summary["mixed"] == []
+@pytest.mark.parametrize("folder", [REFERENCE, EXAM], ids=["reference", "exam"])
+def test_cells_of_a_table_come_from_one_machine(folder):
+    assert results.Results(folder).summary["mixed"] == []
 
 
-def test_readme_says_what_is_left_without_the_training_that_differs_most(tumours):
+def test_page_says_what_is_left_without_the_training_that_differs_most(tumours):
     baseline, conversion = tumours["segmentation"], tumours["conversion"]
     means = {key: fmean(conversion[key][case] - dice for case, dice in baseline[key].items()) for key in conversion}
     part, seed = most = max(means, key=lambda key: abs(means[key]))
-    by_case = defaultdict(list)  # each case counts once, with its mean over the seeds
-    for key in means.keys() - {most}:
-        for case, dice in baseline[key].items():
-            by_case[case].append(conversion[key][case] - dice)
-    left = fmean(map(fmean, by_case.values()))
-    words = " ".join(results.readme_lines(results.Results()).split())
+    left = difference(conversion, baseline, means.keys() - {most})
+    words = " ".join(part_of(PAGE).split())
     assert f"most (hospital {part}, seed {seed}) it would be {left:+.3f}." in words
 
 

@@ -150,3 +150,14 @@ def what_fell(tumours: Sequence[Row]) -> tuple[str, str]:
     letter = "c" if max(fell.values()) <= _SAME else "a" if fell["precision"] > fell["recall"] else "b"
     changes = " and ".join(f"{name} {-change:+.2f}" for name, change in fell.items())
     return letter, f"{arm}, hospital {part}, seed {seed}: {changes}."
+
+
+@result("05b.E")
+def chosen_in_the_exam(
+    comparisons: Sequence[Mapping[str, Any]], on_d: Sequence[Mapping[str, Any]]
+) -> tuple[str, str]:
+    before, after = (
+        next(one["difference"] for one in records if one["arm"] == "conversion") for records in (comparisons, on_d)
+    )
+    letter = "c" if after <= 0 else "b" if after < before else "a"
+    return letter, f"{after:+.3f} on D, {before:+.3f} on A, B and C."
