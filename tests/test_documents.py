@@ -87,6 +87,7 @@ def test_every_command_for_researchers_runs(tmp_path, monkeypatch, phantom_folde
     """In their order, with few steps on few cases; what needs a network or a card says so on its line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("dualtask_lite.engine.bench.whole_case.CASE", (40, 30, 20))
+    monkeypatch.setattr("dualtask_lite.engine.bench.timing.REPEATS", 3)
     scan = make_case("C", 5, size=(40, 40, 20)).load()
     scan.save(scan.volume.astype(np.int16), "ct.nii.gz")
     ours = {"/my/cts": str(phantom_folder), "/my/dicom": "ct.nii.gz"}

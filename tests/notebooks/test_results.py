@@ -1,10 +1,9 @@
-"""The results in the README and on the tables' pages, computed again from the rows without the kit's own statistics."""
+"""The result in the README: its numbers are computed again here, from the rows, without the kit's own statistics."""
 
 from __future__ import annotations
 
 import csv
 import importlib
-import json
 import math
 import sys
 from collections import defaultdict
@@ -19,8 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "notebooks"))  # where the scripts that write the pages lie
 readme, results = importlib.import_module("readme"), importlib.import_module("results")
 
-REFERENCE, EXAM = results.REFERENCE, results.EXAM
-PAGE = REFERENCE / "README.md"
+FOLDER = ROOT / "data" / "results" / "reference"
 
 
 def part_of(page):
@@ -28,8 +26,8 @@ def part_of(page):
     return page.read_text(encoding="utf-8").partition(first)[2].partition(last)[0].strip()
 
 
-def rows_of(name, folder=REFERENCE):
-    with (folder / name).open(encoding="utf-8", newline="") as file:
+def rows_of(name):
+    with (FOLDER / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -40,45 +38,28 @@ def table_of(text):
     return {cells[0]: dict(zip(head, cells, strict=True)) for cells in body}
 
 
-def read_plan(folder):
-    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
-
-
-def values_of(folder, column="dice", target="tumour"):
-    """Arm -> (hospital, seed) -> case -> value of a column, where it is defined."""
+@pytest.fixture(scope="module")
+def tumours():
+    """Arm -> (hospital, seed) -> case -> Dice."""
     found = defaultdict(lambda: defaultdict(dict))
-    for row in rows_of("cases.csv", folder):
-        value = {"True": "1", "False": "0"}.get(row[column], row[column])
-        if row["target"] == target and value and not math.isnan(float(value)):
-            found[row["arm"]][row["part"], row["seed"]][row["case"]] = float(value)
+    for row in rows_of("cases.csv"):
+        if row["target"] == "tumour" and row["dice"] and not math.isnan(float(row["dice"])):
+            found[row["arm"]][row["part"], row["seed"]][row["case"]] = float(row["dice"])
     return found
 
 
-def difference(arm, baseline, trainings=None):
-    """Mean over the cases of the mean over their trainings; of both arms' trainings, or of some."""
-    by_case = defaultdict(list)
-    for training in arm.keys() & baseline.keys() if trainings is None else trainings:
-        for case in arm[training].keys() & baseline[training].keys():
-            by_case[case].append(arm[training][case] - baseline[training][case])
-    return fmean(map(fmean, by_case.values()))
-
-
-@pytest.fixture(scope="module")
-def tumours():
-    return values_of(REFERENCE)
-
-
-def test_results_are_written_from_the_current_rows():
-    pages = [ROOT / "README.md", PAGE, EXAM / "README.md"]
-    reference, exam = results.Results(REFERENCE), results.Results(EXAM)
-    assert part_of(pages[0]) == results.exam_lines(exam, reference), "run make results"
-    assert part_of(pages[1]) == results.page_lines(reference), "run make results"
-    assert part_of(pages[2]) == results.exam_page_lines(exam, reference), "run make results"
+@pytest.mark.parametrize(
+    ("page", "lines"),
+    [(ROOT / "README.md", results.readme_lines), (FOLDER / "README.md", results.page_lines)],
+    ids=["readme", "page"],
+)
+def test_result_is_written_from_the_current_rows(page, lines):
+    assert part_of(page) == lines(results.Results()), "run make results"
 
 
 def test_table_holds_the_means_of_the_rows(tumours):
     curves = rows_of("curves.csv")
-    table = table_of(part_of(PAGE))
+    table = table_of(part_of(ROOT / "README.md"))
     assert list(table) == [results.ARMS[arm] for arm in results.ARMS if arm in tumours]
     for arm, name in results.ARMS.items():
         if arm not in tumours:
@@ -93,45 +74,19 @@ def test_table_holds_the_means_of_the_rows(tumours):
 
 
 def test_difference_pairs_cases_of_the_same_training(tumours):
-    table = table_of(part_of(PAGE))
-    for arm in set(results.ARMS) & set(tumours) - {"segmentation"}:
-        expected = difference(tumours[arm], tumours["segmentation"])
-        assert table[results.ARMS[arm]]["difference"] == f"{expected:+.3f}"
-
-
-@pytest.mark.parametrize(
-    ("column", "head", "digits"),
-    [("dice", "Dice", 3), ("nsd_2mm", "NSD at 2 mm", 3), ("hd95_mm", "HD95 in mm", 1), ("detected", "found", 2)],
-)
-def test_exam_in_the_readme_holds_the_means_of_the_rows(column, head, digits):
     table = table_of(part_of(ROOT / "README.md"))
-    values = values_of(EXAM, column)
-    assert set(table) == {results.ARMS[arm] for arm in values}
-    truths = {row["case"] for row in rows_of("cases.csv", EXAM) if row["target"] == "tumour" and row["dice"] != "nan"}
-    for arm, trainings in values.items():
-        assert {part for part, _ in trainings} == {"D"}
-        of_tumours = [value for cases in trainings.values() for case, value in cases.items() if case in truths]
-        assert table[results.ARMS[arm]][head] == f"{fmean(of_tumours):.{digits}f}"
-
-
-def test_verdict_of_the_exam_follows_from_the_rows():
-    dice, pancreas = values_of(EXAM), values_of(EXAM, target="pancreas")["segmentation"]
-    changed = difference(dice[results.RECIPE], dice["segmentation"])
-    words = " ".join(part_of(ROOT / "README.md").split())
-    assert f"both conversions change the Dice by {changed:+.3f}" in words
-    found = results.Results(EXAM).comparisons[results.RECIPE]
-    reached = changed >= results.CLAIMED and found["hierarchical"][0] > 0 and found["trainings"] >= 5
-    assert ("interval above zero: reached" in words) == reached
-    assert ("interval above zero: missed" in words) == (not reached)
-    mean = fmean(value for cases in pancreas.values() for value in cases.values())
-    assert f"has a Dice of {mean:.3f} ({'above' if mean >= results.PANCREAS_AIM else 'below'} the aim" in words
-
-
-def test_no_case_of_the_exam_trained():
-    cases = read_plan(EXAM)["cases"]
-    tested = {row["case"] for row in rows_of("cases.csv", EXAM)}
-    assert tested == {case for case in cases if case.startswith("D_")}
-    assert {case: cases[case] for case in cases.keys() - tested} == read_plan(REFERENCE)["cases"]
+    for arm in set(results.ARMS) & set(tumours):
+        name, plus, changed = arm.partition("+")
+        baseline = tumours["segmentation" + plus + changed]  # as many steps
+        if name == "segmentation":
+            assert table[results.ARMS[arm]]["difference"] == ""
+            continue
+        by_case = defaultdict(list)
+        for training in tumours[arm].keys() & baseline.keys():
+            for case, dice in tumours[arm][training].items():
+                by_case[case].append(dice - baseline[training][case])
+        expected = fmean(map(fmean, by_case.values()))
+        assert table[results.ARMS[arm]]["difference"] == f"{expected:+.3f}"
 
 
 @pytest.mark.parametrize(
@@ -153,18 +108,31 @@ def test_one_training_is_no_verdict():
     )
 
 
-@pytest.mark.parametrize("folder", [REFERENCE, EXAM], ids=["reference", "exam"])
-def test_cells_of_a_table_come_from_one_machine(folder):
-    assert results.Results(folder).summary["mixed"] == []
+def test_cells_of_the_table_come_from_one_machine():
+    assert results.Results().summary["mixed"] == []
 
 
-def test_page_says_what_is_left_without_the_training_that_differs_most(tumours):
+def test_readme_says_what_is_left_without_the_training_that_differs_most(tumours):
     baseline, conversion = tumours["segmentation"], tumours["conversion"]
     means = {key: fmean(conversion[key][case] - dice for case, dice in baseline[key].items()) for key in conversion}
     part, seed = most = max(means, key=lambda key: abs(means[key]))
-    left = difference(conversion, baseline, means.keys() - {most})
-    words = " ".join(part_of(PAGE).split())
+    by_case = defaultdict(list)  # each case counts once, with its mean over the seeds
+    for key in means.keys() - {most}:
+        for case, dice in baseline[key].items():
+            by_case[case].append(conversion[key][case] - dice)
+    left = fmean(map(fmean, by_case.values()))
+    words = " ".join(results.readme_lines(results.Results()).split())
     assert f"most (hospital {part}, seed {seed}) it would be {left:+.3f}." in words
+
+
+def test_readme_says_what_more_steps_alone_change(tumours):
+    short, longer = tumours["segmentation"], tumours["segmentation" + results.LONGER]
+    by_case = defaultdict(list)
+    for training, cases in longer.items():
+        for case, dice in cases.items():
+            by_case[case].append(dice - short[training][case])
+    words = " ".join(part_of(ROOT / "README.md").split())
+    assert f"steps alone change segmentation only by {fmean(map(fmean, by_case.values())):+.3f} " in words
 
 
 def test_verdict_of_lesson_05b_holds_for_the_rows():
@@ -172,6 +140,9 @@ def test_verdict_of_lesson_05b_holds_for_the_rows():
     assert all(record["conclusion"] == "not shown" for record in found.comparisons.values())
     low, high = found.comparisons["conversion"]["hierarchical"]
     assert low < results.CLAIMED < high
+    others = [one["difference"] for one in found.comparisons.values()]
+    assert results.more_steps(found)["difference"] > max(results.CLAIMED, *others)
     assert found.training_dice("full") < found.training_dice(results.BASELINE)
+    assert found.training_dice("full" + results.LONGER) < found.training_dice(results.BASELINE + results.LONGER)
     source = (ROOT / "notebooks" / "source" / "05b_what_the_terms_buy.py").read_text(encoding="utf-8")
     assert "neither shown nor refuted" in source, "the rows changed: write the verdict anew"

@@ -1,7 +1,8 @@
 """Estimate the memory of a training step before the first step.
 
 The step runs on torch's ``meta`` device, whose tensors have a shape and a type but no values, and the bytes of all live
-tensors are counted. This takes about a second at any size, and the estimate needs no update when the network changes.
+tensors are counted. This takes about a second at any size, once for equal settings, and the estimate needs no update
+when the network changes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -28,6 +30,15 @@ from dualtask_lite.method.network import Outputs
 
 # Factor for what the simulation misses: workspaces of convolutions, and fragmentation. Not measured on a card.
 MARGIN = 1.15
+# The settings that change the memory of a step.
+_OF_A_STEP: Any = {
+    "sample": {"patch"},
+    "views": {"count"},
+    "network": True,
+    "objective": True,
+    "optimiser": {"batch"},
+    "machine": {"recompute"},
+}
 
 
 class MemoryCounter(TorchDispatchMode):
@@ -67,7 +78,14 @@ def step_bytes(settings: Settings, device: str) -> int:
         device: ``cpu`` or ``cuda``; it determines the precision that ``auto`` stands for.
     """
     dtype = dtype_of(resolve_precision(settings.machine.precision, device))
-    samples, views = settings.optimiser.batch // world_size(), settings.views.count
+    return _simulated_bytes(settings.model_dump_json(include=_OF_A_STEP), dtype, world_size())
+
+
+@lru_cache
+def _simulated_bytes(settings_of_a_step: str, dtype: torch.dtype, processes: int) -> int:
+    """``step_bytes``, simulated once in a process for all trainings of a table, which differ in seed and cases only."""
+    settings = Settings.model_validate_json(settings_of_a_step)
+    samples, views = settings.optimiser.batch // processes, settings.views.count
     with MemoryCounter() as counter, torch.device("meta"):
         net = build_network(settings).to(dtype)
         image = torch.empty(samples, 1, *settings.sample.patch)
@@ -76,7 +94,7 @@ def step_bytes(settings: Settings, device: str) -> int:
         _total(settings, [output if output is None else output.float() for output in outputs], target).backward()
     # In addition, in float32: the gradients and the two moments of the optimiser; in mixed precision, a copy of the
     # weights; with several processes, a buffer to exchange gradients.
-    copies = 3 + (dtype != torch.float32) + (world_size() > 1)
+    copies = 3 + (dtype != torch.float32) + (processes > 1)
     return counter.peak + 4 * copies * sum(weight.numel() for weight in net.parameters())
 
 

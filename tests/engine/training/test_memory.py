@@ -76,6 +76,33 @@ def test_recomputing_and_small_batches_need_less_and_half_precision_too():
     assert needed(**{"optimiser.batch": 1}) < 0.6 * needed()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("sample.patch", [48, 32, 32]),
+        ("views.count", 1),
+        ("network.width", 16),
+        ("network.standardise", False),
+        ("objective.weights.feat", 0),
+        ("optimiser.batch", 2),
+        ("machine.recompute", True),
+        ("machine.precision", "bf16-mixed"),
+    ],
+)
+def test_each_setting_of_a_step_changes_the_estimate(name, value):
+    """Each on its own, after the other value was estimated: so the cache's key leaves none of them out."""
+    one_view = {"objective.weights.out": 0}
+    settings = Settings.of("paper", {**SMALL, **one_view})
+    assert step_bytes(settings.changed({name: value}), "cuda") != step_bytes(settings, "cuda")
+
+
+def test_equal_steps_are_simulated_once(monkeypatch):
+    settings = Settings.of("paper", SMALL)
+    first = step_bytes(settings, "cpu")
+    monkeypatch.setattr(memory, "MemoryCounter", None)  # a second simulation would fail
+    assert step_bytes(settings.changed({"seed": 1, "data.held_out": "A", "optimiser.steps": 7}), "cpu") == first
+
+
 def test_missing_card_is_assumed_to_be_new(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     bf16 = Settings.of("colab", {"machine.precision": "bf16-mixed"})
