@@ -101,6 +101,8 @@ def test_every_command_for_researchers_runs(tmp_path, monkeypatch, phantom_folde
         assert program == ".venv/bin/dualtask"
         if words[0] in ("train", "ablate", "bench") and "--resume" not in words:
             words += small
+        if words[0] == "ablate":
+            words += ["--seeds", "1"]
         if words[0] in ("train", "ablate") and "--resume" not in words:
             words += ["--source", str(phantom_folder)]
         done = CliRunner().invoke(app, words)
