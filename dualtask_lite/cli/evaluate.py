@@ -173,7 +173,8 @@ def _print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
         [
             {key: record[key] for key in ("target", "protocol", "metric", "arm", "cases")}
             | {
-                "minus segmentation": f"{record['difference']:+.3f}",
+                "minus": record["baseline"],
+                "difference": f"{record['difference']:+.3f}",
                 "95 %, trainings and cases": _interval(record["hierarchical"]),
                 "95 %, cases alone": _interval(record["interval"]),
                 "p (Holm)": f"{record['p_holm']:.3g}",

@@ -160,7 +160,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, Any]]:
-    """Compare each arm with the baseline.
+    """Compare each arm with the baseline; an arm with changed settings, with the baseline that has the same changes.
+
+    So ``full+optimiser.steps=9600`` is compared with ``segmentation+optimiser.steps=9600`` if the rows hold it, and
+    this one with ``segmentation``, which says what the steps alone change.
 
     Args:
         rows: as for ``rows.pairs``, of any number of arms.
@@ -168,10 +171,11 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
         metric: the column to compare.
 
     Returns:
-        A record for each other arm; none without rows of the baseline.
+        A record for each other arm; none for an arm without rows of its baseline.
 
         ======================  =====================================================================
         ``arm``                 its name
+        ``baseline``            the arm that it is compared with
         ``cases``               number of cases, and
         ``trainings``           number of trainings, that both arms have
         ``difference``          mean over the cases, arm minus baseline
@@ -187,9 +191,12 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
         ======================  =====================================================================
     """
     arms = list(dict.fromkeys(row["arm"] for row in rows))
-    if baseline not in arms:
-        return []
-    records = [_record(arm, pairs(rows, arm, baseline, metric)) for arm in arms if arm != baseline]
+    opponents = {arm: _baseline_of(arm, baseline, arms) for arm in arms if arm != baseline}
+    records = [
+        {"arm": arm, "baseline": other, **_record(pairs(rows, arm, other, metric))}
+        for arm, other in opponents.items()
+        if other in arms
+    ]
     for record, p in zip(records, holm([record["p"] for record in records]), strict=True):
         record["p_holm"] = p
         record["conclusion"] = conclusion(record)
@@ -231,13 +238,19 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
     return f"{record['difference']:+.3f} over {record['trainings']} trainings ({low:+.3f} to {high:+.3f}): {shown}"
 
 
-def _record(arm: str, matched: Sequence[Pair]) -> dict[str, Any]:
+def _baseline_of(arm: str, baseline: str, arms: Sequence[str]) -> str:
+    """The baseline with the changed settings of an arm if it is one of the arms, else the baseline itself."""
+    _, plus, changes = arm.partition("+")
+    same_changes = f"{baseline}{plus}{changes}"
+    return same_changes if same_changes in arms and same_changes != arm else baseline
+
+
+def _record(matched: Sequence[Pair]) -> dict[str, Any]:
     groups = paired_differences(matched)
     differences = np.concatenate([np.empty(0), *groups.values()])
     by_training = _means_by(matched, lambda pair: pair.training)
     sd = float(np.std(list(by_training.values()), ddof=1)) if len(by_training) > 1 else math.nan
     return {
-        "arm": arm,
         "cases": len(differences),
         "trainings": len(by_training),
         "difference": float(differences.mean()) if len(differences) else math.nan,

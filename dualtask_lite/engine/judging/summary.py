@@ -33,7 +33,7 @@ def summarise_cells(rows: Sequence[Row], target: str, baseline: str) -> dict[str
     by_arm = {(t, a): [row for row in rows if (row["target"], row["arm"]) == (t, a)] for t in targets for a in arms}
     results = {t: {a: {metric: _means(by_arm[t, a], metric) for metric in SUMMARISED} for a in arms} for t in targets}
     comparisons = [
-        {"target": target, "protocol": protocol, "metric": metric, "baseline": baseline, **record}
+        {"target": target, "protocol": protocol, "metric": metric, **record}
         for protocol in protocols
         for metric in COMPARED
         for record in compare([r for r in rows if (r["target"], r["protocol"]) == (target, protocol)], baseline, metric)

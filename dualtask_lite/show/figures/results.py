@@ -92,11 +92,12 @@ def arms(
     notes = [f"{_sample_size(record)}: {_draw_arm(axes, row, record)}" for row, record in enumerate(shown)]
     first, name = shown[0], _NAMES.get(metric, metric)
     axes.set_yticks(range(len(shown)), [f"{record['arm']}\n{_sample_size(record)}" for record in shown])
-    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=f"difference in {name} from {first['baseline']}")
+    baselines = ", ".join(dict.fromkeys(record["baseline"] for record in shown))
+    axes.set(ylim=(len(shown) - 0.4, -0.6), xlabel=f"difference in {name} from {baselines}")
     axes.set_title(f"{first['target']}, {protocol}", fontsize=10)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
     tidy(axes, "x")
-    what = f"Difference in {name} of the {first['target']} from {first['baseline']}, {protocol}. "
+    what = f"Difference in {name} of the {first['target']} from {baselines}, {protocol}. "
     return Picture.of(figure, what + "; ".join(notes) + ".")
 
 

@@ -364,3 +364,17 @@ def test_eight_arms_without_effect_keep_the_false_alarm_rate():
 
 def test_without_the_baseline_there_is_nothing_to_compare():
     assert compare([row("full", "a", 0, 0.5)], "segmentation", "dice") == []
+
+
+def test_an_arm_with_changed_settings_meets_the_baseline_with_the_same_changes():
+    dice = {"segmentation": 0.2, "full": 0.3, "segmentation+x=1": 0.6, "full+x=1": 0.5, "full+x=2": 0.9}
+    rows = [row(arm, case, 0, value) for arm, value in dice.items() for case in ("a", "b")]
+    found = {
+        one["arm"]: (one["baseline"], round(one["difference"], 6)) for one in compare(rows, "segmentation", "dice")
+    }
+    assert found == {
+        "full": ("segmentation", 0.1),
+        "segmentation+x=1": ("segmentation", 0.4),
+        "full+x=1": ("segmentation+x=1", -0.1),
+        "full+x=2": ("segmentation", 0.7),  # nothing with the same changes
+    }
