@@ -67,7 +67,7 @@ from dualtask_lite.engine.judging.ablation import ablate
 from dualtask_lite.engine.run import read_rows
 
 folder = new_folder("05")
-coarse = {"sample.spacing": [7, 7, 7], "sample.patch": [16, 16, 16], "prediction.overlap": 0}
+coarse = {"sample.spacing": [7, 7, 7], "sample.patch": [16, 16, 16]}
 summary = ablate(
     profile,
     {**coarse, "optimiser.steps": 45, "optimiser.lr": 0.01, "data.validation": 0, **overrides},

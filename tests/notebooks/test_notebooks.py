@@ -8,6 +8,7 @@ import re
 import subprocess
 import symtable
 import sys
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from readme import ANSWERS, marks
 
 from dualtask_lite.cases.exam import make_exam
 from dualtask_lite.cases.phantom import make_phantom
+from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.judging import ablation
+from dualtask_lite.engine.run import read_rows
 from dualtask_lite.show.exercises import OUTCOME_TYPE, VERDICT_TYPE
 from dualtask_lite.show.exercises.judge import find_exercise
 from dualtask_lite.show.lesson import MANIFEST_TYPE
@@ -445,6 +449,17 @@ def check_05(results):
         == 0
     )
     assert results["threshold_leak"][0] >= results["threshold_leak"][1], "the best on the test is the best on the test"
+
+
+def test_the_baseline_of_lesson_05_learns_with_the_settings_of_the_lesson(small_data, tmp_path, monkeypatch):
+    """Else its figure compares two arms that find nothing; the other tests train for 3 steps."""
+    lesson = nbformat.read(ROOT / "notebooks" / "05_cross_dataset_evaluation.ipynb", as_version=4)
+    (cell,) = (cell.source for cell in lesson.cells if "summary = ablate(" in cell.source)
+    monkeypatch.setattr(ablation, "ablate", partial(ablation.ablate, parts=["C"], progress=False))
+    names = {"profile": "laptop", "seed": 0, "overrides": {}, "cases": find_cases(small_data)}
+    exec(cell, names | {"new_folder": lambda name: tmp_path / name})
+    dice = [float(r["dice"]) for r in read_rows(tmp_path / "05/matrix/cases.csv") if r["arm"] == "segmentation"]
+    assert sum(dice) / len(dice) > 0.1  # measured 0.30
 
 
 def check_05b(results):
