@@ -118,7 +118,7 @@ def readme_lines(results: Results) -> str:
     about = (
         f"Dice of {tumours} tumours of made-up hospitals, each held out while the others trained (profile "
         f"`reference`, {results.summary['date'][:10]}). *Own hospitals*: ten training cases. *Difference*: from "
-        "segmentation only in as many steps; of its own longer training, from the short one."
+        "segmentation only in as many steps, or its short training."
     )
     sentences = [
         f"The paper reports {CLAIMED:+.3f} on patients.",
