@@ -37,7 +37,7 @@ notebooks: $(STAMP) ## write notebooks/*.ipynb from notebooks/source/*.py; ADDRE
 	$(if $(ADDRESS),$(BIN)/python notebooks/address.py '$(ADDRESS)')
 	$(BIN)/python notebooks/build.py notebooks
 
-results: $(STAMP) ## write the result of data/results/reference into README.md and the page of the table
+results: $(STAMP) ## write the results of data/results/exam and reference into README.md and the tables' pages
 	$(BIN)/python notebooks/build.py results
 
 slides: $(STAMP) ## make slides (reveal.js, from npm) of the lessons that the last demo ran, in build/demo/

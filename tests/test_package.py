@@ -87,6 +87,7 @@ READ = [
     "centres.yaml",
     "sources.yaml",
     "results/ablation_samples/cases.csv",
+    "results/exam/cases.csv",
     "results/reference/cases.csv",
     "results/reference/curves.csv",
     "results/reference/summary.json",

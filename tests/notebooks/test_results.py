@@ -1,9 +1,10 @@
-"""The result in the README: its numbers are computed again here, from the rows, without the kit's own statistics."""
+"""The results in the README and on the tables' pages, computed again from the rows without the kit's own statistics."""
 
 from __future__ import annotations
 
 import csv
 import importlib
+import json
 import math
 import sys
 from collections import defaultdict
@@ -18,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "notebooks"))  # where the scripts that write the pages lie
 readme, results = importlib.import_module("readme"), importlib.import_module("results")
 
-FOLDER = ROOT / "data" / "results" / "reference"
+REFERENCE, EXAM = results.REFERENCE, results.EXAM
+PAGE = REFERENCE / "README.md"
 
 
 def part_of(page):
@@ -26,8 +28,8 @@ def part_of(page):
     return page.read_text(encoding="utf-8").partition(first)[2].partition(last)[0].strip()
 
 
-def rows_of(name):
-    with (FOLDER / name).open(encoding="utf-8", newline="") as file:
+def rows_of(name, folder=REFERENCE):
+    with (folder / name).open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -38,28 +40,45 @@ def table_of(text):
     return {cells[0]: dict(zip(head, cells, strict=True)) for cells in body}
 
 
-@pytest.fixture(scope="module")
-def tumours():
-    """Arm -> (hospital, seed) -> case -> Dice."""
+def read_plan(folder):
+    return json.loads((folder / "plan.json").read_text(encoding="utf-8"))
+
+
+def values_of(folder, column="dice", target="tumour"):
+    """Arm -> (hospital, seed) -> case -> value of a column, where it is defined."""
     found = defaultdict(lambda: defaultdict(dict))
-    for row in rows_of("cases.csv"):
-        if row["target"] == "tumour" and row["dice"] and not math.isnan(float(row["dice"])):
-            found[row["arm"]][row["part"], row["seed"]][row["case"]] = float(row["dice"])
+    for row in rows_of("cases.csv", folder):
+        value = {"True": "1", "False": "0"}.get(row[column], row[column])
+        if row["target"] == target and value and not math.isnan(float(value)):
+            found[row["arm"]][row["part"], row["seed"]][row["case"]] = float(value)
     return found
 
 
-@pytest.mark.parametrize(
-    ("page", "lines"),
-    [(ROOT / "README.md", results.readme_lines), (FOLDER / "README.md", results.page_lines)],
-    ids=["readme", "page"],
-)
-def test_result_is_written_from_the_current_rows(page, lines):
-    assert part_of(page) == lines(results.Results()), "run make results"
+def difference(arm, baseline, trainings=None):
+    """Mean over the cases of the mean over their trainings; of both arms' trainings, or of some."""
+    by_case = defaultdict(list)
+    for training in arm.keys() & baseline.keys() if trainings is None else trainings:
+        for case in arm[training].keys() & baseline[training].keys():
+            by_case[case].append(arm[training][case] - baseline[training][case])
+    return fmean(map(fmean, by_case.values()))
+
+
+@pytest.fixture(scope="module")
+def tumours():
+    return values_of(REFERENCE)
+
+
+def test_results_are_written_from_the_current_rows():
+    pages = [ROOT / "README.md", PAGE, EXAM / "README.md"]
+    reference, exam = results.Results(REFERENCE), results.Results(EXAM)
+    assert part_of(pages[0]) == results.exam_lines(exam, reference), "run make results"
+    assert part_of(pages[1]) == results.page_lines(reference), "run make results"
+    assert part_of(pages[2]) == results.exam_page_lines(exam, reference), "run make results"
 
 
 def test_table_holds_the_means_of_the_rows(tumours):
     curves = rows_of("curves.csv")
-    table = table_of(part_of(ROOT / "README.md"))
+    table = table_of(part_of(PAGE))
     assert list(table) == [results.ARMS[arm] for arm in results.ARMS if arm in tumours]
     for arm, name in results.ARMS.items():
         if arm not in tumours:
@@ -73,21 +92,47 @@ def test_table_holds_the_means_of_the_rows(tumours):
         assert table[name]["own hospitals"] == f"{fmean(ends.values()):.3f}"
 
 
-def difference(arm, baseline, trainings=None):
-    """Mean over the cases of the mean over the trainings that both arms have, or over some of these."""
-    by_case = defaultdict(list)
-    for training in arm.keys() & baseline.keys() if trainings is None else trainings:
-        for case, dice in arm[training].items():
-            by_case[case].append(dice - baseline[training][case])
-    return fmean(map(fmean, by_case.values()))
-
-
 def test_difference_pairs_cases_of_the_same_training_and_length(tumours):
-    table = table_of(part_of(ROOT / "README.md"))
+    table = table_of(part_of(PAGE))
     for arm in set(results.ARMS) & set(tumours) - {"segmentation"}:
         name, plus, changes = arm.partition("+")
         as_long = "segmentation" if name == "segmentation" else "segmentation" + plus + changes
         assert table[results.ARMS[arm]]["difference"] == f"{difference(tumours[arm], tumours[as_long]):+.3f}"
+
+
+@pytest.mark.parametrize(
+    ("column", "head", "digits"),
+    [("dice", "Dice", 3), ("nsd_2mm", "NSD at 2 mm", 3), ("hd95_mm", "HD95 in mm", 1), ("detected", "found", 2)],
+)
+def test_exam_in_the_readme_holds_the_means_of_the_rows(column, head, digits):
+    table = table_of(part_of(ROOT / "README.md"))
+    values = values_of(EXAM, column)
+    assert set(table) == {results.ARMS[arm] for arm in values}
+    truths = {row["case"] for row in rows_of("cases.csv", EXAM) if row["target"] == "tumour" and row["dice"] != "nan"}
+    for arm, trainings in values.items():
+        assert {part for part, _ in trainings} == {"D"}
+        of_tumours = [value for cases in trainings.values() for case, value in cases.items() if case in truths]
+        assert table[results.ARMS[arm]][head] == f"{fmean(of_tumours):.{digits}f}"
+
+
+def test_verdict_of_the_exam_follows_from_the_rows():
+    dice, pancreas = values_of(EXAM), values_of(EXAM, target="pancreas")["segmentation"]
+    changed = difference(dice[results.RECIPE], dice["segmentation"])
+    words = " ".join(part_of(ROOT / "README.md").split())
+    assert f"both conversions change the Dice by {changed:+.3f}" in words
+    found = results.Results(EXAM).comparisons[results.RECIPE]
+    reached = changed >= results.CLAIMED and found["hierarchical"][0] > 0 and found["trainings"] >= 5
+    assert ("interval above zero: reached" in words) == reached
+    assert ("interval above zero: missed" in words) == (not reached)
+    mean = fmean(value for cases in pancreas.values() for value in cases.values())
+    assert f"has a Dice of {mean:.3f} ({'above' if mean >= results.PANCREAS_AIM else 'below'} the aim" in words
+
+
+def test_no_case_of_the_exam_trained():
+    cases = read_plan(EXAM)["cases"]
+    tested = {row["case"] for row in rows_of("cases.csv", EXAM)}
+    assert tested == {case for case in cases if case.startswith("D_")}
+    assert {case: cases[case] for case in cases.keys() - tested} == read_plan(REFERENCE)["cases"]
 
 
 @pytest.mark.parametrize(
@@ -109,16 +154,17 @@ def test_one_training_is_no_verdict():
     )
 
 
-def test_cells_of_the_table_come_from_one_machine():
-    assert results.Results().summary["mixed"] == []
+@pytest.mark.parametrize("folder", [REFERENCE, EXAM], ids=["reference", "exam"])
+def test_cells_of_a_table_come_from_one_machine(folder):
+    assert results.Results(folder).summary["mixed"] == []
 
 
-def test_readme_says_what_is_left_without_the_training_that_differs_most(tumours):
+def test_page_says_what_is_left_without_the_training_that_differs_most(tumours):
     baseline, conversion = tumours["segmentation"], tumours["conversion"]
     means = {key: fmean(conversion[key][case] - dice for case, dice in baseline[key].items()) for key in conversion}
     part, seed = most = max(means, key=lambda key: abs(means[key]))
     left = difference(conversion, baseline, means.keys() - {most})
-    words = " ".join(results.readme_lines(results.Results()).split())
+    words = " ".join(part_of(PAGE).split())
     assert f"most (hospital {part}, seed {seed}) it would be {left:+.3f}." in words
 
 
@@ -130,7 +176,7 @@ def test_words_on_more_steps_hold_for_the_rows(tumours):
     by_terms = [difference(tumours[arm], tumours["segmentation"]) for arm in ("conversion", "full")]
     assert gains["segmentation"] > max(results.CLAIMED, *by_terms)
     words = " ".join(part_of(ROOT / "README.md").split())
-    assert f"steps alone change segmentation only by {gains['segmentation']:+.3f} in one training" in words
+    assert f"four times as many steps change segmentation only by {gains['segmentation']:+.3f} in one training" in words
     found, best_first = results.Results(), [arm + results.LONGER for arm in ("segmentation", "conversion", "full")]
     for reached in (list(map(found.mean, best_first)), list(map(found.training_dice, best_first))):
         assert reached == sorted(reached, reverse=True)
@@ -144,3 +190,16 @@ def test_verdict_of_lesson_05b_holds_for_the_rows():
     assert found.training_dice("full") < found.training_dice(results.BASELINE)
     source = (ROOT / "notebooks" / "source" / "05b_what_the_terms_buy.py").read_text(encoding="utf-8")
     assert "neither shown nor refuted" in source, "the rows changed: write the verdict anew"
+
+
+def test_reasons_for_the_recipe_hold_for_the_rows(tumours):
+    """The log of what was tried, on the page of the reference table."""
+    baseline = tumours["segmentation"]
+    several = [arm for arm in tumours if arm != "segmentation" and len(tumours[arm]) >= results.FEWEST]
+    ahead = [arm for arm in several if difference(tumours[arm], baseline) > 0]
+    assert ahead == [results.RECIPE]
+    for rate in ("0.001", "0.012"):
+        assert difference(tumours[f"segmentation+optimiser.lr={rate}"], baseline) < 0
+    for arm in ("segmentation", "conversion"):
+        assert abs(difference(tumours[f"{arm}+network.width=16"], baseline)) < 0.02
+    assert difference(tumours["conversion+optimiser.steps=9600"], tumours["segmentation+optimiser.steps=9600"]) < 0

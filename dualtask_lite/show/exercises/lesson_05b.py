@@ -129,13 +129,9 @@ def behind_at_the_end(curves: Sequence[Row]) -> tuple[str, str]:
 
 
 @result("05b.C")
-def best_of_the_longer(all_tumours: Sequence[Row]) -> tuple[str, str]:
-    longer = _by_training([row for row in all_tumours if "+" in row["arm"]])
+def best_of_the_longer(by_length: Sequence[Row], LONGER: str) -> tuple[str, str]:
     arms = ("segmentation", "conversion", "full")
-    dice = {
-        arm: mean_of(row["dice"] for key, rows in longer.items() if key[0].partition("+")[0] == arm for row in rows)
-        for arm in arms
-    }
+    dice = {arm: mean_of(row["dice"] for row in by_length if row["arm"] == arm + LONGER) for arm in arms}
     each = ", ".join(f"{arm} {value:.3f}" for arm, value in dice.items())
     return "abc"[arms.index(max(dice, key=lambda arm: dice[arm]))], f"{each}, from the whole volume."
 
@@ -162,3 +158,12 @@ def what_fell(tumours: Sequence[Row]) -> tuple[str, str]:
     letter = "c" if max(fell.values()) <= _SAME else "a" if fell["precision"] > fell["recall"] else "b"
     changes = " and ".join(f"{name} {-change:+.2f}" for name, change in fell.items())
     return letter, f"{arm}, hospital {part}, seed {seed}: {changes}."
+
+
+@result("05b.F")
+def chosen_in_the_exam(comparisons: Sequence[Mapping[str, Any]], on_d: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    before, after = (
+        next(one["difference"] for one in records if one["arm"] == "conversion") for records in (comparisons, on_d)
+    )
+    letter = "c" if after <= 0 else "b" if after < before else "a"
+    return letter, f"{after:+.3f} on D, {before:+.3f} on A, B and C."
