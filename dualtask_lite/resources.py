@@ -12,7 +12,7 @@ from dualtask_lite.errors import DualTaskError
 
 _PACKAGE = Path(__file__).parent
 _CLONE = _PACKAGE.parent / "data"
-#: Name of a reference model -> its stages in ``data/models``. ``reference`` is the recipe that the kit recommends.
+#: Name of a reference model -> its stages in ``data/models``. ``reference`` is the recipe chosen for the exam.
 CASCADES = {
     "reference": ("pancreas-coarse", "tumour-conversion"),
     "reference-segmentation": ("pancreas-coarse", "tumour-segmentation"),
