@@ -188,6 +188,10 @@ def test_verdict_of_lesson_05b_holds_for_the_rows():
     low, high = found.comparisons["conversion"]["hierarchical"]
     assert low < results.CLAIMED < high
     assert found.training_dice("full") < found.training_dice(results.BASELINE)
+    exam = results.Results(EXAM).comparisons
+    low, high = exam["conversion"]["hierarchical"]
+    assert (exam["conversion"]["conclusion"], exam["full"]["conclusion"]) == ("not shown", "worse")
+    assert low < results.CLAIMED < high
     source = (ROOT / "notebooks" / "source" / "05b_what_the_terms_buy.py").read_text(encoding="utf-8")
     assert "neither shown nor refuted" in source, "the rows changed: write the verdict anew"
 
@@ -203,3 +207,17 @@ def test_reasons_for_the_recipe_hold_for_the_rows(tumours):
     for arm in ("segmentation", "conversion"):
         assert abs(difference(tumours[f"{arm}+network.width=16"], baseline)) < 0.02
     assert difference(tumours["conversion+optimiser.steps=9600"], tumours["segmentation+optimiser.steps=9600"]) < 0
+
+
+def test_words_on_the_exam_hold_for_the_rows():
+    """Those of its page: in how many trainings each arm gains."""
+    dice = values_of(EXAM)
+    gains = {
+        arm: sorted(difference(dice[arm], dice["segmentation"], [training]) for training in dice["segmentation"])
+        for arm in ("conversion", "full")
+    }
+    assert [round(gain, 3) for gain in gains["conversion"] if gain < 0] == [-0.013, -0.012]
+    assert len(gains["conversion"]) == 5
+    assert max(gains["full"]) < 0
+    exam = results.Results(EXAM)
+    assert exam.training_dice("full") < exam.training_dice("segmentation")
