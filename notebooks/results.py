@@ -99,16 +99,23 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(" ".join(["|", *(part for cell in cells for part in (cell, "|") if part)]) for cells in lines)
 
 
+def compared(results: Results, arm: str, head: str) -> dict[str, str]:
+    """The last cells of an arm's row: its difference from segmentation only, below ``head``, and the interval."""
+    found: Row | dict[str, Any] = results.comparisons.get(arm, {})
+    return {
+        head: f"{found['difference']:+.3f}" if found else "",
+        "95 %, trainings and cases": interval(found["hierarchical"]) or "one training" if found else "",
+    }
+
+
 def arm_row(results: Results, arm: str) -> dict[str, str]:
     """Row of the reference table."""
-    found: Row | dict[str, Any] = results.comparisons.get(arm, {})
     return {
         "arm": ARMS[arm],
         "trainings": str(results.trainings(arm)),
         "own hospitals": written(results.training_dice(arm)),
         **{centre: written(results.mean(arm, part=centre)) for centre in CENTRES},
-        "difference": f"{found['difference']:+.3f}" if found else "",
-        "95 %, trainings and cases": interval(found["hierarchical"]) or "one training" if found else "",
+        **compared(results, arm, "difference"),
     }
 
 
@@ -136,8 +143,8 @@ def reference_lines(results: Results) -> str:
     about = (
         f"Dice of {tumours} tumours of made-up hospitals, each held out while the others trained (profile "
         f"`reference`, {results.summary['date'][:10]}). *Own hospitals*: ten training cases. *Difference*: from "
-        "segmentation only with the same settings; of segmentation only with other settings, from its training "
-        "without them."
+        "segmentation only with the same settings; where segmentation only itself has changed settings, from the same "
+        "training without the change."
     )
     sentences = [
         f"The paper reports {CLAIMED:+.3f} on patients.",
@@ -164,7 +171,6 @@ def reference_lines(results: Results) -> str:
 
 def exam_row(exam: Results, arm: str) -> dict[str, str]:
     """Row of the exam's table."""
-    found: Row | dict[str, Any] = exam.comparisons.get(arm, {})
     return {
         "arm": ARMS[arm],
         "trainings": str(exam.trainings(arm)),
@@ -172,8 +178,7 @@ def exam_row(exam: Results, arm: str) -> dict[str, str]:
         "NSD at 2 mm": written(exam.mean(arm, "nsd_2mm")),
         "HD95 in mm": written(exam.mean(arm, "hd95_mm"), 1),
         "found": written(exam.mean(arm, "detected"), 2),
-        "difference in Dice": f"{found['difference']:+.3f}" if found else "",
-        "95 %, trainings and cases": interval(found["hierarchical"]) or "one training" if found else "",
+        **compared(exam, arm, "difference in Dice"),
     }
 
 

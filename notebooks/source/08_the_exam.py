@@ -264,7 +264,7 @@ Table(exam.standings(hand_ins), "The board", columns=columns, digits=3)
 # %% [markdown]
 # ## What is known now
 #
-# The verdict of lesson 05b: the arms that learned from all patients of A, B and C, tested once on those of D.
+# The verdict of lesson 05b: arms that learned from the patients of A, B and C, tested once on those of D.
 
 # %%
 from dualtask_lite.engine.judging.statistics import compare, in_words
