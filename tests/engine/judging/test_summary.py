@@ -49,7 +49,7 @@ def in_words(one):
 
 
 RESULTS = Path(__file__).resolve().parents[3] / "data" / "results"
-TABLES = {"reference": "tumour", "ablation_samples": "pancreas"}
+TABLES = {"exam": "tumour", "reference": "tumour", "ablation_samples": "pancreas"}
 
 
 @pytest.mark.parametrize(("name", "target"), TABLES.items())
