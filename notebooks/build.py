@@ -244,7 +244,8 @@ def execute(notebook: NotebookNode, out: Path, parameters: Mapping[str, Any], *,
         cwd=folder,
         progress_bar=False,
         request_save_on_cell_execute=False,  # a save after each cell takes 2 s a lesson; it is saved at the end
-        extra_arguments=["--log-level=ERROR"],  # a kernel warns of its own connection, which stays on this machine
+        # A kernel logs only what is no error: its local connection, the interrupt at its end. A cell that fails is raised here.
+        extra_arguments=["--log-level=CRITICAL"],
     )
 
 
