@@ -28,3 +28,12 @@ def test_a_loaded_model_is_on_the_card_by_default(saved):
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
 def test_loaded_model_is_on_the_requested_device(saved, device):
     assert device_of(load_model(saved / "stage", device)) == "cpu"
+
+
+def test_processors_of_one_name_and_other_instructions_are_told_apart(monkeypatch):
+    """They round differently, so the same training ends elsewhere."""
+    devices = set()
+    for instructions in ("AVX2", "AVX512"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=instructions: found)
+        devices.add(run.provenance("cpu")["device"])
+    assert len(devices) == 2
