@@ -244,7 +244,7 @@ def execute(notebook: NotebookNode, out: Path, parameters: Mapping[str, Any], *,
         cwd=folder,
         progress_bar=False,
         request_save_on_cell_execute=False,  # a save after each cell takes 2 s a lesson; it is saved at the end
-        # A kernel logs only what is no error: its local connection, the interrupt at its end. A cell that fails is raised here.
+        # A kernel logs only what is no error, such as the interrupt at its end; a cell that fails is raised here.
         extra_arguments=["--log-level=CRITICAL"],
     )
 

@@ -156,6 +156,8 @@ def reference_lines(results: Results) -> str:
         needed = found["trainings_needed"]
         sentences.append(f"With the spread between these trainings, {needed} would show a difference of 0.05.")
     sentences.append(sentence(results, "full", "All terms in as many steps change it by"))
+    if results.comparisons["full"]["trainings"] >= FEWEST:
+        sentences.append(without_the_largest(results, "full"))
     alone = "Four times as many steps alone change segmentation only by"
     sentences.append(sentence(results, BASELINE + LONGER, alone))
     return "\n".join(

@@ -298,8 +298,15 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "device": torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        # Processors of one name may differ in their instructions, by which torch chooses how it sums.
-        else f"cpu, {machine.processor()}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        else ", ".join(
+            [
+                "cpu",
+                machine.processor(),
+                # Processors of one name may differ in these, by which torch chooses how it sums.
+                torch.backends.cpu.get_cpu_capability(),
+                f"{torch.get_num_threads()} threads",
+            ]
+        ),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
     }
