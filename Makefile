@@ -48,7 +48,8 @@ nbgrader: $(STAMP) ## write the lessons as assignments of nbgrader into build/nb
 
 models: $(STAMP) ## train the reference models again (hours; goes on where it was cut) and write data/models
 	OMP_NUM_THREADS=1 $(BIN)/dualtask ablate --profile reference --protocol leave-one-centre-out --part C --seeds 1 --jobs 2 \
-		--arm segmentation --arm conversion --arm full -o data/results/reference
+		--arm segmentation+optimiser.steps=9600 --arm conversion+optimiser.steps=9600 --arm full+optimiser.steps=9600 \
+		-o runs/reference
 	$(BIN)/python -m dualtask_lite.engine.reference
 
 fuzz: $(STAMP) ## 36,000 damaged files through every reader, 3,000 trees of inputs, 100 kills of running commands (not part of make test)

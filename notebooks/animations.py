@@ -30,7 +30,7 @@ from dualtask_lite.show import palette
 from dualtask_lite.show.controls.conversion import conversion_explorer
 from dualtask_lite.show.picture import Picture
 
-MODEL, ARM, CENTRE = "reference", "conversion", "C"
+MODEL, ARM, CENTRE = "reference", "conversion+optimiser.steps=9600", "C"
 WIDTH = 800  # px
 NO_GRADIENT = "voxels without a gradient"  # a number of the explorer
 VIEWS = 36  # of the turning prediction

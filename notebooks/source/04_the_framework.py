@@ -277,7 +277,7 @@ figures.scores(evaluation.rows, by="target")
 outcome("04.B")
 
 # %% [markdown]
-# ## At home and away, one minute and hours
+# ## At home and away, after a minute and after an hour
 #
 # Is that the new hospital, or is the model just not trained enough? Two comparisons answer it. **At home** means patients
 # of the training hospitals that no model has learned from; **away** means the held-out hospital. First the pancreas, where
@@ -302,7 +302,7 @@ figures.scores([{**r, "hospital": where[r["model"]]} for r in pancreas_rows], by
 
 # %% [markdown]
 # Then the tumour. Beside the model of this lesson, which had a minute, stands the reference model's second stage, which had
-# hours, behind the same first stage.
+# most of an hour, behind the same first stage.
 
 # %% tags=["choice"]
 choice(

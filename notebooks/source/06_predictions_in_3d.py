@@ -34,7 +34,7 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 overrides: dict = {}  # other settings of the prediction, such as {"prediction.overlap": 0.5}
 
 # %% [markdown]
-# ## A model that had hours
+# ## A model that had an hour
 #
 # After a training of a minute nearly every mask is wrong, and then one cannot learn to tell good from bad. So
 # this lesson looks at the **reference model**, which comes with the kit: a [cascade](glossary.md#cascade) of a pancreas

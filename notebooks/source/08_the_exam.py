@@ -46,7 +46,7 @@ baseline = "reference"  # the models to beat: a name of dualtask models, or a ru
 #
 # ## The baseline
 #
-# The reference model with both conversions. It learned from three times as many patients of two hospitals, and for hours,
+# The reference model with both conversions. It learned from three times as many patients of two hospitals, for an hour,
 # and you have three minutes: the exam asks how far you get, and what your difference is worth.
 
 # %%

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from dualtask_lite import resources
 from dualtask_lite.cases.phantom import make_case
@@ -91,6 +93,17 @@ def test_a_model_that_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "data_file", lambda name: tmp_path / name)
     with pytest.raises(DualTaskError, match="make models"):
         run_folder("reference")
+
+
+@pytest.mark.parametrize("stage", sorted({stage for stages in CASCADES.values() for stage in stages}))
+def test_only_large_tensors_are_in_half_precision(stage):
+    tensors = load_file(data_file(f"models/{stage}/model.safetensors"))
+    halves = {name for name, tensor in tensors.items() if tensor.dtype == torch.float16}
+    assert halves == {name for name, tensor in tensors.items() if tensor.numel() > reference.LARGE}
+    net = load_model(data_file(f"models/{stage}"), "cpu").net
+    assert {parameter.dtype for parameter in net.parameters()} == {torch.float32}
+    again = reference.halved(net).state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in tensors.items())
 
 
 def test_half_precision_that_changes_a_mask_is_refused():
