@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.cases.phantom import make_case
@@ -36,6 +35,7 @@ from dualtask_lite.engine.run import (
     write_rows,
 )
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.resources import CASCADES, data_file
 
 HELD_OUT = "C"
@@ -95,7 +95,7 @@ def export_models(table: Path, folder: Path, arms: dict[str, str]) -> None:
         )
 
 
-def halved(net: nn.Module) -> nn.Module:
+def halved(net: DualTaskNet) -> DualTaskNet:
     """Copy a network with its large tensors in half precision."""
     copied = copy.deepcopy(net)
     for parameter in copied.parameters():
