@@ -20,6 +20,7 @@ from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.curves import CURVE
 from dualtask_lite.engine.judging.evaluation import summary_of
+from dualtask_lite.engine.judging.plan import BASELINE
 from dualtask_lite.engine.predict import predict_box
 from dualtask_lite.engine.run import (
     CONFIG,
@@ -74,7 +75,8 @@ def export_models(table: Path, folder: Path, arms: dict[str, str]) -> None:
     """
     cell = f"leave-one-centre-out-{HELD_OUT}-0"
     rows = [row for row in read_rows(table / "cases.csv") if (row["part"], row["seed"]) == (HELD_OUT, "0")]
-    runs = {"pancreas-coarse": ("segmentation", table / "common" / cell / "pancreas-coarse")}
+    shared = "pancreas-coarse"  # stage of all arms, so each has its score
+    runs = {shared: (BASELINE, table / "common" / cell / shared)}
     runs |= {name: (arm, table / "cells" / arm / cell / "tumour-coarse") for name, arm in arms.items()}
     origin = {"command": read_json(table / "summary.json")["command"], "held_out": HELD_OUT}
     for name, (arm, run) in runs.items():
@@ -87,7 +89,8 @@ def export_models(table: Path, folder: Path, arms: dict[str, str]) -> None:
         settings.write(out / CONFIG)
         write_rows(out / METRICS, [row for row in read_rows(run / METRICS) if int(row["step"]) % _EVERY == 0])
         write_rows(out / CURVE, read_rows(run / CURVE))
-        scores = summary_of([row for row in rows if row["arm"] == arm])
+        scored = {"arm": next(iter(arms.values())), "target": "pancreas"} if name == shared else {"arm": arm}
+        scores = summary_of([row for row in rows if scored.items() <= row.items()])
         mean_dice = {target: round(centres[HELD_OUT]["dice"]["mean"], 4) for target, centres in scores.items()}
         write_json(
             out / MANIFEST,

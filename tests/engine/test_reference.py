@@ -65,6 +65,12 @@ def test_models_table_gives_their_scores():
         assert row["tumour Dice on C"] == pytest.approx(np.nanmean(dices), abs=1e-3)
 
 
+def test_pancreas_stage_is_scored_by_its_own_rows():
+    """Those of the trainings that stood behind it, not of another training of the stage."""
+    scores = json.loads((data_file("models/pancreas-coarse") / "manifest.json").read_text())["scores"]["C"]
+    assert scores == {"pancreas": pytest.approx(reference.model_rows()[0]["pancreas Dice on C"], abs=1e-3)}
+
+
 def test_the_commands_take_its_name(typed, tmp_path, monkeypatch):
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
     scan = make_case("C", 3).load()
