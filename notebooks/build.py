@@ -244,7 +244,7 @@ def execute(notebook: NotebookNode, out: Path, parameters: Mapping[str, Any], *,
         cwd=folder,
         progress_bar=False,
         request_save_on_cell_execute=False,  # a save after each cell takes 2 s a lesson; it is saved at the end
-        # A kernel logs only what is no error, such as the interrupt at its end; a cell that fails is raised here.
+        # Otherwise a kernel reports the interrupt that ends it as an error. A cell that fails is raised here anyway.
         extra_arguments=["--log-level=CRITICAL"],
     )
 

@@ -296,20 +296,19 @@ def provenance(device: torch.device | str) -> dict[str, Any]:
     packages = ("dualtask-lite", "torch", "monai", "numpy", "edt")
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else ", ".join(
-            [
-                "cpu",
-                machine.processor(),
-                # Processors of one name may differ in these, by which torch chooses how it sums.
-                torch.backends.cpu.get_cpu_capability(),
-                f"{torch.get_num_threads()} threads",
-            ]
-        ),
+        "device": _name_of(device),
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in packages},
     }
+
+
+def _name_of(device: torch.device) -> str:
+    """Name what a result depends on: the card; or the processor, its instructions and the threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    # Processors of one name may differ in their instructions, by which torch chooses how it sums.
+    instructions = torch.backends.cpu.get_cpu_capability()
+    return f"cpu, {machine.processor()}, {instructions}, {torch.get_num_threads()} threads"
 
 
 def peak_memory_mb(device: torch.device) -> float | None:

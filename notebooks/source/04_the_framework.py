@@ -280,8 +280,8 @@ outcome("04.B")
 # ## At home and away, after a minute and after an hour
 #
 # Is that the new hospital, or is the model just not trained enough? Two comparisons answer it. **At home** means patients
-# of the training hospitals that no model has learned from; **away** means the held-out hospital. First the pancreas, where
-# the model had its thousands of steps:
+# of the training hospitals that no model has learned from; **away** means the held-out hospital. First the pancreas, whose
+# stage was trained for long:
 
 # %%
 from dualtask_lite.cases.phantom import make_case

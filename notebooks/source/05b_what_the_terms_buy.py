@@ -467,7 +467,7 @@ for asked, answers in {
 # So for the conversions the claim is neither shown nor refuted, in the exam as before it. All terms together were worse on D than
 # segmentation only, after as many steps and from half of the samples. The views, the contrast and the slices were not measured one by
 # one, and in the two trainings that were repeated with four times as many steps, these steps alone were worth more than the claim,
-# taken together. There `full` was the worst arm in one hospital and the best in the other: whether it needs a longer training is open.
+# taken together. There `full` was the worst arm in one hospital and the best in the other: whether it lacks no more than steps is open.
 #
 # Nothing of this speaks of patients: the hospitals are made by one generator, and a network of this size is small. What carries over to
 # any claim of this kind are the questions: how many trainings, against which baseline, and had it learned enough?

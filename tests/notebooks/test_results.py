@@ -205,6 +205,20 @@ def test_all_terms_are_behind_in_most_trainings(tumours):
     full, baseline = tumours["full"], tumours["segmentation"]
     behind = [training for training in full if difference(full, baseline, [training]) < 0]
     assert len(behind) > len(full) / 2
+    at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
+    assert all(at_home[("full", *training)] < at_home[("segmentation", *training)] for training in full)
+
+
+def test_words_on_two_trainings_of_the_pancreas_stage_hold_for_the_rows():
+    dice = values_of(REFERENCE, target="pancreas")
+    apart = {
+        training: [cases[case] - dice["segmentation"][training][case] for case in cases]
+        for training, cases in dice["full"].items()
+        if cases != dice["segmentation"][training]
+    }
+    assert sorted(apart) == [("A", "0"), ("B", "0"), ("B", "1"), ("C", "1")]
+    assert f"{max(abs(one) for differences in apart.values() for one in differences):.2f}" == "0.22"
+    assert max(abs(fmean(differences)) for differences in apart.values()) < 0.01
 
 
 def test_verdict_of_lesson_05b_holds_for_the_rows():
