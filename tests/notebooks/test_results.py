@@ -196,6 +196,9 @@ def test_words_on_more_steps_hold_for_the_rows(tumours):
     assert f"four times as many steps change segmentation only by {alone:+.3f} over 2 trainings" in words
     best_last = [sorted(longer, key=lambda arm: fmean(longer[arm][training].values())) for training in repeated]
     assert best_last == [["full", "conversion", "segmentation"], ["segmentation", "conversion", "full"]]
+    on_a, on_c = (difference(longer["full"], longer["segmentation"], [training]) for training in repeated)
+    assert abs(on_c) < abs(on_a)
+    assert f"last on A ({on_a:+.3f}) and first on C ({on_c:+.3f})" in PAGE.read_text(encoding="utf-8")
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     for training in repeated:
         assert min(longer, key=lambda arm: at_home[(arm + results.LONGER, *training)]) == "full"
