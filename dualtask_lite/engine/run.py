@@ -91,7 +91,8 @@ def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
     """
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
-    tensors, info = _read(file, "a model", "train one with dualtask train, or give a run folder or a name of dualtask models")
+    remedy = "train one with dualtask train, or give a run folder or a name of dualtask models"
+    tensors, info = _read(file, "a model", remedy)
     try:
         settings = Settings.model_validate_json(info["settings"])
         cases = _cases_from_json(info["cases"])
