@@ -80,7 +80,7 @@ figures.framework(next(scan for scan in loaded if scan.has_tumour))
 # %% [markdown]
 # ## The data
 #
-# A **[case](glossary.md#case)** is one [CT](glossary.md#computed-tomography) and its label: 0 background, 1 pancreas, 2 tumour. The embedded cases are
+# A **[case](glossary.md#case)** is one [CT](glossary.md#computed-tomography) and its label, in the layout of a public set [4]: 0 background, 1 pancreas, 2 tumour. The embedded cases are
 # synthetic, made from a seed, so that they can be shared. They come from three made-up hospitals
 # ([centres](glossary.md#centre)). Each number that sets a centre apart has its published source in `data/centres.yaml`.
 #

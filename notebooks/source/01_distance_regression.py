@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 01 Distance regression: how far to the surface?
 #
-# A mask says *in* or *out*. A signed distance says *how far*, in mm. You measure one by hand, see three
+# A mask says *in* or *out*. A signed distance says *how far*, in mm, and the network of the paper [1] predicts it. You measure one by hand, see three
 # ways to get it wrong, and teach a network to say it.
 #
 # **Objectives.** After this lesson you can
@@ -71,7 +71,7 @@ panels(
 # ## The same in three dimensions
 #
 # Trying every voxel takes as many steps as there are pairs of voxels. The package calls a library with
-# an exact and much faster method. This is the function of the kit, whole:
+# an exact and much faster method [2]. This is the function of the kit, whole:
 
 # %%
 from dualtask_lite.method import distance as kit

@@ -119,7 +119,7 @@ print(f"distance there and back, largest error: {(again - distance)[near].abs().
 # %% [markdown]
 # No voxel changes, whatever tau is. So why not take any tau? Because the loss does not cut at a half. It compares
 # the **probabilities** with the mask, and these are blurred by tau. How well do they fit in the best case, when the
-# distance is perfect? The soft [Dice](glossary.md#dice) tells, for balls of three sizes:
+# distance is perfect? The soft [Dice](glossary.md#dice) [3] tells, for balls of three sizes:
 
 
 # %%
@@ -168,7 +168,7 @@ check("02.2", largest_tau)
 # ## The conversion as it was published
 #
 # To teach the distance head, a loss judges the mask that its distance turns into. Here is a conversion as it was
-# published, in one line: inside is where the distance is at most 0.
+# published [1], in one line: inside is where the distance is at most 0.
 
 
 # %%
@@ -253,7 +253,7 @@ check("02.3", largest_gradient)
 show_source(gradient_alive)
 
 # %% [markdown]
-# Here are more ways that code of this kind has used. `sigmoid(-k d)` with k = 1500 and k = 100 is steep: there d was divided
+# Here are more ways that code of this kind has used. `sigmoid(-k d)` with k = 1500 [2] and k = 100 is steep: there d was divided
 # by its maximum and so runs from -1 to 1. The last three have a temperature in mm.
 
 # %%

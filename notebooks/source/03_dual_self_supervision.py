@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 03 Dual self-supervision: what stays the same
 #
-# Another scanner changes the picture and leaves the patient alone. Two rules need no label and follow from that: one
+# Another scanner changes the picture and leaves the patient alone. Two rules [1] need no label and follow from that: one
 # about the network's answers, one about its features. You build both, and find out when a view is worthless.
 #
 # **Objectives.** After this lesson you can
@@ -40,7 +40,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # **[Self-supervision](glossary.md#self-supervision)** learns from a rule instead of a label. The rule
 # here: however the picture looks, the anatomy in it is the same. To use it one needs two looks of one patient, and no
 # hospital scans everyone twice. So the look is changed by **[random
-# convolution](glossary.md#random-convolution)**: a filter with random weights is laid over the CT and
+# convolution](glossary.md#random-convolution)** [2]: a filter with random weights is laid over the CT and
 # blended with it. What comes out is an [imaging view](glossary.md#imaging-view).
 
 # %%
@@ -311,7 +311,7 @@ share = weight[0, 1] / (weight[0, 1] + weight[0, 2] + weight[0, 3])
 print(f"share of the partner: {share:.3f}; its loss: -log(share) = {-share.log():.3f}")
 
 # %% [markdown]
-# The mean over all pairs of the same kind, in both directions, is **[NT-Xent](glossary.md#nt-xent)**.
+# The mean over all pairs of the same kind, in both directions, is **[NT-Xent](glossary.md#nt-xent)** [3].
 
 # %% [markdown]
 # ### Exercise 3
@@ -533,7 +533,7 @@ check("03.4", own_kind)
 # looks different from what is around it.
 #
 # In the table the untrained network is the most consistent one: it says the same everywhere, the hole in rule 1. A picture of
-# embeddings does not show that a rule helps on an unseen hospital; lesson 05b measures it.
+# embeddings does not show that a rule helps on an unseen hospital; lesson 05b tests all terms together.
 
 # %% [markdown]
 # ## What is known now

@@ -104,7 +104,7 @@ check("04.1", shared)
 # %% [markdown]
 # ## The objective, term by term
 #
-# The [loss](glossary.md#loss) is a sum of terms. The network has two voxel heads: one says for each voxel how likely it is tumour (`seg`), the other how
+# The [loss](glossary.md#loss) of the paper [1] is a sum of terms. The network has two voxel heads: one says for each voxel how likely it is tumour (`seg`), the other how
 # many mm it lies from the surface (`dist`). Each answer can be turned into the other, so each head is
 # also judged in the other's terms: `conv_mask` turns the distance into a mask, `conv_distance` the mask
 # into a distance. Further terms compare two imaging views (`out`), compare tumour with its surroundings
@@ -239,7 +239,7 @@ outcome("04.A")
 # Every case of the held-out centre is predicted from its whole volume and compared with its label; nobody
 # tells the models where the pancreas is.
 # **[Dice](glossary.md#dice)** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
-# **[HD95](glossary.md#hd95)** is the distance in mm that 95 of 100 surface points stay within. A dash means that there is
+# **[HD95](glossary.md#hd95)** is the distance in mm that 95 of 100 surface points stay within [2]. A dash means that there is
 # no number: a patient without a tumour has none to overlap with, and whatever is predicted there is a false alarm.
 
 # %% tags=["choice"]

@@ -185,7 +185,7 @@ print(f"over trainings and cases {ends[0]:+.3f} to {ends[1]:+.3f}")
 #
 # A **[p-value](glossary.md#p-value)** asks the same in another way: if there were no difference, how often would
 # chance alone give one as large as this? Ask twenty questions of the same data, and on average one p-value
-# falls below 0.05 by chance. **Holm's correction** corrects p-values for multiple comparisons:
+# falls below 0.05 by chance. **Holm's correction** [3] corrects p-values for multiple comparisons:
 
 # %%
 show_source(holm)
@@ -249,7 +249,7 @@ for one in comparisons:
 # [Dice](glossary.md#dice) counts voxels. [HD95](glossary.md#hd95) looks at the worst
 # places, and is not defined when nothing was found, so its mean leaves out the worst cases.
 # [NSD](glossary.md#nsd) asks what share of the surface is within 2 mm. Move, grow, pierce and split a prediction, and
-# see which score notices:
+# see which score notices; [2] says for many tasks which score to choose:
 
 # %%
 from dualtask_lite.engine.judging.metrics import case_metrics
@@ -314,7 +314,7 @@ Table(
 # %% [markdown]
 # ## Three leaks
 #
-# Published papers have used each of these protocols. Each gives the model, or whoever tunes it, knowledge of the
+# Published papers have used each of these protocols [4]. Each gives the model, or whoever tunes it, knowledge of the
 # test cases that it will not have at the next hospital.
 #
 # **Cases split by slice.** Neighbouring slices of one patient look alike, and some papers deal slices at random into training and
@@ -409,7 +409,7 @@ trust.leaks([by_slice.row, by_threshold.row])
 # %% [markdown]
 # ## What is known now
 #
-# - How the claim has to be tested: in pairs, over several trainings, on hospitals that no choice has touched.
+# - How the claim of the paper [1] has to be tested: in pairs, over several trainings, on hospitals that no choice has touched.
 # - A matrix of one seed and a short training cannot decide it: whatever it shows, it is about this training of the
 #   pancreas. [Lesson 05b](05b_what_the_terms_buy.ipynb) reads the table that was made to decide.
 #

@@ -9,7 +9,7 @@
 # %% [markdown]
 # # 05b What the terms buy: a part of the claim, tested
 #
-# The paper claims 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in the training.
+# The paper [1] claims 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in the training.
 # Here is a table that asks the same of the made-up hospitals, where *without it* means segmentation only: what the arms reach, what
 # may be concluded, and why.
 #
@@ -112,7 +112,7 @@ outcome("05b.A")
 #
 # *Not shown* is a result, and it is not the same as *no effect*. A difference that is smaller than the width of its interval
 # cannot be shown by so few trainings, whatever is true. And where an arm has fewer than five trainings nothing is concluded, even if its
-# thick line leaves 0: the line is drawn from these few alone, and had the weights started elsewhere, all cases would have moved together.
+# thick line leaves 0: the line is drawn from these few alone, and had the weights started elsewhere, all cases would have moved together [2].
 
 # %% [markdown]
 # ### Exercise 1

@@ -83,7 +83,7 @@ Table(judged, "Tumours of the hospital that was not seen, the best first", colum
 
 # %% [markdown]
 # [HD95](glossary.md#hd95) would have a dash where nothing was marked: there is no surface to measure. **[NSD](glossary.md#nsd)** is the
-# share of both surfaces that lies within 2 mm of the other one.
+# share of both surfaces that lies within 2 mm of the other one [2].
 
 # %% tags=["choice"]
 choice(
@@ -135,7 +135,7 @@ figures.orthogonal(
 
 # %% [markdown]
 # The network answers twice, and each of its two heads gives a mask. A third one comes from the mean of their probabilities,
-# as in the paper.
+# as in the paper [1].
 
 # %% tags=["choice"]
 choice(
@@ -384,7 +384,7 @@ trust.warning_against_error(
 # good. A hospital would have to choose it beforehand, on validation cases.
 # And two views for each case, to be quick, are few: ask for more (`views=4`), and the two warnings of the views change.
 #
-# What would it buy? Hand the cases with the highest warnings to a human, and look at the error of those that are kept. Beside
+# What would it buy? Hand the cases with the highest warnings to a human, and look at the error of those that are kept [3]. Beside
 # the best warning stands a simple one, `unsure`: the last row of the table. It needs one prediction only, and is high where many
 # voxels have a probability near one half.
 
@@ -484,9 +484,11 @@ outcome("06.E")
 # %% [markdown]
 # ## References
 #
-# 1. Nikolov and others, *Clinically applicable segmentation of head and neck anatomy for radiotherapy*, Journal of
+# 1. Li and others, *A Dual-Task Synergy-Driven Generalization Framework for Pancreatic Cancer
+#    Segmentation in CT Scans*, 2025, [arXiv:2505.01644](https://arxiv.org/abs/2505.01644).
+# 2. Nikolov and others, *Clinically applicable segmentation of head and neck anatomy for radiotherapy*, Journal of
 #    Medical Internet Research 23, 2021, [doi:10.2196/26151](https://doi.org/10.2196/26151): the surface Dice (NSD).
-# 2. Geifman and El-Yaniv, *Selective classification for deep neural networks*, 2017,
+# 3. Geifman and El-Yaniv, *Selective classification for deep neural networks*, 2017,
 #    [arXiv:1705.08500](https://arxiv.org/abs/1705.08500): risk and coverage.
 
 # %% tags=["manifest"]

@@ -55,7 +55,7 @@ Table([vars(source) for source in sources().values()], "Known sources", columns,
 # %% [markdown]
 # ## A folder that the kit reads
 #
-# The layout of the Medical Segmentation Decathlon (and of nnU-Net): `imagesTr/NAME.nii.gz` beside `labelsTr/NAME.nii.gz`;
+# The layout of the Medical Segmentation Decathlon [4] (and of nnU-Net): `imagesTr/NAME.nii.gz` beside `labelsTr/NAME.nii.gz`;
 # one such folder a hospital. A folder of [NIfTI](glossary.md#nifti) files or of [DICOM](glossary.md#dicom) series
 # without labels can be predicted.
 #
@@ -266,12 +266,12 @@ check("07.2", fit)
 
 # %% [markdown]
 # **Time** is arithmetic. At width 32 a training step takes about 1.5 million floating-point operations (FLOP) a voxel, forward and
-# backward; other widths go with the square. A card does not reach the peak of its data sheet, and a small kernel
+# backward; other widths go with the square. A card does not reach the peak of its data sheet [1, 2, 3], and a small kernel
 # reaches less of it than a large one. Assume a tenth; measure your own with `dualtask bench step`.
 
 # %%
 FLOP_A_VOXEL = 1.51e6  # at width 32, forward and backward
-PEAKS = {"T4 (fp16)": 65e12, "A100 (bf16)": 312e12, "H100 (bf16)": 989e12}  # data sheets [1, 2, 3]
+PEAKS = {"T4 (fp16)": 65e12, "A100 (bf16)": 312e12, "H100 (bf16)": 989e12}  # data sheets
 REACHED = 0.1  # an assumption: share of the peak
 
 

@@ -215,7 +215,7 @@ check("08.2", missed)
 # %% [markdown]
 # ## What is the best of many worth?
 #
-# A class hands in again and again, and the best score of each team stands on the board. Suppose that no team is better
+# A class hands in again and again, and the best score of each team stands on the board [2]. Suppose that no team is better
 # than the baseline, and that each measured difference is off by a normal error, because D has few patients. The best of
 # *n* such differences is above 0 by luck alone, and the more so the larger *n* is:
 
@@ -277,7 +277,7 @@ for one in compare(tumours, "segmentation", "dice"):
     print(f"- {one['arm']}: {in_words(one)}.")
 
 # %% [markdown]
-# A paper claimed 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in the
+# A paper [1] claimed 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in the
 # training. You rebuilt its parts, saw what each computes, read how some of them were measured, and tried it yourself.
 # Whatever your row on the board says: keep the interval, the number of attempts, and the worst case beside the score. That is
 # what you may now ask of every such claim.

@@ -152,6 +152,15 @@ def test_headings(source):
 
 
 @SOURCES
+def test_references_are_those_that_the_text_cites(source):
+    cells = build.make_notebook(source, ("blank",)).cells
+    listed = re.findall(r"^(\d+)\. ", cells[-2].source, re.M)
+    text = "\n".join(cell.source for cell in cells[:-2] if cell.cell_type == "markdown")
+    cited = re.findall(r"\[(\d+(?:, \d+)*)\](?!\()", re.sub(r"`[^`\n]*`", "", text))
+    assert set(", ".join(cited).split(", ")) == set(listed)
+
+
+@SOURCES
 def test_cells(source):
     notebook = build.make_notebook(source, build.VARIANTS)
     long = [cell.source for cell in notebook.cells if len(cell.source.splitlines()) > 25]
