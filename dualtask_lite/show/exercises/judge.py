@@ -33,6 +33,10 @@ class MissingNameError(Exception):
     """The notebook has not set a name that an exercise needs."""
 
 
+class AnswerFailedError(Exception):
+    """The function that is the answer fails; the message is that of its error."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The result of checking an answer."""
@@ -62,6 +66,7 @@ class Exercise:
         solution: how to find the answer, shown after ``PATIENCE`` wrong answers.
         meaning: shown after the right answer; a text with ``{answer}`` in it, or a function like ``right``.
         tolerance: relative tolerance of numbers.
+        rounding: absolute tolerance of numbers, so that an answer with the digits of ``meaning`` is right.
     """
 
     right: Callable[..., Any]
@@ -69,6 +74,7 @@ class Exercise:
     solution: str
     meaning: str | Callable[..., str]
     tolerance: float
+    rounding: float
 
     @property
     def name(self) -> str:
@@ -76,17 +82,29 @@ class Exercise:
         return self.right.__name__
 
     def accepts(self, answer: Any, lesson: Mapping[str, Any]) -> bool:
-        """Judge an answer with the values of the lesson."""
-        if "answer" not in inspect.signature(self.right).parameters:
-            expected = call_with(self.right, lesson)
-            try:
-                return _same(answer, expected, self.tolerance)
-            except Exception:  # an answer that cannot be compared is wrong
-                return False
+        """Judge an answer with the values of the lesson.
+
+        Raises:
+            AnswerFailedError: when the answer is a function, and it fails.
+        """
         arguments = _arguments(self.right, {**lesson, "answer": answer})
+        if "answer" not in arguments:
+            return self._equals(answer, self.right(**arguments))
         try:
             return bool(self.right(**arguments))
-        except Exception:  # an answer that fails is wrong
+        except Exception as error:
+            if callable(answer):
+                raise AnswerFailedError(f"{type(error).__name__}: {error}") from error
+            return False
+
+    def _equals(self, answer: Any, expected: Any) -> bool:
+        if isinstance(expected, str):
+            return isinstance(answer, str) and answer == expected
+        try:
+            if np.asarray(answer).dtype == bool or np.shape(answer) != np.shape(expected):
+                return False
+            return bool(np.allclose(answer, expected, rtol=self.tolerance, atol=self.rounding))
+        except Exception:  # an answer that cannot be compared is wrong
             return False
 
     def explain(self, answer: Any, lesson: Mapping[str, Any]) -> str:
@@ -98,12 +116,18 @@ class Exercise:
 
 
 def exercise(
-    number: str, *, hint: str, solution: str, meaning: str | Callable[..., str], tolerance: float = 0.01
+    number: str,
+    *,
+    hint: str,
+    solution: str,
+    meaning: str | Callable[..., str],
+    tolerance: float = 0.01,
+    rounding: float = 0.0,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function as the exercise ``number``, such as ``"02.3"``; see ``Exercise``."""
 
     def register(right: Callable[..., Any]) -> Callable[..., Any]:
-        _exercises[number] = Exercise(right, hint, solution, meaning, tolerance)
+        _exercises[number] = Exercise(right, hint, solution, meaning, tolerance, rounding)
         return right
 
     return register
@@ -149,16 +173,19 @@ def check(number: str, answer: Any) -> Verdict:
     if task.name in _failed:
         message = f"Not judged: the cell that sets {task.name} ended with an error. Correct it and run both again."
         return Verdict(number, "not attempted", message)
+    message = f"Not yet. Hint: {task.hint}"
     try:
         if task.accepts(answer, lesson):
             return Verdict(number, "right", f"Right. {task.explain(answer, lesson)}")
     except MissingNameError as missing:
         return Verdict(number, "not attempted", f"Not judged: {missing}.")
+    except AnswerFailedError as failed:
+        message += f"\nYour function ended with {failed}"
     tried = _wrong_answers.setdefault(number, set())
     tried.add(repr(answer))
-    if len(tried) < PATIENCE:
-        return Verdict(number, "wrong", f"Not yet. Hint: {task.hint}")
-    return Verdict(number, "wrong", f"Not yet. Hint: {task.hint}\nThe way to the solution: {task.solution}")
+    if len(tried) >= PATIENCE:
+        message += f"\nThe way to the solution: {task.solution}"
+    return Verdict(number, "wrong", message)
 
 
 def call_with(function: Callable[..., Any], lesson: Mapping[str, Any]) -> Any:
@@ -175,12 +202,6 @@ def _arguments(function: Callable[..., Any], lesson: Mapping[str, Any]) -> dict[
     if missing := [name for name in names if name not in lesson]:
         raise MissingNameError(f"it needs {', '.join(missing)} of the lesson; run the cells above first")
     return {name: lesson[name] for name in names}
-
-
-def _same(answer: Any, right: Any, tolerance: float) -> bool:
-    if isinstance(right, (str, bool)):
-        return type(answer) is type(right) and bool(answer == right)
-    return np.shape(answer) == np.shape(right) and bool(np.allclose(answer, right, rtol=tolerance, atol=0))
 
 
 def _plain(value: Any) -> Any:

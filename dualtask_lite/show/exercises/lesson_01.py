@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from dualtask_lite.method.distance import BAND, signed_distance, to_band
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
@@ -51,7 +52,8 @@ def factor(profiles: Mapping[str, Field], way: Field) -> float:
     meaning="All voxels of the lesion are negative now, and 1 mm corresponds to 1/20, as everywhere else.",
 )
 def repaired(answer: Field, thin: Mask) -> bool:
-    return bool(((answer < 0) == thin).all() and abs(answer[4, 4, 4] - 1 / 20) < 1e-3)
+    bands = to_band(signed_distance(thin, (1.0, 1.0, 1.0)), BAND)
+    return bool(np.allclose(np.asarray(answer), bands, rtol=0, atol=1e-3))
 
 
 @exercise(

@@ -12,6 +12,8 @@ from dualtask_lite.method.distance import BAND
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
+_ALIVE = 0.9  # share of the voxels to which a repaired conversion gives a gradient
+
 
 @exercise(
     "02.1",
@@ -49,7 +51,7 @@ def largest_tau(taus: Sequence[float], best: Sequence[Mapping[str, float]]) -> f
 )
 def largest_gradient(answer: float, published: Callable[[Tensor], Tensor], beside: Tensor) -> bool:
     through = torch.autograd.functional.vjp(published, beside, torch.ones_like(beside))[1]
-    return abs(float(answer) - float(through.abs().max())) < 1e-12
+    return not isinstance(answer, bool) and abs(float(answer) - float(through.abs().max())) < 1e-12
 
 
 def _alive(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> str:
@@ -59,12 +61,14 @@ def _alive(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> str:
 
 @exercise(
     "02.4",
-    hint="turn the bands into mm first, then use the formula with tau; mind the sign.",
+    hint="turn the bands into mm first, then use the formula with tau; mind the sign, and keep the gradient.",
     solution="return torch.sigmoid(-20 * regressed / 2.0)",
     meaning=_alive,
 )
 def repaired(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> bool:
-    return torch.allclose(answer(inside_band / BAND), distance_to_probability(inside_band, 2.0), rtol=0, atol=1e-3)
+    bands = inside_band / BAND
+    equal = torch.allclose(answer(bands), distance_to_probability(inside_band, 2.0), rtol=0, atol=1e-3)
+    return equal and gradient_alive(answer, bands) > _ALIVE
 
 
 def _error_near_surface(found: Tensor, true: Tensor) -> float:

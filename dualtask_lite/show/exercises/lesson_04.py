@@ -34,6 +34,7 @@ def _median_and_mean(answer: float, pancreas: Sequence[Mapping[str, Any]]) -> st
     hint="half of the cases lie below the median; see statistics.median.",
     solution='statistics.median(row["dice"] for row in pancreas if not math.isnan(row["dice"]))',
     meaning=_median_and_mean,
+    rounding=0.005,
 )
 def median_dice(pancreas: Sequence[Mapping[str, Any]]) -> float:
     return float(np.nanmedian([row["dice"] for row in pancreas]))

@@ -53,6 +53,7 @@ def _parts_of_the_gap(answer: float, ends: Sequence[Row]) -> str:
     hint="ends holds the last row of each training; take those of segmentation, and float() of the text.",
     solution='the mean of float(row["train_dice"]) - float(row["unseen_dice"]) over the rows of ends with this arm.',
     meaning=_parts_of_the_gap,
+    rounding=0.005,
 )
 def gap(ends: Sequence[Row]) -> float:
     baseline = [row for row in ends if row["arm"] == "segmentation"]
@@ -94,8 +95,10 @@ def _what_it_decides(answer: float, tumours: Sequence[Row], compare: Compare) ->
 @exercise(
     "05b.4",
     hint="only the rows of this part with this seed go; other trainings that hold out the same hospital stay.",
-    solution='compare the rows whose (part, seed) is not ("B", "0").',
+    solution='compare the rows whose (part, seed) is not ("B", "0"); its mean is over cases, not over trainings.',
     meaning=_what_it_decides,
+    tolerance=0,
+    rounding=0.0005,
 )
 def without_it(tumours: Sequence[Row], compare: Compare) -> float:
     means = {key: mean_of(row["dice"] for row in rows) for key, rows in _by_training(tumours).items()}

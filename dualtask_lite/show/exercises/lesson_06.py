@@ -44,6 +44,7 @@ def lost_before(predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> in
     hint="most voxels are NaN, because they are not on the surface: skip them before you take the mean.",
     solution="(error[np.isfinite(error)] <= 2).mean()",
     meaning="{answer:.0%}: for a move of one voxel. An error below the slice thickness may be acceptable.",
+    rounding=0.005,
 )
 def share_within_2mm(error: NDArray[np.floating]) -> float:
     return float(np.mean(error[~np.isnan(error)] <= 2))
@@ -60,6 +61,7 @@ def _against_all(answer: float, second_opinions: Sequence[Mapping[str, float]]) 
     hint="sort by the warning, drop the last quarter, and take the mean risk of the others.",
     solution='sorted(second_opinions, key=lambda row: row["unsure"]) without its last quarter; mean of row["risk"].',
     meaning=_against_all,
+    rounding=0.005,
 )
 def risk_left(second_opinions: Sequence[Mapping[str, float]]) -> float:
     kept = sorted(second_opinions, key=lambda row: row["unsure"])

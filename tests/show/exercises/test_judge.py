@@ -50,6 +50,9 @@ def of(expected, **more):
         ("b", "B", "wrong"),
         (object(), 3, "wrong"),
         (0, 0, "right"),
+        (False, 0, "wrong"),
+        (np.bool_(True), 1, "wrong"),
+        (np.str_("B"), "B", "right"),
     ],
 )
 def test_an_answer_is_compared_with_the_right_one(answer, right, state):
@@ -63,6 +66,24 @@ def test_an_answer_is_compared_with_the_right_one(answer, right, state):
 def test_a_whole_number_may_not_be_off():
     of(100, tolerance=0)
     assert check("99.1", 100.5).state == "wrong"
+
+
+def test_rounded_answer_is_right():
+    of(0.1243, tolerance=0, rounding=0.005)
+    assert [check("99.1", answer).state for answer in (0.12, 0.124, 0.13)] == ["right", "right", "wrong"]
+
+
+def test_error_of_a_function_is_shown():
+    @exercise("99.4", hint="think", solution="do this", meaning="yes")
+    def doubled(answer):
+        return answer(2) == 4
+
+    assert check("99.4", lambda value: 2 * value).state == "right"
+    failed = check("99.4", lambda value: value / 0)
+    assert (failed.state, failed.message.splitlines()[1]) == (
+        "wrong",
+        "Your function ended with ZeroDivisionError: division by zero",
+    )
 
 
 def test_answer_that_raises_is_wrong():
