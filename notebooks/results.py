@@ -189,8 +189,8 @@ def exam_lines(exam: Results, reference: Results) -> str:
     tumours = len({row["case"] for row in exam.tumours if math.isfinite(number(row["dice"]))})
     pancreas = exam.pancreas_dice(EXAM_CENTRE)
     about = (
-        f"The exam: {tumours} tumours of a made-up hospital, looked at once, after every choice had been made on the "
-        f"three hospitals that trained (profile `reference`, {exam.summary['date'][:10]}). The pancreas, which all "
+        f"The exam: {tumours} tumours of a made-up hospital that no choice has used, after the last step (profile "
+        f"`reference`, {exam.summary['date'][:10]}). The pancreas, which all "
         f"arms share, has a Dice of {pancreas:.3f} ({'above' if pancreas >= PANCREAS_AIM else 'below'} the aim of "
         f"{PANCREAS_AIM})."
     )

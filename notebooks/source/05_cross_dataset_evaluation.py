@@ -232,8 +232,8 @@ tables.differences(comparisons)
 outcome("05.B")
 
 # %% [markdown]
-# *Not shown* is a result, and not the same as *no effect*: a difference that is smaller than the width of the interval cannot
-# be seen with so few trainings. How many would show a difference of 0.05 four times in five depends on how much
+# *Not shown* is a result, and not the same as *no effect*: a difference that is smaller than about half the width of the interval
+# cannot be told from 0, and with so few trainings a true one of that size is usually missed. How many would show a difference of 0.05 four times in five depends on how much
 # the trainings scatter. And where an arm is better in one centre and worse in another, whoever looks at the first alone
 # publishes a gain.
 

@@ -16,7 +16,7 @@
 # **Objectives.** After this lesson you can
 #
 # - read a table of arms and hospitals, and say what it shows and what it does not;
-# - tell from learning curves whether a training was long enough for a regulariser to show anything;
+# - say what learning curves tell of a training, and why they cannot tell that it was long enough;
 # - ask of every comparison what else was changed, and look for the mistake behind a low score.
 #
 # **Prerequisites.** [Lesson 04](04_the_framework.ipynb) and [lesson 05](05_cross_dataset_evaluation.ipynb).
@@ -94,7 +94,7 @@ results.arms([one | what for one in comparisons], claimed=CLAIMED)
 # is the difference that the paper reports. A training is one held-out hospital with one seed.
 #
 # The conclusion is *better* or *worse* only where the thick line leaves 0, the corrected p-value is below 0.05 **and** there are at least
-# five trainings, because of fewer a single one that fails decides the mean:
+# five trainings, because with fewer the line itself is not reliable. Even of nine, a single one that fails can decide the mean (exercise 4):
 
 # %%
 conclusions = {one["arm"]: one["conclusion"] for one in comparisons}
@@ -110,9 +110,9 @@ outcome("05b.A")
 # Here a p-value far below 0.05 stands beside an interval that may hold 0. The p-value takes the cases as independent, as the thin line
 # does. But the cases of one training move together, so it is small as soon as one training differs much.
 #
-# *Not shown* is a result, and it is not the same as *no effect*. A difference that is smaller than the width of its interval
-# cannot be shown by so few trainings, whatever is true. And where an arm has fewer than five trainings nothing is concluded, even if its
-# thick line leaves 0: the line is drawn from these few alone, and had the weights started elsewhere, all cases would have moved together [2].
+# *Not shown* is a result, and it is not the same as *no effect*. A difference that is smaller than about half the width of its
+# interval cannot be told from 0, and a true difference of that size would usually be missed by so few trainings. And where an arm has
+# fewer than five trainings nothing is concluded, even if its thick line leaves 0: the line is drawn from these few alone, and had the weights started elsewhere, all cases would have moved together [2].
 
 # %% [markdown]
 # ### Exercise 1
@@ -178,7 +178,7 @@ learning_curves(curves)
 outcome("05b.B")
 
 # %% [markdown]
-# A line is the mean over the seeds, its band runs from the lowest to the highest. Read the training cases first. An arm whose training cases still rise at the last step was cut short, and an arm that is behind on
+# A line is the mean over the seeds, its band runs from the lowest to the highest. Read the training cases first. An arm that is behind on
 # its **own training cases** has not learned what there is to carry over: what its terms do in a new hospital cannot be seen
 # from this training. At the left end of the curves, where the training of a lesson stops, the arms differ by how fast they learn.
 #
@@ -248,12 +248,13 @@ tables.trainings([row for row in by_length if (row["part"], row["seed"]) in same
 outcome("05b.C")
 
 # %% [markdown]
-# A mean over two hospitals hides them: on A `segmentation` ends first and `full` last, on C it is the other way round, by less.
+# A mean over two hospitals hides them: on A `segmentation` ends first and `full` last. On C the three arms lie within 0.04, and their order
+# is another one in the table than in the curves above: C shows no order.
 #
-# More steps alone gave `segmentation` more than any term gave in the table above. So that table compares trainings before their end: a
+# In both trainings each arm gained from more steps. So the table at the top compares trainings before their end: a
 # term that seems to help may only help to learn faster.
 #
-# **A flat end does not show that a training has ended.** All of these curves are flat at the right, the short ones too, because the
+# **A flat end does not show that a training has ended.** The mean curves are flat at the right, the short ones too, because the
 # learning rate falls to zero there, whatever is left to learn. Only a longer training tells, and whether 9,600 steps are enough is open,
 # above all for `full`, which is behind on its own training cases. So compare arms at equal steps, which cost the same, **and** at the
 # length from which on more steps change nothing. Two trainings of each arm are a reason to train more of them, and no verdict.
@@ -309,7 +310,7 @@ tables.differences(halved)
 outcome("05b.D")
 
 # %% [markdown]
-# So a comparison of `views` with the baseline measures mostly something that is no part of the method. Neither way to count is
+# The share differs between the hospitals, but everywhere a part of what `views` loses is no part of the method. Neither way to count is
 # wrong: with as many images the arms cost the same time, with as many samples they see the same data. Say which one you
 # chose, and **ask of every comparison what else was changed**.
 
@@ -326,6 +327,7 @@ choice(
     "Take the worst training of the other arms. What is lower than with segmentation only?",
     "above all precision: it marks what is no tumour",
     "above all recall: it misses tumours",
+    "both, by about as much",
     "neither by more than 0.05",
 )
 
@@ -411,17 +413,17 @@ show.compare(scan, {arm: prediction.mask for arm, prediction in found.items()})
 # ## The exam
 #
 # Whoever picks an arm by its numbers on A, B and C cannot quote these numbers for it: they were chosen because they are high. A number that
-# no choice has touched needs a hospital that nobody has looked at. **D** was described from published sources before any of these
-# trainings. `conversion` was chosen, and only then the arms were trained on the patients of A, B and C, again for 2,400 steps, and each
-# training was tested on the 32 patients of D, **once**.
+# no choice has touched needs another hospital. **D** was described from published sources before any of these
+# trainings. `conversion` was chosen, and only then the arms were trained on the patients of A, B and C, again for 2,400 steps. The result
+# on the 32 patients of D is that of the last step of each training; D was measured before it, for the learning curves, and decided nothing.
 
 # %% tags=["choice"]
 choice(
     "05b.F",
     "On D, the difference of conversion from segmentation only is",
-    "larger than on A, B and C",
-    "smaller, but above 0",
-    "0 or below",
+    "larger than on A, B and C, by more than 0.02",
+    "within 0.02 of that on A, B and C",
+    "smaller, by more than 0.02",
 )
 
 # %%
@@ -442,7 +444,7 @@ outcome("05b.F")
 
 # %% [markdown]
 # The interval over trainings and cases says what other trainings would give on other patients of D. It says nothing of a fifth hospital.
-# And it would be worth less if D had been looked at twice: then the second look would have been a choice, too.
+# And it would be worth less if a choice had been made on D: an arm, a setting, or the step at which to stop.
 
 # %% [markdown]
 # ## What is known now
@@ -468,8 +470,8 @@ for asked, answers in {
 # %% [markdown]
 # So for the conversions the claim is neither shown nor refuted, in the exam as before it. All terms together were worse on D than
 # segmentation only, after as many steps and from half of the samples. The views, the contrast and the slices were not measured one by
-# one, and in the two trainings that were repeated with four times as many steps, these steps alone were worth more than the claim,
-# taken together. There `full` was the worst arm in one hospital and the best in the other: whether it lacks no more than steps is open.
+# one. In the two trainings that were repeated with four times as many steps every arm gained; there `full` was the worst arm in one
+# hospital, and in the other all arms were alike: whether it lacks no more than steps is open.
 #
 # Nothing of this speaks of patients: the hospitals are made by one generator, and a network of this size is small. What carries over to
 # any claim of this kind are the questions: how many trainings, against which baseline, and had it learned enough?
@@ -478,10 +480,10 @@ for asked, answers in {
 #
 # - One training is no verdict, however many cases it is tested on.
 # - Look at the training cases first: an arm that is behind there, or a baseline that failed there, decides the mean by itself.
-# - Ask whether more steps would change the comparison: in two trainings here they were worth more than any term.
+# - Ask whether more steps would change the comparison: in two trainings here every arm gained from them.
 # - Two views of a sample are half as many samples: credit a term only against a baseline with the same data and the same work.
 # - Precision, recall and the worst case say how a training fails.
-# - A number by which an arm was chosen is too high for that arm: quote one from a hospital that no choice has used.
+# - A number by which an arm was chosen tends to be too high for that arm: quote one from a hospital that no choice has used.
 #
 # Next: [lesson 06](06_predictions_in_3d.ipynb) looks at single predictions, and at whether the model could have warned.
 

@@ -10,6 +10,7 @@ from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
 
 _SAME = 0.05  # a smaller difference of a mean precision or recall counts as no change
+_ALIKE = 0.02  # Dice; differences that are no farther apart count as alike
 _STEPS, _IMAGES = 2400, 4  # steps of each training in the table, images in a step
 
 
@@ -144,7 +145,16 @@ def share_of_the_samples(halved: Sequence[Mapping[str, Any]]) -> tuple[str, str]
     lost = {record["arm"]: record["difference"] for record in halved}
     share = lost["segmentation+optimiser.batch=2"] / lost["views"]
     letter = "a" if share < 0.1 else "b" if share <= 0.5 else "c"
-    return letter, f"{lost['segmentation+optimiser.batch=2']:+.3f} of {lost['views']:+.3f}, a share of {share:.0%}."
+    samples, views = (
+        next(one["by_centre"] for one in halved if one["arm"] == arm)
+        for arm in ("segmentation+optimiser.batch=2", "views")
+    )
+    each = ", ".join(f"{centre} {lost_there / views[centre]:.0%}" for centre, lost_there in samples.items())
+    return (
+        letter,
+        f"{lost['segmentation+optimiser.batch=2']:+.3f} of {lost['views']:+.3f}, a share of {share:.0%} on average; "
+        f"by hospital: {each}.",
+    )
 
 
 @result("05b.E")
@@ -158,7 +168,8 @@ def what_fell(tumours: Sequence[Row]) -> tuple[str, str]:
         name: mean_of(row[name] for row in baseline) - mean_of(row[name] for row in others[worst])
         for name in ("precision", "recall")
     }
-    letter = "c" if max(fell.values()) <= _SAME else "a" if fell["precision"] > fell["recall"] else "b"
+    apart = fell["precision"] - fell["recall"]
+    letter = "d" if max(fell.values()) <= _SAME else "c" if abs(apart) <= _SAME else "a" if apart > 0 else "b"
     changes = " and ".join(f"{name} {-change:+.2f}" for name, change in fell.items())
     return letter, f"{arm}, hospital {part}, seed {seed}: {changes}."
 
@@ -168,5 +179,5 @@ def chosen_in_the_exam(comparisons: Sequence[Mapping[str, Any]], on_d: Sequence[
     before, after = (
         next(one["difference"] for one in records if one["arm"] == "conversion") for records in (comparisons, on_d)
     )
-    letter = "c" if after <= 0 else "b" if after < before else "a"
+    letter = "b" if abs(after - before) <= _ALIKE else "a" if after > before else "c"
     return letter, f"{after:+.3f} on D, {before:+.3f} on A, B and C."
