@@ -98,8 +98,8 @@ def prediction() -> Animation:
         f"Surfaces of case {scan.id}, turning about the body's axis. True labels: pancreas (blue, transparent), tumour "
         f"(orange) {true:.1f} ml. Prediction: pancreas (pale), tumour (magenta) {predicted:.1f} ml, "
         f"Dice {dice(result.targets['tumour'].mask, target_mask(scan.label, 'tumour')):.2f}.",
-        f"A tumour of the held-out hospital {CENTRE} and its prediction by the model `{MODEL}`: the median case by "
-        "Dice.",
+        f"A tumour of the held-out hospital {CENTRE} and its prediction by the model `{MODEL}`: the median by "
+        "Dice of the 42 tumours there.",
     )
 
 

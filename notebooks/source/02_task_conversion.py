@@ -381,8 +381,8 @@ Table(
 )
 
 # %% [markdown]
-# The larger tau is, the farther this loss alone pulls the map from the true distance. So the framework also trains its distance head with
-# the true distance, as in lesson 01.
+# From tau 0.5 mm on, the larger tau is, the farther this loss alone pulls the map from the true distance. So the framework
+# also trains its distance head with the true distance, as in lesson 01.
 #
 # ## A second way from a mask to a distance
 #

@@ -37,7 +37,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # models work in a **cascade**: the first finds the pancreas on a coarse grid, the second looks for the
 # tumour around what the first has found. The full system adds two finer stages.
 #
-# The first model comes with the kit: the **reference model** learned from two of the centres, A and B, for thousands of steps.
+# The first model comes with the kit: the **reference model** learned from two of the centres, A and B: its first stage 1,600 steps, its second 9,600.
 # You train the second.
 #
 # There are three centres. Two train the model, the third is **[held out](glossary.md#held-out)**: it is used for nothing before
@@ -301,7 +301,7 @@ pancreas_rows = [r for r in compared if r["target"] == "pancreas" and r["model"]
 figures.scores([{**r, "hospital": where[r["model"]]} for r in pancreas_rows], by="hospital")
 
 # %% [markdown]
-# Then the tumour. Beside the model of this lesson, which had a minute, stands the reference model's second stage, which had
+# Then the tumour. Beside the model of this lesson, which had less than a minute, stands the reference model's second stage, which had
 # most of an hour, behind the same first stage.
 
 # %% tags=["choice"]
@@ -411,13 +411,12 @@ check("04.3", deepest)
 # ## What is known now
 #
 # - Mask, distance and both conversions train together. The views, the contrast and the slices were not part of this run.
-# - For the pancreas a new hospital costs Dice. For the tumour, a minute of training cannot show it. The claim is untested.
+# - The Dice of the pancreas was lower in the new hospital than on a few new patients at home. For the tumour, a minute of training cannot show it. The claim is untested.
 #
 # ## Summary
 #
 # - Two heads, one network: a mask, and a distance in mm; each is also judged in the other's terms.
-# - The test centre stayed unseen. Its Dice is what a new hospital may expect of this small model, not
-#   more.
+# - The test centre stayed unseen. Its Dice describes this hospital; another one may differ.
 # - A model that is poor at home cannot show what a new hospital costs: train long enough before you compare methods.
 # - One run with one seed proves little: [lesson 05](05_cross_dataset_evaluation.ipynb) compares arms over centres and seeds.
 

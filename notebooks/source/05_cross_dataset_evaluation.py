@@ -57,7 +57,7 @@ for name, split in turns.items():
 # %% [markdown]
 # ## A small matrix, live
 #
-# Two **arms** (methods that differ in one thing): the baseline learns the mask only; the other one learns the distance as
+# Two **arms** (variants of a method that are compared): the baseline learns the mask only; the other one learns the distance as
 # well, and both conversions between the two. Same data, same number of steps, same seed. To be quick, only the first
 # stage runs, which looks for the whole pancreas, on a coarse grid and for a few steps. In a terminal this is
 # `dualtask ablate`.
@@ -306,7 +306,7 @@ Table(
 )
 
 # %% [markdown]
-# No score sees everything. Dice hardly notices a hole or a speck, and a rim of 1 mm costs it more, although no surgeon
+# No score sees everything. Dice hardly notices a speck, and a rim of 1 mm costs it more than a hole, although no surgeon
 # would mind the rim. NSD forgives the rim, and sees the hole and the missing third. HD95 tells these in mm, but looks past up to
 # 5 of 100 points, and so past the speck; and it has nothing to say of the worst prediction of all. So report several
 # scores, say how empty predictions are counted, and look at the pictures.

@@ -286,7 +286,7 @@ trust.where_wrong(
 # ## In 3D
 #
 # Turn the view on the left with the mouse, and switch on the boxes: true labels, prediction, and where it says
-# too much or too little. It is the median case. In a page without a kernel, open one of the files below instead (in
+# too much or too little. It is the median case (of an even number, the lower of the two in the middle). In a page without a kernel, open one of the files below instead (in
 # JupyterLab: right-click it in the list on the left, *Open in New Browser Tab*). It holds everything it shows, needs no
 # network, and also turns by the arrow keys.
 
@@ -443,7 +443,7 @@ figures.dice_by_volume([{**row, "kind": kinds.get(row["case"], "unknown")} for r
 # %% tags=["choice"]
 choice(
     "06.E",
-    "In these few patients: what changes the mean Dice of this model more, on its way from A to C?",
+    "In these few patients, from A in A: what changes the mean Dice of this model more?",
     "the scanner: other phase, thicker slices, smoother kernel",
     "the patients: other kinds and sizes of tumours",
     "neither changes it by more than 0.05",
@@ -459,7 +459,8 @@ figures.patients_by_scanner(swapped)
 outcome("06.E")
 
 # %% [markdown]
-# Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. Each mean
+# Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. The answer starts from
+# patients of A scanned in A; on the other way, from patients of C scanned in A or of A scanned in C, the changes are others. Each mean
 # is of four patients or fewer: one tumour found more raises it by up to a third. So no effect is **shown** here, neither of the
 # scanner nor of the patients, and with other patients the other one may be larger. Before you believe a difference, ask for
 # more (`patients=16`), and for an interval as in [lesson 05](05_cross_dataset_evaluation.ipynb).
@@ -467,14 +468,14 @@ outcome("06.E")
 # %% [markdown]
 # ## What is known now
 #
-# - The reference model marks many tumours of a new hospital, and fails on some: you have seen which.
+# - The reference model segments about half of the tumours of a new hospital well, and the others poorly: you have seen which.
 # - Two hospitals differ in scanner and patients, and a table of means cannot tell which of them changed a score. A new hospital
 #   need not be harder for the tumour, if its tumours are easier to find. The views of the method imitate another scanner
 #   only: they cannot prepare for other patients.
 #
 # ## Summary
 #
-# - A cascade can only lose: what the first stage misses, no later stage finds.
+# - A cascade removes false positives elsewhere, but what its first stage cuts off, no later stage recovers.
 # - Errors in mm say what overlap does not: a surface that is 2 mm off everywhere, or right but for one lump elsewhere.
 # - Two heads and several views are second opinions that need no label. They share most of the network, so they can be
 #   wrong together: a miss on which all agree gives no warning.

@@ -354,7 +354,8 @@ manifest = json.loads((work / "run" / "manifest.json").read_text())
 # dualtask train --resume runs/gpu-cascade     # after a cut
 # ```
 #
-# On several, the samples of a step are shared among them, so that the result does not depend on how many there are:
+# On several, the samples of a step are shared among them, so that a step has as many samples on any number of cards; with dropout or
+# the contrast the result differs between numbers of cards:
 #
 # ```bash
 # torchrun --nproc-per-node=4 -m dualtask_lite train --profile gpu --source msd --set optimiser.batch=4

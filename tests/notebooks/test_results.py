@@ -213,8 +213,9 @@ def test_measurements_of_the_longer_trainings_on_c_disagree_on_the_order():
         {arm: fmean(values_of(REFERENCE, column)[arm + results.LONGER][on_c].values()) for arm in arms}
         for column in ("dice", "dice_own_box")
     )
-    curve = {row["arm"]: float(row["unseen_dice"]) for row in rows_of("curves.csv") if (row["part"], row["seed"]) == on_c}
-    curve = {arm: curve[arm + results.LONGER] for arm in arms}
+    rows = [row for row in rows_of("curves.csv") if (row["part"], row["seed"]) == on_c]
+    ends = {row["arm"]: float(row["unseen_dice"]) for row in rows}
+    curve = {arm: ends[arm + results.LONGER] for arm in arms}
     assert [max(found, key=found.get) for found in (whole, box)] == ["full", "conversion"]
     assert min(curve, key=curve.get) == "full"
     assert all(max(found.values()) - min(found.values()) < 0.042 for found in (whole, box, curve))
