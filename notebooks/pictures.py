@@ -19,8 +19,8 @@ LINES = "pictures.md"
 PAGE, ELEMENT = "04_the_framework.html", ".dualtask-slices"
 DRAWN, DESCRIPTION = f"{ELEMENT} .stage img.ct", f"{ELEMENT} .words"
 CAPTION = (
-    "Lesson 04, slice by slice, by a model that trained for 60 steps: truth, prediction, and the distance that the second head "
-    "predicts. The case is the median, by Dice, of the detected tumours."
+    "Lesson 04, slice by slice, by a model that trained for 60 steps: truth, prediction, and the distance that the "
+    "second head predicts. The case is the median, by Dice, of the detected tumours."
 )
 
 
