@@ -23,6 +23,7 @@ NAMES = {  # arm -> its name in a table
     "segmentation": "segmentation only",
     "conversion": "+ distance and both conversions",
     "full": "all terms, with two views",
+    "full-samples": "all terms, with two views of as many samples",
 }
 LONGER = "+optimiser.steps=9600"
 CHANGES = {  # changed settings of an arm -> their name in a table
@@ -158,6 +159,7 @@ def reference_lines(results: Results) -> str:
     sentences.append(sentence(results, "full", "All terms in as many steps change it by"))
     if results.comparisons["full"]["trainings"] >= FEWEST:
         sentences.append(without_the_largest(results, "full"))
+    sentences.append(sentence(results, "full-samples", "All terms from as many samples change it by"))
     alone = "Four times as many steps alone change segmentation only by"
     sentences.append(sentence(results, BASELINE + LONGER, alone))
     return "\n".join(

@@ -311,8 +311,9 @@ outcome("05b.D")
 
 # %% [markdown]
 # The share differs between the hospitals, but everywhere a part of what `views` loses is no part of the method. Neither way to count is
-# wrong: with as many images the arms cost the same time, with as many samples they see the same data. Say which one you
-# chose, and **ask of every comparison what else was changed**.
+# wrong: with as many images the arms cost the same time, with as many samples they see the same data. In the table at the top,
+# `full-samples` is `full` in the second way: four samples a step, in eight images, for twice the time. Its three trainings are too few for
+# a verdict. Say which way you chose, and **ask of every comparison what else was changed**.
 
 # %% [markdown]
 # ## How a training fails

@@ -221,6 +221,20 @@ def test_measurements_of_the_longer_trainings_on_c_disagree_on_the_order():
     assert all(max(found.values()) - min(found.values()) < 0.042 for found in (whole, box, curve))
 
 
+def test_work_of_a_step_is_what_the_names_of_the_arms_say():
+    work = {row["arm"]: (row["samples_a_step"], row["images_a_step"]) for row in rows_of("cells.csv")}
+    arms = ("segmentation", "conversion", "full", "full-samples")
+    assert [work[arm] for arm in arms] == [("4", "4"), ("4", "4"), ("2", "4"), ("4", "8")]
+
+
+def test_words_on_as_many_samples_hold_for_the_rows(tumours):
+    more, words = tumours["full-samples"], " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert sorted(more) == [("A", "2"), ("B", "2"), ("C", "2")]
+    on_a, on_b, on_c = (difference(more, tumours["segmentation"], [training]) for training in sorted(more))
+    assert f"behind on A ({on_a:+.3f}) and level on B ({on_b:+.3f}) and C ({on_c:+.3f})" in words
+    assert all(difference(more, tumours["full"], [training]) > 0 for training in more)
+
+
 def test_all_terms_are_behind_in_most_trainings(tumours):
     full, baseline = tumours["full"], tumours["segmentation"]
     behind = [training for training in full if difference(full, baseline, [training]) < 0]
