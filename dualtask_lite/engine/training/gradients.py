@@ -6,10 +6,12 @@ gradient of each term, times its weight and ramp, is measured separately.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_fabric import wrappers
 
 from dualtask_lite.engine.training.devices import scaler_of
 from dualtask_lite.method.network import DualTaskNet
@@ -54,7 +56,8 @@ def gradient_norms(terms: Mapping[str, torch.Tensor], net: DualTaskNet, fabric: 
     scale = scaler.get_scale() if scaler else 1.0  # prevents underflow in fp16
     norms: dict[str, torch.Tensor] = {}
     for term, value in terms.items():
-        computed = torch.autograd.grad(value * scale, weights, retain_graph=True, allow_unused=True)
+        with _without_backward_check():
+            computed = torch.autograd.grad(value * scale, weights, retain_graph=True, allow_unused=True)
         gradients = iter(torch.zeros_like(w) if g is None else g for w, g in zip(weights, computed, strict=True))
         for part, part_weights in parts.items():
             flat = torch.cat([next(gradients).flatten() for _ in part_weights]) / scale
@@ -62,6 +65,19 @@ def gradient_norms(terms: Mapping[str, torch.Tensor], net: DualTaskNet, fabric: 
             norms[_column(term, part)] = mean.norm()
     values = torch.stack(list(norms.values())).tolist()  # a single transfer from the device
     return {column: float(f"{norm:.6g}") for column, norm in zip(norms, values, strict=True)}
+
+
+@contextmanager
+def _without_backward_check() -> Iterator[None]:
+    """Allow a backward pass that is not ``fabric.backward``, which Fabric refuses in mixed precision.
+
+    ``fabric.backward`` adds to the ``.grad`` of the weights; here no weight may change, and the scale is our own.
+    """
+    wrappers._in_fabric_backward = True
+    try:
+        yield
+    finally:
+        wrappers._in_fabric_backward = False
 
 
 def _column(term: str, part: str) -> str:
