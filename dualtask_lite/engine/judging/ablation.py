@@ -95,7 +95,8 @@ def ablate(
     plan = Plan(profile, dict(overrides), tuple(stages), folds, validation)
     cells = {seed: cells_of(cases, arms, protocols, folds, seed, parts) for seed in seeds}
     for cell in chain.from_iterable(cells.values()):
-        stage_settings(cell, plan, plan.stages[-1])  # check the settings before the first training
+        stage_settings(cell, plan, plan.stages[-1])  # check settings and cases before anything is written
+        split_of(cell, cases, folds, validation)
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     summary: dict[str, Any] = {}

@@ -47,7 +47,8 @@ def _means(rows: Sequence[Row], metric: str) -> dict[str, Any]:
         for protocol in dict.fromkeys(row["protocol"] for row in rows)
     }
     if {"in-domain", "unseen"} <= set(means):
-        means["gap"] = {seed: value - means["unseen"][seed] for seed, value in means["in-domain"].items()}
+        away = means["unseen"]  # while an ablation runs, a seed may be in one protocol only
+        means["gap"] = {seed: value - away[seed] for seed, value in means["in-domain"].items() if seed in away}
     return {name: _spread(list(values.values())) for name, values in means.items()}
 
 

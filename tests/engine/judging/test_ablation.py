@@ -202,3 +202,10 @@ def test_learning_curve_continues_after_an_interruption(phantom_folder, tmp_path
     metrics = read_rows(tmp_path / "cells/segmentation/leave-one-centre-out-C-0/pancreas-coarse/metrics.csv")
     assert float(rows[0]["loss"]) == pytest.approx(float(metrics[0]["total"]), abs=1e-3)
     assert float(rows[0]["validation_dice"]) == pytest.approx(float(metrics[0]["val_dice"]), abs=1e-3)
+
+
+def test_a_plan_that_cannot_be_split_leaves_the_folder_free(phantom_folder, tmp_path):
+    how = {"stages": ["tumour-coarse"], "arms": ["segmentation"], "seeds": [0], "progress": False}
+    with pytest.raises(DualTaskError):
+        ablate("laptop", {}, find_cases(phantom_folder / "A"), tmp_path / "table", **how, protocols=["unseen"])
+    assert not (tmp_path / "table").exists()

@@ -30,6 +30,12 @@ def test_summary_averages_over_seeds_the_means_over_cases():
     assert found["detected"]["unseen"]["mean"] == 1
 
 
+def test_gap_of_an_unfinished_ablation_is_that_of_the_seeds_in_both_protocols():
+    table = rows("in-domain", 0, 0.8) + rows("in-domain", 1, 0.1) + rows("unseen", 0, 0.4)
+    gap = summarise_cells(table, "tumour", "segmentation")["results"]["tumour"]["x"]["dice"]["gap"]
+    assert (gap["mean"], gap["seeds"]) == (0.4, 1)
+
+
 def test_each_protocol_is_compared_separately_for_its_target():
     table = rows("unseen", 0, 0.4, 0.2, arm="segmentation") + rows("unseen", 0, 0.5, 0.4, arm="full")
     table += rows("in-domain", 0, 0.4, 0.2, arm="segmentation") + rows("in-domain", 0, 0.4, 0.2, arm="full")
