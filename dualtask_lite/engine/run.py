@@ -104,10 +104,14 @@ def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
 
 
 def steps_of_model(folder: Path) -> int | None:
-    """Number of steps for which the model of a run was trained; ``None`` if there is no model yet."""
+    """Number of steps that the model of a run was trained for; ``None`` if there is no model yet.
+
+    They are fewer than its settings say if a callback stopped the run, and fewer than its manifest says if a longer
+    run was killed before it wrote its model.
+    """
     if not (folder / MODEL).exists():
         return None
-    return load_model(folder, "cpu").settings.optimiser.steps
+    return min(load_model(folder, "cpu").settings.optimiser.steps, read_json(folder / MANIFEST)["steps"])
 
 
 def load_models(path: str | Path, device: str | torch.device = "auto") -> list[Model]:
@@ -229,6 +233,7 @@ class MetricsLog:
     def __init__(self, path: Path, columns: Sequence[str], *, finished: int = 0) -> None:
         finished_rows = [row for row in read_rows(path) if int(row["step"]) <= finished] if finished else []
         with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+            columns = list(dict.fromkeys([*columns, *(name for row in finished_rows for name in row)]))
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(finished_rows)
@@ -247,6 +252,11 @@ class MetricsLog:
         """Close the file."""
         with report_write_errors(self._path):
             self._file.close()
+
+
+def seconds_until(path: Path, step: int) -> float:
+    """Seconds that a run needed until a step, by its ``metrics.csv``; 0 when the file does not say."""
+    return max((float(row["seconds"] or 0) for row in read_rows(path) if int(row["step"]) <= step), default=0.0)
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

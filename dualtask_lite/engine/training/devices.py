@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 T = TypeVar("T")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 def world_size() -> int:
@@ -40,8 +41,11 @@ def pick_device(requested: str) -> str:
     """Return ``cuda`` or ``cpu``; ``auto`` selects a CUDA card if there is one.
 
     Raises:
-        DualTaskError: when ``cuda`` is requested without a CUDA card, or when there are fewer cards than processes.
+        DualTaskError: when another device is requested, ``cuda`` without a CUDA card, or when there are fewer cards
+            than processes.
     """
+    if requested not in DEVICES:
+        raise DualTaskError(f"there is no device {requested!r}", f"choose one of: {', '.join(DEVICES)}")
     if requested == "cuda" and not torch.cuda.is_available():
         raise DualTaskError("device is cuda, but no CUDA device can be used here", "choose auto or cpu")
     if requested == "cpu" or not torch.cuda.is_available():

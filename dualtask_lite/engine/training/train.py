@@ -210,7 +210,7 @@ class _Run:
     has_validation: bool  # whether any process has a validation region
     cases: list[files.TrainingCase]  # recorded in the files; empty except in process 0
     first: int  # number of steps already finished
-    started: float  # time at which the training was called
+    started: float  # time at which the training was called, earlier by the seconds that a resumed run has used
 
     @contextmanager
     def open_log(self, on_start: Callable[[], None] | None) -> Iterator[files.MetricsLog | None]:
@@ -304,6 +304,7 @@ def _prepare(
     checkpoint, first = folder / files.CHECKPOINT, 0
     if resume and checkpoint.exists():
         first = files.load_checkpoint(checkpoint, net, optimiser, scaler_of(fabric))
+        started -= files.seconds_until(folder / files.METRICS, first)
     fabric.barrier()  # no process writes before all have read
     steps = Steps(fabric, net, model, optimiser, settings, regions)
     return _Run(steps, folder, validation, bool(split.validation), cases, first, started)

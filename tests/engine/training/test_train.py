@@ -238,6 +238,27 @@ def test_checkpoint_of_an_older_version_resumes(tmp_path):
     assert files.cases_of_checkpoint(tmp_path / "last.ckpt") == ()
 
 
+def test_resumed_run_counts_all_its_seconds_and_keeps_its_columns(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "machine.gradients_every": 1})
+    train(chosen, tmp_path, split=split(), progress=False, callback=lambda row: row["step"] == 2)
+    assert files.steps_of_model(tmp_path) == 2
+    before = files.read_rows(tmp_path / "metrics.csv")
+    before[-1]["seconds"] = "1000"
+    files.write_rows(tmp_path / "metrics.csv", before)
+    train(chosen.changed({"machine.gradients_every": 0}), tmp_path, split=split(), progress=False, resume=True)
+    rows = files.read_rows(tmp_path / "metrics.csv")
+    assert [row["grad_seg"] for row in rows] == [row["grad_seg"] for row in before] + [""] * 4
+    assert float(rows[-1]["seconds"]) > 1000
+    assert json.loads((tmp_path / "manifest.json").read_text())["seconds"] > 1000
+    assert files.steps_of_model(tmp_path) == 6
+
+
+@pytest.mark.parametrize("name", ["banana", "cuda:1", "mps"])
+def test_unknown_device_is_refused(name):
+    with pytest.raises(DualTaskError, match=f"no device '{name}'; choose one of: auto, cpu, cuda"):
+        pick_device(name)
+
+
 def test_a_finished_run_trains_on_when_its_steps_are_raised(tmp_path):
     chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 2})
     run = train(chosen, tmp_path, split=split(), progress=False)
@@ -298,6 +319,24 @@ def test_gradient_of_a_term_equals_training_on_it_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
     (row,) = files.read_rows(train(chosen, tmp_path / "run", split=split(), progress=False) / "metrics.csv")
     assert np.hypot(float(row["grad_seg"]), float(row["grad_seg_seg_head"])) == pytest.approx(found["norm"], rel=1e-4)
+
+
+def test_gradients_are_measured_in_mixed_precision_too(tmp_path):
+    larger = {**TINY, "sample.patch": [32, 32, 32], "optimiser.steps": 1, "machine.gradients_every": 1}
+    (exact,), (rounded,) = (
+        files.read_rows(
+            train(
+                Settings.of("laptop", {**larger, "machine.precision": precision}),
+                tmp_path / precision,
+                split=split(),
+                progress=False,
+            )
+            / "metrics.csv"
+        )
+        for precision in ("32-true", "bf16-mixed")
+    )
+    for column in ("grad_seg", "grad_dist", "grad_seg_seg_head"):
+        assert float(rounded[column]) == pytest.approx(float(exact[column]), rel=0.1)
 
 
 def test_monitor_predicts_at_validation_without_changing_the_run(tmp_path):
