@@ -19,6 +19,7 @@ from dualtask_lite.errors import DualTaskError
 
 RAS = axcodes2ornt(("R", "A", "S"))
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)  # what nibabel raises
+_BLOCK = 2**20  # bytes of a gzip file that are unpacked at a time
 _GZIP_RATIO = 1032  # largest compression ratio of gzip
 
 
@@ -46,6 +47,7 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
             convert = "convert it to NIfTI, with: nib-convert scan.img scan.nii.gz"
             raise DualTaskError(f"{name}: is {type(image).__name__}, not NIfTI", convert)
         _check_size(image, name)
+        check_gzip(source, name)
     if image.get_data_dtype().fields or np.issubdtype(image.get_data_dtype(), np.complexfloating):
         raise DualTaskError(
             f"{name}: holds colours or complex numbers, not HU", "export the CT itself, not a picture of it"
@@ -65,6 +67,27 @@ def _check_size(image: nib.Nifti1Pair, name: str) -> None:
             f"{name}: is damaged or cut off (its header declares {image.shape} voxels, more than the file can hold)",
             "fetch or export it again",
         )
+
+
+def check_gzip(file: Path, name: str) -> None:
+    """Refuse a damaged gzip file: nibabel stops at the last voxel, before the checksum.
+
+    Raises:
+        DualTaskError: when the checksum or the length is wrong, or the file is cut off.
+    """
+    if file.suffix.lower() != ".gz":
+        return
+    stream = zlib.decompressobj(wbits=31)  # 31: one gzip member, with its checksum; what follows is ignored
+    try:
+        with file.open("rb") as packed:
+            while not stream.eof and (block := packed.read(_BLOCK)):
+                stream.decompress(block)
+        if not stream.eof:
+            raise EOFError("its end is missing")
+    except (OSError, EOFError, zlib.error) as error:
+        raise DualTaskError(
+            f"{name}: is damaged or cut off ({_first_line(error)})", "fetch or export it again"
+        ) from error
 
 
 def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -27,7 +27,7 @@ from scipy import ndimage
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.dicom import series_below
 from dualtask_lite.cases.masks import Box
-from dualtask_lite.cases.nifti import UNREADABLE
+from dualtask_lite.cases.nifti import UNREADABLE, check_gzip
 from dualtask_lite.cases.paths import folders_in
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
@@ -138,6 +138,7 @@ def align_label(scan: Scan, label: Path) -> tuple[np.ndarray, Placement]:
     Raises:
         DualTaskError: when the label cannot be read or is empty, shapes differ, or no flip has a clear lead.
     """
+    check_gzip(label, str(label))
     try:
         image = nib.as_closest_canonical(nib.load(label))
         mask = np.asarray(image.dataobj) > 0

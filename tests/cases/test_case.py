@@ -144,6 +144,16 @@ def broken_images():
         whole = write(folder / "whole.nii", hu()).read_bytes()
         (folder / "ct.nii").write_bytes(whole[: len(whole) // 2])
 
+    def without_checksum(folder):  # every voxel is there
+        whole = write(folder / "whole.nii.gz", hu()).read_bytes()
+        (folder / "ct.nii.gz").write_bytes(whole[:-8])
+
+    def wrong_voxel(folder):  # it can be unpacked: only the checksum tells
+        raw = bytearray(nib.Nifti1Image(hu(), np.eye(4)).to_bytes())
+        checksum_and_length = gzip.compress(bytes(raw))[-8:]
+        raw[-1] ^= 1
+        (folder / "ct.nii.gz").write_bytes(gzip.compress(bytes(raw))[:-8] + checksum_and_length)
+
     def singular(folder):
         image = nib.Nifti1Image(hu(), np.eye(4))
         image.header["srow_x"] = image.header["srow_y"]
@@ -169,6 +179,8 @@ def broken_images():
         "missing": (lambda f: None, "not a readable NIfTI"),
         "folder": (lambda f: (f / "ct").mkdir(), "holds no DICOM image"),
         "cut off": (cut_off, "damaged or cut off"),
+        "without its checksum": (without_checksum, "damaged or cut off"),
+        "one voxel is wrong": (wrong_voxel, "damaged or cut off"),
         "cut off, plain": (cut_off_plain, "damaged or cut off"),
         "two axes": (lambda f: write(f / "ct.nii.gz", hu()[:, :, 0]), "dimensions"),
         "time series": (lambda f: write(f / "ct.nii.gz", np.stack([hu(), hu()], -1)), "dimensions"),
@@ -186,6 +198,13 @@ def broken_images():
             "colours",
         ),
     }
+
+
+def test_what_follows_a_whole_gzip_file_is_ignored(tmp_path):
+    file = write(tmp_path / "ct.nii.gz", hu())
+    before = Case("c", "A", file).load().volume
+    file.write_bytes(file.read_bytes() + b"\0garbage")
+    np.testing.assert_array_equal(Case("c", "A", file).load().volume, before)
 
 
 @pytest.mark.parametrize("name", ["text", "empty", "gzipped text"])
