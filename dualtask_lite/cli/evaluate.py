@@ -51,18 +51,20 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Evaluate a model on the whole volumes of new cases; cases that were used in training are refused."""
-    from dualtask_lite.cases.sources import find_cases
+    from dualtask_lite.cases.sources import absolute, find_cases
     from dualtask_lite.engine.judging import evaluation as engine
     from dualtask_lite.resources import run_folder
 
     models = models_of(device, *model)
     if engine.targets(models) == ["tumour"]:
         typer.echo("note: without a pancreas stage the tumour is searched in the whole volume", err=True)
-    cases = find_cases(source or models[0].settings.data.source)
-    result = engine.evaluate(models, engine.unseen_cases(models, cases, centre, source=source))
+    from_where = absolute(source or models[0].settings.data.source)
+    cases = engine.unseen_cases(models, find_cases(from_where), centre, source=source)
     run = run_folder(model[0])
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
-    engine.write_evaluation(result, where)
+    engine.check_evaluation_folder(where, cases, from_where)
+    result = engine.evaluate(models, cases)
+    engine.write_evaluation(result, where, from_where)
     if as_json:
         print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
     else:
@@ -76,7 +78,12 @@ def evaluate(
         )
         out.print(f"wrote {where / 'cases.csv'} and summary.json", markup=False, highlight=False)
     if result.failed:
-        raise DualTaskError(f"not evaluated: {result.failed}", "repair these cases, see dualtask data check")
+        for name, reason in result.failed.items():
+            typer.echo(f"failed {name}: {reason}", err=True)
+        raise DualTaskError(
+            f"{len(result.failed)} of {len(cases)} cases could not be evaluated; see the list above",
+            "repair these cases, see dualtask data check",
+        )
 
 
 @app.command()

@@ -16,7 +16,7 @@ def report(
     file: Annotated[Path | None, typer.Option("--out", "-o", help="The page; default RUN/report.html.")] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Where the evaluated cases are; default: what the model was trained on."),
+        typer.Option(help="Where the evaluated cases are; default: where dualtask evaluate found them."),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,

@@ -27,7 +27,7 @@ from dualtask_lite.engine.predict import (
     predict_scan,
 )
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.run import Model, write_json, write_rows
+from dualtask_lite.engine.run import Model, read_json, read_rows, write_json, write_rows
 from dualtask_lite.errors import DualTaskError
 
 
@@ -225,10 +225,27 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path) -> None:
-    """Write ``cases.csv`` (one row for each case and target) and ``summary.json``."""
+def write_evaluation(evaluation: Evaluation, folder: Path, source: str | None = None) -> None:
+    """Write ``cases.csv`` (one row for each case and target) and ``summary.json``, with the source of the cases."""
     write_rows(folder / "cases.csv", evaluation.rows)
-    write_json(folder / "summary.json", plain({"summary": evaluation.summary, "failed": evaluation.failed}))
+    summary = {"source": source, "summary": evaluation.summary, "failed": evaluation.failed}
+    write_json(folder / "summary.json", plain(summary))
+
+
+def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str) -> None:
+    """Refuse a folder with the evaluation of another source or other cases: it would be lost.
+
+    Raises:
+        DualTaskError: when the folder holds one.
+    """
+    if not (folder / "summary.json").exists():
+        return
+    there, written = read_json(folder / "summary.json").get("source"), read_rows(folder / "cases.csv")
+    if there not in (None, source) or not {row["case"] for row in written} <= {case.id for case in cases}:
+        raise DualTaskError(
+            f"{folder}: holds the evaluation of other cases{f', of {there}' if there else ''}",
+            "choose another --out, or remove it",
+        )
 
 
 def plain(value: Any) -> Any:

@@ -58,7 +58,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
 
     Args:
         run: a run folder, or the folder of a cascade.
-        source: where the evaluated cases are; by default what the last stage was trained on.
+        source: where the evaluated cases are; by default the one that the evaluation names.
         device: to predict the examples on.
 
     Raises:
@@ -67,6 +67,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
     stages = read_stages(run)
     rows: list[dict[str, Any]] = [dict(row) for row in read_rows(run / "evaluation" / "cases.csv")]
     evaluation = _read_optional(run / "evaluation" / "summary.json")
+    trained_on = stages[-1]["settings"]["data"]["source"]
     missing = {}
     if not all(stage["curves"] for stage in stages):
         missing["curves"] = f"Part of this run is not trained yet: dualtask train --resume {run}"
@@ -79,7 +80,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
     else:
         try:
             models = in_cascade_order(load_models(run, pick_device(device)))
-            cases = evaluated_cases(rows, source or stages[-1]["settings"]["data"]["source"])
+            cases = evaluated_cases(rows, source or evaluation.get("source") or trained_on)
             examination = examine(models, cases, rows)
         except DualTaskError as error:
             missing["examples"] = f"The evaluated cases could not be predicted again, so none is shown: {error}"
