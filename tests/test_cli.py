@@ -221,7 +221,28 @@ def test_evaluate_uses_the_held_out_centre_and_refuses_others(cascade, tmp_path,
     assert {row["centre"] for row in read_rows(tmp_path / "cases.csv")} == {"C"}
     assert len(read_rows(tmp_path / "cases.csv")) == 8
     assert read_rows(tmp_path / "apart" / "cases.csv") == read_rows(tmp_path / "cases.csv")
-    assert "was used in training" in str(call(*words, "--centre", "A", ok=False).exception)
+    apart = ["evaluate", cascade, "-o", tmp_path / "of A", "--centre", "A"]
+    assert "was used in training" in str(call(*apart, ok=False).exception)
+
+
+def test_evaluation_of_other_cases_is_not_overwritten_and_a_report_shows_its_own(cascade, tmp_path, phantom_folder):
+    run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    other = tmp_path / "other"
+    call("data", "make", "phantom", "--cases", 2, "--seed", 7, "--size", 24, 24, 12, "-o", other)
+    call("evaluate", run, "--source", other / "C")
+    rows = read_rows(run / "evaluation" / "cases.csv")
+    refused = str(call("evaluate", run, ok=False).exception)
+    assert "holds the evaluation of other cases" in refused
+    assert str(other / "C") in refused
+    assert read_rows(run / "evaluation" / "cases.csv") == rows
+    assert json.loads(call("report", run, "--json").stdout)["missing"] == {}
+    call("evaluate", run, "--source", other / "C")  # the same again may be repeated
+
+
+@pytest.mark.parametrize("size", [(0, 8, 8), (-5, 8, 8), (3, 3, 3)])
+def test_phantom_of_no_size_is_refused(tmp_path, size):
+    words = ["data", "make", "phantom", "--cases", 1, "--size", *size, "-o", tmp_path / "p"]
+    assert "is too small" in str(call(*words, ok=False).exception)
 
 
 def test_the_table_of_an_evaluation_counts_cases_for_each_metric(monkeypatch, tmp_path):
@@ -510,5 +531,5 @@ def test_ctrl_c_names_resume_and_leaves_no_partial_file(tmp_path, phantom_folder
     running.send_signal(signal.SIGINT)
     _, err = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert err.splitlines()[-1] == "interrupted; continue a training with --resume"
+    assert err.splitlines()[-1] == "interrupted; continue with dualtask train --resume RUN"
     assert {file.name for file in (tmp_path / "run").iterdir()} <= {"config.yaml", "metrics.csv", "last.ckpt"}

@@ -15,6 +15,10 @@ from typing import Literal
 import numpy as np
 from scipy.interpolate import CubicSpline
 
+from dualtask_lite.errors import DualTaskError
+
+LARGER = "give more voxels along each axis, such as 48 48 24"
+
 Point = Sequence[float] | np.ndarray
 TumourKind = Literal["solid", "iso", "cystic"]
 
@@ -319,6 +323,8 @@ def _tumour(canvas: Canvas, tumour: Tumour, centre: np.ndarray, rng: np.random.G
     axes = tumour.diameter_mm / 2 * rng.uniform(0.85, 1.18, 3)
     box = canvas.box(centre - 1.4 * axes, centre + 1.4 * axes)
     offset = [(p[box] - c) / a for p, c, a in zip(canvas.positions, centre, axes, strict=True)]
+    if 0 in canvas.tissue[box].shape:
+        raise DualTaskError(f"size {canvas.tissue.shape} is too small: no voxel is near the tumour", LARGER)
     roughness = 0.05 if tumour.kind == "cystic" else 0.16
     outline = np.sqrt(sum(o**2 for o in offset)) - 1
     for frequency in (3.0, 5.5):

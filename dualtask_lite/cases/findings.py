@@ -46,7 +46,7 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{name}: its axes are not at right angles (gantry tilt?)",
-            "resample it; distances in mm are off otherwise",
+            "resample it; distances in mm and volumes are off otherwise",
         )
     yield from _check_affines(image, name)
 

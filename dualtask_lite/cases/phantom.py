@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 from scipy.ndimage import gaussian_filter
 
-from dualtask_lite.cases.anatomy import Canvas, Tissue, Tumour, TumourKind, paint_patient
+from dualtask_lite.cases.anatomy import LARGER, Canvas, Tissue, Tumour, TumourKind, paint_patient
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.errors import DualTaskError
@@ -113,8 +113,10 @@ def make_case(
         A case in memory: HU as int16, labels as uint8.
 
     Raises:
-        DualTaskError: when the centre or the scanner is unknown.
+        DualTaskError: when the centre or the scanner is unknown, or ``size`` is too small.
     """
+    if size is not None and min(size) < 1:
+        raise DualTaskError(f"size {tuple(size)} is too small", LARGER)
     centre = _find_centre(centre)
     scanner = centre if scanner is None else _find_centre(scanner)
     rng, offset, tumour = _draw_patient(centre, number, seed)

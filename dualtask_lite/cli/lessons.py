@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json
+from dualtask_lite.files import whole_file
 from dualtask_lite.resources import lessons_folder
 
 
@@ -27,8 +28,8 @@ def lessons(
         if target.exists():
             kept.append(str(target))
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, target)
+        with whole_file(target) as temporary:
+            shutil.copyfile(path, temporary)
         written.append(str(target))
     if as_json:
         print_json({"written": written, "kept": kept})

@@ -105,6 +105,14 @@ def test_interrupted_benchmark_continues_and_keeps_finished_parts(tmp_path, monk
         bench(["step"], "laptop", TINY | {"network.width": 16}, path)
 
 
+@pytest.mark.parametrize("content", ["garbage", "[]"])
+def test_file_that_holds_no_benchmark_is_refused(tmp_path, content):
+    (tmp_path / "b.json").write_text(content)
+    with pytest.raises(DualTaskError, match=r"b\.json"):
+        bench(["step"], "laptop", TINY, tmp_path / "b.json")
+    assert (tmp_path / "b.json").read_text() == content
+
+
 def test_flop_of_a_step_match_the_paper_network():
     """METHOD: 1.51 MFLOP a voxel, forward and backward, at width 32."""
     assert step_flop(Settings.of("gpu", {"stage": "tumour-fine"})) == pytest.approx(1.51e6, rel=0.01)

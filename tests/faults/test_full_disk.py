@@ -76,6 +76,7 @@ COMMANDS = {
     "evaluate": ("evaluate {model} --source {data} -o {out}", 200),
     "report": ("report {model} -o {out}/page.html", 1000),
     "export": ("export {model} -o {out}", 100_000),
+    "lessons": ("lessons {out}", 1000),
     "data make": ("data make phantom --cases 1 --size 24 24 12 --out {out}", 1000),
 }
 

@@ -7,7 +7,6 @@ waits; CPU time, summed over all threads, depends less on other programs.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ from dualtask_lite.engine.bench.start import first_step
 from dualtask_lite.engine.bench.step import data_wait, default_layout_step, eager_step, layers, tuned_step
 from dualtask_lite.engine.bench.whole_case import compare_reference_with_monai, compare_with_monai, predict
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.run import provenance, write_json
+from dualtask_lite.engine.run import provenance, read_json, write_json
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 
@@ -77,8 +76,8 @@ def bench(
     record: dict[str, Any] = {"command": command, **origin, **must_match}
     record |= {"load_average": os.getloadavg()[0], "results": {}}
     if path.exists():
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if any(record.get(key) != value for key, value in must_match.items()):
+        record = read_json(path)
+        if not isinstance(record, dict) or any(record.get(key) != value for key, value in must_match.items()):
             raise DualTaskError(f"{path}: holds measurements of other settings or another machine", "choose another -o")
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:

@@ -256,6 +256,11 @@ def _overall(own: Sequence[Mapping[str, Any]], baseline: Sequence[Mapping[str, A
     """Both means, and the paired difference with its bootstrap interval and standard error."""
     rows = [{"arm": arm, "seed": 0, **row} for arm, scores in (("own", own), ("baseline", baseline)) for row in scores]
     groups = paired_differences(pairs(rows, "own", "baseline", "dice"))
+    if alone := [centre for centre, values in groups.items() if len(values) < 2]:
+        raise DualTaskError(
+            f"centre {alone[0]} of the exam has one case with the target, so there is no interval",
+            "give at least two such cases of each centre",
+        )
     low, high = bootstrap_interval(list(groups.values()))
     differences = np.concatenate(list(groups.values()))
     dice, baseline_dice = (float(np.nanmean([number(row["dice"]) for row in scores])) for scores in (own, baseline))

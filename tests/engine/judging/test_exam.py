@@ -90,6 +90,14 @@ def test_a_clear_gain_is_called_one(scored):
     assert "below the baseline" in str(scored(base, own))
 
 
+def test_a_centre_with_one_case_is_refused(scored, tmp_path):
+    """It has no interval, so no board could draw the row."""
+    own = [{**result(f"{centre}_00{n}", 0.5), "centre": centre} for centre, n in (("D", 0), ("D", 1), ("E", 0))]
+    with pytest.raises(DualTaskError, match="centre E of the exam has one case"):
+        scored(own, own, board=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_training_case_is_refused(cascade, phantom_folder, tmp_path):
     with pytest.raises(DualTaskError, match="was used in training"):
         exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=phantom_folder, **CPU)
