@@ -45,7 +45,8 @@ def main() -> None:
         _end(f"{error}; free some disk space, or check your permissions")
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, as typer passes it on
-            typer.echo("interrupted; continue a training with --resume", err=True)
+            training = sys.argv[1:2] == ["train"]
+            typer.echo(f"interrupted{'; continue with dualtask train --resume RUN' if training else ''}", err=True)
         raise
 
 

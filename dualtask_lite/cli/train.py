@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @app.command()
 def train(
     config: Annotated[Path | None, typer.Argument(help="Settings as YAML, like the config.yaml of a run.")] = None,
-    profile: Annotated[str | None, typer.Option(help="laptop, colab, gpu or paper.")] = None,
+    profile: Annotated[str | None, typer.Option(help="laptop, reference, colab, gpu or paper.")] = None,
     stage: Stages = None,
     source: Annotated[str | None, typer.Option(help="Known source or folder (data.source).")] = None,
     held_out: Annotated[str | None, typer.Option(help="Centre that is not used in training (data.held_out).")] = None,
@@ -78,9 +79,9 @@ def train(
     _print_runs(done)
     where = plan[0][0] if len(plan) == 1 else plan[0][0].parent
     if plan[0][1].data.held_out:
-        out.print(f"next: dualtask evaluate {where}", markup=False, highlight=False)
+        out.print(f"next: dualtask evaluate {shlex.quote(str(where))}", markup=False, highlight=False)
     else:
-        out.print(f"next: dualtask predict {where} CT.nii.gz -o out", markup=False, highlight=False)
+        out.print(f"next: dualtask predict {shlex.quote(str(where))} CT.nii.gz -o out", markup=False, highlight=False)
 
 
 def _print_runs(manifests: Sequence[dict[str, Any]]) -> None:
