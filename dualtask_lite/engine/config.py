@@ -116,7 +116,7 @@ class Network(Section):
 
 
 class Objective(Section):
-    """The named terms and their weights; a term that is left out, or has weight 0, is off."""
+    """The named terms and their weights; a term with weight 0 is off, one that is not named keeps the profile's."""
 
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=lambda: dict(PAPER_WEIGHTS))
     tau: Positive = 2.0  # mm, temperature of the task conversion

@@ -91,6 +91,10 @@ def ablate(
     """
     if not cases:
         raise DualTaskError("there is no labelled case", "list the content of the folder with dualtask data check")
+    if list(stages) != [name for name in STAGES if name in stages]:
+        raise DualTaskError(
+            f"{', '.join(stages)} are not the stages of a cascade in their order", f"use some of: {', '.join(STAGES)}"
+        )
     validation = Settings.of(profile, overrides).data.validation
     plan = Plan(profile, dict(overrides), tuple(stages), folds, validation)
     cells = {seed: cells_of(cases, arms, protocols, folds, seed, parts) for seed in seeds}

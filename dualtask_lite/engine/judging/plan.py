@@ -25,7 +25,8 @@ import numpy as np
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.splits import Split, cross_validation, leave_one_centre_out, within_centre
-from dualtask_lite.engine.config import Settings, parse_assignments
+from dualtask_lite.engine.config import STAGES, Settings, parse_assignments
+from dualtask_lite.engine.profiles import TUMOUR_TERMS
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
 
@@ -122,6 +123,8 @@ def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:
             "set optimiser.batch to an even number",
         )
     arm_changes = {**ARMS[arm], "prediction.heads": "segmentation"}  # the same inference in every arm
+    if STAGES[stage].target == "pancreas":
+        arm_changes["objective.weights"] = ARMS[arm]["objective.weights"] | dict.fromkeys(TUMOUR_TERMS, 0.0)
     if cell.protocol == "leave-one-centre-out":
         arm_changes["data.held_out"] = cell.part
     changes = {"seed": cell.seed, "optimiser.batch": images // views, **arm_changes, **parse_assignments(assignments)}

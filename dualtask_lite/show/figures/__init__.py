@@ -4,7 +4,7 @@ from dualtask_lite.rows import Row
 from dualtask_lite.show.figures.cases import FIELD, centres_side_by_side, histogram, orthogonal, preview
 from dualtask_lite.show.figures.framework import framework
 from dualtask_lite.show.figures.learning import learning_curves
-from dualtask_lite.show.figures.method import core_and_shell, distance_profile, embeddings
+from dualtask_lite.show.figures.method import core_and_shell, embeddings
 from dualtask_lite.show.figures.network import network_diagram
 from dualtask_lite.show.figures.scores import dice_by_volume, scores
 from dualtask_lite.show.figures.swap import patients_by_scanner
@@ -18,7 +18,6 @@ __all__ = [
     "core_and_shell",
     "curves",
     "dice_by_volume",
-    "distance_profile",
     "embeddings",
     "framework",
     "gradients",

@@ -86,7 +86,6 @@ def lines(
     across: str,
     up: str,
     marks: Mapping[str, float] | None = None,
-    log: bool = False,
 ) -> Picture:
     """Draw lines over one axis; they differ in style as well as in colour.
 
@@ -97,7 +96,6 @@ def lines(
         across: label of the horizontal axis, with its unit.
         up: label of the vertical axis, with its unit.
         marks: name -> position of a dotted line on the horizontal axis.
-        log: use a logarithmic vertical axis.
     """
     figure = new_figure(height=340)
     axes = figure.subplots()
@@ -117,8 +115,6 @@ def lines(
             color=palette.GREY,
         )
     axes.set(xlabel=across, ylabel=up)
-    if log:
-        axes.set_yscale("log")
     tidy(axes)
     axes.legend(frameon=False, fontsize=9)
     first, last = float(x[0]), float(x[-1])

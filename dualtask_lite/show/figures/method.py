@@ -11,57 +11,12 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
-from dualtask_lite.method.distance import BAND, from_band, published_distance, signed_distance
 from dualtask_lite.method.network import STRIDE
 from dualtask_lite.show import palette
 from dualtask_lite.show.figures.parts import tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
-_AXES = {0: "patient's right to left", 2: "feet to head"}
 _KINDS = (("core", palette.ORANGE, "o"), ("shell", palette.BLUE, "x"))
-
-
-def distance_profile(mask: NDArray[np.bool_], spacing: Sequence[float], *, band: float = BAND) -> Picture:
-    """Show the signed distance along two lines through the deepest voxel of a lesion, by three definitions.
-
-    Args:
-        mask: (X, Y, Z).
-        spacing: mm.
-        band: mm; scales the published target, which is normalised by its own maximum.
-    """
-    true = signed_distance(mask, spacing)
-    definitions = {
-        "in mm": (true, palette.BLUE, "-", "o"),
-        "in voxels, scaled by the in-plane spacing": (
-            signed_distance(mask, (1, 1, 1)) * spacing[0],
-            palette.ORANGE,
-            "--",
-            "s",
-        ),
-        "by its own maximum, scaled by the band": (
-            from_band(published_distance(mask), band),
-            palette.MAGENTA,
-            ":",
-            "^",
-        ),
-    }
-    deepest = tuple(int(i) for i in np.unravel_index(int(true.argmin()), true.shape))
-    figure = new_figure(height=360)
-    notes = []
-    for axes, axis in zip(figure.subplots(1, 2, sharey=True), _AXES, strict=True):
-        line = tuple(slice(None) if i == axis else at for i, at in enumerate(deepest))
-        mm = (np.arange(mask.shape[axis]) - deepest[axis]) * spacing[axis]
-        axes.axhline(0, color=palette.ink(), lw=0.8)
-        for name, (values, colour, style, marker) in definitions.items():
-            axes.plot(mm, values[line], color=colour, ls=style, marker=marker, ms=3, label=name)
-            worst = np.abs(np.clip(values[line], -band, band) - np.clip(true[line], -band, band)).max()
-            notes.append(f"{_AXES[axis]}, {name}: largest error {worst:.1f} mm")
-        axes.set(xlabel=f"{_AXES[axis]} (mm), voxels of {spacing[axis]:g} mm", ylim=(-1.2 * band, 1.2 * band))
-        tidy(axes)
-    figure.axes[0].set_ylabel("distance (mm), negative inside")
-    figure.axes[0].legend(frameon=False, fontsize=9)
-    summary = f"Signed distance along two lines through the deepest voxel, {-true.min():.1f} mm deep. "
-    return Picture.of(figure, summary + "; ".join(notes) + ".")
 
 
 def core_and_shell(

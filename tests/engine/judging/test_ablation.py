@@ -209,3 +209,23 @@ def test_a_plan_that_cannot_be_split_leaves_the_folder_free(phantom_folder, tmp_
     with pytest.raises(DualTaskError):
         ablate("laptop", {}, find_cases(phantom_folder / "A"), tmp_path / "table", **how, protocols=["unseen"])
     assert not (tmp_path / "table").exists()
+
+
+@pytest.mark.parametrize(
+    "stages", [["tumour-coarse", "pancreas-coarse"], ["tumour-coarse"] * 2, ["lung", "tumour-coarse"]]
+)
+def test_stages_that_are_no_cascade_are_refused(phantom_folder, tmp_path, stages):
+    with pytest.raises(DualTaskError, match="are not the stages of a cascade"):
+        ablate("laptop", {}, find_cases(phantom_folder), tmp_path, stages=stages, arms=["segmentation"], seeds=[0])
+    assert not list(tmp_path.iterdir())
+
+
+def test_pancreas_stage_of_an_arm_has_no_term_of_the_tumour():
+    chosen = stage_settings(Cell("full", "unseen", "A", 0), plan(), "pancreas-coarse").objective
+    assert [term for term, weight in chosen.weights.items() if weight] == [
+        "seg",
+        "dist",
+        "conv_mask",
+        "conv_distance",
+        "out",
+    ]

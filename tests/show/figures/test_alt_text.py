@@ -98,7 +98,6 @@ FIGURES: dict[str, Callable[[int], Picture]] = {
     "figures.dice_by_volume": lambda n: figures.dice_by_volume(
         [{"kind": kind, "volume_ml_truth": 10.0 * n, "dice": 0.1 * n} for kind in ("cystic", "solid")]
     ),
-    "figures.distance_profile": lambda n: figures.distance_profile(scan(4 * n).label == 2, (2, 1, 4)),
     "figures.embeddings": lambda n: figures.embeddings(torch.eye(3) + n, -n * torch.eye(3)),
     "figures.framework": lambda n: figures.framework(scan(n)),
     "figures.gradients": lambda n: figures.gradients([row | {"grad_seg": float(n)} for row in rows(1)]),

@@ -23,13 +23,6 @@ def test_lines_describe_their_data():
     assert {(0, 114, 178), (230, 159, 0)} <= drawn, "each line has its own colour"
 
 
-def test_lines_support_a_logarithmic_axis():
-    falling = 10.0 ** -np.arange(6)
-    plain, log = (lines(range(6), {"x": falling}, "Falls.", across="step", up="size", log=log) for log in (False, True))
-    assert plain.alt == log.alt
-    assert plain.png != log.png
-
-
 @pytest.mark.parametrize("colours", ["grey", "signed", "amount"])
 def test_panels_describe_their_data(colours):
     image = np.arange(-6.0, 6.0).reshape(3, 4)

@@ -252,17 +252,6 @@ def test_example_states_its_dice():
     assert "nothing in it" in figures.curves(GRADIENTS, nothing).alt
 
 
-def test_distance_profile_states_the_errors_of_a_slab():
-    slab = np.zeros((40, 40, 12), bool)
-    slab[:, :, 4:8] = True  # 4 slices of 5 mm: 2 voxels deep, 10 mm
-    alt = figures.distance_profile(slab, (1.0, 1.0, 5.0)).alt
-    assert "deepest voxel, 10.0 mm deep" in alt
-    assert "feet to head, in mm: largest error 0.0 mm" in alt
-    assert (
-        "feet to head, in voxels, scaled by the in-plane spacing: largest error 16.0 mm" in alt
-    )  # 4 slices above: 4, not 20
-
-
 def test_diagram_shows_the_output_shapes_of_the_network():
     net = DualTaskNet(width=8, slice_head=False)
     net.train()
