@@ -19,7 +19,7 @@ from dualtask_lite.errors import DualTaskError
 
 RAS = axcodes2ornt(("R", "A", "S"))
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)  # what nibabel raises
-_BLOCK = 2**20  # bytes of a gzip file that are unpacked at a time
+_BLOCK = 2**16  # bytes of a gzip file that are unpacked at a time, to at most 68 MB
 _GZIP_RATIO = 1032  # largest compression ratio of gzip
 
 
