@@ -138,12 +138,12 @@ def align_label(scan: Scan, label: Path) -> tuple[np.ndarray, Placement]:
     Raises:
         DualTaskError: when the label cannot be read or is empty, shapes differ, or no flip has a clear lead.
     """
-    check_gzip(label, str(label))
     try:
         image = nib.as_closest_canonical(nib.load(label))
         mask = np.asarray(image.dataobj) > 0
     except UNREADABLE as error:
         raise DualTaskError(f"{label}: is not a readable NIfTI file", "fetch the labels again") from error
+    check_gzip(label, str(label))
     if mask.shape != scan.shape or not mask.any():
         finding = "is empty" if mask.shape == scan.shape else f"has the shape {mask.shape}, its image {scan.shape}"
         raise DualTaskError(f"{label}: {finding}", "fetch the labels and the series again")
