@@ -70,6 +70,7 @@ def unwritable(path: Path, error: OSError) -> DualTaskError:
             f"{path}: the disk is full",
             "make room, then run it again: a download resumes, and so does a training with --resume",
         )
-    return DualTaskError(
-        f"{path}: cannot be written ({error.strerror or error})", "choose another folder, or check your permissions"
-    )
+    remedy = "choose another folder, or check your permissions"
+    if error.errno == errno.ENAMETOOLONG:
+        remedy = "give the case or the folder a shorter name"
+    return DualTaskError(f"{path}: cannot be written ({error.strerror or error})", remedy)

@@ -91,6 +91,11 @@ def peak_memory_mb() -> float | None:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
 
 
+def load_average() -> float | None:
+    """Number of processes that were running, as a mean over the last minute; None on Windows, which has no such."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
 def _lines(file: Path) -> list[str]:
     try:
         return file.read_text().splitlines()

@@ -38,7 +38,8 @@ _PIXELS = [
 # Tag -> how many numbers it must hold, if it is present.
 _NUMBERS = {"Rows": 1, "Columns": 1, "NumberOfFrames": 1, "SliceThickness": 1}
 _NUMBERS |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
-_UNEVEN = 0.05  # of the distance between slices; a larger deviation makes the stack uneven
+_UNEVEN = 0.05  # of the distance between slices; a larger deviation makes the stack uneven,
+_ROUNDED = 0.2  # unless each slice is nearer than this to its place in an even stack: some scanners round to 0.1 mm
 _CONVERT = "convert the series with dcm2niix, and give the NIfTI file"
 _REMOVE = f"remove this file if it is a localiser or a page of text; else {_CONVERT}"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without preamble begins with
@@ -211,6 +212,10 @@ def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) 
         finding = f"{slices[twin][0].name} and {slices[twin + 1][0].name} show the same position"
         raise DualTaskError(f"{folder}: {finding}", "keep one volume: one time or one reconstruction")
     uneven = np.flatnonzero(np.abs(distances - median) > _UNEVEN * median)
+    heights = positions @ normal
+    from_even = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
+    if not len(uneven) or from_even.max() <= _ROUNDED * median:
+        return np.asarray((positions[-1] - positions[0]) / (len(slices) - 1))
     if len(uneven) > 1 and np.ptp(distances[uneven]) <= _UNEVEN * median and np.ptp(uneven) == len(uneven) - 1:
         change_at = slices[uneven[0] or uneven[-1] + 1][0].name
         before, after = distances[0], distances[-1]
@@ -218,13 +223,11 @@ def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) 
             f"{folder}: slices are {before:.3g} mm apart up to {change_at}, then {after:.3g} mm",
             "convert the series with dcm2niix, and give the NIfTI file with _Eq in its name: its slices are even",
         )
-    if len(uneven):
-        between = f"{slices[worst][0].name} and {slices[worst + 1][0].name}"
-        raise DualTaskError(
-            f"{folder}: slices are {median:.3g} mm apart, but {distances[worst]:.3g} mm between {between}",
-            f"a slice is missing or too many: copy or fetch the series again, or {_CONVERT}",
-        )
-    return np.asarray((positions[-1] - positions[0]) / (len(slices) - 1))
+    between = f"{slices[worst][0].name} and {slices[worst + 1][0].name}"
+    raise DualTaskError(
+        f"{folder}: slices are {median:.3g} mm apart, but {distances[worst]:.3g} mm between {between}",
+        f"a slice is missing or too many: copy or fetch the series again, or {_CONVERT}",
+    )
 
 
 def _directions(header: Dataset) -> np.ndarray:

@@ -37,8 +37,10 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
     shown = " x ".join(f"{s:.4g}" for s in spacing)
     low, high = _SPACING
     if (spacing < low).any() or (spacing > high).any():
+        unit = image.header.get_xyzt_units()[0]
+        stated = f" (its header gives them in {unit}s)" if unit in ("meter", "micron") else ""
         yield Finding(
-            "error", f"{name}: voxels of {shown} mm are not plausible for a CT", "correct the spacing (in mm)"
+            "error", f"{name}: voxels of {shown} mm are not plausible for a CT{stated}", "correct the spacing (in mm)"
         )
         return
     directions = image.affine[:3, :3] / spacing

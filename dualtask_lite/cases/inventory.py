@@ -140,6 +140,9 @@ class _Walk:
                 except OSError as error:  # from listing this folder; each folder below it handles its own
                     why = f"cannot be read ({error.strerror or error})"
                     self.skipped.append(Skipped(path, why, "check your permissions", may_be_ct=True))
+            elif (packed := path.with_name(f"{path.name}.gz")) in niftis:
+                why = f"has the name of {packed.name} beside it, which is used"
+                self.skipped.append(Skipped(path, why, "rename it if it holds another CT", may_be_ct=True))
             elif path in niftis and not is_result(path):
                 names_case = path.name in CASE_FOLDERS and len(niftis) == 1 and folder != self.root
                 self.cases.append(_named_by_folder(path) if names_case else _unlabelled(path))

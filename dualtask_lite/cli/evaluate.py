@@ -64,7 +64,6 @@ def evaluate(
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
     engine.check_evaluation_folder(where, cases, from_where)
     result = engine.evaluate(models, cases)
-    engine.write_evaluation(result, where, from_where)
     if as_json:
         print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
     else:
@@ -76,6 +75,8 @@ def evaluate(
                 for name, statistics in centres.items()
             ]
         )
+    engine.write_evaluation(result, where, from_where)  # after the table, which a full disk does not take away
+    if not as_json:
         out.print(f"wrote {where / 'cases.csv'} and summary.json", markup=False, highlight=False)
     if result.failed:
         for name, reason in result.failed.items():

@@ -322,8 +322,14 @@ def _name_of(device: torch.device) -> str:
     return f"cpu, {machine.processor()}, {instructions}, {torch.get_num_threads()} threads"
 
 
+def reset_peak_memory(device: torch.device) -> None:
+    """Measure the peak memory of a card from here on; that of the host cannot be reset."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_mb(device: torch.device) -> float | None:
-    """Peak memory of this process so far: of the card for ``cuda``, otherwise of the host."""
+    """Peak memory of this process: of the card since ``reset_peak_memory``, otherwise of the host since its start."""
     if device.type == "cuda":
         return round(torch.cuda.max_memory_allocated(device) / 2**20, 1)
     return machine.peak_memory_mb()

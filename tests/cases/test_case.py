@@ -144,6 +144,11 @@ def broken_images():
         whole = write(folder / "whole.nii", hu()).read_bytes()
         (folder / "ct.nii").write_bytes(whole[: len(whole) // 2])
 
+    def in_metres(folder):
+        header = nib.Nifti1Header()
+        header.set_xyzt_units("meter")
+        write(folder / "ct.nii.gz", hu(), np.diag([0.0008, 0.0008, 0.005, 1]), header)
+
     def without_checksum(folder):  # every voxel is there
         whole = write(folder / "whole.nii.gz", hu()).read_bytes()
         (folder / "ct.nii.gz").write_bytes(whole[:-8])
@@ -186,10 +191,7 @@ def broken_images():
         "time series": (lambda f: write(f / "ct.nii.gz", np.stack([hu(), hu()], -1)), "dimensions"),
         "not finite": (lambda f: write(f / "ct.nii.gz", odd), "not finite"),
         "constant": (lambda f: write(f / "ct.nii.gz", np.full(SHAPE, 7, np.int16)), "every voxel is 7"),
-        "metres": (
-            lambda f: write(f / "ct.nii.gz", hu(), np.diag([0.0008, 0.0008, 0.005, 1])),
-            "are not plausible for a CT",
-        ),
+        "metres": (in_metres, "its header gives them in meters"),
         "huge voxels": (lambda f: write(f / "ct.nii.gz", hu(), np.diag([50, 50, 50, 1])), "are not plausible for a CT"),
         "singular": (singular, "singular"),
         "nearly singular": (nearly_singular, "singular"),

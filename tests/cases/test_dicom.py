@@ -280,6 +280,21 @@ def test_changing_slice_spacing_is_refused_with_position_and_remedy(tmp_path, wr
     assert "dcm2niix" in caught.value.remedy
 
 
+def test_positions_that_are_rounded_make_an_even_stack(tmp_path, write_series):
+    """Slices 0.625 mm apart, with positions to a tenth of a millimetre: 0.6 and 0.7 mm."""
+
+    def change(data, index):
+        height = 0.625 * index
+        data.ImagePositionPatient[2] += round(height, 1) - 2.5 * index
+
+    affine = np.diag([*SPACING[:2], 2.5, 1])
+    write_series(tmp_path / "s", hu(shape=(14, 11, 9)), affine, change=change)
+    assert Case("s", "A", tmp_path / "s").load().spacing[2] == pytest.approx(0.625, abs=0.1 / 8)
+    (tmp_path / "s" / "000004.dcm").unlink()  # a missing slice is found in such a stack, too
+    with pytest.raises(DualTaskError, match=r"between 000003\.dcm and 000005\.dcm"):
+        Case("s", "A", tmp_path / "s").load()
+
+
 @pytest.mark.parametrize("name", BROKEN)
 def test_no_remedy_asks_for_another_export(tmp_path, write_series, name):
     folder = write_series(tmp_path / "series", hu(), turned(), **BROKEN[name][0])

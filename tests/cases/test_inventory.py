@@ -57,10 +57,19 @@ def test_image_given_twice_keeps_its_label(make):
     assert case.label == root / "X" / "labelsTr" / "a.nii.gz"
 
 
+def test_of_a_file_and_its_packed_copy_one_is_used_and_the_other_named(make):
+    root = make("a/ct.nii", "a/ct.nii.gz", "a/other.nii")
+    found = find_inputs([root])
+    assert [case.image.name for case in found.cases] == ["ct.nii.gz", "other.nii"]
+    (skipped,) = found.skipped
+    assert (skipped.path.name, skipped.may_be_ct) == ("ct.nii", True)
+    assert "has the name of ct.nii.gz beside it" in skipped.what
+
+
 def test_names_that_folders_cannot_distinguish_are_refused(make):
     root = make("a/ct.nii", "a/ct.nii.gz")
     with pytest.raises(DualTaskError, match=r"ct\.nii and .*ct\.nii\.gz: would both be case"):
-        find_inputs([root])
+        find_inputs([root / "a" / "ct.nii", root / "a" / "ct.nii.gz"])
 
 
 # trees

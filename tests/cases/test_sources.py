@@ -336,7 +336,7 @@ def test_two_files_of_one_name_are_refused(tmp_path):
     nifti(tmp_path / "a.nii")
     nifti(tmp_path / "a.nii.gz")
     with pytest.raises(DualTaskError, match=r"a\.nii and .*a\.nii\.gz"):
-        find_cases(tmp_path)
+        find_cases(f"{tmp_path / 'a.nii'},{tmp_path / 'a.nii.gz'}")
 
 
 def test_totalsegmentator(tmp_path):

@@ -141,6 +141,14 @@ def test_a_full_disk(typed, words_of, small_disk, check_complete_files, command)
         check_no_partial_file(disk / "out", check_complete_files)
 
 
+def test_the_table_of_an_evaluation_is_shown_when_its_files_cannot_be_written(typed, words_of, tmp_path, small_files):
+    with small_files(COMMANDS["evaluate"][1]):
+        code, output, _ = typed(*words_of("evaluate", tmp_path / "out"))
+    assert code == 1
+    assert "dice (n)" in output
+    assert "wrote" not in output
+
+
 @pytest.mark.parametrize("ending", [".json", "_seg.nii.gz", "_distance.nii.gz", ".png"])
 @pytest.mark.parametrize("again", [False, True])
 def test_a_failed_prediction_leaves_the_files_of_a_case_as_they_were(

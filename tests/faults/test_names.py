@@ -44,6 +44,15 @@ def hospital(phantom_folder, tmp_path, monkeypatch):
     assert not list(inside.iterdir())
 
 
+def test_a_name_too_long_for_its_results_is_to_be_shortened(typed, cascade, phantom_folder, tmp_path):
+    ct = tmp_path / f"{'n' * 245}.nii.gz"
+    shutil.copy(next((phantom_folder / "C" / "imagesTr").glob("*.nii.gz")), ct)
+    code, output, err = typed("predict", cascade, ct, "-o", tmp_path / "out")
+    assert code == 1
+    assert "File name too long" in output + err
+    assert "give the case or the folder a shorter name" in " ".join((output + err).split())
+
+
 class Tags(HTMLParser):
     """The elements of a page and their attributes."""
 

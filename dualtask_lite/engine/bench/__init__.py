@@ -7,11 +7,11 @@ waits; CPU time, summed over all threads, depends less on other programs.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dualtask_lite import machine
 from dualtask_lite.engine.bench.samples import pipeline
 from dualtask_lite.engine.bench.start import first_step
 from dualtask_lite.engine.bench.step import data_wait, default_layout_step, eager_step, layers, tuned_step
@@ -74,7 +74,7 @@ def bench(
         "versions": origin["versions"],
     }
     record: dict[str, Any] = {"command": command, **origin, **must_match}
-    record |= {"load_average": os.getloadavg()[0], "results": {}}
+    record |= {"load_average": machine.load_average(), "results": {}}
     if path.exists():
         record = read_json(path)
         if not isinstance(record, dict) or any(record.get(key) != value for key, value in must_match.items()):

@@ -15,7 +15,7 @@ from dualtask_lite.engine.bench.samples import synthetic_region
 from dualtask_lite.engine.bench.timing import four_digits, repeat, wait
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Samples
-from dualtask_lite.engine.run import build_network, peak_memory_mb
+from dualtask_lite.engine.run import build_network, peak_memory_mb, reset_peak_memory
 from dualtask_lite.engine.training.devices import dtype_of, make_fabric, set_up
 from dualtask_lite.engine.training.step import Steps, draw_views, make_objective, make_optimiser, per_view
 from dualtask_lite.method.losses import Target
@@ -44,8 +44,7 @@ def default_layout_step(settings: Settings) -> dict[str, Any]:
 def _step(settings: Settings, memory_format: torch.memory_format) -> dict[str, Any]:
     fabric = make_fabric(settings)
     device = fabric.device
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    reset_peak_memory(device)
     net: Any = build_network(settings).to(memory_format=memory_format)  # type: ignore[call-overload]
     model, optimiser = set_up(fabric, net, make_optimiser(net, settings), settings)
     image, target = _batch(settings, device)

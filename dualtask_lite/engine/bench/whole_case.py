@@ -23,7 +23,7 @@ from dualtask_lite.engine.inference import WINDOWS, flips, predict_heads
 from dualtask_lite.engine.monai import sliding_window_inference
 from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.run import Model, build_network, load_model, peak_memory_mb
-from dualtask_lite.engine.training.devices import pick_device
+from dualtask_lite.engine.training.devices import autocast, pick_device
 from dualtask_lite.resources import data_file
 
 CASE, CASE_SPACING = (512, 512, 300), (0.8, 0.8, 1.0)  # voxels and mm of the predicted case
@@ -111,12 +111,18 @@ def monai_probability(model: Model, image: torch.Tensor) -> torch.Tensor:
     """(1, X, Y, Z) -> (X, Y, Z): probability of the segmentation head by MONAI's ``sliding_window_inference`` alone."""
     settings, batch = model.settings, image[None]
     total = torch.zeros_like(batch)
+
+    def by_segmentation(crops: torch.Tensor) -> torch.Tensor:
+        with autocast(settings, crops.device):  # as exact as the prediction that it is compared with
+            outputs = model.net(crops)
+        return outputs.seg.float().sigmoid()
+
     for axes in flips(settings.prediction.flips):
         maps = sliding_window_inference(
             batch.flip(axes),
             settings.sample.patch,
             WINDOWS,
-            lambda crops: model.net(crops).seg.sigmoid(),
+            by_segmentation,
             settings.prediction.overlap,
             mode="gaussian",
         )

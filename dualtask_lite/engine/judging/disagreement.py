@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -71,21 +72,24 @@ def disagreement(
         models: of the cascade.
         scan: the CT; its label is not used.
         prediction: the result of ``predict_scan`` for these models and this scan.
-        views: number of random-convolution views.
+        views: number of random-convolution views, as strong as those of the model's training.
         seed: of the views.
     """
     model = in_cascade_order(models)[-1]
     last = prediction.report[-1]
     box = Box(last["box_start"], last["box_stop"])
     image = cut_region(scan, model.settings, box, labelled=False).image.to(next(model.net.parameters()).device)
-    probability = prediction.probability[box.slices]
+    by_heads, head = _maps(model, image, box), output_head(model.settings)
+    probability = probability_of(by_heads, head)  # of this stage, also where the prediction is an earlier stage's
     measured = {"unsure": _ratio(np.minimum(probability, 1 - probability).sum(), probability.sum())}
     maps: dict[str, np.ndarray] = {}
     if model.settings.has_distance:
-        maps, head_warnings = _compare_heads(model, _maps(model, image, box))
+        maps, head_warnings = _compare_heads(model, by_heads)
         measured |= head_warnings
-    generator, head = torch.Generator().manual_seed(seed), output_head(model.settings)
-    on_views = [probability_of(_maps(model, random_view(image[None], generator)[0], box), head) for _ in range(views)]
+    drawn = model.settings.views
+    draw = partial(random_view, kernel_sizes=drawn.kernel_sizes, max_blend=drawn.max_blend)
+    generator = torch.Generator().manual_seed(seed)
+    on_views = [probability_of(_maps(model, draw(image[None], generator)[0], box), head) for _ in range(views)]
     measured["views_probability"] = float(np.mean([_share(probability, other) for other in on_views]))
     measured["views_mask"] = float(np.mean([_mask_difference(model, probability, other) for other in on_views]))
     maps["views"] = np.mean([np.abs(other - probability) for other in on_views], axis=0)

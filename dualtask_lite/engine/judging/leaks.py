@@ -17,7 +17,6 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.config import STAGES, Settings
-from dualtask_lite.engine.data.dataset import training_box
 from dualtask_lite.engine.judging.evaluation import refuse_training_cases
 from dualtask_lite.engine.predict import Prediction, in_cascade_order, keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, load_model
@@ -180,7 +179,9 @@ def box_leak(
         truth = target_mask(_label(scan), stage.target)
         if not truth.any():
             continue
-        maps = predict_box(model, scan, training_box(scan, stage))  # the leak: this box comes from the label
+        box = Box.around(target_mask(_label(scan), stage.region), stage.margin, scan.spacing)  # the leak: by the label
+        assert box is not None  # the region contains the target
+        maps = predict_box(model, scan, box)
         leaked = keep_large_components(maps.probability >= model.settings.prediction.threshold)
         prediction = (predictions or {}).get(scan.id) or predict_scan(models, scan)
         predicted = prediction.targets[stage.target].mask
@@ -216,8 +217,8 @@ def slice_leak(
         DualTaskError: when fewer than two cases contain the target.
     """
     settings = settings or Settings.of("laptop", SLICE_SETTINGS)
-    target = STAGES[settings.stage].target
-    patients = [slices for case in cases if len(slices := slices_of(case, target)) > 1]
+    target, thickness = STAGES[settings.stage].target, settings.sample.spacing[2]
+    patients = [slices for case in cases if len(slices := slices_of(case, target, thickness)) > 1]
     if len(patients) < 2:
         raise DualTaskError("fewer than two cases contain the target on two slices", "give more labelled cases")
     half = len(patients) // 2
@@ -244,8 +245,8 @@ def slice_leak(
     )
 
 
-def slices_of(case: Case, target: str) -> list[Case]:
-    """Make a case of each axial slice around the organ, by repeating the slice along z.
+def slices_of(case: Case, target: str, thickness: float) -> list[Case]:
+    """Make a case of each axial slice around the organ, by repeating the slice along z, ``thickness`` mm apart.
 
     Slices that show less than ``SLICE_AREA`` of the target are skipped.
     """
@@ -259,7 +260,7 @@ def slices_of(case: Case, target: str) -> list[Case]:
     for z in np.flatnonzero(areas >= SLICE_AREA).tolist():
         affine = scan.affine.copy()
         affine[:3, 3] = (scan.affine @ [*box.start[:2], z, 1])[:3]
-        affine[:3, 2] *= SLICE_SETTINGS["sample.spacing"][2] / scan.spacing[2]
+        affine[:3, 2] *= thickness / scan.spacing[2]
         slab = (*box.slices[:2], [z] * _SIDE)
         slices.append(Case(f"{case.id}_slice{z:03}", case.centre, scan.volume[slab], label[slab], affine))
     return slices

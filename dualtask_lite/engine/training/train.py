@@ -179,6 +179,7 @@ def train(
     if not resume and (folder / files.METRICS).exists():
         raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
     fabric = make_fabric(settings)
+    files.reset_peak_memory(fabric.device)
     memory_message = check_memory(settings, fabric.device)
     remedy = f"start again with {first_reduction(settings)}"
     with (

@@ -122,6 +122,26 @@ def test_only_the_box_that_the_last_stage_saw_is_compared():
     assert not result.heads_mm[outside].any()
 
 
+def test_the_views_are_compared_with_the_image_also_when_an_earlier_prediction_was_kept():
+    scan = bright_box().load()
+    cascade = [model(), model("pancreas-fine", level=1.5)]  # the second calls nothing in its box the target
+    prediction = predict_scan(cascade, scan)
+    assert "found nothing in its box" in prediction.warnings[0]
+    warnings = disagreement(cascade, scan, prediction, views=2).warnings
+    alone = model("pancreas-fine", level=1.5)
+    last = prediction.report[-1]
+    box = engine.Box(last["box_start"], last["box_stop"])
+    image = engine.cut_region(scan, alone.settings, box, labelled=False).image
+    on_image = engine.probability_of(engine._maps(alone, image, box), "mean")
+    assert warnings["unsure"] == pytest.approx(np.minimum(on_image, 1 - on_image).sum() / on_image.sum())
+
+
+def test_views_are_as_strong_as_in_the_training():
+    unchanged = opinions(model(overrides={"views.max_blend": 0.0}), views=2)
+    assert unchanged.warnings["views_probability"] == 0
+    assert not unchanged.views.any()
+
+
 def test_two_empty_predictions_agree():
     result = opinions(model(level=5.0))
     assert result.warnings["heads_mask"] == result.warnings["views_mask"] == 0

@@ -1,5 +1,7 @@
 """Three leaks: each must inflate when there is something to leak, and nothing but the leak may differ."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -104,6 +106,16 @@ def test_the_two_boxes_are_all_that_differs(monkeypatch):
     assert len(boxes) == 3, "a prediction that is known is not made again"
 
 
+def test_the_box_from_the_label_has_the_margin_that_is_stated(monkeypatch):
+    """Training boxes of the fine tumour stage are larger, because their faces move."""
+    boxes, predict_box = [], engine.predict_box
+    monkeypatch.setattr(engine, "predict_box", lambda *given: boxes.append(given[2]) or predict_box(*given))
+    tested = replace(case("c", lesion=1.0), affine=np.diag([4.0, 4.0, 4.0, 1.0]))
+    found = box_leak([model(), model("tumour-fine")], [tested])
+    assert boxes == [Box((4, 3, 2), (18, 17, 16))]  # the tumour and 5 voxels around it
+    assert found.how_reported == "20 mm around the true tumour"
+
+
 def test_whole_volume_stage_has_no_box_leak():
     with pytest.raises(DualTaskError, match="no box can leak"):
         box_leak([model()], [case("c")])
@@ -121,7 +133,7 @@ def test_training_case_and_case_without_target_are_refused(leak):
 
 def test_slices_keep_their_position_and_target():
     whole = case("c", lesion=0.2, seed=1)
-    cut = slices_of(whole, "tumour")
+    cut = slices_of(whole, "tumour", 3.5)
     assert [one.id for one in cut] == [f"c_slice{z:03}" for z in range(7, 11)]
     scan, slab = whole.load(), cut[2].load()
     around = Box.around(scan.label > 0, engine.SLICE_MARGIN, scan.spacing)
@@ -131,8 +143,8 @@ def test_slices_keep_their_position_and_target():
         assert np.array_equal(slab.label[:, :, z], scan.label[x, y, 9])
     here = np.array([around.start[0] + 3, around.start[1] + 4, 9, 1])
     assert np.allclose(slab.affine @ [3, 4, 0, 1], scan.affine @ here)
-    assert np.allclose(slab.spacing, (*scan.spacing[:2], engine.SLICE_SETTINGS["sample.spacing"][2]))
-    assert slices_of(case("healthy"), "tumour") == []
+    assert np.allclose(slab.spacing, (*scan.spacing[:2], 3.5))
+    assert slices_of(case("healthy"), "tumour", 2.5) == []
 
 
 @pytest.fixture
