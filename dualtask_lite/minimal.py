@@ -1,4 +1,4 @@
-"""A whole training in one short module: load, sample, step, predict one case, print its Dice.
+"""A whole training run in one short module: load, sample, step, predict one case, print its Dice.
 
     python -m dualtask_lite.minimal
 

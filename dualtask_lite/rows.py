@@ -24,7 +24,7 @@ def mean_of(values: Iterable[Any]) -> float:
 
 
 class Pair(NamedTuple):
-    """Results of two arms for one case after corresponding trainings: same held-out part, same seed."""
+    """Results of two arms for one case after corresponding training runs: same held-out part, same seed."""
 
     training: tuple[str, str]  # held-out part (a centre or a fold) and seed
     centre: str

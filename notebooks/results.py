@@ -37,7 +37,7 @@ ARMS = {arm + change: name + words for change, words in CHANGES.items() for arm,
 PAPER = "full"
 RECIPE = "conversion"  # chosen on A, B and C: data/results/reference/README.md
 CENTRES, EXAM_CENTRE = "ABC", "D"
-FEWEST = 3  # trainings whose spread is worth a statement
+FEWEST = 3  # training runs whose spread is worth a statement
 WIDTH = 140  # of the lines in the README
 CLAIMED = 0.0951  # gain of the paper on patients of an unseen hospital (Dice of the tumour); the aim of the exam
 PANCREAS_AIM = 0.84  # Dice of the pancreas in the exam
@@ -60,11 +60,11 @@ class Results:
         self.comparisons = {record["arm"]: record for record in compare(self.tumours, BASELINE, "dice")}
 
     def trainings(self, arm: str) -> int:
-        """Number of trainings of an arm: held-out hospitals times seeds."""
+        """Number of training runs of an arm: held-out hospitals times seeds."""
         return len({(row["part"], row["seed"]) for row in self.tumours if row["arm"] == arm})
 
     def training_dice(self, arm: str) -> float:
-        """Dice of training cases at the last step, mean over the trainings."""
+        """Dice of training cases at the last step, mean over the training runs."""
         last = {(row["part"], row["seed"]): row["train_dice"] for row in self.curves if row["arm"] == arm}
         return float(np.mean([number(value) for value in last.values()]))
 
@@ -105,7 +105,7 @@ def compared(results: Results, arm: str, head: str) -> dict[str, str]:
     found: Row | dict[str, Any] = results.comparisons.get(arm, {})
     return {
         head: f"{found['difference']:+.3f}" if found else "",
-        "95 %, trainings and cases": interval(found["hierarchical"]) or "one training" if found else "",
+        "95 %, training runs and cases": interval(found["hierarchical"]) or "one training run" if found else "",
     }
 
 
@@ -113,7 +113,7 @@ def arm_row(results: Results, arm: str) -> dict[str, str]:
     """Row of the reference table."""
     return {
         "arm": ARMS[arm],
-        "trainings": str(results.trainings(arm)),
+        "training runs": str(results.trainings(arm)),
         "own hospitals": written(results.training_dice(arm)),
         **{centre: written(results.mean(arm, part=centre)) for centre in CENTRES},
         **compared(results, arm, "difference"),
@@ -155,7 +155,7 @@ def reference_lines(results: Results) -> str:
     if found["trainings"] >= FEWEST:
         sentences.append(without_the_largest(results, "conversion"))
         needed = found["trainings_needed"]
-        sentences.append(f"With the spread between these trainings, {needed} would show a difference of 0.05.")
+        sentences.append(f"With the spread between these training runs, {needed} would show a difference of 0.05.")
     sentences.append(sentence(results, "full", "All terms in as many steps change it by"))
     if results.comparisons["full"]["trainings"] >= FEWEST:
         sentences.append(without_the_largest(results, "full"))
@@ -177,7 +177,7 @@ def exam_row(exam: Results, arm: str) -> dict[str, str]:
     """Row of the exam's table."""
     return {
         "arm": ARMS[arm],
-        "trainings": str(exam.trainings(arm)),
+        "training runs": str(exam.trainings(arm)),
         "Dice": written(exam.mean(arm)),
         "NSD at 2 mm": written(exam.mean(arm, "nsd_2mm")),
         "HD95 in mm": written(exam.mean(arm, "hd95_mm"), 1),
@@ -202,12 +202,12 @@ def exam_lines(exam: Results, reference: Results) -> str:
         f"The paper reports {CLAIMED:+.3f} on patients, and this was the aim, with an interval above zero: "
         f"{'reached' if reached else 'missed'}.",
         sentence(exam, RECIPE, "The distance and both conversions change the Dice by"),
-        sentence(reference, RECIPE, "With each of the three training hospitals held out in turn it was"),
+        sentence(reference, RECIPE, "On A, B and C, each held out in turn, it was"),
         sentence(exam, PAPER, "All terms of the paper, from half as many samples, change it by"),
         sentence(
             reference,
             BASELINE + LONGER,
-            "Longer trainings may end elsewhere: four times as many steps change segmentation only by",
+            "Longer runs may end elsewhere: four times as many steps change segmentation only by",
         ),
     ]
     table = markdown([exam_row(exam, arm) for arm in exam.arms])
@@ -246,7 +246,7 @@ def page_lines(results: Results) -> str:
 
 
 def exam_page_lines(exam: Results, reference: Results) -> str:
-    """The result of the exam, and each of its trainings."""
+    """The result of the exam, and each of its training runs."""
     seeds = sorted({row["seed"] for row in exam.tumours}, key=int)
     rows = [
         {

@@ -275,7 +275,7 @@ def test_the_table_of_arms_has_both_intervals_and_the_conclusion(monkeypatch, tm
     assert "+0.100 to +0.200" in printed
     assert "not shown" in printed
     assert printed.count("note: few cases (3 at centre C)") == 1
-    assert "no hierarchical interval: only one training" in " ".join(printed.split())
+    assert "no hierarchical interval: only one training run" in " ".join(printed.split())
 
 
 @pytest.mark.parametrize("degrees", [0, 15])

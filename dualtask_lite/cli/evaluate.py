@@ -183,7 +183,7 @@ def _print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
             | {
                 "minus": record["baseline"],
                 "difference": f"{record['difference']:+.3f}",
-                "95 %, trainings and cases": _interval(record["hierarchical"]),
+                "95 %, training runs and cases": _interval(record["hierarchical"]),
                 "95 %, cases alone": _interval(record["interval"]),
                 "p (Holm)": f"{record['p_holm']:.3g}",
                 "conclusion": record["conclusion"],

@@ -11,7 +11,7 @@ from dualtask_lite.show.table import Table
 
 
 def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
-    """Show each arm's number of trainings and mean for each held-out hospital, and the share of lesions found.
+    """Show each arm's number of training runs and mean for each held-out hospital, and the share of lesions found.
 
     Args:
         rows: of ``cases.csv``, of one target and protocol.
@@ -24,12 +24,12 @@ def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
         means = {name: mean_of(row[metric] for row in of_arm if row["centre"] == name) for name in hospitals}
         seeds = {name: len({row["seed"] for row in of_arm if row["centre"] == name}) for name in hospitals}
         seeds = {name: count for name, count in seeds.items() if count}
-        lines.append({"arm": arm, "trainings": seeds, **means, "found": mean_of(row["detected"] for row in of_arm)})
+        lines.append({"arm": arm, "training runs": seeds, **means, "found": mean_of(row["detected"] for row in of_arm)})
     return Table(lines, f"Mean {metric} on each held-out hospital, and the share of lesions found", digits=3)
 
 
 def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision", "recall")) -> Table:
-    """Show a row for each training: its mean of each metric over the cases that it was tested on.
+    """Show a row for each training run: its mean of each metric over the cases that it was tested on.
 
     Args:
         rows: of ``cases.csv``, of one target and protocol.
@@ -41,7 +41,7 @@ def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision"
         of_training = [row for row in rows if (row["arm"], str(row["centre"]), str(row["seed"])) == key]
         training = dict(zip(("arm", "held out", "seed"), key, strict=True))
         lines.append(training | {metric: mean_of(row[metric] for row in of_training) for metric in metrics})
-    return Table(lines, "Mean over the cases that each training was tested on")
+    return Table(lines, "Mean over the cases that each training run was tested on")
 
 
 def failures(rows: Sequence[Row], by: str) -> Table:
@@ -80,7 +80,7 @@ def differences(comparisons: Sequence[Row]) -> Table:
         {
             "arm": comparison["arm"],
             "difference": f"{comparison['difference']:+.3f}",
-            "over trainings and cases": _ends(comparison["hierarchical"]),
+            "over training runs and cases": _ends(comparison["hierarchical"]),
             "over cases alone": _ends(comparison["interval"]),
             "p (Holm)": f"{comparison['p_holm']:.2g}",
             "by hospital": {name: f"{value:+.3f}" for name, value in comparison["by_centre"].items()},
@@ -92,7 +92,7 @@ def differences(comparisons: Sequence[Row]) -> Table:
 
 
 def _ends(interval: Sequence[float]) -> str:
-    return "one training" if math.isnan(interval[0]) else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+    return "one training run" if math.isnan(interval[0]) else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
 def _median(values: Iterable[float]) -> float | None:

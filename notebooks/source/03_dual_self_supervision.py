@@ -361,7 +361,7 @@ train_on = [part for part in regions if centre_of[part.case_id] != held_out]
 unseen = [case for case in cases if case.centre == held_out]
 look_at = [part for case in unseen if (part := training_region(case, settings)).mask.sum() > least]
 steps, batch = settings.optimiser.steps, settings.optimiser.batch
-samples = list(Samples(train_on, settings, range(steps * batch)))  # for both trainings
+samples = list(Samples(train_on, settings, range(steps * batch)))  # for both training runs
 device = pick_device(settings.machine.device)  # a CUDA card when there is one
 tests = list(Samples(look_at, still, range(len(look_at))))  # one patch of each patient
 test = {
@@ -454,7 +454,7 @@ lines(
 # %% tags=["choice"]
 choice(
     "03.C",
-    "On the unseen centre, in which training do the core cells become more similar to each other?",
+    "On the unseen centre, in which training run do the core cells become more similar to each other?",
     "only in the one with the contrast",
     "in both",
     "not in the one with the contrast",
@@ -526,7 +526,7 @@ own_kind = (is_core[cosine.argmax(dim=1)] == is_core).float().mean().item()
 check("03.4", own_kind)
 
 # %% [markdown]
-# Only what differs between the two trainings is the work of the contrast; segmentation alone moves the features, too. The
+# Only what differs between the two training runs is the work of the contrast; segmentation alone moves the features, too. The
 # means of the table may show its work more than single cells do. Compare the share of exercise 4 with that of the training
 # without the contrast: a few cells more or less are luck. Where it is not clearly higher, the contrast has **given nothing** by
 # this measure, although its own loss fell. Some of what tells core from shell was there before any training, because a lesion

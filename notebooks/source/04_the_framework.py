@@ -136,7 +136,7 @@ figures.network_diagram(
 # %% [markdown]
 # ## A training in a hundred lines
 #
-# The package trains with settings, augmentation, checkpoints and several devices. Without all that, one training fits on
+# The package trains with settings, augmentation, checkpoints and several devices. Without all that, one training run fits on
 # two pages: `dualtask_lite/minimal.py` loads, samples, steps, predicts one case and prints its Dice. Its losses are
 # those of the full code (a test compares them). These are its samples and its steps:
 
@@ -331,7 +331,7 @@ outcome("04.C")
 # %% [markdown]
 # Compare first down the columns, then across the models: a difference between home and away is what a new hospital costs,
 # and a model that is as poor at home as away has not learned enough to show it. With so few patients, and with other
-# tumours in C, the tumour may even score higher away. So the claim needs a fair test with many trainings: lesson 05b reads
+# tumours in C, the tumour may even score higher away. So the claim needs a fair test with many training runs: lesson 05b reads
 # one, after [lesson 05](05_cross_dataset_evaluation.ipynb) has explained how it is done.
 
 # %% [markdown]

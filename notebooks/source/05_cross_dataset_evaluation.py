@@ -136,7 +136,7 @@ choice(
     "05.B",
     "Vote: who would see a difference of this sign again?",
     "whoever tests other patients, and whoever trains again",
-    "whoever tests other patients with these trainings; with other trainings perhaps not",
+    "whoever tests other patients with these training runs; with other training runs perhaps not",
     "perhaps not even who tests other patients",
 )
 
@@ -145,7 +145,7 @@ choice(
 #
 # Imagine other patients of the same hospitals. How much would the mean difference change? The **bootstrap** draws as many
 # cases again, with replacement, ten thousand times, and looks at how the mean moves. The interval in which 95 of 100 means lie is
-# the answer. If it holds 0, chance alone could explain the difference.
+# the answer. If it contains 0, chance alone could explain the difference.
 
 # %%
 from dualtask_lite.engine.judging.statistics import bootstrap_interval, holm, paired_differences
@@ -167,7 +167,7 @@ print(f"mean difference {together.mean():+.3f}, interval {low:+.3f} to {high:+.3
 # and not 9.5 times; a centre with a single case has no interval at all.
 #
 # The interval speaks of other **cases**. It says nothing of another **training** (another start of the weights, another
-# order of the samples), and a training that goes badly moves all its cases together. So draw the trainings anew as well,
+# order of the samples), and a training that goes badly moves all its cases together. So draw the training runs anew as well,
 # and the cases within them. Conclusions need this **hierarchical** interval:
 
 # %%
@@ -177,10 +177,10 @@ show_source(hierarchical_interval)
 
 # %%
 ends = hierarchical_interval(found, seed=seed)
-print(f"over trainings and cases {ends[0]:+.3f} to {ends[1]:+.3f}")
+print(f"over training runs and cases {ends[0]:+.3f} to {ends[1]:+.3f}")
 
 # %% [markdown]
-# Here are three trainings, one for each hospital: a matrix with one seed can hardly tell a good arm from a lucky start.
+# Here are three training runs, one for each hospital: a matrix with one seed can hardly tell a good arm from a lucky start.
 # And no interval speaks for a fourth hospital, because three are too few. For that, look at each centre by itself.
 #
 # A **[p-value](glossary.md#p-value)** asks the same in another way: if there were no difference, how often would
@@ -211,10 +211,10 @@ check("05.2", still_significant)
 # %% [markdown]
 # ## What may one conclude?
 #
-# *Better* or *worse* only where the hierarchical interval leaves 0, the corrected p-value is below 0.05 **and** there are at
-# least five trainings; else the data do not show it. The p-value comes from Wilcoxon's **signed ranks**: sort the differences by their size, and ask
+# *Better* or *worse* only where the hierarchical interval excludes 0, the corrected p-value is below 0.05 **and** there are at
+# least five training runs; else the data do not show it. The p-value comes from Wilcoxon's **signed ranks**: sort the differences by their size, and ask
 # whether those in favour of one arm take the high ranks more often than chance would give them. Like the interval over cases it
-# takes the cases as independent: where one training moves all its cases together it is small, and shows nothing.
+# takes the cases as independent: where one training run moves all its cases together it is small, and shows nothing.
 
 # %%
 from dualtask_lite.engine.judging.statistics import conclusion
@@ -233,14 +233,14 @@ outcome("05.B")
 
 # %% [markdown]
 # *Not shown* is a result, and not the same as *no effect*: a difference that is smaller than about half the width of the interval
-# cannot be told from 0, and with so few trainings a true one of that size is usually missed. How many would show a difference of 0.05 four times in five depends on how much
-# the trainings scatter. And where an arm is better in one centre and worse in another, whoever looks at the first alone
+# cannot be told from 0, and with so few training runs a true one of that size is usually missed. How many would show a difference of 0.05 four times in five depends on how much
+# the training runs scatter. And where an arm is better in one centre and worse in another, whoever looks at the first alone
 # publishes a gain.
 
 # %%
 for one in comparisons:
     print(
-        f"{one['arm']}: {one['trainings']} trainings, {one['trainings_needed']} needed to show 0.05"
+        f"{one['arm']}: {one['trainings']} training runs, {one['trainings_needed']} needed to show 0.05"
     )
 
 # %% [markdown]
@@ -409,16 +409,16 @@ trust.leaks([by_slice.row, by_threshold.row])
 # %% [markdown]
 # ## What is known now
 #
-# - How the claim of the paper [1] has to be tested: in pairs, over several trainings, on hospitals that no choice has touched.
+# - How the claim of the paper [1] has to be tested: in pairs, over several training runs, on hospitals that no choice has touched.
 # - A matrix of one seed and a short training cannot decide it: whatever it shows, it is about this training of the
 #   pancreas. [Lesson 05b](05b_what_the_terms_buy.ipynb) reads the table that was made to decide.
 #
 # ## Summary
 #
 # - Hold out whole hospitals, each in turn, and touch the test once.
-# - Compare in pairs; conclude from an interval over trainings and cases, and correct p-values for multiple comparisons.
+# - Compare in pairs; conclude from an interval over training runs and cases, and correct p-values for multiple comparisons.
 # - A leak costs nothing to build in, and what it adds to the score cannot be taken off again.
-# - If the interval holds 0, the honest conclusion is "not shown".
+# - If the interval contains 0, the honest conclusion is "not shown".
 #
 # Next: [lesson 05b](05b_what_the_terms_buy.ipynb) tests the claim.
 

@@ -38,7 +38,7 @@ data_dir = ""  # not used: this lesson reads a table that comes with the kit
 # ## The table
 #
 # Each **training** holds out one hospital with all its 48 patients and learns from the two others; then the held-out patients
-# are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a training; in four trainings
+# are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a training; in four training runs
 # `full` came later, on another processor, and has its own, with nearly the same mean Dice. Every arm is scored on the mask of the
 # segmentation head, and all arms get the same number of steps and of images a step, unless the name of an arm says otherwise. So
 # what differs between two arms is above all what they learned from. This took hours, so the rows come with the kit:
@@ -90,11 +90,11 @@ what = {"target": "tumour", "protocol": "leave-one-centre-out", "metric": "dice"
 results.arms([one | what for one in comparisons], claimed=CLAIMED)
 
 # %% [markdown]
-# Each dot is the mean difference over the cases. The thick line is the interval over trainings and cases. The thin line is the interval over cases alone, and each small grey mark is the mean of one seed. The dotted line
-# is the difference that the paper reports. A training is one held-out hospital with one seed.
+# Each dot is the mean difference over the cases. The thick line is the interval over training runs and cases. The thin line is the interval over cases alone, and each small grey mark is the mean of one seed. The dotted line
+# is the difference that the paper reports. A training run is one held-out hospital with one seed.
 #
-# The conclusion is *better* or *worse* only where the thick line leaves 0, the corrected p-value is below 0.05 **and** there are at least
-# five trainings, because with fewer the line itself is not reliable. Even of nine, a single one that fails can decide the mean (exercise 4):
+# The conclusion is *better* or *worse* only where the thick line excludes 0, the corrected p-value is below 0.05 **and** there are at least
+# five training runs, because with fewer the line itself is not reliable. Even of nine, a single one that fails can decide the mean (exercise 4):
 
 # %%
 conclusions = {one["arm"]: one["conclusion"] for one in comparisons}
@@ -107,12 +107,12 @@ tables.differences(comparisons)
 outcome("05b.A")
 
 # %% [markdown]
-# Here a p-value far below 0.05 stands beside an interval that may hold 0. The p-value takes the cases as independent, as the thin line
-# does. But the cases of one training move together, so it is small as soon as one training differs much.
+# Here a p-value far below 0.05 stands beside an interval that may contain 0. The p-value takes the cases as independent, as the thin line
+# does. But the cases of one training run move together, so it is small as soon as one training run differs much.
 #
 # *Not shown* is a result, and it is not the same as *no effect*. A difference that is smaller than about half the width of its
-# interval cannot be told from 0, and a true difference of that size would usually be missed by so few trainings. And where an arm has
-# fewer than five trainings nothing is concluded, even if its thick line leaves 0: the line is drawn from these few alone, and had the weights started elsewhere, all cases would have moved together [2].
+# interval cannot be told from 0, and a true difference of that size would usually be missed by so few training runs. And where an arm has
+# fewer than five training runs nothing is concluded, even if its thick line excludes 0: the line is drawn from these few alone, and had the weights started elsewhere, all cases would have moved together [2].
 
 # %% [markdown]
 # ### Exercise 1
@@ -153,7 +153,7 @@ check("05b.1", newly_found)
 #
 # All terms but the first are [regularisers](glossary.md#regulariser): they ask for something besides the right mask, so that what is
 # learned holds elsewhere. In theory that has a price, paid in the training hospitals, and a gain, collected in the new one. A
-# network that does not yet do well at home cannot show the gain. While these trainings ran, the Dice of three groups of
+# network that does not yet do well at home cannot show the gain. While these training runs ran, the Dice of three groups of
 # patients was measured: ten of those that train, new patients of the same hospitals (validation), and the unseen hospital.
 
 # %% tags=["choice"]
@@ -189,7 +189,7 @@ outcome("05b.B")
 
 # %%
 ends = list({(row["arm"], row["part"], row["seed"]): row for row in curves}.values())
-print(f"the last rows of {len(ends)} trainings, each with", ", ".join(ends[0]))
+print(f"the last rows of {len(ends)} training runs, each with", ", ".join(ends[0]))
 
 # %% [markdown]
 # ### Exercise 2
@@ -251,15 +251,15 @@ outcome("05b.C")
 # A mean over two hospitals hides them: on A `segmentation` ends first and `full` last. On C the three arms lie within 0.04, and their order
 # is another one in the table than in the curves above: C shows no order.
 #
-# In both trainings each arm gained from more steps. So the table at the top compares trainings before their end: a
+# In both training runs each arm gained from more steps. So the table at the top compares training runs before their end: a
 # term that seems to help may only help to learn faster.
 #
 # **A flat end does not show that a training has ended.** The mean curves are flat at the right, the short ones too, because the
-# learning rate falls to zero there, whatever is left to learn. Only a longer training tells, and whether 9,600 steps are enough is open,
+# learning rate falls to zero there, whatever is left to learn. Only a longer training run tells, and whether 9,600 steps are enough is open,
 # above all for `full`, which is behind on its own training cases. So compare arms at equal steps, which cost the same, **and** at the
-# length from which on more steps change nothing. Two trainings of each arm are a reason to train more of them, and no verdict.
+# length from which on more steps change nothing. Two training runs of each arm are a reason to train more of them, and no verdict.
 #
-# The reference models of the kit are the long trainings with C held out. Lessons 04 and 06 score them on the 16 patients of
+# The reference models of the kit are the long training runs with C held out. Lessons 04 and 06 score them on the 16 patients of
 # C that come with the kit, lesson 08 on four of these, and this table on 48, so their Dice differs from page to page.
 
 # %% [markdown]
@@ -288,7 +288,7 @@ check("05b.3", samples_used)
 
 # %% [markdown]
 # Which of them costs, the views or the samples that they replace? A baseline tells, in which nothing but the number of samples is halved. It was
-# trained for the pancreas, in short trainings (250 steps), three seeds for each hospital, beside the views as plain
+# trained for the pancreas, in short training runs (250 steps), three seeds for each hospital, beside the views as plain
 # augmentation. In the table `segmentation+optimiser.batch=2` is the baseline with half as many samples, and `views` the one
 # with two views of each sample.
 
@@ -312,7 +312,7 @@ outcome("05b.D")
 # %% [markdown]
 # The share differs between the hospitals, but everywhere a part of what `views` loses is no part of the method. Neither way to count is
 # wrong: with as many images the arms cost the same time, with as many samples they see the same data. In the table at the top,
-# `full-samples` is `full` in the second way: four samples a step, in eight images, for twice the time. Its three trainings are too few for
+# `full-samples` is `full` in the second way: four samples a step, in eight images, for twice the time. Its three training runs are too few for
 # a verdict. Say which way you chose, and **ask of every comparison what else was changed**.
 
 # %% [markdown]
@@ -320,7 +320,7 @@ outcome("05b.D")
 #
 # A low Dice has two causes. **[Precision](glossary.md#precision)** is the share of the marked volume that is tumour, so it is low where too much is
 # marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Both stand in the rows.
-# Look at the rows of `segmentation` as well: a baseline that fails in one training raises every difference from it.
+# Look at the rows of `segmentation` as well: a baseline that fails in one training run raises every difference from it.
 
 # %% tags=["choice"]
 choice(
@@ -341,7 +341,7 @@ outcome("05b.E")
 # %% [markdown]
 # ### Exercise 4
 #
-# In one training `segmentation` itself all but failed: the lowest Dice of the table. **What is the mean difference** of `conversion`
+# In one training run `segmentation` itself all but failed: the lowest Dice of the table. **What is the mean difference** of `conversion`
 # from it **without that training**? Leave out its rows of both arms (by `part` and `seed`); `compare(rows, "segmentation", "dice")` gives
 # a dictionary for each other arm, with its `difference`.
 
@@ -362,7 +362,7 @@ without_it = by_arm["conversion"]
 check("05b.4", without_it)
 
 # %% [markdown]
-# A number says that something is marked wrongly; a picture says what. The kit holds the weights of the three long trainings on A
+# A number says that something is marked wrongly; a picture says what. The kit holds the weights of the three long training runs on A
 # and B. Here the best and the worst of them predict one patient of C, chosen by a rule and not by taste: the one that loses
 # most Dice from the best arm to the worst.
 
@@ -415,8 +415,8 @@ show.compare(scan, {arm: prediction.mask for arm, prediction in found.items()})
 #
 # Whoever picks an arm by its numbers on A, B and C cannot quote these numbers for it: they were chosen because they are high. A number that
 # no choice has touched needs another hospital. **D** was described from published sources before any of these
-# trainings. `conversion` was chosen, and only then the arms were trained on the patients of A, B and C, again for 2,400 steps. The result
-# on the 32 patients of D is that of the last step of each training; D was measured before it, for the learning curves, and decided nothing.
+# training runs. `conversion` was chosen, and only then the arms were trained on the patients of A, B and C, again for 2,400 steps. The result
+# on the 32 patients of D is that of the last step of each training run; D was measured before it, for the learning curves, and decided nothing.
 
 # %% tags=["choice"]
 choice(
@@ -444,7 +444,7 @@ tables.differences(on_d)
 outcome("05b.F")
 
 # %% [markdown]
-# The interval over trainings and cases says what other trainings would give on other patients of D. It says nothing of a fifth hospital.
+# The interval over training runs and cases says what other training runs would give on other patients of D. It says nothing of a fifth hospital.
 # And it would be worth less if a choice had been made on D: an arm, a setting, or the step at which to stop.
 
 # %% [markdown]
@@ -465,23 +465,23 @@ for asked, answers in {
     print(asked)
     for one in answers:
         low, high = one["hierarchical"]
-        holds = f"; the interval holds the claimed {CLAIMED:+.3f}" if low < CLAIMED < high else ""
-        print(f"- {one['arm']} against {one['baseline']}: {in_words(one)}{holds}.")
+        note = f"; the interval contains the claimed {CLAIMED:+.3f}" if low < CLAIMED < high else ""
+        print(f"- {one['arm']} against {one['baseline']}: {in_words(one)}{note}.")
 
 # %% [markdown]
 # So for the conversions the claim is neither shown nor refuted, in the exam as before it. All terms together were worse on D than
 # segmentation only, after as many steps and from half of the samples. The views, the contrast and the slices were not measured one by
-# one. In the two trainings that were repeated with four times as many steps every arm gained; there `full` was the worst arm in one
+# one. In the two training runs that were repeated with four times as many steps every arm gained; there `full` was the worst arm in one
 # hospital, and in the other all arms were alike: whether it lacks no more than steps is open.
 #
 # Nothing of this speaks of patients: the hospitals are made by one generator, and a network of this size is small. What carries over to
-# any claim of this kind are the questions: how many trainings, against which baseline, and had it learned enough?
+# any claim of this kind are the questions: how many training runs, against which baseline, and had it learned enough?
 #
 # ## Summary
 #
-# - One training is no verdict, however many cases it is tested on.
+# - One training run is no verdict, however many cases it is tested on.
 # - Look at the training cases first: an arm that is behind there, or a baseline that failed there, decides the mean by itself.
-# - Ask whether more steps would change the comparison: in two trainings here every arm gained from them.
+# - Ask whether more steps would change the comparison: in two training runs here every arm gained from them.
 # - Two views of a sample are half as many samples: credit a term only against a baseline with the same data and the same work.
 # - Precision, recall and the worst case say how a training fails.
 # - A number by which an arm was chosen tends to be too high for that arm: quote one from a hospital that no choice has used.

@@ -166,8 +166,8 @@ Table(
 outcome("06.B")
 
 # %% [markdown]
-# The same network has three scores, by the way it is read. So [lesson 05b](05b_what_the_terms_buy.ipynb) reads all trainings
-# in **one** way, so that a difference between two of them comes from the trainings.
+# The same network has three scores, by the way it is read. So [lesson 05b](05b_what_the_terms_buy.ipynb) reads all training runs
+# in **one** way, so that a difference between two of them comes from the training runs.
 #
 # If the first stage misses a part of the organ by more than the margin of the box, the second one never looks there,
 # however good it is.

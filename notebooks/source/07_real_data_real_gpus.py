@@ -367,7 +367,7 @@ manifest = json.loads((work / "run" / "manifest.json").read_text())
 # %% [markdown]
 # ## A cut, and a terminal
 #
-# A long training will be cut some day: the power fails, a kernel dies. It goes on from its last
+# A long training run will be cut some day: the power fails, a kernel dies. It goes on from its last
 # **[checkpoint](glossary.md#checkpoint)**. Is the model the same in the end? Try it, with a few steps
 # on a few cases: it will be worth nothing, but its weights can be compared. A checkpoint is kept half-way, and
 # the cut comes a step later, which is lost:
@@ -502,7 +502,7 @@ for file in sorted(path for path in (work / "bundle").rglob("*") if path.is_file
 # ## What is known now
 #
 # - The claim is about patients, and the verdict of lesson 05b about made-up hospitals. On patients it is not tested here.
-# - What such a test needs is known: folders that pass the check, memory, and hours on a card for each training.
+# - What such a test needs is known: folders that pass the check, memory, and hours on a card for each training run.
 #
 # ## Summary
 #

@@ -66,7 +66,7 @@ def test_models_table_gives_their_scores():
 
 
 def test_pancreas_stage_is_scored_by_its_own_rows():
-    """Those of the trainings that stood behind it, not of another training of the stage."""
+    """Those of the training runs that stood behind it, not of another training run of the stage."""
     scores = json.loads((data_file("models/pancreas-coarse") / "manifest.json").read_text())["scores"]["C"]
     assert scores == {"pancreas": pytest.approx(reference.model_rows()[0]["pancreas Dice on C"], abs=1e-3)}
 

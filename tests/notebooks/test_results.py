@@ -55,7 +55,7 @@ def values_of(folder, column="dice", target="tumour"):
 
 
 def difference(arm, baseline, trainings=None):
-    """Mean over the cases of the mean over their trainings; of both arms' trainings, or of some."""
+    """Mean over the cases of the mean over their training runs; of both arms' training runs, or of some."""
     by_case = defaultdict(list)
     for training in arm.keys() & baseline.keys() if trainings is None else trainings:
         for case in arm[training].keys() & baseline[training].keys():
@@ -70,7 +70,7 @@ def tumours():
 
 @pytest.fixture(scope="module")
 def known(tumours):
-    """The trainings that were finished when those of the exam began: by them the recipe was chosen."""
+    """The training runs that were finished when those of the exam began: by them the recipe was chosen."""
     began = min(cell["date"] for cell in rows_of("cells.csv", EXAM))
     cells = [(cell["arm"], (cell["part"], cell["seed"])) for cell in rows_of("cells.csv") if cell["date"] < began]
     return {arm: {training: tumours[arm][training] for name, training in cells if name == arm} for arm, _ in cells}
@@ -91,7 +91,7 @@ def test_table_holds_the_means_of_the_rows(tumours):
     for arm, name in results.ARMS.items():
         if arm not in tumours:
             continue
-        assert table[name]["trainings"] == str(len(tumours[arm]))
+        assert table[name]["training runs"] == str(len(tumours[arm]))
         for centre in "ABC":
             of_centre = [dice for (part, _), cases in tumours[arm].items() if part == centre for dice in cases.values()]
             assert table[name][centre] == (f"{fmean(of_centre):.3f}" if of_centre else "")
@@ -158,7 +158,7 @@ def test_one_training_is_no_verdict():
     found = results.Results()
     found.comparisons = {"full": {"difference": 0.3, "trainings": 1, "conclusion": "better"}}
     assert results.sentence(found, "full", "They change it by") == (
-        "They change it by +0.300 in one training, which is no verdict."
+        "They change it by +0.300 in one training run, which is no verdict."
     )
 
 
@@ -183,7 +183,7 @@ def test_page_says_what_is_left_without_the_training_that_differs_most(tumours, 
 
 
 def test_words_on_more_steps_hold_for_the_rows(tumours):
-    """Those of the README, of the tables' pages and of lesson 05b, on the two trainings that were repeated."""
+    """Those of the README, of the tables' pages and of lesson 05b, on the two training runs that were repeated."""
     longer = {arm: tumours[arm + results.LONGER] for arm in ("segmentation", "conversion", "full")}
     repeated = [("A", "1"), ("C", "0")]
     assert all(sorted(trainings) == repeated for trainings in longer.values())
@@ -191,7 +191,7 @@ def test_words_on_more_steps_hold_for_the_rows(tumours):
     assert min(gains) > 0
     alone = difference(longer["segmentation"], tumours["segmentation"])
     readme, page = (" ".join(path.read_text(encoding="utf-8").split()) for path in (ROOT / "README.md", PAGE))
-    assert f"four times as many steps change segmentation only by {alone:+.3f} over 2 trainings" in readme
+    assert f"four times as many steps change segmentation only by {alone:+.3f} over 2 training runs" in readme
     by_steps, by_conversions = (
         [f"{difference(arm, tumours['segmentation'], [training]):+.3f}" for training in repeated]
         for arm in (longer["segmentation"], tumours["conversion"])
@@ -284,7 +284,7 @@ def test_reasons_for_the_recipe_hold_for_the_rows_that_were_known(known):
 
 
 def test_words_on_the_exam_hold_for_the_rows():
-    """Those of its page: in how many trainings each arm gains."""
+    """Those of its page: in how many training runs each arm gains."""
     dice = values_of(EXAM)
     gains = {
         arm: sorted(difference(dice[arm], dice["segmentation"], [training]) for training in dice["segmentation"])
@@ -297,10 +297,10 @@ def test_words_on_the_exam_hold_for_the_rows():
     assert exam.training_dice("full") < exam.training_dice("segmentation")
     words = " ".join((EXAM / "README.md").read_text(encoding="utf-8").split())
     gained = f"{difference(dice['conversion'], dice['segmentation']):+.3f} of {results.CLAIMED:+.3f}"
-    assert f"the conversions gain {gained}, in three of five trainings" in words
+    assert f"the conversions gain {gained}, in three of five training runs" in words
     assert "they lose 0.013 each" in words
     boxes = compare([row for row in exam.tumours if row["arm"] != "full"], "segmentation", "dice_own_box")
     low, high = boxes[0]["hierarchical"]
-    in_the_box = f"gain {boxes[0]['difference']:+.3f} ({low:+.3f} to {high:+.3f}), in all five trainings"
+    in_the_box = f"gain {boxes[0]['difference']:+.3f} ({low:+.3f} to {high:+.3f}), in all five training runs"
     assert in_the_box in words
     assert min(boxes[0]["by_seed"].values()) > 0

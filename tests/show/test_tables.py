@@ -26,7 +26,7 @@ ROWS = [
 def test_arms_have_their_means_by_hospital():
     baseline, full = tables.arms(ROWS).rows
     assert baseline["arm"] == "segmentation"
-    assert (baseline["trainings"], full["trainings"]) == ({"A": 1, "B": 1}, {"A": 2})
+    assert (baseline["training runs"], full["training runs"]) == ({"A": 1, "B": 1}, {"A": 2})
     assert baseline["A"] == pytest.approx(0.4)
     assert math.isnan(baseline["B"])
     assert baseline["found"] == 0.5
@@ -52,7 +52,7 @@ def test_differences_say_where_an_interval_is_missing():
         "conclusion": "not shown",
     }
     (line,) = tables.differences([record]).rows
-    assert line["over trainings and cases"] == "one training"
+    assert line["over training runs and cases"] == "one training run"
     assert line["over cases alone"] == "-0.130 to -0.020"
     assert "C: -0.076" in tables.differences([record]).to_html()
 

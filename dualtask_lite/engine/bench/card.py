@@ -32,7 +32,7 @@ STAGES = ("pancreas-coarse", "tumour-coarse")
 EXAM_SEED = 1  # of the patients of the exam; the committed tables use 0
 TESTS = Path(dualtask_lite.__file__).parents[1] / "tests" / "gpu"
 _STEP_KEYS = ("seconds", "precision", "peak_memory_mb", "failed")  # of a measured step, for the memory of profiles
-FEWEST_STEPS = 50  # minimum for each training of the table
+FEWEST_STEPS = 50  # minimum for each training run of the table
 BENCH, REPORT, TABLE = "bench.json", "card.json", "table"
 
 
@@ -124,7 +124,7 @@ def memory_of_profiles(overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def steps_of_table(settings: Settings, seconds: float, step_seconds: float | None, arms: int, seeds: int) -> int:
-    """Steps of each training so that all fit into the time; each seed also trains a stage that all arms share."""
+    """Steps of each training run so that all fit into the time; each seed also trains a stage that all arms share."""
     if not step_seconds:
         return FEWEST_STEPS
     return max(FEWEST_STEPS, min(settings.optimiser.steps, int(0.7 * seconds / ((arms + 1) * seeds * step_seconds))))

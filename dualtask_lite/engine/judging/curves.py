@@ -1,4 +1,4 @@
-"""Learning curves: Dice of training, validation and unseen cases at several points of one training.
+"""Learning curves: Dice of training, validation and unseen cases at several points of one training run.
 
 The regions come from the labels (the stage's box around the true organ), so a curve describes the progress of a
 training, not the quality of the model. The Dice of the unseen cases is recorded only: every choice uses the validation

@@ -1,12 +1,12 @@
-"""Is the difference between two arms more than chance? Paired intervals and tests, over cases and over trainings.
+"""Is the difference between two arms more than chance? Paired intervals and tests, over cases and over training runs.
 
 Two arms are tested on the same cases with the same seeds, so the difficulty of a case affects both and cancels
 in their difference. Two intervals answer two questions:
 
-* ``bootstrap_interval``, over cases: what would be the result on *other cases of these centres* with *these* trainings?
-  The unit is the case: its seeds are averaged first, because two trainings on one case are not two patients.
-* ``hierarchical_interval``, over trainings and the cases within them: what would be the result of *other trainings on
-  other cases*? A poor training affects all its cases, which the first interval ignores. Conclusions use this interval.
+* ``bootstrap_interval``, over cases: what would be the result on *other cases of these centres* with *these* training
+  runs? The unit is the case: its seeds are averaged first, because two training runs on one case are not two patients.
+* ``hierarchical_interval``, over training runs and the cases within them: what would be the result of *other training
+  runs on other cases*? A poor run affects all its cases, which the first interval ignores. Conclusions use this one.
 
 Neither predicts the result at other hospitals: three are too few. For that, compare the centres one by one.
 """
@@ -40,7 +40,7 @@ def paired_differences(matched: Iterable[Pair]) -> dict[str, NDArray[np.float64]
         matched: the pairs of both arms, see ``rows.pairs``.
 
     Returns:
-        centre -> one difference for each case (arm minus baseline), the mean over the trainings.
+        centre -> one difference for each case (arm minus baseline), the mean over the training runs.
     """
     cases: dict[tuple[str, str], list[float]] = {}
     for pair in matched:
@@ -56,7 +56,7 @@ def bootstrap_interval(
 ) -> tuple[float, float]:
     """Percentile bootstrap interval of the mean over all cases (Efron and Tibshirani 1993).
 
-    It shows what other cases of these centres would give with the same trainings. Cases are drawn with replacement
+    It shows what other cases of these centres would give with the same training runs. Cases are drawn with replacement
     within their centre, so that each centre keeps its share. With few cases it is too narrow: a 95 % interval covers
     the truth about 0.8 of the time with 3 cases a centre, 0.93 with 14.
 
@@ -79,16 +79,16 @@ def bootstrap_interval(
 def hierarchical_interval(
     matched: Sequence[Pair], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean difference, over trainings and the cases within them.
+    """Percentile bootstrap interval of the mean difference, over training runs and the cases within them.
 
-    It shows what other trainings, tested on other cases of these centres, would give. A training is one held-out
-    part with one seed. Each resample draws trainings with replacement, and the cases of each centre with replacement;
-    all drawn trainings of a centre are tested on the same drawn cases, as in the experiment (Owen 2007, *The
-    pigeonhole bootstrap*). One training fewer is drawn than there are, else few trainings would make the interval too
-    narrow (Rao and Wu 1988).
+    It shows what other training runs, tested on other cases of these centres, would give. A training run is one
+    held-out part with one seed. Each resample draws runs with replacement, and the cases of each centre with
+    replacement; all drawn runs of a centre are tested on the same drawn cases, as in the experiment (Owen 2007, *The
+    pigeonhole bootstrap*). One run fewer is drawn than there are, else few runs would make the interval too narrow
+    (Rao and Wu 1988).
 
     In simulations of 3 centres, 3 seeds and 14 cases a 95 % interval covers the truth 0.96 of the time, where the
-    interval over cases covers 0.77. If centres differ by as much as trainings do, it covers the mean over *all*
+    interval over cases covers 0.77. If centres differ by as much as training runs do, it covers the mean over *all*
     centres 0.85 of the time: three hospitals do not represent a fourth.
 
     Args:
@@ -98,7 +98,7 @@ def hierarchical_interval(
         seed: of the draws.
 
     Returns:
-        Lower and upper end; NaN with fewer than two trainings, or when a centre has one case.
+        Lower and upper end; NaN with fewer than two training runs, or when a centre has one case.
     """
     trainings = sorted({pair.training for pair in matched})
     cases = sorted({(pair.centre, pair.case) for pair in matched})
@@ -110,7 +110,7 @@ def hierarchical_interval(
         cell = trainings.index(pair.training), cases.index((pair.centre, pair.case))
         differences[cell], tested[cell] = pair.difference, 1
     rng = np.random.default_rng(seed)
-    # How often each training and each case is drawn: (resamples, trainings) and (resamples, cases).
+    # How often each training and each case is drawn: (resamples, training runs) and (resamples, cases).
     training_counts = _draw_counts(rng, len(trainings), len(trainings) - 1, resamples)
     case_counts = np.hstack([_draw_counts(rng, size, size, resamples) for size in sizes.values()])
     sums = ((training_counts @ differences) * case_counts).sum(1)
@@ -121,16 +121,16 @@ def hierarchical_interval(
 def trainings_needed(
     sd: float, difference: float = RELEVANT, *, level: float = LEVEL, power: float = 0.8
 ) -> int | float:
-    """Number of paired trainings with which a two-sided t-test shows a difference (normal formula, Guenther 1981).
+    """Number of paired training runs with which a two-sided t-test shows a difference (normal formula, Guenther 1981).
 
     Args:
-        sd: standard deviation of the mean difference between the two arms, over trainings.
+        sd: standard deviation of the mean difference between the two arms, over training runs.
         difference: the true difference to show.
         level: 1 minus the probability of a false alarm.
         power: the probability of showing the difference.
 
     Returns:
-        Number of trainings, all centres together; NaN when ``sd`` is not finite.
+        Number of training runs, all centres together; NaN when ``sd`` is not finite.
     """
     if not math.isfinite(sd):
         return math.nan
@@ -177,10 +177,10 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
         ``arm``                 its name
         ``baseline``            the arm that it is compared with
         ``cases``               number of cases, and
-        ``trainings``           number of trainings, that both arms have
+        ``trainings``           number of training runs, that both arms have
         ``difference``          mean over the cases, arm minus baseline
         ``interval``            over cases: its two ends (``bootstrap_interval``)
-        ``hierarchical``        over trainings and cases: its two ends (``hierarchical_interval``)
+        ``hierarchical``        over training runs and cases: its two ends (``hierarchical_interval``)
         ``note``                why an interval is NaN or too narrow; else empty
         ``p``, ``p_holm``       signed rank over cases; the same after Holm over these arms
         ``conclusion``          better, worse or not shown (``conclusion``)
@@ -206,7 +206,7 @@ def compare(rows: Sequence[Row], baseline: str, metric: str) -> list[dict[str, A
 def conclusion(record: Mapping[str, Any]) -> str:
     """Conclude better or worse when the hierarchical interval excludes 0 and p after Holm is small.
 
-    With fewer than ``FEWEST_TRAININGS`` trainings nothing is shown, whatever the interval.
+    With fewer than ``FEWEST_TRAININGS`` training runs nothing is shown, whatever the interval.
     """
     low, high = record["hierarchical"]
     if record["trainings"] < FEWEST_TRAININGS:
@@ -226,7 +226,7 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
         baseline: its name in the sentence.
     """
     if record["trainings"] == 1:
-        return f"{record['difference']:+.3f} in one training, which is no verdict"
+        return f"{record['difference']:+.3f} in one training run, which is no verdict"
     low, high = record["hierarchical"]
     shown = {
         "better": f"better than {baseline}",
@@ -234,8 +234,8 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
         "not shown": "not shown, since chance alone could explain it",
     }[record["conclusion"]]
     if record["trainings"] < FEWEST_TRAININGS:
-        shown = "not shown, since so few trainings give no verdict"
-    return f"{record['difference']:+.3f} over {record['trainings']} trainings ({low:+.3f} to {high:+.3f}): {shown}"
+        shown = "not shown, since so few give no verdict"
+    return f"{record['difference']:+.3f} over {record['trainings']} training runs ({low:+.3f} to {high:+.3f}): {shown}"
 
 
 def _baseline_of(arm: str, baseline: str, arms: Sequence[str]) -> str:
@@ -275,7 +275,7 @@ def _note(groups: Mapping[str, NDArray[np.float64]], trainings: int) -> str:
             f"few cases ({', '.join(few)}): the interval over cases covers the truth about 0.8 of the time, not 0.95"
         )
     if trainings == 1:
-        notes.append("no hierarchical interval: only one training")
+        notes.append("no hierarchical interval: only one training run")
     return "; ".join(notes)
 
 

@@ -83,7 +83,7 @@ def step_bytes(settings: Settings, device: str) -> int:
 
 @lru_cache
 def _simulated_bytes(settings_of_a_step: str, dtype: torch.dtype, processes: int) -> int:
-    """``step_bytes``, simulated once in a process for all trainings of a table, which differ in seed and cases only."""
+    """``step_bytes``, simulated once in a process for all runs of a table, which differ in seed and cases only."""
     settings = Settings.model_validate_json(settings_of_a_step)
     samples, views = settings.optimiser.batch // processes, settings.views.count
     with MemoryCounter() as counter, torch.device("meta"):

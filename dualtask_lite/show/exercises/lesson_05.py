@@ -80,7 +80,7 @@ def who_would_see_it(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, str
     letter = "a" if one["conclusion"] != "not shown" else "b" if alone[0] > 0 or alone[1] < 0 else "c"
     return (
         letter,
-        f"Over cases alone {alone[0]:+.3f} to {alone[1]:+.3f}, over trainings and cases {together[0]:+.3f} to "
+        f"Over cases alone {alone[0]:+.3f} to {alone[1]:+.3f}, over training runs and cases {together[0]:+.3f} to "
         f"{together[1]:+.3f}: {one['conclusion']}.",
     )
 

@@ -11,7 +11,7 @@ from dualtask_lite.show.exercises.judge import exercise
 
 _SAME = 0.05  # a smaller difference of a mean precision or recall counts as no change
 _ALIKE = 0.02  # Dice; differences that are no farther apart count as alike
-_STEPS, _IMAGES = 2400, 4  # steps of each training in the table, images in a step
+_STEPS, _IMAGES = 2400, 4  # steps of each training run in the table, images in a step
 
 
 def _detected(tumours: Sequence[Row], arm: str) -> set[tuple[str, ...]]:
@@ -51,7 +51,7 @@ def _parts_of_the_gap(answer: float, ends: Sequence[Row]) -> str:
 
 @exercise(
     "05b.2",
-    hint="ends holds the last row of each training; take those of segmentation, and float() of the text.",
+    hint="ends holds the last row of each training run; take those of segmentation, and float() of the text.",
     solution='the mean of float(row["train_dice"]) - float(row["unseen_dice"]) over the rows of ends with this arm.',
     meaning=_parts_of_the_gap,
     rounding=0.005,
@@ -80,7 +80,7 @@ def _conversion(compare: Compare, tumours: Sequence[Row]) -> Mapping[str, Any]:
 
 
 def _by_training(tumours: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows of each training: arm, held-out part and seed."""
+    """Rows of each training run: arm, held-out part and seed."""
     trainings: dict[tuple[str, ...], list[Row]] = {}
     for row in tumours:
         trainings.setdefault((row["arm"], row["part"], row["seed"]), []).append(row)
@@ -89,14 +89,14 @@ def _by_training(tumours: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
 
 def _what_it_decides(answer: float, tumours: Sequence[Row], compare: Compare) -> str:
     whole = _conversion(compare, tumours)
-    everything = f"{whole['difference']:+.3f} over all {whole['trainings']} trainings"
+    everything = f"{whole['difference']:+.3f} over all {whole['trainings']} training runs"
     return f"{answer:+.3f}, against {everything}: so much depends on one of them."
 
 
 @exercise(
     "05b.4",
-    hint="only the rows of this part with this seed go; other trainings that hold out the same hospital stay.",
-    solution='compare the rows whose (part, seed) is not ("B", "0"); its mean is over cases, not over trainings.',
+    hint="only the rows of this part with this seed go; other training runs that hold out the same hospital stay.",
+    solution='compare the rows whose (part, seed) is not ("B", "0"); its mean is over cases, not over training runs.',
     meaning=_what_it_decides,
     tolerance=0,
     rounding=0.0005,

@@ -103,7 +103,7 @@ def arms(
 
 def _sample_size(comparison: Row) -> str:
     trainings = comparison["trainings"]
-    return f"{comparison['cases']} cases, {trainings} training{'s' if trainings > 1 else ''}"
+    return f"{comparison['cases']} cases, {trainings} training run{'s' if trainings > 1 else ''}"
 
 
 def _draw_arm(axes: Axes, row: int, comparison: Row) -> str:
@@ -116,7 +116,7 @@ def _draw_arm(axes: Axes, row: int, comparison: Row) -> str:
         (
             [low, high],
             0,
-            "95 % interval over trainings and cases",
+            "95 % interval over training runs and cases",
             {"color": palette.BLUE, "lw": 3.5, "solid_capstyle": "butt"},
         ),
         (
@@ -130,7 +130,7 @@ def _draw_arm(axes: Axes, row: int, comparison: Row) -> str:
     )
     for values, below, name, style in marks:
         axes.plot(values, [row + below] * len(values), label=None if row else name, **style)
-    over_trainings = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval over trainings"
+    over_trainings = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval over training runs"
     axes.annotate(
         f"{middle:+.3f} ({over_trainings})\np after Holm {p:.2g}",
         (1.01, row),

@@ -43,7 +43,7 @@ def simulated(rng, effect, *, cases=14, seeds=2, arms=("better",)):
 def simulated_pairs(
     rng, effect=0.0, *, hospitals=3, seeds=3, cases=14, training=0.06, case=0.1, noise=0.1, hospital=0.0
 ):
-    """Differences with known components (standard deviations): of hospitals, trainings, cases, and both at once."""
+    """Differences with known components (standard deviations): of hospitals, training runs, cases, and both at once."""
     found = []
     for centre in "ABC"[:hospitals]:
         of_hospital = rng.normal(effect, hospital)
@@ -63,7 +63,7 @@ def as_rows(found):
 
 
 def covered(interval, trials, seed, **components):
-    """How often an interval holds the true effect, which is 0."""
+    """How often an interval contains the true effect, which is 0."""
     rng = np.random.default_rng(seed)
     ends = [interval(simulated_pairs(rng, **components), resamples=300) for _ in range(trials)]
     return np.mean([low <= 0 <= high for low, high in ends])
@@ -110,7 +110,7 @@ def test_the_interval_over_cases_is_scipy_s():
 
 @pytest.mark.parametrize(("cases", "expected"), [(3, 0.84), (14, 0.93)])
 def test_the_interval_over_cases_covers_less_with_few_cases(cases, expected):
-    """Without differences between trainings; the share that is expected is that of Student's t. 95 % is asked for."""
+    """Without differences between training runs; the expected share is that of Student's t. 95 % is asked for."""
     components = {"training": 0, "noise": 0, "seeds": 1, "cases": cases}
     assert covered(over_cases, 600, 3, **components) == pytest.approx(expected, abs=0.03)
     freedom, shrunk = 3 * (cases - 1), math.sqrt((cases - 1) / cases)
@@ -156,12 +156,12 @@ def test_hierarchical_interval_has_its_nominal_coverage():
 
 
 def test_interval_does_not_cover_differences_between_hospitals():
-    """As the docstring says: three hospitals as different as trainings are too few for the mean over all hospitals."""
+    """As the docstring says: three hospitals as different as training runs are too few for the mean over all."""
     assert covered(hierarchical_interval, 400, 7, hospital=0.06) == pytest.approx(0.85, abs=0.05)
 
 
 def test_without_differences_between_trainings_both_intervals_are_close():
-    """All trainings find the same; what is left is that centres no longer keep their exact share."""
+    """All training runs find the same; what is left is that centres no longer keep their exact share."""
     values = np.random.default_rng(8).normal(0, 0.1, 20)
     found = [
         Pair((centre, seed), centre, f"{i:02d}", 0.0, value)
@@ -183,7 +183,7 @@ def test_one_training_has_no_hierarchical_interval():
     found = simulated_pairs(np.random.default_rng(10), hospitals=1, seeds=1)
     assert all(map(math.isnan, hierarchical_interval(found)))
     record = compare(as_rows(found), "segmentation", "dice")[0]
-    assert record["note"] == "no hierarchical interval: only one training"
+    assert record["note"] == "no hierarchical interval: only one training run"
     assert all(map(math.isfinite, record["interval"]))
     assert math.isnan(record["trainings_needed"])
     assert record["conclusion"] == "not shown"
@@ -232,7 +232,7 @@ def test_folds_of_a_cross_validation_are_trainings():
 
 @pytest.mark.parametrize(("sd", "difference"), [(0.05, 0.05), (0.08, 0.05), (0.1, 0.05), (0.07, 0.095)])
 def test_trainings_needed_gives_the_requested_power(sd, difference):
-    """4,000 simulated experiments with that many trainings, and with two fewer."""
+    """4,000 simulated experiments with that many training runs, and with two fewer."""
     rng = np.random.default_rng(14)
 
     def shown(trainings):
@@ -313,14 +313,14 @@ def test_a_conclusion_needs_the_hierarchical_interval_and_p(ends, p, expected):
 @pytest.mark.parametrize(
     ("trainings", "found", "words"),
     [
-        (1, "better", "+0.200 in one training, which is no verdict"),
-        (9, "better", "+0.200 over 9 trainings (+0.100 to +0.300): better than the baseline"),
-        (9, "not shown", "+0.200 over 9 trainings (+0.100 to +0.300): not shown, since chance alone could explain it"),
+        (1, "better", "in one training run, which is no verdict"),
+        (9, "better", "over 9 training runs (+0.100 to +0.300): better than the baseline"),
+        (9, "not shown", "over 9 training runs (+0.100 to +0.300): not shown, since chance alone could explain it"),
     ],
 )
 def test_the_words_say_no_more_than_the_comparison(trainings, found, words):
     record = {"trainings": trainings, "difference": 0.2, "hierarchical": (0.1, 0.3), "conclusion": found}
-    assert in_words(record, "the baseline") == words
+    assert in_words(record, "the baseline") == f"+0.200 {words}"
 
 
 @pytest.mark.parametrize(("trainings", "expected"), [(3, "not shown"), (4, "not shown"), (5, "better")])
@@ -328,11 +328,11 @@ def test_few_trainings_give_no_conclusion(trainings, expected):
     record = {"hierarchical": (0.1, 0.2), "p_holm": 0.001, "trainings": trainings, "difference": 0.15}
     record["conclusion"] = conclusion(record)
     assert record["conclusion"] == expected
-    assert ("so few trainings" in in_words(record)) == (trainings < 5)
+    assert ("so few give no verdict" in in_words(record)) == (trainings < 5)
 
 
 def test_one_bad_training_of_three_is_no_conclusion():
-    """All its cases fail together: the interval over cases leaves 0, that over trainings does not."""
+    """All its cases fail together: the interval over cases excludes 0, that over training runs does not."""
     rng = np.random.default_rng(15)
     found = [
         Pair(("A", seed), "A", f"{case:02d}", 0.0, gain + rng.normal(0, 0.02))

@@ -96,4 +96,4 @@ def test_sentence_on_half_the_samples_follows_from_rows():
     views = next(one for one in compare(rows, half, "dice") if one["arm"] == "views")
     low, high = views["hierarchical"]
     assert views["conclusion"] == "not shown"
-    assert f"{views['difference']:+.3f} over 9 trainings\n   ({low:+.3f} to {high:+.3f})" in log
+    assert f"{views['difference']:+.3f} over 9 training runs\n   ({low:+.3f} to {high:+.3f})" in log

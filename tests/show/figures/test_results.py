@@ -51,8 +51,8 @@ def test_forest_plot_describes_interval_and_sample_of_each_arm():
     ]
     picture = results.arms(shown, claimed=0.095)
     assert "distance +0.050 (-0.150 to +0.300), over cases alone -0.050 to +0.200, p after Holm 0.03" in picture.alt
-    assert "42 cases, 6 trainings: distance" in picture.alt
-    assert "42 cases, 1 training: full -0.010" in picture.alt
+    assert "42 cases, 6 training runs: distance" in picture.alt
+    assert "42 cases, 1 training run: full -0.010" in picture.alt
     assert "0.700" not in picture.alt
     assert is_readable(picture)
 
@@ -64,8 +64,8 @@ def test_missing_comparisons_are_reported():
 
 def test_an_undefined_difference_does_not_stop_the_figure():
     nothing = {"interval": [None, None], "hierarchical": [None, None], "difference": None, "p_holm": None}
-    undefined = comparison("full", math.nan) | nothing | {"note": "one training"}
+    undefined = comparison("full", math.nan) | nothing | {"note": "one training run"}
     picture = results.arms([undefined, comparison("distance", 0.1)])
     assert is_readable(picture)
-    assert "full +nan (no interval over trainings), over cases alone no interval" in picture.alt
-    assert "(one training); 42 cases, 6 trainings: distance" in picture.alt
+    assert "full +nan (no interval over training runs), over cases alone no interval" in picture.alt
+    assert "(one training run); 42 cases, 6 training runs: distance" in picture.alt
