@@ -181,7 +181,7 @@ def exam_row(exam: Results, arm: str) -> dict[str, str]:
         "Dice": written(exam.mean(arm)),
         "NSD at 2 mm": written(exam.mean(arm, "nsd_2mm")),
         "HD95 in mm": written(exam.mean(arm, "hd95_mm"), 1),
-        "found": written(exam.mean(arm, "detected"), 2),
+        "detected": written(exam.mean(arm, "detected"), 2),
         **compared(exam, arm, "difference in Dice"),
     }
 
@@ -226,7 +226,7 @@ def page_lines(results: Results) -> str:
                 if found
                 else "",
                 "95 %, cases alone": interval(found["interval"]) if found else "",
-                "found": written(results.mean(arm, "detected"), 2),
+                "detected": written(results.mean(arm, "detected"), 2),
                 "by the mean of both heads": written(results.mean(arm, "dice_mean_head")),
                 "in the label's own box": written(results.mean(arm, "dice_own_box")),
             }

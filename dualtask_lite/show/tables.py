@@ -11,7 +11,7 @@ from dualtask_lite.show.table import Table
 
 
 def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
-    """Show each arm's number of training runs and mean for each held-out hospital, and the share of lesions found.
+    """Show each arm's number of training runs and mean for each held-out hospital, and the share of lesions detected.
 
     Args:
         rows: of ``cases.csv``, of one target and protocol.
@@ -24,8 +24,9 @@ def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
         means = {name: mean_of(row[metric] for row in of_arm if row["centre"] == name) for name in hospitals}
         seeds = {name: len({row["seed"] for row in of_arm if row["centre"] == name}) for name in hospitals}
         seeds = {name: count for name, count in seeds.items() if count}
-        lines.append({"arm": arm, "training runs": seeds, **means, "found": mean_of(row["detected"] for row in of_arm)})
-    return Table(lines, f"Mean {metric} on each held-out hospital, and the share of lesions found", digits=3)
+        detected = mean_of(row["detected"] for row in of_arm)
+        lines.append({"arm": arm, "training runs": seeds, **means, "detected": detected})
+    return Table(lines, f"Mean {metric} on each held-out hospital, and the share of lesions detected", digits=3)
 
 
 def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision", "recall")) -> Table:

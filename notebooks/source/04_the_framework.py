@@ -318,7 +318,7 @@ figures.scores([row for row in compared if row["target"] == "tumour"], by="model
 
 # %% [markdown]
 # And what goes wrong: a tumour of which nothing was marked is *missed*, anything marked in a patient without a tumour is a
-# *false alarm*. Who marks much touches many tumours by chance, so the marked volume stands beside:
+# *false alarm*. Who marks much detects many tumours by chance, so the marked volume stands beside:
 
 # %%
 from dualtask_lite.show import tables
@@ -360,7 +360,7 @@ check("04.2", median_dice)
 # %% [markdown]
 # ## One prediction
 #
-# The median case, by Dice, of the tumours that were touched. Pancreas and tumour are both outlined in magenta where they are
+# The median case, by Dice, of the tumours that were detected. Pancreas and tumour are both outlined in magenta where they are
 # predicted. Below: the distance that the second head regressed, in mm.
 
 # %%

@@ -60,7 +60,7 @@ print(f"{about['device']}, torch {about['versions']['torch']}, {about['date']}")
 tables.arms(tumours)
 
 # %% [markdown]
-# A dash means that no such training is in the table. *Found* is the share of the tumours that the prediction touches. The
+# A dash means that no such training is in the table. *Detected* is the share of the tumours that the prediction overlaps, if only in one voxel. The
 # arms differ in these terms of [lesson 04](04_the_framework.ipynb), and in how many views they see of each sample:
 
 # %%
@@ -117,14 +117,14 @@ outcome("05b.A")
 # %% [markdown]
 # ### Exercise 1
 #
-# A mean Dice hides what changed. How many tumours does `full` **touch that `segmentation` does not**? Count pairs of training
-# (`part` and `seed`) and `case`; `detected` is the text `"True"` where the prediction touches the tumour.
+# A mean Dice hides what changed. How many tumours does `full` **detect that `segmentation` does not**? Count pairs of training
+# (`part` and `seed`) and `case`; `detected` is the text `"True"` where the prediction overlaps the tumour.
 
 # %% tags=["exercise", "blank"]
 newly_found = ...
 
 # %% tags=["exercise", "solution"]
-touched = {
+detected = {
     arm: {
         (row["part"], row["seed"], row["case"])
         for row in tumours
@@ -132,10 +132,10 @@ touched = {
     }
     for arm in ("segmentation", "full")
 }
-newly_found = len(touched["full"] - touched["segmentation"])
+newly_found = len(detected["full"] - detected["segmentation"])
 
 # %% tags=["exercise", "wrong"]
-touched = {
+detected = {
     arm: {
         (row["part"], row["seed"], row["case"])
         for row in tumours
@@ -143,7 +143,7 @@ touched = {
     }
     for arm in ("segmentation", "full")
 }
-newly_found = len(touched["full"] & touched["segmentation"])  # what both of them touch
+newly_found = len(detected["full"] & detected["segmentation"])  # what both of them detect
 
 # %% tags=["check"]
 check("05b.1", newly_found)

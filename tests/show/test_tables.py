@@ -29,7 +29,7 @@ def test_arms_have_their_means_by_hospital():
     assert (baseline["training runs"], full["training runs"]) == ({"A": 1, "B": 1}, {"A": 2})
     assert baseline["A"] == pytest.approx(0.4)
     assert math.isnan(baseline["B"])
-    assert baseline["found"] == 0.5
+    assert baseline["detected"] == 0.5
     assert full["A"] == pytest.approx(0.2)
 
 

@@ -32,7 +32,7 @@ def _lost_and_new(answer: int, tumours: Sequence[Row]) -> str:
 @exercise(
     "05b.1",
     hint="two sets of (part, seed, case), one an arm; a - b is what is in a and not in b.",
-    solution='len(touched["full"] - touched["segmentation"]), each a set of the rows where detected is "True".',
+    solution='len(detected["full"] - detected["segmentation"]), each a set of the rows where detected is "True".',
     meaning=_lost_and_new,
     tolerance=0,
 )
