@@ -111,6 +111,40 @@ def test_interrupted_run_resumes_to_identical_weights(tmp_path, views):
     assert a == b
 
 
+@pytest.mark.parametrize("step_of_the_cut", [None, 3, 5])
+def test_the_model_has_the_mean_of_its_last_weights(tmp_path, step_of_the_cut):
+    """The training itself is the same, also when it is cut before or within the part that counts."""
+    every_step = {**TINY, "machine.validate_every": 1}
+    after_step = []
+
+    def keep(net, *_):
+        after_step.append({name: tensor.clone() for name, tensor in net.state_dict().items()})
+
+    how = {"split": split(), "progress": False}
+    last = train(Settings.of("laptop", every_step), tmp_path / "last", **how, on_validation=keep)
+    averaged = Settings.of("laptop", {**every_step, "optimiser.average": 0.5})
+    assert len(after_step) == 6
+    expected = {name: torch.stack([one[name] for one in after_step[3:]]).mean(0) for name in after_step[0]}
+    after_step.clear()
+
+    def power_cut(row):
+        if row["step"] == step_of_the_cut:
+            raise OSError("power cut")
+
+    if step_of_the_cut:
+        with pytest.raises(OSError, match="power cut"):
+            train(averaged, tmp_path / "mean", **how, callback=power_cut)
+    train(averaged, tmp_path / "mean", **how, resume=True, on_validation=keep)
+    for name, tensor in weights(tmp_path / "mean").items():
+        torch.testing.assert_close(tensor, expected[name], rtol=1e-6, atol=1e-7)
+        assert torch.equal(tensor, after_step[-1][name]), "the Dice of the last step is that of the model"
+    nets = [files.build_network(averaged) for _ in range(2)]
+    for net, run in zip(nets, (last, tmp_path / "mean"), strict=True):
+        files.load_checkpoint(run / "last.ckpt", net, torch.optim.AdamW(net.parameters()))
+    for own, same in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
+        assert torch.equal(own, same), "a longer run goes on from the last weights"
+
+
 def test_another_seed_gives_other_weights(tmp_path):
     runs = [
         train(
