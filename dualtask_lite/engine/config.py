@@ -150,7 +150,7 @@ class Optimiser(Section):
     steps: int = Field(20_000, ge=1)
     batch: int = Field(1, ge=1)  # samples a step, shared by all processes; each sample has `views.count` views
     clip: Positive = 12.0  # largest norm of the gradient
-    average: Share = 0.0  # share of the run, at its end, whose weights are averaged for the model; 0: the last weights
+    average: int = Field(0, ge=0)  # steps that a moving average of the weights remembers; 0: the last weights are kept
 
 
 class Prediction(Section):

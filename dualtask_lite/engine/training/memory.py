@@ -36,7 +36,7 @@ _OF_A_STEP: Any = {
     "views": {"count"},
     "network": True,
     "objective": True,
-    "optimiser": {"batch"},
+    "optimiser": {"batch", "average"},
     "machine": {"recompute"},
 }
 
@@ -94,7 +94,7 @@ def _simulated_bytes(settings_of_a_step: str, dtype: torch.dtype, processes: int
         _total(settings, [output if output is None else output.float() for output in outputs], target).backward()
     # In addition, in float32: the gradients and the two moments of the optimiser; in mixed precision, a copy of the
     # weights; with several processes, a buffer to exchange gradients.
-    copies = 3 + (dtype != torch.float32) + (processes > 1)
+    copies = 3 + (dtype != torch.float32) + (processes > 1) + (settings.optimiser.average > 0)
     return counter.peak + 4 * copies * sum(weight.numel() for weight in net.parameters())
 
 

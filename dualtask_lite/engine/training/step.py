@@ -103,44 +103,35 @@ class Steps:
             self.model, self.optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False
         )
         self.optimiser.step()
-        self._average_weights(step)
+        self._average_weights()
         values = self._means({"total": total, **terms})
         return {"step": step + 1, "lr": f"{rate:.4g}", **values, **norms}
 
-    def _average_weights(self, step: int) -> None:
-        """Update the mean of the weights over the last part of the run, a value of the optimiser as its moments are.
+    @torch.no_grad()
+    def _average_weights(self) -> None:
+        """Update the moving average of the weights, a value of the optimiser as its moments are, so that it resumes.
 
-        Source: Izmailov et al. 2018, Averaging weights leads to wider optima and better generalization
-        (arXiv 1803.05407).
+        Source: Polyak and Juditsky 1992, Acceleration of stochastic approximation by averaging, in the exponential
+        form of ``torch.optim.swa_utils``.
         """
-        if (since := step - self._first_averaged()) < 0:
-            return
-        for weight, state in self._trained():
-            current = weight.detach()
-            state["average"] = torch.lerp(state.get("average", current), current, 1 / (since + 1))
-
-    def _first_averaged(self) -> int:
-        """The first step, counted from 0, whose weights count for the average."""
-        optimiser = self.settings.optimiser
-        return optimiser.steps - round(optimiser.average * optimiser.steps)
+        state, memory = self.optimiser.state, self.settings.optimiser.average
+        for weight in self.net.parameters() if memory else ():
+            if weight in state:  # else no term has trained it
+                average = state[weight].setdefault("average", weight.detach().clone())
+                average.lerp_(weight.detach(), 1 / memory)
 
     @contextmanager
-    def averaged(self, step: int) -> Iterator[None]:
-        """After ``step`` steps, let the network have its averaged weights, if there are any; then its own again."""
-        trained = self._trained() if step > self._first_averaged() else []
-        own = [weight.data for weight, _ in trained]
-        for weight, state in trained:
-            weight.data = state["average"]
+    def averaged(self) -> Iterator[None]:
+        """Let the network have its averaged weights, if the settings ask for them; then its own again."""
+        state = self.optimiser.state if self.settings.optimiser.average else {}
+        own = {weight: weight.data for weight in self.net.parameters() if "average" in state.get(weight, {})}
+        for weight in own:
+            weight.data = state[weight]["average"]
         try:
             yield
         finally:
-            for (weight, _), data in zip(trained, own, strict=True):
+            for weight, data in own.items():
                 weight.data = data
-
-    def _trained(self) -> list[tuple[torch.nn.Parameter, dict[str, torch.Tensor]]]:
-        """The weights that a term has trained, and what the optimiser keeps for each."""
-        state = self.optimiser.state
-        return [(weight, state[weight]) for weight in self.net.parameters() if weight in state]
 
     def _means(self, values: Mapping[str, torch.Tensor]) -> dict[str, float]:
         """Mean of each value over the processes; a single transfer from the device."""

@@ -193,7 +193,7 @@ def train(
         run = _prepare(fabric, settings, folder, split, started, resume=resume, bar=bar)
         with run.open_log(on_start) as log:
             step, row = run.optimise(log, bar, callback, on_validation)
-    with run.steps.averaged(step):
+    with run.steps.averaged():
         run.save_results(step, row)
     fabric.barrier()
     return folder
@@ -241,7 +241,7 @@ class _Run:
         for step, row in enumerate(steps.run(self.first), start=self.first + 1):
             is_last = step == settings.optimiser.steps
             if self.has_validation and (is_last or step % machine.validate_every == 0):
-                with steps.averaged(step):
+                with steps.averaged():
                     row["val_dice"] = self.mean_dice(self.validation)
                     if on_validation and fabric.is_global_zero:
                         on_validation(steps.net, self.validation, settings)
