@@ -39,7 +39,8 @@ _PIXELS = [
 _NUMBERS = {"Rows": 1, "Columns": 1, "NumberOfFrames": 1, "SliceThickness": 1}
 _NUMBERS |= {"ImageOrientationPatient": 6, "ImagePositionPatient": 3, "PixelSpacing": 2}
 _UNEVEN = 0.05  # of the distance between slices; a larger deviation makes the stack uneven,
-_ROUNDED = 0.2  # unless each slice is nearer than this to its place in an even stack: some scanners round to 0.1 mm
+_ROUNDED = 0.101  # mm; unless no slice is farther from its place in an even stack: some scanners round to 0.1 mm
+_SIDEWAYS = 1.0  # mm; a slice that is moved farther within its plane makes the stack uneven, too
 _CONVERT = "convert the series with dcm2niix, and give the NIfTI file"
 _REMOVE = f"remove this file if it is a localiser or a page of text; else {_CONVERT}"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without preamble begins with
@@ -214,7 +215,8 @@ def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) 
     uneven = np.flatnonzero(np.abs(distances - median) > _UNEVEN * median)
     heights = positions @ normal
     from_even = np.abs(heights - np.linspace(heights[0], heights[-1], len(heights)))
-    if not len(uneven) or from_even.max() <= _ROUNDED * median:
+    if not len(uneven) or from_even.max() <= _ROUNDED:
+        _check_line(folder, slices, positions, heights)
         return np.asarray((positions[-1] - positions[0]) / (len(slices) - 1))
     if len(uneven) > 1 and np.ptp(distances[uneven]) <= _UNEVEN * median and np.ptp(uneven) == len(uneven) - 1:
         change_at = slices[uneven[0] or uneven[-1] + 1][0].name
@@ -228,6 +230,18 @@ def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) 
         f"{folder}: slices are {median:.3g} mm apart, but {distances[worst]:.3g} mm between {between}",
         f"a slice is missing or too many: copy or fetch the series again, or {_CONVERT}",
     )
+
+
+def _check_line(folder: Path, slices: list[tuple[Path, Dataset]], positions: np.ndarray, heights: np.ndarray) -> None:
+    """Refuse a slice that is moved within its plane, away from the line through the first and the last."""
+    share = (heights - heights[0]) / (heights[-1] - heights[0])
+    moved = np.linalg.norm(positions - positions[0] - share[:, None] * (positions[-1] - positions[0]), axis=1)
+    worst = int(moved.argmax())
+    if moved[worst] > _SIDEWAYS:
+        raise DualTaskError(
+            f"{folder}: {slices[worst][0].name} is moved by {moved[worst]:.3g} mm within its plane",
+            f"copy or fetch the series again, or {_CONVERT}",
+        )
 
 
 def _directions(header: Dataset) -> np.ndarray:

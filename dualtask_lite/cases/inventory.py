@@ -15,7 +15,7 @@ from pathlib import Path
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.dicom import files_of, is_dicom, is_index
 from dualtask_lite.cases.layouts import CASE_FOLDERS, LAYOUTS, Dataset, dataset_in
-from dualtask_lite.cases.paths import is_nifti, niftis_in, printable, stem
+from dualtask_lite.cases.paths import is_nifti, niftis_in, packed_copy, printable, stem
 from dualtask_lite.cases.results import is_result
 from dualtask_lite.errors import DualTaskError
 
@@ -140,9 +140,6 @@ class _Walk:
                 except OSError as error:  # from listing this folder; each folder below it handles its own
                     why = f"cannot be read ({error.strerror or error})"
                     self.skipped.append(Skipped(path, why, "check your permissions", may_be_ct=True))
-            elif (packed := path.with_name(f"{path.name}.gz")) in niftis:
-                why = f"has the name of {packed.name} beside it, which is used"
-                self.skipped.append(Skipped(path, why, "rename it if it holds another CT", may_be_ct=True))
             elif path in niftis and not is_result(path):
                 names_case = path.name in CASE_FOLDERS and len(niftis) == 1 and folder != self.root
                 self.cases.append(_named_by_folder(path) if names_case else _unlabelled(path))
@@ -162,6 +159,8 @@ class _Walk:
                     continue
                 if path in used_folders:
                     visit(path)
+                elif is_nifti(path) and packed_copy(path):
+                    self.skipped.append(_skip(path))
                 elif path.parent.name == "labelsTr" and is_nifti(path) and not path.name.startswith("."):
                     self.skipped.append(_orphan(path, unlabelled))
                 elif is_nifti(path) or path.is_dir():
@@ -198,6 +197,9 @@ def _skip(path: Path) -> Skipped:
         return Skipped(path, "is a result of dualtask predict", "give the CT that it was made from")
     if is_index(path):
         return Skipped(path, "is the index of a DICOM disc", "give the folders of its series")
+    if is_nifti(path) and (packed := packed_copy(path)):
+        why = f"has the name of {packed.name} beside it, which is read instead"
+        return Skipped(path, why, "rename it if it holds other voxels", may_be_ct=True)
     if not os.access(path, os.R_OK):
         return Skipped(path, "cannot be read", "check your permissions", may_be_ct=True)
     for endings, what, remedy in _UNSUPPORTED:

@@ -20,8 +20,14 @@ def folders_in(folder: Path) -> list[Path]:
 
 
 def niftis_in(folder: Path) -> list[Path]:
-    """The visible NIfTI files of a folder."""
-    return [path for path in visible(folder) if path.is_file() and is_nifti(path)]
+    """The visible NIfTI files of a folder; of a file and its packed copy the latter."""
+    return [path for path in visible(folder) if path.is_file() and is_nifti(path) and not packed_copy(path)]
+
+
+def packed_copy(path: Path) -> Path | None:
+    """The file of the same name beside a NIfTI file that is packed, if there is one."""
+    packed = path.with_name(f"{path.name}.gz")
+    return packed if is_nifti(packed) and packed.is_file() else None
 
 
 def is_nifti(path: Path) -> bool:

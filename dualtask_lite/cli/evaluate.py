@@ -64,18 +64,20 @@ def evaluate(
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
     engine.check_evaluation_folder(where, cases, from_where)
     result = engine.evaluate(models, cases)
-    if as_json:
-        print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
-    else:
-        print_table(
-            [
-                {"target": target, "centre": name, "cases": statistics["n_cases"]}
-                | {f"{metric} (n)": _mean(statistics[metric]) for metric in SHOWN}
-                for target, centres in result.summary.items()
-                for name, statistics in centres.items()
-            ]
-        )
-    engine.write_evaluation(result, where, from_where)  # after the table, which a full disk does not take away
+    try:
+        engine.write_evaluation(result, where, from_where)
+    finally:  # a full disk does not take the table away, nor a closed terminal the files
+        if as_json:
+            print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
+        else:
+            print_table(
+                [
+                    {"target": target, "centre": name, "cases": statistics["n_cases"]}
+                    | {f"{metric} (n)": _mean(statistics[metric]) for metric in SHOWN}
+                    for target, centres in result.summary.items()
+                    for name, statistics in centres.items()
+                ]
+            )
     if not as_json:
         out.print(f"wrote {where / 'cases.csv'} and summary.json", markup=False, highlight=False)
     if result.failed:

@@ -115,10 +115,10 @@ def test_run_length_encoding_is_read(tmp_path, write_series):
     assert np.array_equal(Case("s", "A", tmp_path / "s").load().volume, hu()[::-1, ::-1])
 
 
-def moved(index, by):
+def moved(index, by, axis=2):
     def change(data, here):
         if here == index:
-            data.ImagePositionPatient[2] += by
+            data.ImagePositionPatient[axis] += by
 
     return change
 
@@ -144,6 +144,8 @@ BROKEN = {
     "a missing slice": ({"leave_out": [3]}, "2.5 mm apart, but 5 mm between 000002.dcm and 000004.dcm"),
     "a slice twice": ({"order": [0, 1, 2, 2, 3, 4, 5]}, "000002.dcm and 000003.dcm show the same position"),
     "a slice out of line": ({"change": moved(4, 0.9)}, "but 3.4 mm between 000003.dcm and 000004.dcm"),
+    "a last gap that is a fifth larger": ({"change": moved(5, 0.5)}, "but 3 mm between 000004.dcm and 000005.dcm"),
+    "a slice moved sideways": ({"change": moved(3, 8, axis=0)}, "000003.dcm is moved by 8 mm within its plane"),
     "a slice of another size": ({"change": a_tag(Rows=7)}, "differs in size"),
     "a slice of another spacing": ({"change": a_tag(PixelSpacing=[1, 1])}, "differs in size"),
     "a localiser": ({"change": a_tag(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])}, "direction"),

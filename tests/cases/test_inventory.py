@@ -63,7 +63,15 @@ def test_of_a_file_and_its_packed_copy_one_is_used_and_the_other_named(make):
     assert [case.image.name for case in found.cases] == ["ct.nii.gz", "other.nii"]
     (skipped,) = found.skipped
     assert (skipped.path.name, skipped.may_be_ct) == ("ct.nii", True)
-    assert "has the name of ct.nii.gz beside it" in skipped.what
+    assert skipped.what == "has the name of ct.nii.gz beside it, which is read instead"
+
+
+def test_an_unpacked_copy_changes_no_name_and_no_label(make):
+    assert ids(make("cases/p1/ct.nii.gz", "cases/p1/ct.nii", "cases/p2/ct.nii.gz") / "cases") == ["p1", "p2"]
+    root = make(*(f"task/{part}/a.nii{end}" for part in ("imagesTr", "labelsTr") for end in ("", ".gz")))
+    found = find_inputs([root / "task"])
+    assert [(case.image.name, case.label.name) for case in found.cases] == [("a.nii.gz", "a.nii.gz")]
+    assert ["which is read instead" in why for why in reasons(found, root).values()] == [True, True]
 
 
 def test_names_that_folders_cannot_distinguish_are_refused(make):

@@ -91,7 +91,8 @@ def synthetic_scan(shape: tuple[int, int, int], spacing: tuple[float, float, flo
 def _compare(model: Model, scan: Scan) -> dict[str, Any]:
     device = next(model.net.parameters()).device
     image = cut_region(scan, model.settings, Box.whole(scan.shape), labelled=False).image.to(device)
-    model.net(image.new_zeros(WINDOWS, 1, *model.settings.sample.patch))  # warm-up
+    with autocast(model.settings, device):
+        model.net(image.new_zeros(WINDOWS, 1, *model.settings.sample.patch))  # warm-up
     probability, seconds = _timed(lambda: predict_heads(model.net, image, model.settings)[0], device)
     expected, monai_seconds = _timed(lambda: monai_probability(model, image), device)
     masks = [(maps >= model.settings.prediction.threshold).cpu().numpy() for maps in (probability, expected)]

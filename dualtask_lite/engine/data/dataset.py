@@ -61,12 +61,17 @@ def training_region(case: Case, settings: Settings) -> Region:
 
 
 def training_box(scan: Scan, stage: Stage) -> Box:
-    """The box that a stage processes in training; without its organ, the next larger region."""
+    """The box that a stage processes in training; its faces move by ``jitter`` for each sample."""
+    return label_box(scan, stage, stage.margin + stage.jitter)
+
+
+def label_box(scan: Scan, stage: Stage, margin: float) -> Box:
+    """The box around a stage's organ by the label, ``margin`` mm larger; without the organ, the next larger region."""
     label = scan.label
     if stage.region != "volume" and label is not None:
         regions = ("tumour", "pancreas") if stage.region == "tumour" else ("pancreas",)
         for region in regions:
-            if box := Box.around(target_mask(label, region), stage.margin + stage.jitter, scan.spacing):
+            if box := Box.around(target_mask(label, region), margin, scan.spacing):
                 return box
     return Box.whole(scan.shape)
 

@@ -16,7 +16,7 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import dice, target_mask
 from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
-from dualtask_lite.engine.data.dataset import training_box
+from dualtask_lite.engine.data.dataset import label_box
 from dualtask_lite.engine.judging.metrics import case_metrics, summarise
 from dualtask_lite.engine.predict import (
     Prediction,
@@ -207,7 +207,7 @@ def score_heads(model: Model, scan: Scan, prediction: Prediction) -> dict[str, f
     by_head = prediction.targets[stage.target].masks
     own_box = by_head["segmentation"]
     if stage.region != "volume":  # else the box is the whole volume, which was predicted already
-        maps = predict_box(model, scan, training_box(scan, stage))
+        maps = predict_box(model, scan, label_box(scan, stage, stage.margin))
         own_box = keep_large_components(maps.of_head("segmentation") >= threshold)
     masks = {f"dice_{head}_head": mask for head, mask in by_head.items() if head != "segmentation"}
     masks["dice_own_box"] = own_box

@@ -17,6 +17,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.config import STAGES, Settings
+from dualtask_lite.engine.data.dataset import label_box
 from dualtask_lite.engine.judging.evaluation import refuse_training_cases
 from dualtask_lite.engine.predict import Prediction, in_cascade_order, keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, load_model
@@ -179,9 +180,7 @@ def box_leak(
         truth = target_mask(_label(scan), stage.target)
         if not truth.any():
             continue
-        box = Box.around(target_mask(_label(scan), stage.region), stage.margin, scan.spacing)  # the leak: by the label
-        assert box is not None  # the region contains the target
-        maps = predict_box(model, scan, box)
+        maps = predict_box(model, scan, label_box(scan, stage, stage.margin))  # the leak: this box is the label's
         leaked = keep_large_components(maps.probability >= model.settings.prediction.threshold)
         prediction = (predictions or {}).get(scan.id) or predict_scan(models, scan)
         predicted = prediction.targets[stage.target].mask
