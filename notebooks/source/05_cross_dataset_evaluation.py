@@ -136,7 +136,7 @@ choice(
     "05.B",
     "Vote: who would see a difference of this sign again?",
     "whoever tests other patients, and whoever trains again",
-    "whoever tests other patients with these training runs; with other training runs perhaps not",
+    "whoever tests these models on other patients; with models that were trained anew perhaps not",
     "perhaps not even who tests other patients",
 )
 
@@ -166,8 +166,8 @@ print(f"mean difference {together.mean():+.3f}, interval {low:+.3f} to {high:+.3
 # With few cases this interval is too narrow. With three cases a centre it covers the true difference about 8 times in 10,
 # and not 9.5 times; a centre with a single case has no interval at all.
 #
-# The interval speaks of other **cases**. It says nothing of another **training** (another start of the weights, another
-# order of the samples), and a training that goes badly moves all its cases together. So draw the training runs anew as well,
+# The interval speaks of other **cases**. It says nothing of another **training run** (another start of the weights, another
+# order of the samples), and a run that goes badly moves all its cases together. So draw the training runs anew as well,
 # and the cases within them. Conclusions need this **hierarchical** interval:
 
 # %%

@@ -37,9 +37,9 @@ data_dir = ""  # not used: this lesson reads a table that comes with the kit
 #
 # ## The table
 #
-# Each **training** holds out one hospital with all its 48 patients and learns from the two others; then the held-out patients
-# are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a training; in four training runs
-# `full` came later, on another processor, and has its own, with nearly the same mean Dice. Every arm is scored on the mask of the
+# Each **training run** holds out one hospital with all its 48 patients and learns from the two others; then the held-out patients
+# are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a hospital and a seed; in four of
+# these `full` came later, on another processor, and has its own, with nearly the same mean Dice. Every arm is scored on the mask of the
 # segmentation head, and all arms get the same number of steps and of images a step, unless the name of an arm says otherwise. So
 # what differs between two arms is above all what they learned from. This took hours, so the rows come with the kit:
 
@@ -60,7 +60,7 @@ print(f"{about['device']}, torch {about['versions']['torch']}, {about['date']}")
 tables.arms(tumours)
 
 # %% [markdown]
-# A dash means that no such training is in the table. *Detected* is the share of the tumours that the prediction overlaps, if only in one voxel. The
+# A dash means that no such run is in the table. *Detected* is the share of the tumours that the prediction overlaps, if only in one voxel. The
 # arms differ in these terms of [lesson 04](04_the_framework.ipynb), and in how many views they see of each sample:
 
 # %%
@@ -91,7 +91,7 @@ results.arms([one | what for one in comparisons], claimed=CLAIMED)
 
 # %% [markdown]
 # Each dot is the mean difference over the cases. The thick line is the interval over training runs and cases. The thin line is the interval over cases alone, and each small grey mark is the mean of one seed. The dotted line
-# is the difference that the paper reports. A training run is one held-out hospital with one seed.
+# is the difference that the paper reports.
 #
 # The conclusion is *better* or *worse* only where the thick line excludes 0, the corrected p-value is below 0.05 **and** there are at least
 # five training runs, because with fewer the line itself is not reliable. Even of nine, a single one that fails can decide the mean (exercise 4):
@@ -108,7 +108,7 @@ outcome("05b.A")
 
 # %% [markdown]
 # Here a p-value far below 0.05 stands beside an interval that may contain 0. The p-value takes the cases as independent, as the thin line
-# does. But the cases of one training run move together, so it is small as soon as one training run differs much.
+# does. But the cases of one training run move together, so it is small as soon as one run differs much.
 #
 # *Not shown* is a result, and it is not the same as *no effect*. A difference that is smaller than about half the width of its
 # interval cannot be told from 0, and a true difference of that size would usually be missed by so few training runs. And where an arm has
@@ -121,7 +121,7 @@ outcome("05b.A")
 # (`part` and `seed`) and `case`; `detected` is the text `"True"` where the prediction overlaps the tumour.
 
 # %% tags=["exercise", "blank"]
-newly_found = ...
+newly_detected = ...
 
 # %% tags=["exercise", "solution"]
 detected = {
@@ -132,7 +132,7 @@ detected = {
     }
     for arm in ("segmentation", "full")
 }
-newly_found = len(detected["full"] - detected["segmentation"])
+newly_detected = len(detected["full"] - detected["segmentation"])
 
 # %% tags=["exercise", "wrong"]
 detected = {
@@ -143,10 +143,10 @@ detected = {
     }
     for arm in ("segmentation", "full")
 }
-newly_found = len(detected["full"] & detected["segmentation"])  # what both of them detect
+newly_detected = len(detected["full"] & detected["segmentation"])  # what both of them detect
 
 # %% tags=["check"]
-check("05b.1", newly_found)
+check("05b.1", newly_detected)
 
 # %% [markdown]
 # ## Has it learned enough to show anything?
@@ -180,11 +180,11 @@ outcome("05b.B")
 # %% [markdown]
 # A line is the mean over the seeds, its band runs from the lowest to the highest. Read the training cases first. An arm that is behind on
 # its **own training cases** has not learned what there is to carry over: what its terms do in a new hospital cannot be seen
-# from this training. At the left end of the curves, where the training of a lesson stops, the arms differ by how fast they learn.
+# from this run. At the left end of the curves, where the training of a lesson stops, the arms differ by how fast they learn.
 #
 # Then compare validation with the unseen hospital. Both are new patients; only the latter are of a new hospital.
 # Where their Dice is lower, a method that travels better could win the difference back; where it is not, there is nothing to win.
-# And where an arm is low in all three, the training itself failed. Do not compare the losses of two arms: an arm with more terms
+# And where an arm is low in all three, the run itself failed. Do not compare the losses of two arms: an arm with more terms
 # has a larger sum, and it grows while the ramped terms join in.
 
 # %%
@@ -223,7 +223,8 @@ check("05b.2", gap)
 # ## Where does it end?
 #
 # That `full` has not learned its own hospitals is a statement about 2,400 steps. So the arms were also trained for **four times as many
-# steps**, twice: hospital A held out with seed 1, and C with seed 0. In the table `+optimiser.steps=9600` stands behind their names.
+# steps**, once for each hospital: A held out with seed 1, B with seed 2 and C with seed 0. In the table `+optimiser.steps=9600` stands behind
+# their names.
 
 # %% tags=["choice"]
 choice(
@@ -248,18 +249,19 @@ tables.trainings([row for row in by_length if (row["part"], row["seed"]) in same
 outcome("05b.C")
 
 # %% [markdown]
-# A mean over two hospitals hides them: on A `segmentation` ends first and `full` last. On C the three arms lie within 0.04, and their order
-# is another one in the table than in the curves above: C shows no order.
+# A mean over three hospitals hides them: on A `segmentation` ends first and `full` last. On B `segmentation` and `conversion` end level, and
+# `full` is last. On C the three arms lie within 0.04, and their order is another one in the table than in the curves above: C shows no order.
 #
-# In both training runs each arm gained from more steps. So the table at the top compares training runs before their end: a
-# term that seems to help may only help to learn faster.
+# In all three hospitals each arm gained from more steps. So the table at the top compares runs before their end: a
+# term that seems to help may only help to learn faster. And in two of the three runs the difference between `conversion` and `segmentation`
+# is smaller by more than 0.02 than it was after 2,400 steps.
 #
-# **A flat end does not show that a training has ended.** The mean curves are flat at the right, the short ones too, because the
-# learning rate falls to zero there, whatever is left to learn. Only a longer training run tells, and whether 9,600 steps are enough is open,
+# **A flat end does not show that a run has ended.** The mean curves are flat at the right, the short ones too, because the
+# learning rate falls to zero there, whatever is left to learn. Only a longer run tells, and whether 9,600 steps are enough is open,
 # above all for `full`, which is behind on its own training cases. So compare arms at equal steps, which cost the same, **and** at the
-# length from which on more steps change nothing. Two training runs of each arm are a reason to train more of them, and no verdict.
+# length from which on more steps change nothing. Three training runs of each arm are a reason to train more of them, and no verdict.
 #
-# The reference models of the kit are the long training runs with C held out. Lessons 04 and 06 score them on the 16 patients of
+# The reference models of the kit are the long runs with C held out. Lessons 04 and 06 score them on the 16 patients of
 # C that come with the kit, lesson 08 on four of these, and this table on 48, so their Dice differs from page to page.
 
 # %% [markdown]
@@ -325,7 +327,7 @@ outcome("05b.D")
 # %% tags=["choice"]
 choice(
     "05b.E",
-    "Take the worst training of the other arms. What is lower than with segmentation only?",
+    "Take the worst training run of the other arms. What is lower than with segmentation only?",
     "above all precision: it marks what is no tumour",
     "above all recall: it misses tumours",
     "both, by about as much",
@@ -342,7 +344,7 @@ outcome("05b.E")
 # ### Exercise 4
 #
 # In one training run `segmentation` itself all but failed: the lowest Dice of the table. **What is the mean difference** of `conversion`
-# from it **without that training**? Leave out its rows of both arms (by `part` and `seed`); `compare(rows, "segmentation", "dice")` gives
+# from it **without that run**? Leave out its rows of both arms (by `part` and `seed`); `compare(rows, "segmentation", "dice")` gives
 # a dictionary for each other arm, with its `difference`.
 
 # %% tags=["exercise", "blank"]
@@ -354,7 +356,7 @@ by_arm = {one["arm"]: one["difference"] for one in compare(kept, "segmentation",
 without_it = by_arm["conversion"]
 
 # %% tags=["exercise", "wrong"]
-kept = [row for row in tumours if row["part"] != "B"]  # the other training of B goes, too
+kept = [row for row in tumours if row["part"] != "B"]  # the other runs of B go, too
 by_arm = {one["arm"]: one["difference"] for one in compare(kept, "segmentation", "dice")}
 without_it = by_arm["conversion"]
 
@@ -471,8 +473,8 @@ for asked, answers in {
 # %% [markdown]
 # So for the conversions the claim is neither shown nor refuted, in the exam as before it. All terms together were worse on D than
 # segmentation only, after as many steps and from half of the samples. The views, the contrast and the slices were not measured one by
-# one. In the two training runs that were repeated with four times as many steps every arm gained; there `full` was the worst arm in one
-# hospital, and in the other all arms were alike: whether it lacks no more than steps is open.
+# one. In the three training runs that were repeated with four times as many steps every arm gained; there `full` was the worst arm in two
+# hospitals, and in the third all arms were alike: whether it lacks no more than steps is open.
 #
 # Nothing of this speaks of patients: the hospitals are made by one generator, and a network of this size is small. What carries over to
 # any claim of this kind are the questions: how many training runs, against which baseline, and had it learned enough?
@@ -481,7 +483,7 @@ for asked, answers in {
 #
 # - One training run is no verdict, however many cases it is tested on.
 # - Look at the training cases first: an arm that is behind there, or a baseline that failed there, decides the mean by itself.
-# - Ask whether more steps would change the comparison: in two training runs here every arm gained from them.
+# - Ask whether more steps would change the comparison: in all three runs here every arm gained from them.
 # - Two views of a sample are half as many samples: credit a term only against a baseline with the same data and the same work.
 # - Precision, recall and the worst case say how a training fails.
 # - A number by which an arm was chosen tends to be too high for that arm: quote one from a hospital that no choice has used.

@@ -155,7 +155,7 @@ outcome("08.A")
 # ## Hand in
 #
 # `hand_in` predicts every case of D with your models and with the baseline's, and compares them **case by case**. The
-# interval says what other patients of D would give with the same two training runs. It does not know that another training run,
+# interval says what other patients of D would give with the same two models. It does not know that another training run,
 # from another seed, would give something else.
 
 # %% tags=["choice"]

@@ -21,6 +21,7 @@ readme, results = importlib.import_module("readme"), importlib.import_module("re
 
 REFERENCE, EXAM = results.REFERENCE, results.EXAM
 PAGE = REFERENCE / "README.md"
+LONGER = results.LONGER
 
 
 def part_of(page):
@@ -183,39 +184,69 @@ def test_page_says_what_is_left_without_the_training_that_differs_most(tumours, 
 
 
 def test_words_on_more_steps_hold_for_the_rows(tumours):
-    """Those of the README, of the tables' pages and of lesson 05b, on the two training runs that were repeated."""
-    longer = {arm: tumours[arm + results.LONGER] for arm in ("segmentation", "conversion", "full")}
-    repeated = [("A", "1"), ("C", "0")]
+    """Those of the README, of the tables' pages and of lesson 05b, on the three training runs that were repeated."""
+    longer = {arm: tumours[arm + LONGER] for arm in ("segmentation", "conversion", "full")}
+    repeated = [("A", "1"), ("B", "2"), ("C", "0")]
     assert all(sorted(trainings) == repeated for trainings in longer.values())
     gains = [difference(longer[arm], tumours[arm], [training]) for arm in longer for training in repeated]
     assert min(gains) > 0
-    alone = difference(longer["segmentation"], tumours["segmentation"])
+    conversions = difference(longer["conversion"], longer["segmentation"])
     readme, page = (" ".join(path.read_text(encoding="utf-8").split()) for path in (ROOT / "README.md", PAGE))
-    assert f"four times as many steps change segmentation only by {alone:+.3f} over 2 training runs" in readme
-    by_steps, by_conversions = (
-        [f"{difference(arm, tumours['segmentation'], [training]):+.3f}" for training in repeated]
-        for arm in (longer["segmentation"], tumours["conversion"])
-    )
-    assert f"gained {by_steps[0]} on A and {by_steps[1]} on C" in page
-    assert f"the conversions changed it by {' and '.join(by_conversions)}" in page
-    on_a, on_c = (difference(longer["full"], longer["segmentation"], [training]) for training in repeated)
-    assert f"hospital that was held out, too ({on_a:+.3f})" in page
-    assert f"all terms are first ({on_c:+.3f})" in page
+    assert f"After four times as many steps it was {conversions:+.3f} over 3 training runs" in readme
+
+    def by_run(arm, baseline):
+        return [f"{difference(arm, baseline, [training]):+.3f}" for training in repeated]
+
+    by_steps = by_run(longer["segmentation"], tumours["segmentation"])
+    assert f"gained {by_steps[0]} on A, {by_steps[1]} on B and {by_steps[2]} on C" in page
+    early = by_run(tumours["conversion"], tumours["segmentation"])
+    assert f"the conversions changed it by {early[0]}, {early[1]} and {early[2]}" in page
+    late = by_run(longer["conversion"], longer["segmentation"])
+    assert f"({late[0]} on A, {late[1]} on B, {late[2]} on C)" in page
+    closer = [abs(float(a)) - abs(float(b)) > 0.02 for a, b in zip(early, late, strict=True)]
+    assert sum(closer) == 2
+    needed = [results.Results().comparisons[arm]["trainings_needed"] for arm in ("conversion", "conversion" + LONGER)]
+    assert f"it takes {needed[0]} pairs to show a difference of 0.05, or {needed[1]} of four times" in page
+    assert needed[1] < needed[0] / 2
+    on_a, on_b, on_c = by_run(longer["full"], longer["segmentation"])
+    assert max(float(on_a), float(on_b)) < 0 < float(on_c)
+    assert f"hospital that was held out, too, on A ({on_a}) and on B ({on_b})" in page
+    assert f"all terms are first ({on_c})" in page
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     for training in repeated:
-        assert min(longer, key=lambda arm: at_home[(arm + results.LONGER, *training)]) == "full"
+        assert min(longer, key=lambda arm: at_home[(arm + LONGER, *training)]) == "full"
+
+
+def test_words_on_the_moving_average_hold_for_the_rows(tumours):
+    """It is one of the runs beside it: the losses are the same. And it raises none of them."""
+    name = "segmentation" + results.AVERAGED
+    averaged, alone = tumours[name], tumours["segmentation"]
+    losses = defaultdict(list)
+    for row in rows_of("curves.csv"):
+        losses[row["arm"], (row["part"], row["seed"])].append((row["step"], row["loss"]))
+    assert len(averaged) >= 3
+    for run in averaged:
+        assert losses[name, run] == losses["segmentation", run]
+        assert -0.03 < difference(averaged, alone, [run]) < 0.01
+    means = defaultdict(list)
+    for (part, _), dice in alone.items():
+        means[part].append(fmean(dice.values()))
+    apart = {part: f"{max(dice) - min(dice):.2f}" for part, dice in means.items()}
+    words = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert f"lie {apart['C']} (C) to {apart['B']} (B) apart" in words
+    assert apart["C"] < apart["A"] < apart["B"]
 
 
 def test_measurements_of_the_longer_trainings_on_c_disagree_on_the_order():
     """The page and lesson 05b: the arms lie within 0.04, and each measurement has another order."""
     arms, on_c = ("segmentation", "conversion", "full"), ("C", "0")
     whole, box = (
-        {arm: fmean(values_of(REFERENCE, column)[arm + results.LONGER][on_c].values()) for arm in arms}
+        {arm: fmean(values_of(REFERENCE, column)[arm + LONGER][on_c].values()) for arm in arms}
         for column in ("dice", "dice_own_box")
     )
     rows = [row for row in rows_of("curves.csv") if (row["part"], row["seed"]) == on_c]
     ends = {row["arm"]: float(row["unseen_dice"]) for row in rows}
-    curve = {arm: ends[arm + results.LONGER] for arm in arms}
+    curve = {arm: ends[arm + LONGER] for arm in arms}
     assert [max(found, key=found.get) for found in (whole, box)] == ["full", "conversion"]
     assert min(curve, key=curve.get) == "full"
     assert all(max(found.values()) - min(found.values()) < 0.042 for found in (whole, box, curve))
@@ -273,7 +304,7 @@ def test_reasons_for_the_recipe_hold_for_the_rows_that_were_known(known):
     """The log of what was tried, on the page of the reference table."""
     baseline = known["segmentation"]
     assert [len(known[arm]) for arm in ("segmentation", "conversion", "full")] == [7, 7, 3]
-    several = [arm for arm in known if arm != "segmentation" and len(known[arm]) >= results.FEWEST]
+    several = [arm for arm in known if arm != "segmentation" and len(known[arm]) >= 3]
     ahead = [arm for arm in several if difference(known[arm], baseline) > 0]
     assert ahead == [results.RECIPE]
     for rate in ("0.001", "0.012"):

@@ -110,7 +110,7 @@ def hierarchical_interval(
         cell = trainings.index(pair.training), cases.index((pair.centre, pair.case))
         differences[cell], tested[cell] = pair.difference, 1
     rng = np.random.default_rng(seed)
-    # How often each training and each case is drawn: (resamples, training runs) and (resamples, cases).
+    # How often each run and each case is drawn: (resamples, runs) and (resamples, cases).
     training_counts = _draw_counts(rng, len(trainings), len(trainings) - 1, resamples)
     case_counts = np.hstack([_draw_counts(rng, size, size, resamples) for size in sizes.values()])
     sums = ((training_counts @ differences) * case_counts).sum(1)
