@@ -153,7 +153,7 @@ def reference_lines(results: Results) -> str:
         without_the_largest(results, RECIPE),
         sentence(results, RECIPE + LONGER, "After four times as many steps they change it by"),
         f"By the spread between the runs, it takes {needed} pairs to show a difference of 0.05, or {needed_later} of "
-        "four times as many steps.",
+        "four times as many steps, if the spread of so few is the true one.",
         sentence(results, "distance", "The distance without the conversions changes it by"),
         sentence(results, PAPER, "All terms in as many steps change it by"),
         without_the_largest(results, PAPER),

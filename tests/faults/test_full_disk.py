@@ -149,6 +149,15 @@ def test_the_table_of_an_evaluation_is_shown_when_its_files_cannot_be_written(ty
     assert "wrote" not in output
 
 
+def test_the_files_of_an_evaluation_are_written_when_its_table_cannot_be_shown(typed, words_of, tmp_path, monkeypatch):
+    def closed(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr("dualtask_lite.cli.evaluate.print_table", closed)
+    typed(*words_of("evaluate", tmp_path / "out"))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"cases.csv", "summary.json"}
+
+
 @pytest.mark.parametrize("ending", [".json", "_seg.nii.gz", "_distance.nii.gz", ".png"])
 @pytest.mark.parametrize("again", [False, True])
 def test_a_failed_prediction_leaves_the_files_of_a_case_as_they_were(

@@ -136,10 +136,14 @@ def test_the_views_are_compared_with_the_image_also_when_an_earlier_prediction_w
     assert warnings["unsure"] == pytest.approx(np.minimum(on_image, 1 - on_image).sum() / on_image.sum())
 
 
-def test_views_are_as_strong_as_in_the_training():
+def test_views_are_drawn_as_in_the_training(monkeypatch):
     unchanged = opinions(model(overrides={"views.max_blend": 0.0}), views=2)
     assert unchanged.warnings["views_probability"] == 0
     assert not unchanged.views.any()
+    asked, random_view = [], engine.random_view
+    monkeypatch.setattr(engine, "random_view", lambda *image, **how: asked.append(how) or random_view(*image, **how))
+    opinions(model(overrides={"views.max_blend": 0.5, "views.kernel_sizes": [3]}), views=2)
+    assert asked == [{"kernel_sizes": (3,), "max_blend": 0.5}] * 2
 
 
 def test_two_empty_predictions_agree():
