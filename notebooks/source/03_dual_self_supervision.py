@@ -454,7 +454,7 @@ lines(
 # %% tags=["choice"]
 choice(
     "03.C",
-    "On the unseen centre, in which training run do the core cells become more similar to each other?",
+    "On the unseen centre, in which run do the core cells become more similar to each other?",
     "only in the one with the contrast",
     "in both",
     "not in the one with the contrast",

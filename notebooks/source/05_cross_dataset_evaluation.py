@@ -239,9 +239,7 @@ outcome("05.B")
 
 # %%
 for one in comparisons:
-    print(
-        f"{one['arm']}: {one['trainings']} training runs, {one['trainings_needed']} needed to show 0.05"
-    )
+    print(f"{one['arm']}: {one['trainings']} runs, {one['trainings_needed']} needed to show 0.05")
 
 # %% [markdown]
 # ## When a score misleads

@@ -36,7 +36,7 @@ def _lost_and_new(answer: int, tumours: Sequence[Row]) -> str:
     meaning=_lost_and_new,
     tolerance=0,
 )
-def newly_found(tumours: Sequence[Row]) -> int:
+def newly_detected(tumours: Sequence[Row]) -> int:
     return len(_detected(tumours, "full") - _detected(tumours, "segmentation"))
 
 
