@@ -242,7 +242,8 @@ learning_curves(longer)
 
 # %%
 same = {(row["part"], row["seed"]) for row in longer}
-by_length = tumours + [row for row in all_tumours if row["arm"].endswith(LONGER)]
+asked = {row["arm"].removesuffix(LONGER) for row in longer}
+by_length = [row for row in all_tumours if row["arm"].removesuffix(LONGER) in asked]
 tables.trainings([row for row in by_length if (row["part"], row["seed"]) in same])
 
 # %% tags=["outcome"]
@@ -256,7 +257,7 @@ outcome("05b.C")
 # term that seems to help may only help to learn faster. And in two of the three runs the difference between `conversion` and `segmentation`
 # is smaller by more than 0.02 than it was after 2,400 steps.
 #
-# **A flat end does not show that a run has ended.** The mean curves are flat at the right, the short ones too, because the
+# **A flat end does not show that a run has ended.** The curves are nearly flat at the right, the short ones too, because the
 # learning rate falls to zero there, whatever is left to learn. Only a longer run tells, and whether 9,600 steps are enough is open,
 # above all for `full`, which is behind on its own training cases. So compare arms at equal steps, which cost the same, **and** at the
 # length from which on more steps change nothing. Three training runs of each arm are a reason to train more of them, and no verdict.
@@ -318,7 +319,7 @@ outcome("05b.D")
 # a verdict. Say which way you chose, and **ask of every comparison what else was changed**.
 
 # %% [markdown]
-# ## How a training fails
+# ## How a run fails
 #
 # A low Dice has two causes. **[Precision](glossary.md#precision)** is the share of the marked volume that is tumour, so it is low where too much is
 # marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Both stand in the rows.
@@ -458,7 +459,9 @@ outcome("05b.F")
 from dualtask_lite.engine.judging.statistics import in_words
 
 verdict = {one["arm"]: in_words(one) for one in comparisons}
-with_more_steps = [one for one in compare(by_length, "segmentation", "dice") if "+" in one["arm"]]
+with_more_steps = [
+    one for one in compare(by_length, "segmentation", "dice") if one["baseline"].endswith(LONGER)
+]
 for asked, answers in {
     "A, B and C, each held out in turn": comparisons,
     "the same, four times as many steps": with_more_steps,
@@ -485,7 +488,7 @@ for asked, answers in {
 # - Look at the training cases first: an arm that is behind there, or a baseline that failed there, decides the mean by itself.
 # - Ask whether more steps would change the comparison: in all three runs here every arm gained from them.
 # - Two views of a sample are half as many samples: credit a term only against a baseline with the same data and the same work.
-# - Precision, recall and the worst case say how a training fails.
+# - Precision, recall and the worst case say how a run fails.
 # - A number by which an arm was chosen tends to be too high for that arm: quote one from a hospital that no choice has used.
 #
 # Next: [lesson 06](06_predictions_in_3d.ipynb) looks at single predictions, and at whether the model could have warned.

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import nibabel as nib
 import numpy as np
@@ -10,9 +11,8 @@ import pytest
 import torch
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.masks import dice
-from dualtask_lite.engine.config import STAGES, Settings
-from dualtask_lite.engine.data.dataset import training_box
+from dualtask_lite.cases.masks import Box, dice
+from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import evaluation as engine
 from dualtask_lite.engine.predict import Prediction, TargetPrediction, predict_box
 from dualtask_lite.engine.run import Model, TrainingCase
@@ -140,13 +140,21 @@ def test_cascades_share_a_first_stage_and_score_as_they_do_apart(monkeypatch):
     assert str(apart[0]) != str(apart[1])
 
 
-@pytest.mark.parametrize("stage", ["pancreas-coarse", "tumour-coarse"])
-def test_the_label_s_own_box_scores_as_a_prediction_in_that_box_does(stage):
+@pytest.mark.parametrize(
+    ("stage", "box"),
+    [
+        ("pancreas-coarse", Box((0, 0, 0), (12, 12, 10))),  # the whole volume
+        ("tumour-coarse", Box((0, 1, 0), (12, 11, 10))),
+        ("tumour-fine", Box((2, 2, 1), (10, 10, 8))),  # 20 mm are two voxels, its 30 mm in training three
+    ],
+)
+def test_the_label_s_own_box_scores_as_a_prediction_in_that_box_does(stage, box):
     torch.manual_seed(1)
     settings = Settings.of("laptop", {"stage": stage, "sample.patch": [16, 16, 8], "prediction.heads": "segmentation"})
-    one, scan = Model(DualTaskNet(width=8), settings, (), "run"), case("one").load()
-    (row,) = engine.evaluate([one], [case("one")], heads=True, progress=False).rows
-    maps = predict_box(one, scan, training_box(scan, STAGES[stage]))
+    large = replace(case("one"), affine=np.diag([10.0, 10.0, 10.0, 1.0]))
+    one, scan = Model(DualTaskNet(width=8), settings, (), "run"), large.load()
+    (row,) = engine.evaluate([one], [large], heads=True, progress=False).rows
+    maps = predict_box(one, scan, box)
     mask = maps.mask_of("segmentation", settings.prediction.threshold)
     truth = scan.label >= 1 if stage == "pancreas-coarse" else scan.label == 2
     assert row["dice_own_box"] == dice(mask, truth)
