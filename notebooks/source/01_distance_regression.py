@@ -237,9 +237,9 @@ check("01.2", factor)
 # %% [markdown]
 # ## Try it
 #
-# Choose the way in which the distance is scaled and the thickness of the slices, and look where the
-# target and the truth part. The last two numbers say how many mm a step of 0.1 in the target is worth, inside and
-# outside the lesion: in a fixed band the same, else not.
+# Choose how the distance is scaled, the band and the thickness of the slices, and look where the target and the truth
+# part. The last two numbers say how many mm a step of 0.1 in the target is worth: inside and outside the lesion, or, with
+# a distance in voxels, within a slice and across slices. They are equal only for mm in a fixed band.
 
 # %%
 from dualtask_lite.show.controls import distance_explorer

@@ -10,7 +10,7 @@
 # # 02 Task conversion: each answer in the other's words
 #
 # A mask can be turned into a distance and a distance into a mask, so that each task can teach the
-# other. But only if a gradient comes back. You put a published conversion to that test, and repair what does not pass.
+# other [1]. But only if a gradient comes back. You put a published conversion to that test, and repair what does not pass.
 #
 # **Objectives.** After this lesson you can
 #
@@ -165,10 +165,10 @@ largest_tau = max(taus)
 check("02.2", largest_tau)
 
 # %% [markdown]
-# ## The conversion as it was published
+# ## A conversion from published code
 #
-# To teach the distance head, a loss judges the mask that its distance turns into. Here is a conversion as it was
-# published [1], in one line: inside is where the distance is at most 0.
+# To teach the distance head, a loss judges the mask that its distance turns into. Here is a
+# conversion that published code of this kind has used, in one line: inside is where the distance is at most 0.
 
 
 # %%
@@ -212,7 +212,7 @@ def teach(convert):
 
 
 stuck, _ = teach(published)
-print(f"as printed in the paper: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
+print(f"hard threshold: Dice {stuck[0]:.2f} before, {stuck[-1]:.2f} after {steps} steps")
 
 # %% tags=["outcome"]
 outcome("02.A")
@@ -258,7 +258,7 @@ show_source(gradient_alive)
 
 # %%
 ways = {
-    "as printed in the paper": published,
+    "hard threshold": published,
     "k = 1500": lambda mm: torch.sigmoid(-1500 * mm / BAND),
     "k = 100": lambda mm: torch.sigmoid(-100 * mm / BAND),
     "tau 0.5 mm": lambda mm: distance_to_probability(mm, 0.5),
@@ -277,7 +277,7 @@ Table(
 
 # %% [markdown]
 # A steep sigmoid in a band of 20 mm is the same as a small tau: k = 1500 is tau = 20 / 1500 = 0.013 mm. Only
-# voxels this close to the surface get a gradient. In the picture, the brighter a voxel, the
+# voxels within about a quarter of a mm of the surface get a gradient above 0.000001. In the picture, the brighter a voxel, the
 # stronger its gradient; powers of ten, and the darkest blue gets none.
 
 
@@ -440,8 +440,8 @@ check("02.5", off_mm)
 # %% [markdown]
 # ## What is known now
 #
-# - With the formula as the paper prints it, the conversion trains nothing; with a temperature in mm it trains.
-# - So the claimed +9.5 points are not explained by that formula as printed. What the repaired one gives is not tested yet.
+# - With a hard threshold, as in published code of this kind, the conversion trains nothing; with a temperature in mm it trains.
+# - So a conversion of that form cannot explain the claimed +9.5 points. What the repaired one gives is not tested yet.
 #
 # ## Summary
 #
@@ -452,7 +452,7 @@ check("02.5", off_mm)
 # - Count the voxels with a gradient before you train. A tau of about one voxel is a compromise: a smaller one reaches fewer
 #   voxels, a larger one blurs small lesions and pulls the map farther from the true distance.
 #
-# Next: [lesson 03](03_dual_self_supervision.ipynb) teaches without labels.
+# Next: [lesson 03](03_dual_self_supervision.ipynb) adds two rules that hold across imaging views.
 
 # %% [markdown]
 # ## References

@@ -9,14 +9,15 @@
 # %% [markdown]
 # # 03 Dual self-supervision: what stays the same
 #
-# Another scanner changes the picture and leaves the patient alone. Two rules [1] need no label and follow from that: one
-# about the network's answers, one about its features. You build both, and find out when a view is worthless.
+# Another scanner changes the picture and leaves the patient alone. Two rules [1] follow from that: one about the network's answers,
+# which needs no label, and one about its features. The paper calls both self-supervision; the second uses the label, too, to know
+# which cells are tumour. You build both, and find out when a view is worthless.
 #
 # **Objectives.** After this lesson you can
 #
 # - draw imaging views by random convolution, and say what they change and what they keep;
 # - find views that the clip has ruined, before a network learns from them;
-# - compute output consistency and NT-Xent by hand, and say how a lazy network gets around the first.
+# - compute output consistency and NT-Xent by hand, and say which trivial solution the first one has.
 #
 # **Prerequisites.** [Lesson 01](01_distance_regression.ipynb) and [lesson 02](02_task_conversion.ipynb).
 #
@@ -155,8 +156,7 @@ show_source(clipped_share)
 # %% [markdown]
 # ### Exercise 1
 #
-# Draw 100 views with `draw_view(generator)`, from the generator below. **Which share of them** (0 to 1) is more than
-# half saturated on `image`?
+# The cell below draws 100 views, `drawn`. **Which share of them** (0 to 1) is more than half saturated on `image`?
 
 # %%
 generator = torch.Generator().manual_seed(seed + 1)
@@ -246,8 +246,8 @@ print(f"consistency of a network that knows nothing: {out_term(lazy, lazy, lazy,
 outcome("03.B")
 
 # %% [markdown]
-# The rule has a hole: who says nothing never contradicts itself. So this term is never used alone, and it is better brought
-# in slowly: first the labels have to give the network something to be consistent about.
+# A network with a constant output satisfies the rule perfectly: this is its **trivial solution**, and a network that ends there has
+# **collapsed**. So this term is never used alone, and it is better brought in slowly: first the labels have to give the network something to be consistent about.
 #
 # ## Rule 2: the features stay apart
 #
@@ -311,7 +311,9 @@ share = weight[0, 1] / (weight[0, 1] + weight[0, 2] + weight[0, 3])
 print(f"share of the partner: {share:.3f}; its loss: -log(share) = {-share.log():.3f}")
 
 # %% [markdown]
-# The mean over all pairs of the same kind, in both directions, is **[NT-Xent](glossary.md#nt-xent)** [3].
+# The mean over all pairs of the same kind, in both directions, is **[NT-Xent](glossary.md#nt-xent)**. In [3], where it comes from, the
+# partner is the other view of the same image, and all other images stand in the denominator. Here every cell of the same kind is a
+# partner, and only the other kind stands in the denominator.
 
 # %% [markdown]
 # ### Exercise 3
@@ -532,7 +534,7 @@ check("03.4", own_kind)
 # this measure, although its own loss fell. Some of what tells core from shell was there before any training, because a lesion
 # looks different from what is around it.
 #
-# In the table the untrained network is the most consistent one: it says the same everywhere, the hole in rule 1. A picture of
+# In the table the untrained network is the most consistent one: it says the same everywhere, which is the trivial solution of rule 1. A picture of
 # embeddings does not show that a rule helps on an unseen hospital; lesson 05b tests all terms together.
 
 # %% [markdown]

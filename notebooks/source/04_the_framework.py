@@ -337,8 +337,8 @@ outcome("04.C")
 # %% [markdown]
 # ### Exercise 2
 #
-# An average hides its failures. What is the **median** Dice over `pancreas`, the rows of the table for that
-# target? Leave out the cases whose Dice is not a number (`math.isnan`).
+# An average hides its failures. What is the **median** Dice over `pancreas`, the list with the rows of
+# that target (the table above shows those of the tumour)? Leave out the cases whose Dice is not a number (`math.isnan`).
 
 # %% tags=["exercise", "blank"]
 median_dice = ...

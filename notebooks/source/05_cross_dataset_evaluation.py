@@ -336,13 +336,13 @@ with_neighbour = 0.8**2  # these have both
 check("05.4", with_neighbour)
 
 # %% [markdown]
-# Here both ways are measured: the same network, as many slices of the tumours of one hospital, once dealt at random and once by
-# patient.
+# Here both ways are measured on the same test slices, every second slice of some patients of one hospital. One network learns from the
+# slices between them, the other from as many slices of other patients.
 
 # %% tags=["choice"]
 choice(
     "05.C",
-    "By how much will the Dice be too high when slices are split at random?",
+    "By how much will the Dice be too high when slices of the same patients train?",
     "by less than 0.02",
     "by 0.02 to 0.1",
     "by more than 0.1",

@@ -9,7 +9,8 @@
 # %% [markdown]
 # # 05b What the terms buy: a part of the claim, tested
 #
-# The paper [1] claims 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in the training.
+# The claim of the paper [1], as this course reads it: 9.5 points more Dice with its method than without it, on tumours of a hospital
+# that was not in the training.
 # Here is a table that asks the same of the made-up hospitals, where *without it* means segmentation only: what the arms reach, what
 # may be concluded, and why.
 #
@@ -41,7 +42,7 @@ data_dir = ""  # not used: this lesson reads a table that comes with the kit
 # are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a hospital and a seed; in four of
 # these `full` came later, on another processor, and has its own, with nearly the same mean Dice. Every arm is scored on the mask of the
 # segmentation head, and all arms get the same number of steps and of images a step, unless the name of an arm says otherwise. So
-# what differs between two arms is above all what they learned from. This took hours, so the rows come with the kit:
+# two arms differ above all in the terms of their objective. This took hours, so the rows come with the kit:
 
 # %%
 from dualtask_lite.engine.run import read_json, read_rows
@@ -152,7 +153,7 @@ check("05b.1", newly_detected)
 # ## Has it learned enough to show anything?
 #
 # All terms but the first are [regularisers](glossary.md#regulariser): they ask for something besides the right mask, so that what is
-# learned holds elsewhere. In theory that has a price, paid in the training hospitals, and a gain, collected in the new one. A
+# learned holds elsewhere. In theory they lower the score in the training hospitals and raise it in the new one. A
 # network that does not yet do well at home cannot show the gain. While these training runs ran, the Dice of three groups of
 # patients was measured: ten of those that train, new patients of the same hospitals (validation), and the unseen hospital.
 
@@ -180,10 +181,10 @@ outcome("05b.B")
 # %% [markdown]
 # A line is the mean over the seeds, its band runs from the lowest to the highest. Read the training cases first. An arm that is behind on
 # its **own training cases** has not learned what there is to carry over: what its terms do in a new hospital cannot be seen
-# from this run. At the left end of the curves, where the training of a lesson stops, the arms differ by how fast they learn.
+# from this run. At the left end of the curves, already after more steps than a lesson trains, the arms differ by how fast they learn.
 #
 # Then compare validation with the unseen hospital. Both are new patients; only the latter are of a new hospital.
-# Where their Dice is lower, a method that travels better could win the difference back; where it is not, there is nothing to win.
+# Where their Dice is lower, a method that generalises better could recover the difference; where it is not, there is nothing to recover.
 # And where an arm is low in all three, the run itself failed. Do not compare the losses of two arms: an arm with more terms
 # has a larger sum, and it grows while the ramped terms join in.
 
@@ -453,7 +454,7 @@ outcome("05b.F")
 # %% [markdown]
 # ## What is known now
 #
-# The paper claims 9.5 points. The verdict on it, computed from the rows of the tables, and no more than they show:
+# The claim is 9.5 points. The verdict on it, computed from the rows of the tables, and no more than they show:
 
 # %%
 from dualtask_lite.engine.judging.statistics import in_words

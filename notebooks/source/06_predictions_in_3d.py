@@ -134,8 +134,7 @@ figures.orthogonal(
 )
 
 # %% [markdown]
-# The network answers twice, and each of its two heads gives a mask. A third one comes from the mean of their probabilities,
-# as in the paper [1].
+# The network of the framework [1] answers twice, and each of its two heads gives a mask. A third one comes from the mean of their probabilities.
 
 # %% tags=["choice"]
 choice(
@@ -328,14 +327,14 @@ check("06.2", share_within_2mm)
 #
 # At a new hospital there are no labels. But this network answers twice, once with each head, and it can be asked
 # again with another [imaging view](glossary.md#imaging-view) of the same CT. Where the answers **disagree**, at
-# least one of them is wrong. Each such disagreement is a *warning*, one number for a case. Is it higher where the *risk*,
+# least one of them is wrong. Each such disagreement is an **uncertainty estimate**, one number for a case; we call it a *warning*. Is it higher where the *risk*,
 # the true error 1 - Dice, is higher? Take four cases with the risks 0.2, 0.4, 0.6 and 0.8, and a warning that swaps the middle
 # two: from the lowest to the highest warning, the risks are 0.2, 0.6, 0.4, 0.8.
 #
 # *Spearman* compares the two orders: 1 the same, 0 unrelated; here 0.8. Then hand the cases with the highest warnings to a
 # human, and take the mean risk of the cases that are left to the model:
 #
-# | handed over | none | 1 | 2 | 3 | mean of the row: *aurc* |
+# | handed over | none | 1 | 2 | 3 | mean of the row: area under the risk-coverage curve (*aurc*) |
 # | --- | --- | --- | --- | --- | --- |
 # | by this warning | 0.5 | 0.4 | 0.4 | 0.2 | 0.375 |
 # | by a perfect one | 0.5 | 0.4 | 0.3 | 0.2 | 0.35 |
@@ -384,7 +383,8 @@ trust.warning_against_error(
 # good. A hospital would have to choose it beforehand, on validation cases.
 # And two views for each case, to be quick, are few: ask for more (`views=4`), and the two warnings of the views change.
 #
-# What would it buy? Hand the cases with the highest warnings to a human, and look at the error of those that are kept [3]. Beside
+# What would it buy? Hand the cases with the highest warnings to a human, and look at the error of those that are kept: this is
+# **selective prediction** [3]. Beside
 # the best warning stands a simple one, `unsure`: the last row of the table. It needs one prediction only, and is high where many
 # voxels have a probability near one half.
 
@@ -443,7 +443,7 @@ figures.dice_by_volume([{**row, "kind": kinds.get(row["case"], "unknown")} for r
 # %% tags=["choice"]
 choice(
     "06.E",
-    "In these few patients, from A in A: what changes the mean Dice of this model more?",
+    "From patients of A scanned in A: which change alters the mean Dice more?",
     "the scanner: other phase, thicker slices, smoother kernel",
     "the patients: other kinds and sizes of tumours",
     "neither changes it by more than 0.05",

@@ -99,7 +99,7 @@ Table(
 )
 
 # %% [markdown]
-# The last of these cases goes to the **reference model**. That model learned from two made-up hospitals, A and B, and has
+# The last case of the folder, which the table may not show, goes to the **reference model**. That model learned from two made-up hospitals, A and B, and has
 # never met a patient.
 
 # %% tags=["choice"]

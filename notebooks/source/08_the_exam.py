@@ -183,7 +183,7 @@ result
 outcome("08.B")
 
 # %% [markdown]
-# An average hides the worst case. Here it is: the largest of the tumours that were missed, or the one that was met worst. The
+# An average hides the worst case. Here it is: the largest of the tumours that were missed, or the one with the lowest Dice. The
 # baseline's Dice on the same case says more: where it is high, the case is not hard, and your training was short or went wrong.
 
 # %%
@@ -216,7 +216,7 @@ check("08.2", missed)
 # ## What is the best of many worth?
 #
 # A class hands in again and again, and the best score of each team stands on the board [2]. Suppose that no team is better
-# than the baseline, and that each measured difference is off by a normal error, because D has few patients. The best of
+# than the baseline, and that each measured difference has a normally distributed error, because D has few patients. The best of
 # *n* such differences is above 0 by luck alone, and the more so the larger *n* is:
 
 # %%
@@ -237,8 +237,8 @@ diagrams.lines(
 # %% [markdown]
 # ### Exercise 3
 #
-# The difference of a single hand-in scatters by 0.02. What **difference** does luck alone give to the best of ten?
-# `exam.expected_best(n)` is for a scatter of 1.
+# The difference of a single hand-in has a standard error of 0.02. What **difference** does luck alone give to the best of ten?
+# `exam.expected_best(n)` is for a standard error of 1.
 
 # %% tags=["exercise", "blank"]
 best_of_ten = ...
@@ -253,7 +253,7 @@ best_of_ten = 10 * 0.02
 check("08.3", best_of_ten)
 
 # %% [markdown]
-# The board counts for that reason: a difference that is smaller than what luck gives to so many hand-ins is no
+# That is why the board counts the hand-ins: a difference that is smaller than what luck gives to so many hand-ins is no
 # progress. In a terminal, `dualtask board FOLDER -o board.html` draws it for the projector.
 
 # %%
@@ -278,8 +278,8 @@ for one in compare(tumours, "segmentation", "dice"):
     print(f"- {one['arm']}: {in_words(one)}.")
 
 # %% [markdown]
-# A paper [1] claimed 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in the
-# training. You rebuilt its parts, saw what each computes, read how some of them were measured, and tried it yourself.
+# The claim of the paper [1], as this course reads it, was 9.5 points more Dice with its method than without it, on tumours of a
+# hospital that was not in the training. You rebuilt its parts, saw what each computes, read how some of them were measured, and tried it yourself.
 # Whatever your row on the board says: keep the interval, the number of attempts, and the worst case beside the score. That is
 # what you may now ask of every such claim.
 

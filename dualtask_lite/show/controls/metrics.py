@@ -61,7 +61,7 @@ def metric_explorer(
         title="A wrong mask and its metrics (axial plane)",
         knobs=(
             Knob("move", "Move", {f"{n * spacing[0]:g} mm": n for n in steps}, "0 mm"),
-            Knob("grow", "Grow", {f"{n / 2:g} mm": n / 2 for n in range(-12, 13)}, "2 mm"),
+            Knob("grow", "Grow", {f"{mm:g} mm": float(mm) for mm in range(-6, 7)}, "2 mm"),
             Knob("hole", "Hole, radius", lengths, "0 mm"),
             Knob("split", "Split, gap", lengths, "0 mm"),
         ),
@@ -93,7 +93,10 @@ def deform(
     deepest = np.unravel_index(int(distance.argmin()), distance.shape)
     axes = [(np.arange(n) - at) * mm for n, at, mm in zip(distance.shape, deepest, spacing, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-    mask = distance < grow
+    from_surface = (
+        distance - np.sign(distance) * min(spacing) / 2
+    )  # the surface lies half a voxel from the centres beside it
+    mask = from_surface < grow
     mask &= ~(x**2 + y**2 + z**2 < hole**2)
     mask &= ~(np.abs(x) < split / 2)
     moved = np.zeros_like(mask)

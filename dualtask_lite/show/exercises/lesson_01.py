@@ -21,7 +21,7 @@ def _in_margin(distance: Field, spacing: Sequence[float]) -> float:
 
 def _margin_in_voxels(answer: float, in_voxels: Field, spacing: Sequence[float]) -> str:
     counted = _in_margin(in_voxels, spacing)
-    return f"{answer:.1f} ml. With voxels counted as mm it would be {counted:.1f} ml."
+    return f"{answer:.1f} ml. With the distance in voxels times 0.8 mm it would be {counted:.1f} ml."
 
 
 @exercise(

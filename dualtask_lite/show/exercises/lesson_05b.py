@@ -24,8 +24,8 @@ def _lost_and_new(answer: int, tumours: Sequence[Row]) -> str:
     trainings = {(row["part"], row["seed"]) for row in tumours if row["arm"] == "full"}
     missed = {key for key in _detected(tumours, "segmentation") - _detected(tumours, "full") if key[:2] in trainings}
     return (
-        f"{answer} are new, and {len(missed)} are lost. A model that marks more voxels hits more tumours: check the "
-        "precision, too."
+        f"{answer} are new, and {len(missed)} are lost. A model that marks more voxels can detect more by "
+        "chance: check the precision, too."
     )
 
 

@@ -248,11 +248,24 @@ def test_each_deformation_changes_the_mask_as_described():
     for move in (-5, 5):
         np.testing.assert_array_equal(deform(distance, spacing, move=move), np.roll(truth, move, axis=0))
     assert not deform(distance, spacing, move=60).any()
-    grown = ndimage.distance_transform_edt(~truth, sampling=spacing) < 3
-    np.testing.assert_array_equal(deform(distance, spacing, grow=3.0), grown)
     hole = truth & ~deform(distance, spacing, hole=4.0)
     assert hole.sum() * 2 == pytest.approx(4 / 3 * np.pi * 4**3, rel=0.15)
     assert ndimage.label(deform(distance, spacing, split=3.0))[1] == ndimage.label(truth)[1] + 1
+
+
+@pytest.mark.parametrize("grow", [-3.0, -1.0, 1.0, 2.0, 6.0])
+def test_a_ball_grows_by_the_mm_of_the_control(grow):
+    radius = 16
+    from_middle = np.linalg.norm(np.moveaxis(np.indices((48, 48, 48)), 0, -1) - 24, axis=-1)
+    grown = deform(signed_distance(from_middle < radius, (1.0, 1.0, 1.0)), (1.0, 1.0, 1.0), grow=grow)
+    assert case_metrics(grown, from_middle < radius + grow, (1.0, 1.0, 1.0))["dice"] > 0.97
+
+
+def test_each_step_of_the_control_changes_the_mask():
+    control = metric_explorer(case_metrics)
+    (grow,) = (knob for knob in control.knobs if knob.name == "grow")
+    found = [control.frame(grow=mm).numbers["volume error"] for mm in grow.options.values()]
+    assert len(set(found)) == len(found)
 
 
 def test_undefined_metric_is_shown_as_not_defined():
