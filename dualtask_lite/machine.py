@@ -21,7 +21,7 @@ def in_kernel() -> bool:
 def processor() -> str:
     """Name of the processor; results of a training depend on it, because the order of summation does."""
     if sys.platform == "linux":  # platform.processor() is empty there
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        lines = _lines(_PROC / "cpuinfo")
         names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
         if names:  # missing on ARM
             return names[0]
@@ -80,9 +80,10 @@ def _group_memory() -> Iterator[tuple[int, int]]:
 
 def peak_memory_mb() -> float | None:
     """Largest memory of this process so far; None where the system does not report it (Windows)."""
-    if sys.platform == "linux":  # getrusage would include the memory of the parent process
-        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-        return round(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**10, 1)
+    # On Linux, getrusage would include the memory of the parent process; but some sandboxes do not report VmHWM.
+    for line in _lines(_PROC / "self/status"):
+        if line.startswith("VmHWM"):
+            return round(int(line.split()[1]) / 2**10, 1)
     try:
         import resource
     except ImportError:
@@ -98,6 +99,6 @@ def load_average() -> float | None:
 
 def _lines(file: Path) -> list[str]:
     try:
-        return file.read_text().splitlines()
+        return file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json, print_line, print_table, reason_of
-from dualtask_lite.errors import DualTaskError
+from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json, print_line, print_table
+from dualtask_lite.errors import DualTaskError, reason_of
 
 if TYPE_CHECKING:
     from dualtask_lite.cases.case import Case

@@ -65,7 +65,7 @@ def evaluate(
     engine.check_evaluation_folder(where, cases, from_where)
     result = engine.evaluate(models, cases)
     try:
-        engine.write_evaluation(result, where, from_where)
+        engine.write_evaluation(result, where, from_where, models)
     finally:  # a full disk does not take the table away, nor a closed terminal the files
         if as_json:
             print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))

@@ -18,9 +18,8 @@ from dualtask_lite.cli.shared import (
     print_json,
     print_line,
     print_table,
-    reason_of,
 )
-from dualtask_lite.errors import DualTaskError
+from dualtask_lite.errors import DualTaskError, reason_of
 from dualtask_lite.files import report_write_errors, whole_file
 
 if TYPE_CHECKING:

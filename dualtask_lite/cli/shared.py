@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,15 +61,6 @@ Version = Annotated[bool, typer.Option("--version", help="Print the version.", c
 def _options(debug: Debug = False, version: Version = False) -> None:
     if debug:
         os.environ["DUALTASK_DEBUG"] = "1"
-
-
-def reason_of(error: Exception) -> str:
-    """Describe why one case of many failed; an unexpected error is printed with its traceback after ``--debug``."""
-    if isinstance(error, DualTaskError):
-        return str(error)
-    if os.environ.get("DUALTASK_DEBUG"):
-        traceback.print_exception(error)
-    return f"{type(error).__name__}: {error}; run dualtask --debug ... to see where, and report it"
 
 
 def models_of(device: str, *paths: Path) -> list[Model]:

@@ -69,7 +69,7 @@ def train(
     for number, ((run_folder, settings), split) in enumerate(zip(unfinished, splits, strict=True), start=1):
         if len(unfinished) > 1 and rank() == 0:
             typer.echo(f"stage {number} of {len(unfinished)}: {settings.stage}", err=True)
-        train_stage(settings, run_folder, split=split, resume=True, on_start=write_settings)
+        train_stage(settings, run_folder, split=split, resume=resume is not None, on_start=write_settings)
     done = [{"run": str(run_folder), **read_json(run_folder / MANIFEST)} for run_folder, _ in plan]
     if rank() > 0:
         return

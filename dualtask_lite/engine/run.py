@@ -76,7 +76,8 @@ def build_network(settings: Settings) -> DualTaskNet:
 
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, cases: Sequence[TrainingCase]) -> None:
     """Write the weights, with the settings and the training and validation cases as metadata."""
-    _write(path, net.state_dict(), {"settings": settings.model_dump_json(), "cases": _cases_to_json(cases)})
+    text = json.dumps(settings.model_dump(mode="json"))  # in ASCII: a path of a source may be no valid UTF-8
+    _write(path, net.state_dict(), {"settings": text, "cases": _cases_to_json(cases)})
 
 
 def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
@@ -94,7 +95,7 @@ def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
     remedy = "train one with dualtask train, or give a run folder or a name of dualtask models"
     tensors, info = _read(file, "a model", remedy)
     try:
-        settings = Settings.model_validate_json(info["settings"])
+        settings = Settings.model_validate(json.loads(info["settings"]))
         cases = _cases_from_json(info["cases"])
         net = build_network(settings)
         net.load_state_dict(tensors)
@@ -231,7 +232,7 @@ class MetricsLog:
     """``metrics.csv``: one row for each step, one column for each term; resuming drops rows after the checkpoint."""
 
     def __init__(self, path: Path, columns: Sequence[str], *, finished: int = 0) -> None:
-        finished_rows = [row for row in read_rows(path) if int(row["step"]) <= finished] if finished else []
+        finished_rows = [row for row in read_rows(path, ["step"]) if int(row["step"]) <= finished] if finished else []
         with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             columns = list(dict.fromkeys([*columns, *(name for row in finished_rows for name in row)]))
             writer = csv.DictWriter(file, columns)
@@ -256,22 +257,31 @@ class MetricsLog:
 
 def seconds_until(path: Path, step: int) -> float:
     """Seconds that a run needed until a step, by its ``metrics.csv``; 0 when the file does not say."""
-    return max((float(row["seconds"] or 0) for row in read_rows(path) if int(row["step"]) <= step), default=0.0)
+    rows = read_rows(path, ["step", "seconds"])
+    return max((float(row["seconds"] or 0) for row in rows if int(row["step"]) <= step), default=0.0)
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
+def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
     """Rows of a CSV file, as text, without an incomplete last row; empty if the file does not exist.
 
+    Args:
+        path: of the file.
+        columns: that the table must have; a spreadsheet may have saved it with other separators.
+
     Raises:
-        DualTaskError: when the file cannot be read as CSV.
+        DualTaskError: when the file cannot be read as CSV, or lacks one of the columns.
     """
     if not path.exists():
         return []
+    remedy = "remove it, or create it again"
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return [row for row in csv.DictReader(file) if None not in row.values()]
+        with path.open(newline="", encoding="utf-8-sig") as file:  # a spreadsheet writes a mark of the encoding
+            reader = csv.DictReader(file)
+            if missing := [name for name in columns if name not in (reader.fieldnames or columns)]:
+                raise DualTaskError(f"{path}: has no column {missing[0]}, with commas between the columns", remedy)
+            return [row for row in reader if None not in row.values()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DualTaskError(f"{path}: cannot be read as a table ({error})", "remove it, or create it again") from error
+        raise DualTaskError(f"{path}: cannot be read as a table ({error})", remedy) from error
 
 
 def read_json(path: Path) -> Any:

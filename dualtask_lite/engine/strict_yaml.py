@@ -24,6 +24,13 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# A date is a text: no setting is a date, but a centre may have such a name.
+_StrictLoader.yaml_implicit_resolvers = {
+    letter: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def parse_yaml(text: str, origin: str) -> Any:
     """Parse a YAML text; ``origin`` names its source in messages, for example its file.
 
@@ -39,5 +46,7 @@ def parse_yaml(text: str, origin: str) -> Any:
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position), error.position - text.rfind("\n", 0, error.position)
         where, reason = f"line {line + 1}, column {column}: ", f"the character {chr(error.character)!r} is not allowed"
+    except (ValueError, LookupError, AttributeError) as error:  # PyYAML does not catch those of its own conversions
+        where, reason = "", f"a value is not of the type that it is marked with: {error}"
     remedy = "correct this line: each name once, indented with spaces and not with tabs"
     raise DualTaskError(f"{origin}: cannot be read as YAML ({where}{reason})", remedy)

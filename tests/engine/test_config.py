@@ -112,6 +112,20 @@ def test_yaml_error_has_line_and_column(text, message, tmp_path):
         parse_assignments([f"data={text}"])
 
 
+@pytest.mark.parametrize("text", ["!!int abc", "!!timestamp x", "!!float no", "!!bool perhaps"])
+def test_a_value_that_is_not_of_its_marked_type_is_refused(text):
+    with pytest.raises(DualTaskError, match="cannot be read as YAML"):
+        parse_assignments([f"seed={text}"])
+
+
+@pytest.mark.parametrize("name", ["2024-01-02", "2024-13-45", "2024-01-02 10:00:00"])
+def test_a_centre_may_be_named_like_a_date(name, tmp_path):
+    settings = Settings.of("laptop", parse_assignments([f"data.held_out={name}"]))
+    assert settings.data.held_out == name
+    settings.write(tmp_path / "config.yaml")
+    assert Settings.read(tmp_path / "config.yaml") == settings
+
+
 def test_an_empty_file_gives_the_laptop_profile(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     assert Settings.read(tmp_path / "empty.yaml") == Settings.of("laptop")

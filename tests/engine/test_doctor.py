@@ -252,6 +252,17 @@ def test_memory_without_proc(monkeypatch, tmp_path):
     assert check("memory").status == "OK"
 
 
+@pytest.mark.parametrize("status", [None, "VmSize: 9 kB\nVmRSS: 8 kB\n", "VmHWM:   2048 kB\n"])
+def test_peak_memory_where_a_sandbox_reports_less(monkeypatch, tmp_path, status):
+    monkeypatch.setattr(probes, "_PROC", tmp_path)
+    if status:
+        (tmp_path / "self").mkdir()
+        (tmp_path / "self" / "status").write_text(status)
+    assert (probes.peak_memory_mb() == 2.0) == (status is not None and "VmHWM" in status)
+    assert probes.peak_memory_mb() > 0
+    assert probes.processor()
+
+
 def test_little_disk(monkeypatch, tmp_path):
     monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "not" / "yet"))
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda place: SimpleNamespace(free=3e8, place=place))

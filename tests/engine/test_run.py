@@ -5,7 +5,8 @@ import torch
 
 from dualtask_lite.engine import run
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.run import MODEL, build_network, load_model, load_models, save_model
+from dualtask_lite.engine.run import MODEL, build_network, load_model, load_models, read_rows, save_model, seconds_until
+from dualtask_lite.errors import DualTaskError
 
 
 @pytest.fixture
@@ -37,3 +38,16 @@ def test_processors_of_one_name_and_other_instructions_are_told_apart(monkeypatc
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=instructions: found)
         devices.add(run.provenance("cpu")["device"])
     assert len(devices) == 2
+
+
+@pytest.mark.parametrize("text", ["\ufeffstep,seconds\r\n1,0.5\r\n", "step,seconds\n1,0.5\n"])
+def test_a_table_that_a_spreadsheet_saved_is_read(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text, encoding="utf-8")
+    assert read_rows(tmp_path / "metrics.csv", ["step"]) == [{"step": "1", "seconds": "0.5"}]
+
+
+@pytest.mark.parametrize("text", ["step;seconds\n1;0.5\n", "case,dice\none,0.5\n"])
+def test_a_table_with_other_columns_is_refused(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(DualTaskError, match=r"metrics\.csv: has no column step"):
+        seconds_until(tmp_path / "metrics.csv", 3)

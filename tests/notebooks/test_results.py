@@ -138,7 +138,8 @@ def test_verdict_of_the_exam_follows_from_the_rows():
 
 
 def test_exam_tests_every_patient_of_d_and_no_other():
-    cases = read_plan(EXAM)["cases"]
+    cases, labels = (read_plan(EXAM)[name] for name in ("cases", "labels"))
+    assert labels.keys() == cases.keys()
     tested = {row["case"] for row in rows_of("cases.csv", EXAM)}
     assert tested == {case for case in cases if case.startswith("D_")}
     assert {case: cases[case] for case in cases.keys() - tested} == read_plan(REFERENCE)["cases"]

@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from itertools import chain
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -43,7 +44,7 @@ from dualtask_lite.engine.run import (
     write_rows,
 )
 from dualtask_lite.engine.training.devices import pick_device, select_card, visible_cards
-from dualtask_lite.engine.training.train import train
+from dualtask_lite.engine.training.train import check_target_is_labelled, train
 from dualtask_lite.errors import DualTaskError
 
 CASES = "cases.csv"  # results of a cell
@@ -86,8 +87,8 @@ def ablate(
         See ``summary.summarise_cells``.
 
     Raises:
-        DualTaskError: when an arm, protocol or setting is unknown, ``out`` holds a table of another plan, or a cell's
-            process was killed.
+        DualTaskError: when an arm, protocol or setting is unknown, no label of a cell's training cases contains the
+            target, ``out`` holds a table of another plan or other cases, or a cell's process was killed.
     """
     if not cases:
         raise DualTaskError("there is no labelled case", "list the content of the folder with dualtask data check")
@@ -100,7 +101,10 @@ def ablate(
     cells = {seed: cells_of(cases, arms, protocols, folds, seed, parts) for seed in seeds}
     for cell in chain.from_iterable(cells.values()):
         stage_settings(cell, plan, plan.stages[-1])  # check settings and cases before anything is written
-        split_of(cell, cases, folds, validation)
+    for cell in {cell.common(out): cell for cell in chain.from_iterable(cells.values())}.values():
+        split = split_of(cell, cases, folds, validation)
+        for stage in plan.stages:
+            check_target_is_labelled(split.train, stage_settings(cell, plan, stage))
     threads = max(1, torch.get_num_threads() // jobs)
     context = multiprocessing.get_context("spawn")
     summary: dict[str, Any] = {}
@@ -108,8 +112,9 @@ def ablate(
         jobs, mp_context=context, initializer=_start_process, initargs=(context.Value("i", 0), visible_cards())
     )
     with progress_bar(progress) as bar, pool:
-        digests = {case.id: case.digest() for case in bar.track(cases, description="comparing images")}
-        table = ResultTable(out, plain({**vars(plan), "cases": digests}))
+        contents = {case.id: _digests(case) for case in bar.track(cases, description="comparing images")}
+        images, labels = ({name: both[part] for name, both in contents.items()} for part in (0, 1))
+        table = ResultTable(out, plain({**vars(plan), "cases": images, "labels": labels}))
         task = bar.add_task("cells", total=sum(map(len, cells.values())), note="")
         arguments = (plan, list(cases), out, threads)
 
@@ -126,6 +131,12 @@ def ablate(
             _run_in_pool(pool, train_common, list(one_per_folder.values()), arguments, lambda _: None)
             _run_in_pool(pool, run_cell, waiting, arguments, add_to_table)
     return summary or write_summary(table, plan, command, threads)
+
+
+def _digests(case: Case) -> tuple[str, str]:
+    """Digests of the image and of the label of a case: a repaired label would give other results in one table."""
+    assert case.label is not None
+    return case.digest(), replace(case, image=case.label, label=None).digest()
 
 
 def _run_in_pool(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from dualtask_lite.engine.predict import (
 )
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model, read_json, read_rows, write_json, write_rows
-from dualtask_lite.errors import DualTaskError
+from dualtask_lite.errors import DualTaskError, reason_of
 
 
 @dataclass(frozen=True)
@@ -96,8 +97,8 @@ def evaluate_cascades(
                 scan = case.load()
                 earlier = predict_scan(shared, scan).targets if shared else {}
                 scored = [_scored(models, scan, earlier, len(shared), heads=heads) for models in cascades]
-            except DualTaskError as error:
-                failed[case.id] = str(error)
+            except Exception as error:  # one bad case does not stop the others
+                failed[case.id] = reason_of(error)
             else:
                 for total, new in zip(rows, scored, strict=True):
                     total += new
@@ -225,19 +226,43 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return summary
 
 
-def write_evaluation(evaluation: Evaluation, folder: Path, source: str | None = None) -> None:
-    """Write ``cases.csv`` (one row for each case and target) and ``summary.json``, with the source of the cases."""
+def write_evaluation(
+    evaluation: Evaluation, folder: Path, source: str | None = None, models: Sequence[Model] = ()
+) -> None:
+    """Write ``cases.csv`` (one row for each case and target) and ``summary.json``.
+
+    Args:
+        evaluation: the results.
+        folder: to write to.
+        source: of the cases; for the report.
+        models: of the cascade; for the report, which by default uses those of the run around ``folder``.
+    """
     write_rows(folder / "cases.csv", evaluation.rows)
-    summary = {"source": source, "summary": evaluation.summary, "failed": evaluation.failed}
+    summary = {
+        "source": source,
+        "models": [_relative(model.path, folder) for model in models],
+        "summary": evaluation.summary,
+        "failed": evaluation.failed,
+    }
     write_json(folder / "summary.json", plain(summary))
 
 
+def _relative(path: Path, folder: Path) -> str:
+    """A path that stays right when the folders are moved together."""
+    try:
+        return os.path.relpath(path, folder)
+    except ValueError:  # another drive of Windows
+        return os.path.abspath(path)
+
+
 def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str) -> None:
-    """Refuse a folder with the evaluation of another source or other cases: it would be lost.
+    """Refuse a folder with an ablation table or the evaluation of another source or other cases: it would be lost.
 
     Raises:
         DualTaskError: when the folder holds one.
     """
+    if (folder / "plan.json").exists():
+        raise DualTaskError(f"{folder}: holds the table of dualtask ablate", "choose another --out")
     if not (folder / "summary.json").exists():
         return
     there, written = read_json(folder / "summary.json").get("source"), read_rows(folder / "cases.csv")

@@ -93,7 +93,7 @@ def cells_of(
     seed: int,
     only: Sequence[str] | None = None,
 ) -> list[Cell]:
-    """List the cells of one seed, for all parts or ``only`` for some."""
+    """List the cells of one seed, each once, for all parts or ``only`` for some."""
     if unknown := [name for name in protocols if name not in PROTOCOLS]:
         raise DualTaskError(f"there is no protocol {unknown[0]!r}", f"choose from: {', '.join(PROTOCOLS)}")
     centres = sorted({case.centre for case in cases})
@@ -102,7 +102,13 @@ def cells_of(
     if wrong := sorted(set(only or ()) - known):
         raise DualTaskError(f"there is no part {wrong[0]!r}", f"choose from: {', '.join(sorted(known))}")
     wanted = known if only is None else set(only)
-    return [Cell(arm, name, part, seed) for arm in arms for name in protocols for part in parts[name] if part in wanted]
+    return [
+        Cell(arm, name, part, seed)
+        for arm in dict.fromkeys(arms)
+        for name in dict.fromkeys(protocols)
+        for part in parts[name]
+        if part in wanted
+    ]
 
 
 def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:

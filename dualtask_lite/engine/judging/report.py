@@ -65,7 +65,9 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
         DualTaskError: when the folder holds no run. Other missing files are listed under ``missing``.
     """
     stages = read_stages(run)
-    rows: list[dict[str, Any]] = [dict(row) for row in read_rows(run / "evaluation" / "cases.csv")]
+    rows: list[dict[str, Any]] = [
+        dict(row) for row in read_rows(run / "evaluation" / "cases.csv", ["case", "target", "dice"])
+    ]
     evaluation = _read_optional(run / "evaluation" / "summary.json")
     trained_on = stages[-1]["settings"]["data"]["source"]
     missing = {}
@@ -79,7 +81,8 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
         missing["examples"] = missing["doubts"] = "No case can be shown before the evaluation."
     else:
         try:
-            models = in_cascade_order(load_models(run, pick_device(device)))
+            evaluated = [run / "evaluation" / path for path in evaluation.get("models", [])] or [run]
+            models = in_cascade_order([one for path in evaluated for one in load_models(path, pick_device(device))])
             cases = evaluated_cases(rows, source or evaluation.get("source") or trained_on)
             examination = examine(models, cases, rows)
         except DualTaskError as error:

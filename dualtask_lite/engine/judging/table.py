@@ -1,7 +1,7 @@
 """The folder of an ablation table: the results of all finished cells.
 
 ========================  ==================================================================================
-``plan.json``             settings of all cells, digests of the cases, and where the table was started
+``plan.json``             settings of all cells, digests of images and labels, and where the table was started
 ``cases.csv``             one row for each cell, case and target: the metrics
 ``cells.csv``             one row for each cell: steps, images and samples a step, seconds, processor, versions, date
 ``curves.csv``            one row for each cell and point of its training, see ``curves.read_curve``
@@ -47,7 +47,7 @@ class ResultTable:
                 f"{folder}: holds a table with other {changed}", "choose another --out, or repeat its own command"
             )
         self.rows: dict[str, list[dict[str, Any]]] = {
-            name: [dict(row) for row in read_rows(folder / f"{name}.csv")] for name in PARTS
+            name: [dict(row) for row in read_rows(folder / f"{name}.csv", KEYS)] for name in PARTS
         }
         finished = {_key(row) for row in self.rows["cells"]}  # drops the rows of a cell whose writing was interrupted
         self.rows = {name: [row for row in rows if _key(row) in finished] for name, rows in self.rows.items()}

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, Samples
-from dualtask_lite.engine.training.devices import pick_device, world_size
+from dualtask_lite.engine.training.devices import pick_device, scaler_of, world_size
 from dualtask_lite.engine.training.gradients import columns, gradient_norms
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method import losses
@@ -99,12 +99,16 @@ class Steps:
             norms = gradient_norms(weighted, self.net, self.fabric)
         self.optimiser.zero_grad()
         self.fabric.backward(total)
-        self.fabric.clip_gradients(
+        norm = self.fabric.clip_gradients(
             self.model, self.optimiser, max_norm=settings.optimiser.clip, error_if_nonfinite=False
         )
+        assert norm is not None  # Fabric gives none only to a limit by value
         self.optimiser.step()
         self._average_weights()
-        values = self._means({"total": total, **terms})
+        values = self._means({"total": total, **terms, "gradient": norm})
+        # In fp16 the scaler leaves out the step instead. Here the weights are lost, but not written.
+        if not math.isfinite(values.pop("gradient")) and scaler_of(self.fabric) is None:
+            raise _not_finite(step, "the gradient", batch)
         return {"step": step + 1, "lr": f"{rate:.4g}", **values, **norms}
 
     @torch.no_grad()
@@ -141,11 +145,15 @@ class Steps:
     def _check_finite(self, step: int, terms: Mapping[str, torch.Tensor], batch: Mapping[str, Any]) -> None:
         finite = torch.isfinite(torch.stack(list(terms.values()))).tolist()  # a single transfer
         if not_finite := [name for name, is_finite in zip(terms, finite, strict=True) if not is_finite]:
-            cases = ", ".join(batch["case_id"])
-            raise DualTaskError(
-                f"step {step + 1}: term {not_finite[0]} is not finite on case {cases}; the last checkpoint is kept",
-                "lower optimiser.lr, or check these cases, then go on with --resume",
-            )
+            raise _not_finite(step, f"term {not_finite[0]}", batch)
+
+
+def _not_finite(step: int, what: str, batch: Mapping[str, Any]) -> DualTaskError:
+    cases = ", ".join(batch["case_id"])
+    return DualTaskError(
+        f"step {step + 1}: {what} is not finite on case {cases}; the last checkpoint is kept",
+        "lower optimiser.lr, or check these cases, then go on with --resume",
+    )
 
 
 def make_objective(settings: Settings) -> losses.Objective:

@@ -77,7 +77,7 @@ def checked_split(settings: Settings, folder: Path, split: Split | None = None, 
         raise DualTaskError(
             "there is no labelled case to train on", "list the content of the folder with dualtask data check"
         )
-    _check_target_is_labelled(split.train, settings)
+    check_target_is_labelled(split.train, settings)
     return split
 
 
@@ -121,8 +121,12 @@ def _restored_split(
     return restored
 
 
-def _check_target_is_labelled(cases: Sequence[Case], settings: Settings) -> None:
-    """Raise an error if no label contains the target; the first label that does ends the search."""
+def check_target_is_labelled(cases: Sequence[Case], settings: Settings) -> None:
+    """Check that a label contains the target of the stage; the first label that does ends the search.
+
+    Raises:
+        DualTaskError: when none does.
+    """
     target = STAGES[settings.stage].target
     values: set[int] = set()
     for case in cases:
@@ -176,8 +180,8 @@ def train(
     """
     started = time.perf_counter()
     folder = Path(folder)
-    if not resume and (folder / files.METRICS).exists():
-        raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
+    if not resume:
+        _refuse_a_run(folder)
     fabric = make_fabric(settings)
     files.reset_peak_memory(fabric.device)
     memory_message = check_memory(settings, fabric.device)
@@ -191,12 +195,19 @@ def train(
         split = checked_split(settings, folder, split, partial(bar.track, description="comparing images"))
         settings = settings.changed({"data.source": absolute(settings.data.source)})
         run = _prepare(fabric, settings, folder, split, started, resume=resume, bar=bar)
+        if not resume and fabric.is_global_zero:
+            _refuse_a_run(folder)  # again, because another process may have begun one while the cases were read
         with run.open_log(on_start) as log:
             step, row = run.optimise(log, bar, callback, on_validation)
     with run.steps.averaged():
         run.save_results(step, row)
     fabric.barrier()
     return folder
+
+
+def _refuse_a_run(folder: Path) -> None:
+    if (folder / files.METRICS).exists() or (folder / files.CHECKPOINT).exists():
+        raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
 
 
 @dataclass(frozen=True)

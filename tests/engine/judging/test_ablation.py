@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from dualtask_lite import machine
@@ -111,6 +113,11 @@ def test_an_odd_number_of_images_cannot_be_two_views():
         stage_settings(Cell("full", "unseen", "A", 0), plan(overrides={"optimiser.batch": 3}), "tumour-coarse")
 
 
+def test_what_is_named_twice_is_one_cell(phantom_folder):
+    twice = cells_of(find_cases(phantom_folder), ["full", "views", "full"], ["unseen", "in-domain", "unseen"], 5, 0)
+    assert len(twice) == len(set(twice)) == 2 * 2 * 3
+
+
 def test_unknown_protocol_is_reported(phantom_folder):
     with pytest.raises(DualTaskError, match="choose from: in-domain"):
         cells_of(find_cases(phantom_folder), ["full"], ["seen"], 5, 0)
@@ -144,6 +151,11 @@ def test_interrupted_ablation_resumes_and_records_its_command(phantom_folder, tm
         ablate("laptop", {**tiny_run, "optimiser.steps": 4}, cases, tmp_path, **how)
     with pytest.raises(DualTaskError, match="a table with other cases"):
         ablate("laptop", tiny_run, cases[1:], tmp_path, **how)
+    scan = cases[0].load()
+    scan.save(np.roll(scan.label, 1, axis=0), tmp_path / "repaired.nii.gz")
+    repaired = replace(cases[0], label=tmp_path / "repaired.nii.gz")
+    with pytest.raises(DualTaskError, match="a table with other labels"):
+        ablate("laptop", tiny_run, [repaired, *cases[1:]], tmp_path, **how)
 
 
 def test_all_arms_share_the_earlier_stages(phantom_folder, tmp_path, tiny_run):
@@ -208,6 +220,16 @@ def test_a_plan_that_cannot_be_split_leaves_the_folder_free(phantom_folder, tmp_
     how = {"stages": ["tumour-coarse"], "arms": ["segmentation"], "seeds": [0], "progress": False}
     with pytest.raises(DualTaskError):
         ablate("laptop", {}, find_cases(phantom_folder / "A"), tmp_path / "table", **how, protocols=["unseen"])
+    assert not (tmp_path / "table").exists()
+
+
+def test_a_cell_without_a_target_to_learn_is_refused_before_any_training(phantom_folder, tmp_path):
+    """With A held out only the healthy hospital B trains; with B held out A does, which has tumours."""
+    cases = [case for case in find_cases(phantom_folder) if case.centre != "C"]
+    healthy = [replace(case, label_map={1: 1, 2: 1}) if case.centre == "B" else case for case in cases]
+    how = {"stages": CASCADE, "arms": ["segmentation"], "seeds": [0], "progress": False}
+    with pytest.raises(DualTaskError, match="tumour-coarse: none of the 3 labels to train on holds the target"):
+        ablate("laptop", {}, healthy, tmp_path / "table", **how, protocols=["leave-one-centre-out"])
     assert not (tmp_path / "table").exists()
 
 

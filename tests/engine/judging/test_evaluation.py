@@ -172,6 +172,20 @@ def test_unreadable_case_is_listed_and_in_no_average(oracle, tmp_path):
     assert result.summary["tumour"]["all"]["n_cases"] == 1
 
 
+def test_an_unexpected_error_of_a_case_does_not_stop_the_others(oracle, monkeypatch):
+    real = Case.load
+    monkeypatch.setattr(Case, "load", lambda self: real(self) if self.id == "good" else {}[4])
+    result = engine.evaluate([model()], [case("odd"), case("good")], progress=False)
+    assert result.summary["tumour"]["all"]["n_cases"] == 1
+    assert "KeyError: 4" in result.failed["odd"]
+
+
+def test_the_table_of_an_ablation_is_not_overwritten(tmp_path):
+    (tmp_path / "plan.json").write_text("{}")
+    with pytest.raises(DualTaskError, match="holds the table of dualtask ablate"):
+        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom")
+
+
 def test_missing_evaluation_cases_are_reported():
     with pytest.raises(DualTaskError, match="no labelled case"):
         engine.evaluate([model()], [case("c", label=False)], progress=False)

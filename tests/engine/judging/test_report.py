@@ -52,6 +52,20 @@ def test_evaluated_cases_follow_the_rows(phantom_folder):
         evaluated_cases([row("Z", "0.5")], str(phantom_folder))
 
 
+@pytest.mark.parametrize("first", ["pancreas-coarse", "tumour-coarse"])
+def test_stages_that_were_evaluated_together_are_shown_together(cascade, tmp_path, typed, first):
+    """Each by itself would give another tumour, or none; and both may be moved."""
+    runs = tmp_path / "runs"
+    shutil.copytree(cascade, runs, ignore=shutil.ignore_patterns("evaluation"))
+    order = sorted(["pancreas-coarse", "tumour-coarse"], key=lambda name: name != first)
+    code, _, errors = typed("evaluate", *(runs / name for name in order))
+    assert code == 0, errors
+    moved = runs.rename(tmp_path / "moved")
+    contents = collect(moved / first)
+    assert contents["missing"] == {}
+    assert {example["row"]["target"] for example in contents["examples"]} <= {"tumour"}
+
+
 def test_run_without_evaluation_lists_what_is_missing(cascade, tmp_path):
     run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
     contents = collect(run)

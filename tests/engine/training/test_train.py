@@ -4,12 +4,16 @@ import copy
 import csv
 import errno
 import json
+import os
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch.optim.swa_utils import AveragedModel
 
 from dualtask_lite.cases.case import Case
@@ -503,6 +507,29 @@ def test_non_finite_loss_stops_and_keeps_the_checkpoint(tmp_path, monkeypatch):
     train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False, resume=True)
 
 
+def test_a_gradient_that_is_not_finite_is_never_written(tmp_path, monkeypatch):
+    """All terms are finite, and one gradient of the last step is not: its weights must not become the model."""
+    real, steps = Fabric.backward, []
+
+    def poisoned(fabric, loss, *more, **options):
+        real(fabric, loss, *more, **options)
+        steps.append(loss)
+        if len(steps) == TINY["optimiser.steps"]:
+            gradients = [group["params"][0].grad for group in optimisers[0].param_groups]
+            gradients[0].view(-1)[0] = float("inf")
+
+    optimisers = []
+    made = engine.make_optimiser
+    monkeypatch.setattr(engine_train, "make_optimiser", lambda *given: optimisers.append(made(*given)) or optimisers[0])
+    monkeypatch.setattr(Fabric, "backward", poisoned)
+    with pytest.raises(DualTaskError, match=r"step 6: the gradient is not finite on case case\d.*checkpoint is kept"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    assert not (tmp_path / "run" / "model.safetensors").exists()
+    monkeypatch.undo()
+    train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False, resume=True)
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+
+
 def test_the_kernels_of_the_views_are_those_of_the_settings():
     """A kernel of one voxel can only map each intensity to another; a larger one mixes neighbours."""
     image = (torch.arange(16**3) % 5).reshape(1, 1, 16, 16, 16) / 4  # five intensities, no two neighbours alike
@@ -543,6 +570,45 @@ def test_a_taken_folder_is_not_overwritten(tmp_path):
     train(Settings.of("laptop", {**TINY, "optimiser.steps": 1}), tmp_path, split=split(), progress=False)
     with pytest.raises(DualTaskError, match="holds a run already"):
         train(Settings.of("laptop", TINY), tmp_path, split=split(), progress=False)
+
+
+@pytest.mark.parametrize("left", ["metrics.csv", "last.ckpt"])
+def test_a_part_of_a_run_is_not_continued_with_other_settings(tmp_path, left):
+    train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    (tmp_path / "rest").mkdir()
+    shutil.copy(tmp_path / "run" / left, tmp_path / "rest")
+    with pytest.raises(DualTaskError, match="holds a run already"):
+        train(Settings.of("laptop", {**TINY, "objective.tau": 9}), tmp_path / "rest", split=split(), progress=False)
+    assert [file.name for file in (tmp_path / "rest").iterdir()] == [left]
+
+
+def test_a_run_that_begins_while_another_reads_its_cases_is_not_overwritten(tmp_path, monkeypatch):
+    real = engine_train._prepare
+
+    def overtaken(*given, **options):
+        prepared = real(*given, **options)
+        monkeypatch.undo()
+        train(Settings.of("laptop", {**TINY, "seed": 5}), tmp_path / "run", split=split(), progress=False)
+        return prepared
+
+    monkeypatch.setattr(engine_train, "_prepare", overtaken)
+    with pytest.raises(DualTaskError, match="holds a run already"):
+        train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+    assert files.load_model(tmp_path / "run").settings.seed == 5
+
+
+def test_a_source_with_a_name_that_is_no_utf8_trains_and_loads(tmp_path):
+    """As old archives have them. The file system of a Mac does not."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/CT_\xfcber"))
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("this file system has no such names")
+    write_cases(folder, ["ball1", "ball2"])
+    settings = Settings.of("laptop", {**TINY, "optimiser.steps": 1, "data.source": str(folder), "data.validation": 0.0})
+    train(settings, tmp_path / "run", progress=False)
+    assert files.load_model(tmp_path / "run").settings.data.source == str(folder)
+    assert Settings.read(tmp_path / "run" / "config.yaml").data.source == str(folder)
 
 
 def test_missing_training_cases_are_reported(tmp_path):
