@@ -120,7 +120,10 @@ def ablate(
     folder: Annotated[
         Path,
         typer.Option(
-            "--out", "-o", callback=check_folder_name, help="Folder of the table; an interrupted run continues."
+            "--out",
+            "-o",
+            callback=check_folder_name,
+            help="Folder of the table; an interrupted run continues, and commands for other parts may fill it at once.",
         ),
     ] = Path("runs/ablation"),
     as_json: AsJson = False,

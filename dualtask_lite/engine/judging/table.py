@@ -46,11 +46,12 @@ class ResultTable:
             raise DualTaskError(
                 f"{folder}: holds a table with other {changed}", "choose another --out, or repeat its own command"
             )
-        self.rows: dict[str, list[dict[str, Any]]] = {
-            name: [dict(row) for row in read_rows(folder / f"{name}.csv", KEYS)] for name in PARTS
-        }
-        finished = {_key(row) for row in self.rows["cells"]}  # drops the rows of a cell whose writing was interrupted
-        self.rows = {name: [row for row in rows if _key(row) in finished] for name, rows in self.rows.items()}
+        self.rows = self._read()
+
+    def _read(self) -> dict[str, list[dict[str, Any]]]:
+        rows = {name: [dict(row) for row in read_rows(self.folder / f"{name}.csv", KEYS)] for name in PARTS}
+        finished = {_key(row) for row in rows["cells"]}  # drops the rows of a cell whose writing was interrupted
+        return {name: [row for row in of_name if _key(row) in finished] for name, of_name in rows.items()}
 
     def has(self, key: Mapping[str, Any]) -> bool:
         """Whether a cell is finished."""
@@ -64,7 +65,10 @@ class ResultTable:
         curves: Sequence[Mapping[str, Any]],
         cell: Mapping[str, Any],
     ) -> None:
-        """Add the rows of one cell and write the table."""
+        """Add the rows of one cell to those in the folder; another command may have added some since."""
+        self.rows = self._read()
+        if self.has(key):
+            return
         for name, rows in zip(PARTS, (cases, curves, [cell]), strict=True):
             self.rows[name] += [{**key, **row} for row in rows]
             self.rows[name].sort(key=_key)  # stable: the cases of a cell keep their order

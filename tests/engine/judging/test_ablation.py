@@ -13,6 +13,7 @@ from dualtask_lite.engine.judging import ablation as engine
 from dualtask_lite.engine.judging.ablation import ablate
 from dualtask_lite.engine.judging.evaluation import Evaluation, plain
 from dualtask_lite.engine.judging.plan import ARMS, SAMPLES, Cell, Plan, cells_of, split_of, stage_settings
+from dualtask_lite.engine.judging.table import ResultTable
 from dualtask_lite.engine.run import load_model, read_rows, write_rows
 from dualtask_lite.errors import DualTaskError
 
@@ -181,6 +182,17 @@ def test_a_case_that_cannot_be_evaluated_stops_the_cell(phantom_folder, tmp_path
     with pytest.raises(DualTaskError, match="C_001"):
         engine.run_cell(cell, plan(overrides=tiny_run, stages=["pancreas-coarse"]), cases, tmp_path, threads=1)
     assert not (cell.folder(tmp_path) / "cases.csv").exists()
+
+
+def test_two_commands_may_fill_one_table(tmp_path):
+    """One for each part, on several machines: neither drops the rows of the other, and no cell is in it twice."""
+    tables = [ResultTable(tmp_path, {"profile": "laptop"}) for _ in range(2)]
+    cells = [Cell("full", "unseen", part, 0) for part in "AB"]
+    for table, cell in zip([*tables, tables[0]], [*cells, cells[1]], strict=True):
+        table.add(vars(cell), cases=[{"dice": 0.5}], curves=[{"step": 1}], cell={"steps": 1})
+    for name in ("cases", "curves", "cells"):
+        assert [row["part"] for row in read_rows(tmp_path / f"{name}.csv")] == ["A", "B"]
+    assert tables[0].has(vars(cells[1]))
 
 
 def test_missing_labels_are_reported(tmp_path):
