@@ -21,6 +21,7 @@ from typing import Any
 
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.machine import peak_memory_mb
+from dualtask_lite.resources import expand_home
 from dualtask_lite.show.exercises import check, choice, outcome
 from dualtask_lite.show.table import Table
 
@@ -124,7 +125,7 @@ def new_folder(lesson: str) -> Path:
         DualTaskError: when both are read-only.
     """
     prefix = f"{lesson}-{time.strftime('%Y%m%d-%H%M%S')}-"
-    folders = (Path("runs"), Path.home() / "dualtask-runs")
+    folders = (Path("runs"), expand_home("~/dualtask-runs"))
     for folder in folders:
         try:
             folder.mkdir(exist_ok=True)

@@ -9,7 +9,7 @@ import math
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 import pytest
 
@@ -184,38 +184,58 @@ def test_page_says_what_is_left_without_the_training_that_differs_most(tumours, 
     assert f"most (hospital {part}, seed {seed}) it would be {left:+.3f}." in words
 
 
-def test_words_on_more_steps_hold_for_the_rows(tumours):
-    """Those of the README, of the tables' pages and of lesson 05b, on the three training runs that were repeated."""
-    longer = {arm: tumours[arm + LONGER] for arm in ("segmentation", "conversion", "full")}
-    repeated = [("A", "1"), ("B", "2"), ("C", "0")]
-    assert all(sorted(trainings) == repeated for trainings in longer.values())
-    gains = [difference(longer[arm], tumours[arm], [training]) for arm in longer for training in repeated]
-    assert min(gains) > 0
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+@pytest.fixture(scope="module")
+def longer(tumours):
+    """Arm -> (hospital, seed) -> case -> Dice, of the training runs of four times as many steps."""
+    return {arm: tumours[arm + LONGER] for arm in ("segmentation", "conversion", "full")}
+
+
+def test_table_of_longer_runs_holds_the_means_of_the_rows(tumours, longer):
+    words = " ".join(part_of(PAGE).split())
+    gains = {arm: [difference(longer[arm], tumours[arm], [run]) for run in longer[arm]] for arm in longer}
+    for part, seed in longer["segmentation"]:
+        cells = []
+        for arm, runs in longer.items():
+            means = [fmean(found[part, seed].values()) for found in (tumours[arm], runs) if (part, seed) in found]
+            cells.append(" to ".join(f"{mean:.3f}" for mean in means))
+        assert f"| {part}, {seed} | {' | '.join(cells)} |" in words
+    gained = "; ".join(f"{arm} {min(of_arm):+.3f} to {max(of_arm):+.3f}" for arm, of_arm in gains.items())
+    assert f"What a run gained from more steps: {gained}." in words
+    runs = sorted(longer["segmentation"])
+    assert runs == sorted(longer["conversion"])
+    both = [("changed the Dice by", tumours, " in one run, standard deviation"), ("and by", longer, ",")]
+    for before, dice, between in both:
+        changes = [difference(dice["conversion"], dice["segmentation"], [run]) for run in runs]
+        mean = difference(dice["conversion"], dice["segmentation"], runs)
+        spread = f"({min(changes):+.3f} to {max(changes):+.3f}{between} {stdev(changes):.3f})"
+        assert f"{before} {mean:+.3f} after" in words
+        assert spread in words
+
+
+def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
+    """Those of the README, of the tables' pages and of lesson 05b."""
+    runs, of_all_arms = (sorted(longer[arm]) for arm in ("segmentation", "full"))
+    assert of_all_arms == [("A", "1"), ("B", "2"), ("C", "0")]
+    assert set(of_all_arms) < set(runs)
+    assert min(difference(longer[arm], tumours[arm], [run]) for arm in longer for run in longer[arm]) > 0
     conversions = difference(longer["conversion"], longer["segmentation"])
     readme, page = (" ".join(path.read_text(encoding="utf-8").split()) for path in (ROOT / "README.md", PAGE))
-    assert f"After four times as many steps it was {conversions:+.3f} over 3 training runs" in readme
-
-    def by_run(arm, baseline):
-        return [f"{difference(arm, baseline, [training]):+.3f}" for training in repeated]
-
-    by_steps = by_run(longer["segmentation"], tumours["segmentation"])
-    assert f"gained {by_steps[0]} on A, {by_steps[1]} on B and {by_steps[2]} on C" in page
-    early = by_run(tumours["conversion"], tumours["segmentation"])
-    assert f"the conversions changed it by {early[0]}, {early[1]} and {early[2]}" in page
-    late = by_run(longer["conversion"], longer["segmentation"])
-    assert f"({late[0]} on A, {late[1]} on B, {late[2]} on C)" in page
-    closer = [abs(float(a)) - abs(float(b)) > 0.02 for a, b in zip(early, late, strict=True)]
-    assert sum(closer) == 2
+    assert f"After four times as many steps it was {conversions:+.3f} over {len(runs)} training runs" in readme
+    assert f"repeated {NUMBERS[len(runs)]} training runs of segmentation only and the conversions" in page
+    assert f"in {NUMBERS[len(runs)]} training runs of segmentation only and the conversions" in page
     needed = [results.Results().comparisons[arm]["trainings_needed"] for arm in ("conversion", "conversion" + LONGER)]
     assert f"it takes {needed[0]} pairs to show a difference of 0.05, or {needed[1]} of four times" in page
     assert needed[1] < needed[0] / 2
-    on_a, on_b, on_c = by_run(longer["full"], longer["segmentation"])
+    on_a, on_b, on_c = (f"{difference(longer['full'], longer['segmentation'], [run]):+.3f}" for run in of_all_arms)
     assert max(float(on_a), float(on_b)) < 0 < float(on_c)
     assert f"hospital that was held out, too, on A ({on_a}) and on B ({on_b})" in page
     assert f"all terms are first ({on_c})" in page
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
-    for training in repeated:
-        assert min(longer, key=lambda arm: at_home[(arm + LONGER, *training)]) == "full"
+    for run in of_all_arms:
+        assert min(longer, key=lambda arm: at_home[(arm + LONGER, *run)]) == "full"
 
 
 def test_words_on_the_moving_average_hold_for_the_rows(tumours):
@@ -239,7 +259,7 @@ def test_words_on_the_moving_average_hold_for_the_rows(tumours):
 
 
 def test_measurements_of_the_longer_trainings_on_c_disagree_on_the_order():
-    """The page and lesson 05b: the arms lie within 0.04, and each measurement has another order."""
+    """The page and lesson 05b: the arms lie within 0.05, and each measurement has another order."""
     arms, on_c = ("segmentation", "conversion", "full"), ("C", "0")
     whole, box = (
         {arm: fmean(values_of(REFERENCE, column)[arm + LONGER][on_c].values()) for arm in arms}
@@ -250,7 +270,7 @@ def test_measurements_of_the_longer_trainings_on_c_disagree_on_the_order():
     curve = {arm: ends[arm + LONGER] for arm in arms}
     assert [max(found, key=found.get) for found in (whole, box)] == ["full", "conversion"]
     assert min(curve, key=curve.get) == "full"
-    assert all(max(found.values()) - min(found.values()) < 0.042 for found in (whole, box, curve))
+    assert all(max(found.values()) - min(found.values()) < 0.05 for found in (whole, box, curve))
 
 
 def test_work_of_a_step_is_what_the_names_of_the_arms_say():
@@ -289,7 +309,8 @@ def test_words_on_two_trainings_of_the_pancreas_stage_hold_for_the_rows():
 
 def test_verdict_of_lesson_05b_holds_for_the_rows():
     found = results.Results()
-    assert all(record["conclusion"] == "not shown" for record in found.comparisons.values())
+    of_terms = [record for arm, record in found.comparisons.items() if not arm.startswith(results.BASELINE)]
+    assert all(record["conclusion"] == "not shown" for record in of_terms)
     low, high = found.comparisons["conversion"]["hierarchical"]
     assert low < results.CLAIMED < high
     assert found.training_dice("full") < found.training_dice(results.BASELINE)

@@ -135,9 +135,17 @@ def behind_at_the_end(curves: Sequence[Row]) -> tuple[str, str]:
 @result("05b.C")
 def best_of_the_longer(by_length: Sequence[Row], LONGER: str) -> tuple[str, str]:
     arms = ("segmentation", "conversion", "full")
-    dice = {arm: mean_of(row["dice"] for row in by_length if row["arm"] == arm + LONGER) for arm in arms}
+    longer = {arm: [row for row in by_length if row["arm"] == arm + LONGER] for arm in arms}
+    shared = set.intersection(*({(row["part"], row["seed"]) for row in rows} for rows in longer.values()))
+    dice = {
+        arm: mean_of(row["dice"] for row in rows if (row["part"], row["seed"]) in shared)
+        for arm, rows in longer.items()
+    }
     each = ", ".join(f"{arm} {value:.3f}" for arm, value in dice.items())
-    return "abc"[arms.index(max(dice, key=lambda arm: dice[arm]))], f"{each}, from the whole volume."
+    return (
+        "abc"[arms.index(max(dice, key=lambda arm: dice[arm]))],
+        f"{each}, from the whole volume, over the {len(shared)} training runs that all three arms share.",
+    )
 
 
 @result("05b.D")
