@@ -1,12 +1,15 @@
-"""Writing files completely or not at all, with a clear message when writing fails."""
+"""Writing files completely or not at all, with a clear message when writing fails; reading the package's records."""
 
 from __future__ import annotations
 
 import errno
+import json
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dualtask_lite.errors import DualTaskError
 
@@ -21,13 +24,12 @@ def whole_file(path: Path) -> Iterator[Path]:
     Raises:
         DualTaskError: when the file cannot be written.
     """
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")  # some writers choose the format by the suffix
+    temporary = path.with_name(f".tmp-{secrets.token_hex(4)}.{path.name}")  # some writers need the suffix
     with report_write_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield temporary
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            flush_to_disk(temporary)
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -35,9 +37,23 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a killed process from a folder that only one process writes to."""
-    for path in folder.glob(".*.*"):
-        if path.name.split(".")[1].isdigit():
-            path.unlink(missing_ok=True)
+    for path in folder.glob(f".tmp-{'[0-9a-f]' * 8}.*"):  # the names that whole_file gives
+        path.unlink(missing_ok=True)
+
+
+def flush_to_disk(path: Path) -> None:
+    """Wait until the content of a written file is on the disk, so that a power cut cannot lose it."""
+    with path.open("r+b") as file:  # Windows flushes only what is open for writing
+        os.fsync(file.fileno())
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Read a JSON object that the package keeps for itself; a missing, unreadable or damaged one is empty."""
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # ValueError: not JSON, or not UTF-8
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
 def move_into(source: Path, target: Path) -> None:

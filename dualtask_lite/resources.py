@@ -40,10 +40,18 @@ def cache_folder() -> Path:
     It is ``DUALTASK_DATA`` if set, else ``data/cache`` of a clone, else the user's cache.
     """
     if chosen := os.environ.get("DUALTASK_DATA"):
-        return Path(chosen).expanduser()
+        return expand_home(chosen)
     if (_CLONE / "centres.yaml").exists():
         return _CLONE / "cache"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "dualtask_lite"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dualtask_lite"
+
+
+def expand_home(path: str | Path) -> Path:
+    """Replace ``~`` at the beginning of a path by the home folder; ``~name`` stays when there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def run_folder(path: str | Path) -> Path:

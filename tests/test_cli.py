@@ -225,6 +225,12 @@ def test_evaluate_uses_the_held_out_centre_and_refuses_others(cascade, tmp_path,
     assert "was used in training" in str(call(*apart, ok=False).exception)
 
 
+def test_an_empty_source_is_not_the_default(cascade):
+    """As from a variable that is not set."""
+    for words in (["evaluate", cascade], ["ablate"]):
+        assert "a source in it is empty" in str(call(*words, "--source", "", ok=False).exception)
+
+
 def test_evaluation_of_other_cases_is_not_overwritten_and_a_report_shows_its_own(cascade, tmp_path, phantom_folder):
     run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
     other = tmp_path / "other"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -25,14 +27,23 @@ def file_digests(path: Path, modified: int, size: int) -> tuple[str, str]:
     Raises:
         DualTaskError: when the file cannot be read as an image.
     """
-    name = hashlib.sha256(f"{path.resolve()} {modified} {size}".encode()).hexdigest()
-    cached = cache_folder() / "digests" / name
-    if cached.is_file():
-        voxels, grid = cached.read_text(encoding="ascii").split()
-        return voxels, grid
+    file = os.fsencode(path.resolve())  # a name need not be UTF-8
+    cached = cache_folder() / "digests" / hashlib.sha256(file + f" {modified} {size}".encode()).hexdigest()
+    if digests := _read(cached):
+        return digests
     volume, affine = on_ras_grid(open_image(path, None, str(path)), str(path))
     voxels = digest_of_voxels(volume)
     grid = hashlib.sha256(voxels.encode() + affine.tobytes()).hexdigest()
     with suppress(DualTaskError), whole_file(cached) as temporary:  # an unwritable cache only costs time
         temporary.write_text(f"{voxels} {grid}", encoding="ascii")
     return voxels, grid
+
+
+def _read(cached: Path) -> tuple[str, str] | None:
+    """The two digests in a file of the cache; ``None`` when it is missing, unreadable or damaged."""
+    try:
+        content = cached.read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    found = re.fullmatch(r"([0-9a-f]{64}) ([0-9a-f]{64})", content)
+    return (found[1], found[2]) if found else None

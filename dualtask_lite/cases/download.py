@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
-import os
 import shutil
-import ssl
 import tarfile
 import time
 import urllib.error
@@ -19,14 +17,14 @@ import urllib.request
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 from urllib.parse import urlsplit
 
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import move_into, unwritable
+from dualtask_lite.files import flush_to_disk, move_into, unwritable
 
 #: Called with a description of the step, the number of bytes done and, where known, of all bytes.
 Progress = Callable[[str, int, "int | None"], None]
@@ -35,7 +33,6 @@ ATTEMPTS = 5  # consecutive attempts without a new byte before giving up
 PAUSE_S = 1.0  # before the second attempt; doubled for each further one
 _TIMEOUT_S = 60
 _BLOCK = 1 << 20
-_INTERRUPTIONS = (urllib.error.URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError)
 
 
 class FetchError(DualTaskError):
@@ -77,8 +74,7 @@ def fetch(
         if difference := _difference(part, checksum, size):
             part.unlink()
             raise FetchError(f"{url}: {difference}", "run it again; if it persists, the publisher has changed the file")
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
+        flush_to_disk(part)
         part.replace(path)
     except OSError as error:
         raise unwritable(path, error) from error
@@ -178,7 +174,7 @@ def _complete(url: str, part: Path, size: int | None, progress: Progress) -> Non
                     "check that the address is still valid",
                 ) from error
             reason: Any = f"{error.code} {error.reason}"
-        except _INTERRUPTIONS as error:
+        except (urllib.error.URLError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None) or error or type(error).__name__
         progressed = (part.stat().st_size if part.exists() else 0) > before
         attempt = 1 if progressed else attempt + 1
@@ -197,7 +193,9 @@ def _append(url: str, part: Path, size: int | None, progress: Progress) -> None:
     request = urllib.request.Request(url, headers={"User-Agent": "dualtask-lite"})  # noqa: S310  # of data/sources.yaml
     if start:
         request.add_header("Range", f"bytes={start}-")
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:  # noqa: S310  # redirects are checked
+    with _network_errors():
+        response = urllib.request.urlopen(request, timeout=_TIMEOUT_S)  # noqa: S310  # redirects are checked
+    with response:
         if urlsplit(url).scheme == "https" != urlsplit(response.geturl()).scheme:
             raise FetchError(
                 f"{url}: redirects to {response.geturl()}, which is not encrypted",
@@ -210,13 +208,34 @@ def _append(url: str, part: Path, size: int | None, progress: Progress) -> None:
         if total is not None:
             _check_space(part.parent, total - start)
         with part.open("ab" if start else "wb") as out:
-            while block := response.read(_BLOCK):
+            for block in _blocks(response):
                 if not out.tell():
                     _refuse_web_page(url, response.headers.get_content_type(), block)
                 out.write(block)
                 progress(f"fetching {part.name[1 : -len('.part')]}", out.tell(), total)
             if total is not None and out.tell() < total:
                 raise http.client.IncompleteRead(b"", total - out.tell())
+
+
+@contextmanager
+def _network_errors() -> Iterator[None]:
+    """Raise each error of the network as a ``URLError``: by its class an ``OSError`` may be one of the disk, too."""
+    try:
+        yield
+    except urllib.error.URLError:
+        raise
+    except OSError as error:
+        raise urllib.error.URLError(error) from error
+
+
+def _blocks(response: http.client.HTTPResponse) -> Iterator[bytes]:
+    """Read an answer block by block."""
+    while True:
+        with _network_errors():
+            block = response.read(_BLOCK)
+        if not block:
+            return
+        yield block
 
 
 def _refuse_web_page(url: str, content_type: str, block: bytes) -> None:

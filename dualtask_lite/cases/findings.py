@@ -37,7 +37,7 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
     shown = " x ".join(f"{s:.4g}" for s in spacing)
     low, high = _SPACING
     if (spacing < low).any() or (spacing > high).any():
-        unit = image.header.get_xyzt_units()[0]
+        unit = _unit_of(image)
         stated = f" (its header gives them in {unit}s)" if unit in ("meter", "micron") else ""
         yield Finding(
             "error", f"{name}: voxels of {shown} mm are not plausible for a CT{stated}", "correct the spacing (in mm)"
@@ -51,6 +51,14 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
             "resample it; distances in mm and volumes are off otherwise",
         )
     yield from _check_affines(image, name)
+
+
+def _unit_of(image: nib.Nifti1Image) -> str:
+    """The unit of length that a header states."""
+    try:
+        return str(image.header.get_xyzt_units()[0])
+    except KeyError:  # a code that NIfTI does not define
+        return "unknown"
 
 
 def has_position(image: nib.Nifti1Image) -> bool:

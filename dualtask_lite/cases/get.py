@@ -23,7 +23,7 @@ from dualtask_lite.cases.download import FetchError, Progress, checksum_of, fetc
 from dualtask_lite.cases.inventory import take_inventory
 from dualtask_lite.cases.registry import Source
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import whole_file
+from dualtask_lite.files import read_record, whole_file
 
 _RECEIPTS = ".fetched.json"  # the archives that were unpacked, with the files of each
 _LABELS = "panorama_labels"
@@ -155,7 +155,7 @@ def _archive(
 ) -> None:
     """Download and unpack an archive once, and record its files; an archive put there by hand is not deleted."""
     record = archive.parent / _RECEIPTS
-    receipts = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    receipts = read_record(record)
     known = receipts.get(archive.name, {}).get("files", {})
     if known and all(_has(folder / name, bytes_) for name, bytes_ in known.items()):
         return

@@ -68,7 +68,7 @@ class Inventory:
         """
         if self.cases:
             return
-        if not path.is_dir():
+        if self.skipped and not path.is_dir():
             raise DualTaskError(f"{path}: {self.skipped[0].what}", self.skipped[0].remedy)
         skipped = f" ({'; '.join(describe_skipped(self.skipped))})" if self.skipped else ""
         raise DualTaskError(f"{path}: holds no CT in a known layout{skipped}", LAYOUTS)

@@ -30,9 +30,10 @@ from dualtask_lite.cases.masks import Box
 from dualtask_lite.cases.nifti import UNREADABLE, check_gzip
 from dualtask_lite.cases.paths import folders_in
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import whole_file
+from dualtask_lite.files import read_record, whole_file
 
 PREPARED = "labels_on_images"
+_RECORD = "placed.json"  # in it: how each label was aligned, or why it was refused
 _WITHDRAWN = ("PANCREAS_0025", "PANCREAS_0070")  # TCIA, version 2: parts of the scan of case 2; old copies contain them
 _SOFT_HU = (0.0, 200.0)  # the range of nearly all voxels of a pancreas in the portal venous phase; fat is below it
 _SHELL = 3  # voxels within the axial plane
@@ -64,20 +65,19 @@ def cases(folder: Path) -> list[Case]:
     """List the cases of a folder; none when it holds no series of Pancreas-CT.
 
     Raises:
-        DualTaskError: when a case has two series, or the labels were not compared with their images yet.
+        DualTaskError: when a case has two series, or a label was not compared with its image yet.
     """
     found = {name: _only_series(patient) for name, patient in patients_of(folder).items()}
-    prepared = folder / PREPARED
-    if found and not prepared.is_dir() and labels_of(folder):
+    if not found:
+        return []
+    labels = {name: path for name in found if (path := folder / PREPARED / f"{name}.nii.gz").is_file()}
+    compared = {*labels, *read_record(folder / PREPARED / _RECORD)}
+    if (found.keys() & labels_of(folder).keys()) - compared:
         raise DualTaskError(
             f"{folder}: its labels have not been compared with the images yet",
             f"dualtask data get nih --out {folder}",
         )
-    labels = {name: prepared / f"{name}.nii.gz" for name in found}
-    return [
-        Case(name, folder.name, series, labels[name] if labels[name].is_file() else None)
-        for name, series in found.items()
-    ]
+    return [Case(name, folder.name, series, labels.get(name)) for name, series in found.items()]
 
 
 def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | None = None) -> list[Placement]:
@@ -90,15 +90,15 @@ def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | 
         progress: called with a description of the step, the number of finished cases and of all cases.
 
     Returns:
-        The placements of this run; ``labels_on_images/placed.json`` keeps those of all runs.
+        The placements of this run; ``labels_on_images/placed.json`` keeps those of all runs, and the refused cases.
 
     Raises:
         DualTaskError: at the end, when some labels do not fit their images in exactly one way.
     """
     labels, patients = labels_of(folder), patients_of(folder)
     names = [name for name in patients if name in labels]
-    record = folder / PREPARED / "placed.json"
-    known = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    record = folder / PREPARED / _RECORD
+    known = read_record(record)
     placements, refused = [], []
     for count, name in enumerate(names, 1):
         target = folder / PREPARED / f"{name}.nii.gz"
@@ -108,10 +108,11 @@ def prepare(folder: Path, *, progress: Callable[[str, int, int | None], None] | 
                 mask, placement = align_label(scan, labels[name])
             except DualTaskError as error:
                 refused.append(error)
-                continue
-            scan.save(mask, target)
-            placements.append(placement)
-            known[name] = asdict(placement)
+                known[name] = {"refused": error.what}
+            else:
+                scan.save(mask, target)
+                placements.append(placement)
+                known[name] = asdict(placement)
             with whole_file(record) as temporary:
                 temporary.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
         if progress:

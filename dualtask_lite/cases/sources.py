@@ -21,12 +21,13 @@ from dualtask_lite.cases import panorama
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.inventory import Inventory, Skipped, take_inventory
 from dualtask_lite.cases.layouts import LAYOUTS
+from dualtask_lite.cases.paths import visible
 from dualtask_lite.cases.phantom import VERSION, centres, make_phantom
 from dualtask_lite.cases.registry import Source, sources, sources_table
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.resources import cache_folder
+from dualtask_lite.resources import cache_folder, expand_home
 
-__all__ = ["Source", "absolute", "find_cases", "folder_of", "sources", "sources_table"]
+__all__ = ["Source", "absolute", "as_source", "find_cases", "folder_of", "is_here", "sources", "sources_table"]
 
 PHANTOM_SEED = 0
 PHANTOM_CASES = {"phantom": 16, "phantom-48": 48, "exam": 32}  # cases of each centre in the generated data sets
@@ -68,8 +69,8 @@ def find_cases(source: str | Path) -> list[Case]:
             folder of that name.
 
     Raises:
-        DualTaskError: when nothing is there or recognised, a known source was not fetched yet, or it is unknown
-            which cases panorama shares with another source.
+        DualTaskError: when the source is empty, nothing is there or recognised, a known source was not fetched yet, or
+            it is unknown which cases panorama shares with another source.
     """
     cases = []
     for part in _parts(source):
@@ -109,10 +110,19 @@ def find_inputs(sources: Sequence[str | Path]) -> Inventory:
 
 
 def _parts(source: str | Path) -> list[str | Path]:
-    """Split a text of several sources at its commas."""
-    if isinstance(source, str) and "," in source and not Path(source).expanduser().exists():
-        return [part.strip() for part in source.split(",")]
-    return [source]
+    """Split a text of several sources at its commas.
+
+    Raises:
+        DualTaskError: when one of them is empty, which as a path would be the current folder.
+    """
+    if not isinstance(source, str) or (source and expand_home(source).exists()):
+        return [source]
+    parts = [part.strip() for part in source.split(",")]
+    if not all(parts):
+        raise DualTaskError(
+            f"{source!r}: a source in it is empty", "name known sources or folders, with a comma between two of them"
+        )
+    return list(parts)
 
 
 def _usable_together(cases: list[Case]) -> list[Case]:
@@ -130,12 +140,27 @@ def _without_duplicates(cases: list[Case]) -> list[Case]:
 
 
 def absolute(source: str) -> str:
-    """Make the paths of a source absolute, so that a command in any folder finds it; a known name stays."""
-    path = Path(source).expanduser()
-    if "," in source and not path.exists():
-        return ",".join(absolute(part.strip()) for part in source.split(","))
+    """Make the paths of a source absolute, so that a command in any folder finds it; a known name stays.
+
+    Raises:
+        DualTaskError: when the source is empty.
+    """
+    return ",".join(_absolute(str(part)) for part in _parts(source))
+
+
+def _absolute(source: str) -> str:
     is_generated = source in sources() and sources()[source].how == "made"
-    return os.path.abspath(path) if path.exists() and not is_generated else source
+    return str(_path(source)) if _path(source).exists() and not is_generated else source
+
+
+def as_source(folder: Path) -> str:
+    """Write a folder as a source; ``./`` distinguishes it from the known source of that name."""
+    return f".{os.sep}{folder}" if str(folder) in sources() else str(folder)
+
+
+def is_here(source: Source) -> bool:
+    """Whether a known source can be used at once: it is generated, or its download has left more than hidden files."""
+    return source.how == "made" or bool(visible(folder_of(source)))
 
 
 def folder_of(source: Source) -> Path:
@@ -144,7 +169,7 @@ def folder_of(source: Source) -> Path:
 
 
 def _path(source: str | Path) -> Path:
-    return Path(os.path.abspath(Path(source).expanduser()))  # "." would have no name; resolve would lose that of a link
+    return Path(os.path.abspath(expand_home(source)))  # "." would have no name; resolve would lose that of a link
 
 
 def _inventory_of(source: str | Path) -> Inventory:
@@ -153,12 +178,15 @@ def _inventory_of(source: str | Path) -> Inventory:
     path = _path(source)
     try:
         if known and known.how == "made" and not (isinstance(source, Path) and source.exists()):
+            if path.is_dir():
+                _log.warning("%s means the embedded data; write ./%s for the folder", known.name, known.name)
             return take_inventory(_phantom(known.name))
         if path.exists():
             return take_inventory(path)
         if known and (path := folder_of(known)).is_dir():
             found = take_inventory(path)
-            return Inventory([replace(case, centre=known.name) for case in found.cases], found.skipped)
+            if found.cases:  # an interrupted download has left none
+                return Inventory([replace(case, centre=known.name) for case in found.cases], found.skipped)
     except OSError as error:
         raise DualTaskError(f"{path}: cannot be read ({error})", "check the folder and your permissions") from error
     raise _not_fetched(known) if known else _unknown_source(source)

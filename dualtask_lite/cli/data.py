@@ -23,11 +23,11 @@ app.add_typer(data_app, name="data")
 @data_app.command("list")
 def data_list(as_json: AsJson = False) -> None:
     """List the known sources of cases: size, licence, citation, and whether they are on this machine."""
-    from dualtask_lite.cases.sources import folder_of, sources
+    from dualtask_lite.cases.sources import is_here, sources
 
     known = sources()
     if as_json:
-        print_json({name: {**vars(s), "here": s.how == "made" or folder_of(s).is_dir()} for name, s in known.items()})
+        print_json({name: {**vars(s), "here": is_here(s)} for name, s in known.items()})
         return
     print_table(
         [
@@ -38,7 +38,7 @@ def data_list(as_json: AsJson = False) -> None:
                 "size": f"{s.size_gb:g} GB",
                 "licence": s.licence,
                 "cite": s.citation,
-                "here": "made on first use" if s.how == "made" else "yes" if folder_of(s).is_dir() else "no",
+                "here": "made on first use" if s.how == "made" else "yes" if is_here(s) else "no",
             }
             for name, s in known.items()
         ]
@@ -68,7 +68,7 @@ def data_get(
     as_json: AsJson = False,
 ) -> None:
     """Download a known source, verify and unpack it; an interrupted download continues."""
-    from dualtask_lite.cases.sources import find_cases, folder_of, sources
+    from dualtask_lite.cases.sources import as_source, find_cases, folder_of, sources
 
     known = sources()
     if name not in known:
@@ -88,7 +88,7 @@ def data_get(
         print_json({"source": name, "folder": str(where), "cases": len(cases), "labelled": labelled})
     else:
         out.print(f"{where}: {len(cases)} cases, {labelled} with a label", markup=False, highlight=False)
-        out.print(f"try: dualtask data check {folder or name}", markup=False, highlight=False)
+        out.print(f"try: dualtask data check {as_source(folder) if folder else name}", markup=False, highlight=False)
 
 
 def _download(source: Source, folder: Path, *, parts: Sequence[str], offline: bool) -> list[Case]:
@@ -168,7 +168,7 @@ def data_make(
             "--out",
             "-o",
             callback=check_folder_name,
-            help="Folder to create, with one sub-folder for each centre; default NAME.",
+            help="Folder to create, with one sub-folder for each centre; default my-NAME.",
         ),
     ] = None,
     cases: Annotated[int | None, typer.Option(min=1, help="Cases of each centre; default 16, for the exam 32.")] = None,
@@ -185,14 +185,14 @@ def data_make(
     """
     from dualtask_lite.cases.exam import SHIFT, make_exam
     from dualtask_lite.cases.phantom import make_phantom
-    from dualtask_lite.cases.sources import PHANTOM_CASES
+    from dualtask_lite.cases.sources import PHANTOM_CASES, as_source
     from dualtask_lite.engine.progress import progress_bar
 
     if name not in ("phantom", "exam"):
         raise DualTaskError(f"{name!r} cannot be generated", "make phantom or exam")
     if name == "phantom" and shift is not None:
         raise DualTaskError("--shift applies to the exam only", "leave it out, or make exam")
-    folder = folder or Path(name)
+    folder = folder or Path(f"my-{name}")  # the name alone means the embedded data
     cases = cases or PHANTOM_CASES[name]
     if folder.exists() and any(folder.iterdir()):
         raise DualTaskError(f"{folder}: is not empty", "choose a new folder with --out")
@@ -213,4 +213,4 @@ def data_make(
             | ({"shift": shift} if name == "exam" else {})
         )
     else:
-        out.print(f"made {made}; try: dualtask data check {made}", markup=False, highlight=False)
+        out.print(f"made {made}; try: dualtask data check {as_source(made)}", markup=False, highlight=False)

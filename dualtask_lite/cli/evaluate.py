@@ -58,7 +58,7 @@ def evaluate(
     models = models_of(device, *model)
     if engine.targets(models) == ["tumour"]:
         typer.echo("note: without a pancreas stage the tumour is searched in the whole volume", err=True)
-    from_where = absolute(source or models[0].settings.data.source)
+    from_where = absolute(models[0].settings.data.source if source is None else source)
     cases = engine.unseen_cases(models, find_cases(from_where), centre, source=source)
     run = run_folder(model[0])
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
@@ -141,7 +141,7 @@ def ablate(
     from dualtask_lite.engine.judging.plan import ARMS
 
     overrides = parse_assignments(assignments or [])
-    source = source or Settings.of(profile, overrides).data.source
+    source = Settings.of(profile, overrides).data.source if source is None else source
     summary = ablate(
         profile,
         overrides,

@@ -149,6 +149,11 @@ def broken_images():
         header.set_xyzt_units("meter")
         write(folder / "ct.nii.gz", hu(), np.diag([0.0008, 0.0008, 0.005, 1]), header)
 
+    def in_no_unit(folder):
+        raw = bytearray(nib.Nifti1Image(hu(), np.diag([50, 50, 50, 1])).to_bytes())
+        raw[123] = 5  # xyzt_units; NIfTI defines no unit of length above 3
+        (folder / "ct.nii").write_bytes(raw)
+
     def without_checksum(folder):  # every voxel is there
         whole = write(folder / "whole.nii.gz", hu()).read_bytes()
         (folder / "ct.nii.gz").write_bytes(whole[:-8])
@@ -191,6 +196,7 @@ def broken_images():
         "time series": (lambda f: write(f / "ct.nii.gz", np.stack([hu(), hu()], -1)), "dimensions"),
         "not finite": (lambda f: write(f / "ct.nii.gz", odd), "not finite"),
         "constant": (lambda f: write(f / "ct.nii.gz", np.full(SHAPE, 7, np.int16)), "every voxel is 7"),
+        "no unit": (in_no_unit, "voxels of 50 x 50 x 50 mm are not plausible for a CT"),
         "metres": (in_metres, "its header gives them in meters"),
         "huge voxels": (lambda f: write(f / "ct.nii.gz", hu(), np.diag([50, 50, 50, 1])), "are not plausible for a CT"),
         "singular": (singular, "singular"),

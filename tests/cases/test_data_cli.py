@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 import tarfile
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dualtask_lite.cases import download
-from dualtask_lite.cases.sources import sources
+from dualtask_lite.cases.sources import find_cases, sources
 from dualtask_lite.cli import app
 
 
@@ -61,6 +62,9 @@ def test_list_shows_the_registry_and_the_local_copies(tmp_path):
     assert list(listed) == list(sources())
     assert [name for name, one in listed.items() if one["here"]] == ["phantom", "phantom-48", "exam"]
     (tmp_path / "cache" / "nih").mkdir(parents=True)
+    (tmp_path / "cache" / "nih" / ".labels.zip.part").touch()
+    assert not json.loads(call("list", "--json"))["nih"]["here"], "a download was interrupted"
+    (tmp_path / "cache" / "nih" / "Pancreas-CT").mkdir()
     assert json.loads(call("list", "--json"))["nih"]["here"]
     shown = call("list")
     for one in sources().values():
@@ -81,6 +85,47 @@ def test_get_to_another_folder_names_the_next_command(task07, tmp_path):
     folder = tmp_path / "my set"
     assert f"dualtask data check {folder}" in call("get", "msd", "--out", folder)
     assert json.loads(call("check", folder, "--json"))["labelled"] == 4
+
+
+@pytest.mark.parametrize("left", [[], [".Task07_Pancreas.tar.part"]])
+def test_a_source_whose_download_failed_was_not_fetched(refused, left, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cache" / "msd").mkdir(parents=True)
+    for name in left:
+        (tmp_path / "cache" / "msd" / name).touch()
+    code, line = refused("check", "msd")
+    assert code == 1
+    assert "msd (CC BY-SA 4.0, 11.5 GB) was not fetched yet; dualtask data get msd; or by hand" in line
+
+
+@pytest.mark.parametrize("source", ["", "msd,", ",x"])
+def test_an_empty_source_is_not_the_current_folder(refused, source, tmp_path, monkeypatch):
+    a_source(tmp_path, [0], [[0, 1]])
+    monkeypatch.chdir(tmp_path)
+    code, line = refused("check", source)
+    assert code == 1
+    assert line.startswith(f"error: {source!r}: a source in it is empty; ")
+
+
+@pytest.mark.parametrize(
+    ("words", "made", "told"),
+    [
+        (["phantom"], "my-phantom", "my-phantom"),
+        (["exam", "--seed", "7"], "my-exam", "my-exam"),
+        (["exam", "--seed", "7", "--out", "exam"], "exam", os.path.join(".", "exam")),
+        (["phantom", "--out", "msd"], "msd", os.path.join(".", "msd")),
+    ],
+)
+def test_the_suggested_check_finds_what_was_made(words, made, told, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = call("make", *words, "--cases", 1, "--size", 24, 24, 12)
+    assert out.strip() == f"made {made}; try: dualtask data check {told}"
+    assert {case.image.parents[2] for case in find_cases(told)} == {tmp_path / made}
+
+
+def test_the_suggested_check_finds_what_was_fetched(task07, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert f"try: dualtask data check {os.path.join('.', 'exam')}\n" in call("get", "msd", "--out", "exam")
 
 
 def test_get_phantom_generates_it(tmp_path, monkeypatch, phantom_folder):

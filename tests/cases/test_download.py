@@ -1,5 +1,6 @@
 """Downloads and archives with the faults of real servers and archives."""
 
+import errno
 import hashlib
 import io
 import os
@@ -159,6 +160,56 @@ def test_busy_server_is_retried_and_missing_file_is_not(served, tmp_path):
         get(served, tmp_path / "busy")
 
 
+class Answer(io.BytesIO):
+    """The answer of a server; ``read`` ends in an error of the network after the content."""
+
+    status, headers = 200, Message()
+
+    def __init__(self, content, error=None, url="https://publisher/set.tar"):
+        super().__init__(content)
+        self.error, self.url = error, url
+
+    def read(self, size=-1):
+        block = super().read(size)
+        if not block and self.error:
+            raise self.error
+        return block
+
+    def geturl(self):
+        return self.url
+
+
+NETWORK = [errno.EHOSTUNREACH, errno.ENETUNREACH, errno.ENETDOWN, errno.ETIMEDOUT, errno.EIO]
+
+
+@pytest.mark.parametrize("number", NETWORK)
+@pytest.mark.parametrize("opened", [True, False], ids=["while reading", "while asking"])
+def test_any_error_of_the_network_is_an_interruption(tmp_path, monkeypatch, number, opened):
+    asked = []
+
+    def answer(*_, **__):
+        asked.append(1)
+        if not opened:
+            raise OSError(number, "the network")
+        return Answer(CONTENT[:100], OSError(number, "the network"))
+
+    monkeypatch.setattr(download.urllib.request, "urlopen", answer)
+    with pytest.raises(FetchError, match=r"was interrupted .*the network.*run the command again to resume"):
+        fetch("https://publisher/set.tar", tmp_path / "set.tar", checksum=MD5)
+    assert len(asked) == download.ATTEMPTS
+
+
+def test_download_is_flushed_while_it_is_open_for_writing(served, tmp_path, monkeypatch):
+    fcntl = pytest.importorskip("fcntl", reason="Windows refuses by itself")
+
+    def refuse(file):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, "Bad file descriptor")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert get(served, tmp_path).read_bytes() == CONTENT
+
+
 def test_unreachable_server_is_reported(served, tmp_path):
     served.http.shutdown()
     served.http.server_close()
@@ -173,13 +224,8 @@ def test_only_web_addresses_are_accepted(url, tmp_path):
 
 
 def test_redirect_to_an_unencrypted_address_is_refused(tmp_path, monkeypatch):
-    class Answer(io.BytesIO):
-        status, headers = 200, Message()
-
-        def geturl(self):
-            return "http://elsewhere/set.tar"
-
-    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: Answer(CONTENT))
+    elsewhere = Answer(CONTENT, url="http://elsewhere/set.tar")
+    monkeypatch.setattr(download.urllib.request, "urlopen", lambda *_, **__: elsewhere)
     with pytest.raises(FetchError, match=r"redirects to http://elsewhere/set\.tar, which is not encrypted"):
         fetch("https://publisher/set.tar", tmp_path / "set.tar", checksum=MD5)
     assert not list(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 import zipfile
 from dataclasses import replace
@@ -261,6 +262,38 @@ def test_unusable_case_does_not_stop_the_others(nih, tmp_path):
         get(source, tmp_path / "set")
     assert "the other cases are ready" in caught.value.remedy
     assert [case.label is not None for case in find_cases(tmp_path / "set")] == [False, True]
+
+
+def test_labels_that_an_interrupted_comparison_left_out_are_not_lost(nih, tmp_path):
+    source, folder = nih(), tmp_path / "set"
+
+    def killed(step, done, total):
+        if step == "comparing labels with images":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        get(source, folder, progress=killed)
+    assert [path.name for path in (folder / "labels_on_images").glob("*.nii.gz")] == ["PANCREAS_0001.nii.gz"]
+    with pytest.raises(DualTaskError, match=r"have not been compared.*dualtask data get nih --out"):
+        find_cases(folder)
+    assert all(case.label for case in get(source, folder, offline=True))
+
+
+def test_damaged_records_are_made_again(nih, server, tmp_path):
+    source, folder = nih(), tmp_path / "set"
+    get(source, folder)
+    records = [folder / "labels_on_images" / "placed.json", folder / ".fetched.json"]
+    whole = [json.loads(record.read_text()) for record in records]
+    for record in records:
+        record.write_bytes(record.read_bytes()[:20])
+    assert all(case.label for case in find_cases(folder)), "its labels are there"
+    assert all(case.label for case in get(source, folder))
+    assert json.loads(records[0].read_text()) == whole[0]
+    asked = len(server.asked)
+    shutil.rmtree(folder / "TCIA_pancreas_labels-02-05-2017")
+    assert all(case.label for case in get(source, folder))
+    assert [path for path, _ in server.asked[asked:]] == ["/labels-1.zip"]
+    assert json.loads(records[1].read_text())["labels-1.zip"] == whole[1]["labels-1.zip"]
 
 
 def test_killed_download_of_nih_is_resumed(nih, server, tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from dualtask_lite.cases.inventory import describe_skipped
+from dualtask_lite.cases.inventory import Inventory, describe_skipped
 from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, is_result, result_files
 from dualtask_lite.cases.sources import find_cases, find_inputs
 from dualtask_lite.errors import DualTaskError
@@ -148,6 +148,11 @@ def test_non_ct_file_does_not_stop_other_cases(make):
     found = find_inputs([root / "readme.txt", root / "ct.nii.gz", root / "empty"])
     assert [case.id for case in found.cases] == ["ct"]
     assert reasons(found, root).keys() == {"readme.txt", "empty/.keep"}
+
+
+def test_nothing_at_all_is_refused(tmp_path):
+    with pytest.raises(DualTaskError, match="msd: holds no CT in a known layout"):
+        Inventory().require_cases(tmp_path / "msd")
 
 
 def test_tree_without_ct_lists_its_files(make):

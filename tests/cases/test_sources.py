@@ -122,6 +122,36 @@ def test_dot_slash_selects_a_folder_named_like_a_source(tmp_path, monkeypatch):
     assert {case.centre for case in find_cases("./phantom")} == {"phantom"}
 
 
+def test_a_folder_behind_the_name_of_made_data_is_pointed_out(tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(module, "_phantom", lambda name: tmp_path / "X")
+    task07(tmp_path / "X")
+    find_cases("exam")
+    assert not caplog.messages
+    task07(tmp_path / "exam")
+    assert {case.centre for case in find_cases("exam")} == {"X"}
+    assert caplog.messages == ["exam means the embedded data; write ./exam for the folder"]
+    find_cases("./exam")
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("source", ["", " ", ",", "phantom,", ",phantom", "phantom,,msd"])
+def test_an_empty_source_is_refused(source, tmp_path, monkeypatch):
+    monkeypatch.chdir(task07(tmp_path / "X"))
+    for use in (find_cases, module.absolute, lambda text: module.find_inputs([text])):
+        with pytest.raises(DualTaskError, match=r"a source in it is empty; name known sources or folders"):
+            use(source)
+
+
+def test_a_folder_named_like_the_home_of_nobody(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = task07(tmp_path / "~nobody-of-this-name")
+    assert [case.centre for case in find_cases(folder.name)] == [folder.name] * 2
+    assert module.absolute(folder.name) == str(folder)
+    with pytest.raises(DualTaskError, match="no such file or folder"):
+        find_cases("~no-folder-either")
+
+
 # the embedded phantom
 
 

@@ -8,8 +8,7 @@ import sys
 import pytest
 
 from dualtask_lite.cli import main
-from dualtask_lite.cli.shared import reason_of
-from dualtask_lite.errors import DualTaskError
+from dualtask_lite.errors import DualTaskError, reason_of
 
 MISTAKES = [
     "data check nowhere",

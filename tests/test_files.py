@@ -1,0 +1,58 @@
+"""Files that are written completely, on every system and beside other processes, and records that may be damaged."""
+
+import os
+
+import pytest
+
+from dualtask_lite.files import read_record, remove_leftovers, whole_file
+
+
+@pytest.fixture
+def flushed(monkeypatch):
+    """Refuse to flush a file that is not open for writing, as Windows does; gives the number of flushed files."""
+    fcntl = pytest.importorskip("fcntl", reason="Windows refuses by itself")
+    real, flushed = os.fsync, []
+
+    def fsync(file):
+        if fcntl.fcntl(file, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(9, "Bad file descriptor")
+        flushed.append(file)
+        real(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    return flushed
+
+
+def test_a_file_is_flushed_while_it_is_open_for_writing(flushed, tmp_path):
+    with whole_file(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+    assert len(flushed) == 1
+    assert (tmp_path / "x").read_text() == "new"
+
+
+def test_processes_of_one_id_do_not_share_a_temporary_file(tmp_path):
+    """Two containers may give their processes the same ids, and share a folder."""
+    with whole_file(tmp_path / "x") as first, whole_file(tmp_path / "x") as second:
+        first.write_text("first")
+        second.write_text("second")
+        assert first.read_text() == "first"
+    assert os.listdir(tmp_path) == ["x"]
+
+
+def test_only_temporary_files_are_leftovers(tmp_path):
+    kept = {".2024.csv", ".tmp-notes.txt", ".tmp-00000000", ".hidden", "tmp-00000000.csv", "metrics.csv"}
+    for name in kept:
+        (tmp_path / name).touch()
+    with whole_file(tmp_path / "x") as temporary:
+        temporary.touch()
+        remove_leftovers(tmp_path)
+        assert {path.name for path in tmp_path.iterdir()} == kept
+        temporary.touch()
+
+
+@pytest.mark.parametrize("content", [b"", b'{"a": ', b"\xff", b"[1]", b"\0\0"])
+def test_a_damaged_record_is_empty(content, tmp_path):
+    (tmp_path / "record.json").write_bytes(content)
+    assert read_record(tmp_path / "record.json") == {}
+    assert read_record(tmp_path) == {}, "it cannot be read"
+    assert read_record(tmp_path / "missing.json") == {}
