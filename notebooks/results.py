@@ -236,6 +236,11 @@ def exam_lines(exam: Results, reference: Results) -> str:
         sentence(exam, RECIPE, "The distance and both conversions change the Dice by"),
         sentence(reference, RECIPE, "On A, B and C, each held out in turn, it was"),
         sentence(reference, RECIPE + LONGER, "After four times as many steps it was"),
+        *(
+            ["This interval excludes the aim."]
+            if reference.comparisons[RECIPE + LONGER]["hierarchical"][1] < CLAIMED
+            else []
+        ),
         sentence(exam, PAPER, "All terms of the paper, from half as many samples, change it by"),
     ]
     table = markdown([exam_row(exam, arm) for arm in exam.arms])

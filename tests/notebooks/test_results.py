@@ -229,6 +229,17 @@ def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
     needed = [results.Results().comparisons[arm]["trainings_needed"] for arm in ("conversion", "conversion" + LONGER)]
     assert f"it takes {needed[0]} pairs to show a difference of 0.05, or {needed[1]} of four times" in page
     assert needed[1] < needed[0] / 2
+    assert f"it takes {needed[1]} pairs to show a difference of 0.05" in page
+    found = results.Results().comparisons
+    late, steps = found["conversion" + LONGER], found["segmentation" + LONGER]
+    by_centre = late["by_centre"]  # behind on A, level on B, ahead on C
+    assert by_centre["A"] < -0.02 < by_centre["B"] < 0.02 < by_centre["C"]
+    low, high = late["hierarchical"]
+    assert low < 0 < high < results.CLAIMED, "the interval excludes the claim"
+    assert late["trainings"] >= 5
+    assert steps["conclusion"] == "better"
+    assert f"more steps alone, which give {steps['difference']:+.3f} to segmentation only" in page
+    assert sum(part == "B" for part, _ in runs) == 1
     on_a, on_b, on_c = (f"{difference(longer['full'], longer['segmentation'], [run]):+.3f}" for run in of_all_arms)
     assert max(float(on_a), float(on_b)) < 0 < float(on_c)
     assert f"hospital that was held out, too, on A ({on_a}) and on B ({on_b})" in page
