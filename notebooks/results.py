@@ -24,6 +24,9 @@ NAMES = {  # arm -> its name in a table
     "segmentation": "segmentation only",
     "distance": "+ distance",
     "conversion": "+ distance and both conversions",
+    "views": "segmentation only, with two views",
+    "consistency": "+ conversions and consistency, with two views",
+    "contrast": "+ conversions and contrast, with two views",
     "full": "all terms, with two views",
     "full-samples": "all terms, with two views of as many samples",
 }
@@ -188,6 +191,9 @@ def reference_lines(results: Results) -> str:
         f"By the spread between the runs, it takes {needed} pairs to show a difference of 0.05, or {needed_later} of "
         "four times as many steps, if the spread of so few is the true one.",
         sentence(results, "distance", "The distance without the conversions changes it by"),
+        sentence(results, "views", "Two views of each sample, from half as many samples, change it by"),
+        sentence(results, "consistency", "The conversions and the consistency of two views change it by"),
+        sentence(results, "contrast", "The conversions and the contrast, from two views, change it by"),
         sentence(results, PAPER, "All terms in as many steps change it by"),
         without_the_largest(results, PAPER),
         sentence(results, "full-samples", "All terms from as many samples change it by"),

@@ -501,8 +501,8 @@ for asked, answers in {
 # %% [markdown]
 # So after 2,400 steps the claim is neither shown nor refuted for the conversions, in the exam as before it. After 9,600 steps, when segmentation
 # only has gained from the steps alone, the interval excludes a gain of that size on A, B and C. All terms together were worse on D than
-# segmentation only, after 2,400 steps and from half of the samples. The views, the contrast and the slices were not measured one by
-# one. In the training runs that were repeated with four times as many steps every arm gained; there `full` was the worst arm in two
+# segmentation only, after 2,400 steps and from half of the samples. The views alone, the consistency and the contrast were measured in too few
+# runs for a verdict, the slices not by themselves. In the training runs that were repeated with four times as many steps every arm gained; there `full` was the worst arm in two
 # hospitals, and in the third all arms were alike: whether it lacks no more than steps is open.
 #
 # Nothing of this speaks of patients: the hospitals are made by one generator, and a network of this size is small. What carries over to

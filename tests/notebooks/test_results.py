@@ -286,8 +286,17 @@ def test_measurements_of_the_longer_trainings_on_c_disagree_on_the_order():
 
 def test_work_of_a_step_is_what_the_names_of_the_arms_say():
     work = {row["arm"]: (row["samples_a_step"], row["images_a_step"]) for row in rows_of("cells.csv")}
-    arms = ("segmentation", "conversion", "full", "full-samples")
-    assert [work[arm] for arm in arms] == [("4", "4"), ("4", "4"), ("2", "4"), ("4", "8")]
+    alone, both = ("segmentation", "distance", "conversion"), ("views", "consistency", "contrast", "full")
+    assert {work[arm] for arm in alone} == {("4", "4")}
+    assert {work[arm] for arm in both} == {("2", "4")}
+    assert work["full-samples"] == ("4", "8")
+
+
+def test_words_on_single_terms_hold_for_the_rows(tumours):
+    """The page and lesson 05b: too few training runs for a verdict."""
+    single = ("distance", "views", "consistency", "contrast")
+    assert all(2 <= len(tumours[arm]) < 5 for arm in single)
+    assert "too few training runs for a verdict" in " ".join(PAGE.read_text(encoding="utf-8").split())
 
 
 def test_words_on_as_many_samples_hold_for_the_rows(tumours):
