@@ -296,7 +296,15 @@ def test_words_on_single_terms_hold_for_the_rows(tumours):
     """The page and lesson 05b: too few training runs for a verdict."""
     single = ("distance", "views", "consistency", "contrast")
     assert all(2 <= len(tumours[arm]) < 5 for arm in single)
-    assert "too few training runs for a verdict" in " ".join(PAGE.read_text(encoding="utf-8").split())
+    words = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert "too few training runs for a verdict" in words
+    found = results.Results()
+    one_view, two_views = (
+        [found.training_dice(arm) for arm in arms]
+        for arms in (("segmentation", "distance", "conversion"), ("views", "consistency", "contrast", "full"))
+    )
+    (low, high), (lowest, highest) = ((min(dice), max(dice)) for dice in (two_views, one_view))
+    assert f"({low:.2f} to {high:.2f}, where the arms with one view have {lowest:.2f} to {highest:.2f})" in words
 
 
 def test_words_on_as_many_samples_hold_for_the_rows(tumours):
