@@ -184,7 +184,7 @@ def reference_lines(results: Results) -> str:
     )
     needed, needed_later = (results.comparisons[RECIPE + length]["trainings_needed"] for length in ("", LONGER))
     sentences = [
-        f"The paper reports {CLAIMED:+.3f} on patients.",
+        f"The claim, as this kit reads it, is {CLAIMED:+.3f} on patients.",
         sentence(results, RECIPE, "Here the distance and both conversions change the Dice by"),
         without_the_largest(results, RECIPE),
         sentence(results, RECIPE + LONGER, "After four times as many steps they change it by"),
@@ -237,7 +237,7 @@ def exam_lines(exam: Results, reference: Results) -> str:
     found = exam.comparisons[RECIPE]
     reached = found["difference"] >= CLAIMED and found["conclusion"] == "better"
     sentences = [
-        f"The paper reports {CLAIMED:+.3f} on patients, and this was the aim, with an interval above zero: "
+        f"The claim, as this kit reads it, is {CLAIMED:+.3f} on patients. It was the aim, with an interval above zero: "
         f"{'reached' if reached else 'missed'}.",
         sentence(exam, RECIPE, "The distance and both conversions change the Dice by"),
         sentence(reference, RECIPE, "On A, B and C, each held out in turn, it was"),

@@ -14,8 +14,8 @@ from dualtask_lite.show.picture import BOX
 #: Tag of the cells whose picture stands on the page.
 TAG = "summary"
 CLAIM = (
-    "A paper reports 9.5 points more Dice with its method than without it, on tumours of a hospital that was not in "
-    "the training. The course rebuilds the method and tests that."
+    "A paper claims, as this course reads it, 9.5 points more Dice with its method than without it, on tumours of a "
+    "hospital that was not in the training. The course rebuilds the method and tests that."
 )
 STYLE = """<style>
 @page { size: A4 landscape; margin: 8mm; }

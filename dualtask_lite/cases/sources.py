@@ -115,7 +115,7 @@ def _parts(source: str | Path) -> list[str | Path]:
     Raises:
         DualTaskError: when one of them is empty, which as a path would be the current folder.
     """
-    if not isinstance(source, str) or (source and expand_home(source).exists()):
+    if not isinstance(source, str) or (source and _exists(expand_home(source))):
         return [source]
     parts = [part.strip() for part in source.split(",")]
     if not all(parts):
@@ -150,7 +150,7 @@ def absolute(source: str) -> str:
 
 def _absolute(source: str) -> str:
     is_generated = source in sources() and sources()[source].how == "made"
-    return str(_path(source)) if _path(source).exists() and not is_generated else source
+    return str(_path(source)) if _exists(_path(source)) and not is_generated else source
 
 
 def as_source(folder: Path) -> str:
@@ -172,6 +172,17 @@ def _path(source: str | Path) -> Path:
     return Path(os.path.abspath(expand_home(source)))  # "." would have no name; resolve would lose that of a link
 
 
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> DualTaskError:
+    return DualTaskError(f"{path}: cannot be read ({error})", "check the folder and your permissions")
+
+
 def _inventory_of(source: str | Path) -> Inventory:
     """Inventory of one known source or path."""
     known = sources().get(str(source))
@@ -185,10 +196,11 @@ def _inventory_of(source: str | Path) -> Inventory:
             return take_inventory(path)
         if known and (path := folder_of(known)).is_dir():
             found = take_inventory(path)
-            if found.cases:  # an interrupted download has left none
+            if found.cases or is_here(known):  # an interrupted download has left hidden files only
+                found.require_cases(path)
                 return Inventory([replace(case, centre=known.name) for case in found.cases], found.skipped)
     except OSError as error:
-        raise DualTaskError(f"{path}: cannot be read ({error})", "check the folder and your permissions") from error
+        raise _unreadable(path, error) from error
     raise _not_fetched(known) if known else _unknown_source(source)
 
 

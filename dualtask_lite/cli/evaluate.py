@@ -123,7 +123,7 @@ def ablate(
             "--out",
             "-o",
             callback=check_folder_name,
-            help="Folder of the table; an interrupted run continues, and commands for other parts may fill it at once.",
+            help="Folder of the table; an interrupted run continues.",
         ),
     ] = Path("runs/ablation"),
     as_json: AsJson = False,

@@ -127,6 +127,8 @@ def new_folder(lesson: str) -> Path:
     prefix = f"{lesson}-{time.strftime('%Y%m%d-%H%M%S')}-"
     folders = (Path("runs"), expand_home("~/dualtask-runs"))
     for folder in folders:
+        if folder.parts[0] == "~":  # this user has no home
+            continue
         try:
             folder.mkdir(exist_ok=True)
             return folder / Path(tempfile.mkdtemp(prefix=prefix, dir=folder)).name  # absolute from Python 3.12 on

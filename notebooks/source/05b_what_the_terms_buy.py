@@ -92,7 +92,7 @@ results.arms([one | what for one in comparisons], claimed=CLAIMED)
 
 # %% [markdown]
 # Each dot is the mean difference over the cases. The thick line is the interval over training runs and cases. The thin line is the interval over cases alone, and each small grey mark is the mean of one seed. The dotted line
-# is the difference that the paper reports.
+# is the difference that is claimed.
 #
 # The conclusion is *better* or *worse* only where the thick line excludes 0, the corrected p-value is below 0.05 **and** there are at least
 # five training runs, because with fewer the line itself is not reliable. Even of nine, a single one that fails can decide the mean (exercise 4):
@@ -277,8 +277,8 @@ outcome("05b.C")
 # %% [markdown]
 # Read the table by rows, since a mean over the hospitals hides them. Each arm gained in every run. So the table at the top of the lesson
 # compares runs before their end: a term that seems to help may only help to learn faster. After 9,600 steps `conversion` is behind on
-# A, level on B and ahead on C. `full` ends last on A and on B; on C the three arms lie within 0.05, and their order
-# is another one in the table than in the curves above: C shows no order.
+# A, level on B and ahead on C. `full` ends last on A and on B; on C, where it ran once, its place depends on the
+# measurement: it is first in the table and last in the curves.
 #
 # **A flat end does not show that a run has ended.** The curves are nearly flat at the right, the short ones too, because the
 # learning rate falls to zero there, whatever is left to learn. Only a longer run tells, and whether 9,600 steps are enough is open,
@@ -439,8 +439,8 @@ show.compare(scan, {arm: prediction.mask for arm, prediction in found.items()})
 # ## The exam
 #
 # Whoever picks an arm by its numbers on A, B and C cannot quote these numbers for it: they were chosen because they are high. A number that
-# no choice has touched needs another hospital. **D** was described from published sources before any of these
-# training runs. `conversion` was chosen, and only then the arms were trained on the patients of A, B and C, again for 2,400 steps. The result
+# no choice has touched needs another hospital. **D** was described before any of these training runs, from published sources where there
+# are any. `conversion` was chosen, and only then the arms were trained on the patients of A, B and C, again for 2,400 steps. The result
 # on the 32 patients of D is that of the last step of each training run; D was measured before it, for the learning curves, and decided nothing.
 
 # %% tags=["choice"]
@@ -503,7 +503,7 @@ for asked, answers in {
 # only has gained from the steps alone, the interval excludes a gain of that size on A, B and C. All terms together were worse on D than
 # segmentation only, after 2,400 steps and from half of the samples. The views alone, the consistency and the contrast were measured in too few
 # runs for a verdict, the slices not by themselves. In the training runs that were repeated with four times as many steps every arm gained; there `full` was the worst arm in two
-# hospitals, and in the third all arms were alike: whether it lacks no more than steps is open.
+# hospitals, and in the third its place depends on the measurement: whether it lacks no more than steps is open.
 #
 # Nothing of this speaks of patients: the hospitals are made by one generator, and a network of this size is small. What carries over to
 # any claim of this kind are the questions: how many training runs, against which baseline, and had it learned enough?

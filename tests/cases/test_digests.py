@@ -19,10 +19,10 @@ def cached(monkeypatch, tmp_path):
 
 
 def test_a_folder_name_that_is_not_utf8(cached, phantom_folder, tmp_path):
-    folder = tmp_path / os.fsdecode("Mönch".encode("latin-1"))
     try:
+        folder = tmp_path / os.fsdecode("Mönch".encode("latin-1"))
         shutil.copytree(phantom_folder / "A", folder)
-    except OSError:
+    except (OSError, UnicodeError):
         pytest.skip("this file system accepts UTF-8 only")
     case, known = find_cases(folder)[0], find_cases(phantom_folder / "A")[0]
     assert case.digest() == known.digest()

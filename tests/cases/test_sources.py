@@ -1,5 +1,6 @@
 """Finding cases: every layout that is understood, and a useful message for what is not."""
 
+import errno
 import json
 import os
 import re
@@ -11,7 +12,7 @@ import pytest
 
 from dualtask_lite.cases import sources as module
 from dualtask_lite.cases.findings import LABELS
-from dualtask_lite.cases.sources import find_cases, sources, sources_table
+from dualtask_lite.cases.sources import absolute, find_cases, sources, sources_table
 from dualtask_lite.errors import DualTaskError
 
 
@@ -435,3 +436,24 @@ def test_folder_without_permission_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", refuse)
     with pytest.raises(DualTaskError, match=r"cannot be read \(not yours\)"):
         find_cases(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["there", "there,elsewhere"])
+def test_a_source_that_may_not_be_looked_at_is_reported(monkeypatch, source):
+    """As below a folder of another user: the question whether it exists is refused. Tests may run as root."""
+
+    def refused(path, **_):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", refused)
+    for ask in (find_cases, absolute):
+        with pytest.raises(DualTaskError, match=r"cannot be read .*check the folder and your permissions"):
+            ask(source)
+
+
+def test_files_that_were_fetched_and_are_no_case_are_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path))
+    (tmp_path / "msd").mkdir()
+    (tmp_path / "msd" / "pancreas_001.mha").write_bytes(b"x")
+    with pytest.raises(DualTaskError, match=r"pancreas_001\.mha"):
+        find_cases("msd")

@@ -254,6 +254,7 @@ def test_memory_without_proc(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("status", [None, "VmSize: 9 kB\nVmRSS: 8 kB\n", "VmHWM:   2048 kB\n"])
 def test_peak_memory_where_a_sandbox_reports_less(monkeypatch, tmp_path, status):
+    pytest.importorskip("resource", reason="Windows does not report the memory of a process in this way")
     monkeypatch.setattr(probes, "_PROC", tmp_path)
     if status:
         (tmp_path / "self").mkdir()

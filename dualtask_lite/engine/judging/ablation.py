@@ -11,6 +11,7 @@ head and of the mean of both heads, from the same forward pass, and the Dice in 
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 import os
 import threading
@@ -136,7 +137,10 @@ def ablate(
 def _digests(case: Case) -> tuple[str, str]:
     """Digests of the image and of the label of a case: a repaired label would give other results in one table."""
     assert case.label is not None
-    return case.digest(), replace(case, image=case.label, label=None).digest()
+    label = replace(case, image=case.label, label=None).digest()
+    if case.label_map:
+        label = hashlib.sha256(f"{label} {sorted(case.label_map.items())}".encode()).hexdigest()
+    return case.digest(), label
 
 
 def _run_in_pool(

@@ -248,11 +248,12 @@ def write_evaluation(
 
 
 def _relative(path: Path, folder: Path) -> str:
-    """A path that stays right when the folders are moved together."""
+    """A path that stays right when the folders are moved together; ``..`` leads out of the target of a link."""
+    path, folder = path.resolve(), folder.resolve()
     try:
         return os.path.relpath(path, folder)
     except ValueError:  # another drive of Windows
-        return os.path.abspath(path)
+        return str(path)
 
 
 def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str) -> None:

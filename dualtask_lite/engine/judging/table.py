@@ -40,6 +40,8 @@ class ResultTable:
         self.folder = folder
         file = folder / "plan.json"
         if not file.exists():
+            if others := [name for name in ("cases.csv", "summary.json") if (folder / name).exists()]:
+                raise DualTaskError(f"{folder}: holds other results, in {others[0]}", "choose another --out")
             write_json(file, {**plan, "begun": provenance("cpu")})
         existing = read_json(file)
         if changed := next((key for key in plan if plan[key] != existing.get(key)), None):
@@ -50,7 +52,8 @@ class ResultTable:
 
     def _read(self) -> dict[str, list[dict[str, Any]]]:
         rows = {name: [dict(row) for row in read_rows(self.folder / f"{name}.csv", KEYS)] for name in PARTS}
-        finished = {_key(row) for row in rows["cells"]}  # drops the rows of a cell whose writing was interrupted
+        # A cell whose writing was interrupted is dropped, so it is added again.
+        finished = {_key(row) for row in rows["cells"]} & {_key(row) for row in rows["cases"]}
         return {name: [row for row in of_name if _key(row) in finished] for name, of_name in rows.items()}
 
     def has(self, key: Mapping[str, Any]) -> bool:

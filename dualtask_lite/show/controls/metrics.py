@@ -93,10 +93,8 @@ def deform(
     deepest = np.unravel_index(int(distance.argmin()), distance.shape)
     axes = [(np.arange(n) - at) * mm for n, at, mm in zip(distance.shape, deepest, spacing, strict=True)]
     x, y, z = np.meshgrid(*axes, indexing="ij", sparse=True)
-    half_voxel = (
-        np.sign(distance) * min(spacing) / 2
-    )  # from the centres of the voxels beside the surface to the surface
-    mask = distance - half_voxel < grow
+    # A distance is measured between centres of voxels: the surface is half a voxel closer.
+    mask = distance - np.sign(distance) * min(spacing) / 2 < grow
     mask &= ~(x**2 + y**2 + z**2 < hole**2)
     mask &= ~(np.abs(x) < split / 2)
     moved = np.zeros_like(mask)

@@ -155,8 +155,10 @@ def test_interrupted_ablation_resumes_and_records_its_command(phantom_folder, tm
     scan = cases[0].load()
     scan.save(np.roll(scan.label, 1, axis=0), tmp_path / "repaired.nii.gz")
     repaired = replace(cases[0], label=tmp_path / "repaired.nii.gz")
-    with pytest.raises(DualTaskError, match="a table with other labels"):
-        ablate("laptop", tiny_run, [repaired, *cases[1:]], tmp_path, **how)
+    mapped = replace(cases[0], label_map={1: 1, 2: 2, 3: 2})
+    for changed in (repaired, mapped):
+        with pytest.raises(DualTaskError, match="a table with other labels"):
+            ablate("laptop", tiny_run, [changed, *cases[1:]], tmp_path, **how)
 
 
 def test_all_arms_share_the_earlier_stages(phantom_folder, tmp_path, tiny_run):
@@ -184,8 +186,8 @@ def test_a_case_that_cannot_be_evaluated_stops_the_cell(phantom_folder, tmp_path
     assert not (cell.folder(tmp_path) / "cases.csv").exists()
 
 
-def test_two_commands_may_fill_one_table(tmp_path):
-    """One for each part, on several machines: neither drops the rows of the other, and no cell is in it twice."""
+def test_rows_that_another_command_has_added_since_are_kept(tmp_path):
+    """Neither drops the rows of the other, and no cell is in the table twice."""
     tables = [ResultTable(tmp_path, {"profile": "laptop"}) for _ in range(2)]
     cells = [Cell("full", "unseen", part, 0) for part in "AB"]
     for table, cell in zip([*tables, tables[0]], [*cells, cells[1]], strict=True):
@@ -193,6 +195,15 @@ def test_two_commands_may_fill_one_table(tmp_path):
     for name in ("cases", "curves", "cells"):
         assert [row["part"] for row in read_rows(tmp_path / f"{name}.csv")] == ["A", "B"]
     assert tables[0].has(vars(cells[1]))
+    write_rows(tmp_path / "cases.csv", read_rows(tmp_path / "cases.csv")[:1])  # as if its writing had been cut
+    assert not ResultTable(tmp_path, {"profile": "laptop"}).has(vars(cells[1]))
+
+
+def test_a_folder_with_other_results_is_left_as_it_is(tmp_path):
+    write_rows(tmp_path / "cases.csv", [{"case": "one", "target": "tumour", "dice": 0.5}])
+    with pytest.raises(DualTaskError, match=r"holds other results, in cases\.csv"):
+        ResultTable(tmp_path, {"profile": "laptop"})
+    assert [file.name for file in tmp_path.iterdir()] == ["cases.csv"]
 
 
 def test_missing_labels_are_reported(tmp_path):

@@ -201,6 +201,18 @@ def test_written_files_read_back(oracle, tmp_path):
     assert summary["failed"] == {}
 
 
+def test_recorded_models_are_found_behind_a_link(tmp_path):
+    """A folder of runs often is a link to a larger disk."""
+    (tmp_path / "disk" / "scratch" / "runs").mkdir(parents=True)
+    (tmp_path / "runs").symlink_to(tmp_path / "disk" / "scratch" / "runs")
+    (tmp_path / "models").mkdir()
+    file, folder = tmp_path / "models" / "model.safetensors", tmp_path / "runs" / "one" / "evaluation"
+    file.touch()
+    engine.write_evaluation(engine.Evaluation([], {}, {}), folder, models=[replace(model(), path=file)])
+    (recorded,) = json.loads((folder / "summary.json").read_text())["models"]
+    assert (folder / recorded).samefile(file)
+
+
 def test_false_tumour_does_not_count_against_the_pancreas():
     scan = case("c").load()
     pancreas = scan.label >= 1
