@@ -237,7 +237,7 @@ def exam_lines(exam: Results, reference: Results) -> str:
     found = exam.comparisons[RECIPE]
     reached = found["difference"] >= CLAIMED and found["conclusion"] == "better"
     sentences = [
-        f"The claim, as this kit reads it, is {CLAIMED:+.3f} on patients. It was the aim, with an interval above zero: "
+        f"The claim, as read here, is {CLAIMED:+.3f} on patients. It was the aim, with an interval above zero: "
         f"{'reached' if reached else 'missed'}.",
         sentence(exam, RECIPE, "The distance and both conversions change the Dice by"),
         sentence(reference, RECIPE, "On A, B and C, each held out in turn, it was"),

@@ -5,7 +5,6 @@ import inspect
 import json
 import math
 import re
-from pathlib import Path
 
 import pytest
 
@@ -73,6 +72,7 @@ def test_a_source_without_docstring_folds_nothing():
 def test_two_unwritable_folders_are_reported(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs").write_text("a file")
-    monkeypatch.setattr(Path, "home", lambda: tmp_path / "runs")
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path / "runs"))
     with pytest.raises(DualTaskError, match="can be written; free"):
         new_folder("04")

@@ -120,7 +120,7 @@ def test_live_explorer_answers_requests_of_the_browser(kernel):
     bundle = control._repr_mimebundle_()
     assert bundle[WIDGET]["model_id"] == control.widget.model_id
     assert "<img" in bundle["text/html"]
-    at = [3, 20, 0, 0]
+    at = [3, 10, 0, 0]
     control.widget._handle_custom_msg({"at": at, "number": 7}, [])
     answer = json.loads(widget_module._instances[control.widget.setup["answers"]].value)
     values = [list(knob.options.values())[i] for knob, i in zip(control.knobs, at, strict=True)]
