@@ -1,23 +1,33 @@
-"""Writes the results of the reference table and of the exam into the README and the tables' pages, from their rows."""
+"""Writes the results of the reference table and of the exam into the README and the tables' pages, from their rows.
+
+The page of a table shows the arms with enough training runs for a verdict, in one table and one figure; the log of the
+reference table has all arms, and each training run.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from statistics import stdev
 from textwrap import fill
 from typing import Any
 
 import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from readme import write_part
 
-from dualtask_lite.engine.judging.statistics import compare, in_words
+from dualtask_lite.engine.judging.statistics import FEWEST_TRAININGS, compare, in_words
 from dualtask_lite.engine.run import read_json, read_rows
 from dualtask_lite.rows import Row, mean_of, number, pairs
+from dualtask_lite.show.figures import results as figures
+from dualtask_lite.show.picture import Picture
 
 RESULTS = Path(__file__).parents[1] / "data" / "results"
-REFERENCE, EXAM = RESULTS / "reference", RESULTS / "exam"
+REFERENCE, EXAM, SAMPLES = RESULTS / "reference", RESULTS / "exam", RESULTS / "ablation_samples"
+FIGURE = "differences.png"  # in the folder of a table
 MADE_BY = "make results"
 BASELINE = "segmentation"
 NAMES = {  # arm -> its name in a table
@@ -38,10 +48,24 @@ CHANGES = {  # changed settings of an arm -> their name in a table
     "+network.width=16": ", network twice as wide",
     "+optimiser.lr=0.001": ", a quarter of the learning rate",
     "+optimiser.lr=0.012": ", three times the learning rate",
+    "+optimiser.batch=2": ", half as many samples",
 }
 ARMS = {arm + change: name + words for change, words in CHANGES.items() for arm, name in NAMES.items()}
 PAPER = "full"
-RECIPE = "conversion"  # chosen on A, B and C: data/results/reference/README.md
+RECIPE = "conversion"  # chosen on A, B and C: data/results/reference/LOG.md
+SUBJECTS = {  # arm -> how the sentence on its difference begins
+    RECIPE: "The distance and both conversions change the Dice by",
+    RECIPE + LONGER: "After four times as many steps they change it by",
+    BASELINE + LONGER: "Four times as many steps alone change segmentation only by",
+    PAPER: "All terms, in as many steps and from half as many samples, change it by",
+    "distance": "The distance without the conversions changes it by",
+    "views": "Two views of each sample, from half as many samples, change it by",
+    "consistency": "The conversions and the consistency of two views change it by",
+    "contrast": "The conversions and the contrast, from two views, change it by",
+    "full-samples": "All terms from as many samples change it by",
+    PAPER + LONGER: "All terms after four times as many steps change it by",
+    BASELINE + AVERAGED: "A moving average of the weights changes segmentation only by",
+}
 CENTRES, EXAM_CENTRE = "ABC", "D"
 WIDTH = 140  # of the lines in the README
 CLAIMED = 0.0951  # gain of the paper on patients of an unseen hospital (Dice of the tumour); the aim of the exam
@@ -173,8 +197,13 @@ def sentence(results: Results, arm: str, subject: str) -> str:
     return f"{subject} {in_words(results.comparisons[arm])}."
 
 
-def reference_lines(results: Results) -> str:
-    """Table of the hospitals that were held out in turn, and what it says."""
+def has_verdict(results: Results, arm: str) -> bool:
+    """Whether an arm has enough training runs for a conclusion."""
+    return results.training_runs(arm) >= FEWEST_TRAININGS
+
+
+def reference_lines(results: Results, arms: Sequence[str]) -> str:
+    """Table of the hospitals that were held out in turn."""
     tumours = len({row["case"] for row in results.tumours if math.isfinite(number(row["dice"]))})
     about = (
         f"Dice of {tumours} tumours of made-up hospitals, each held out while the others trained (profile "
@@ -182,31 +211,25 @@ def reference_lines(results: Results) -> str:
         "segmentation only with the same settings; where segmentation only itself has changed settings, from the same "
         "run without the change."
     )
+    return "\n\n".join([fill(about, WIDTH), markdown([arm_row(results, arm) for arm in arms])])
+
+
+def page_lines(results: Results) -> str:
+    """Table of the arms that have a verdict, and what it says, for the page of the reference table."""
+    arms = [arm for arm in results.arms if has_verdict(results, arm)]
     needed, needed_later = (results.comparisons[RECIPE + length]["trainings_needed"] for length in ("", LONGER))
-    sentences = [
-        f"The claim, as this kit reads it, is {CLAIMED:+.3f} on patients.",
-        sentence(results, RECIPE, "Here the distance and both conversions change the Dice by"),
-        without_the_largest(results, RECIPE),
-        sentence(results, RECIPE + LONGER, "After four times as many steps they change it by"),
-        f"By the spread between the runs, it takes {needed} pairs to show a difference of 0.05, or {needed_later} of "
-        "four times as many steps, if the spread of so few is the true one.",
-        sentence(results, "distance", "The distance without the conversions changes it by"),
-        sentence(results, "views", "Two views of each sample, from half as many samples, change it by"),
-        sentence(results, "consistency", "The conversions and the consistency of two views change it by"),
-        sentence(results, "contrast", "The conversions and the contrast, from two views, change it by"),
-        sentence(results, PAPER, "All terms in as many steps change it by"),
-        without_the_largest(results, PAPER),
-        sentence(results, "full-samples", "All terms from as many samples change it by"),
-        sentence(results, BASELINE + LONGER, "Four times as many steps alone change segmentation only by"),
-        sentence(results, BASELINE + AVERAGED, "A moving average of the weights changes segmentation only by"),
-    ]
-    return "\n".join(
+    found = {arm: sentence(results, arm, subject) for arm, subject in SUBJECTS.items() if arm in arms}
+    found[RECIPE] += f" {without_the_largest(results, RECIPE)}"
+    found[RECIPE + LONGER] += (
+        f" By the spread between the runs, it takes {needed} pairs to show a difference of 0.05, or {needed_later} of "
+        "four times as many steps."
+    )
+    claim = f"The claim, as this kit reads it, is {CLAIMED:+.3f} on patients."
+    return "\n\n".join(
         [
-            fill(about, WIDTH),
-            "",
-            markdown([arm_row(results, a) for a in results.arms]),
-            "",
-            fill(" ".join(sentences), WIDTH),
+            reference_lines(results, arms),
+            fill(" ".join([claim, *found.values()]), WIDTH),
+            fill(f"Command of the latest cells: {command(results)}", WIDTH, break_on_hyphens=False),
         ]
     )
 
@@ -253,8 +276,8 @@ def exam_lines(exam: Results, reference: Results) -> str:
     return "\n".join([fill(about, WIDTH), "", table, "", fill(" ".join(sentences), WIDTH)])
 
 
-def page_lines(results: Results) -> str:
-    """Command, tables and what they say, for the page of the table."""
+def log_lines(results: Results) -> str:
+    """All arms, hospital by hospital and run by run, for the log of the reference table."""
     rows = []
     for arm in results.arms:
         found = results.comparisons.get(arm)
@@ -270,52 +293,65 @@ def page_lines(results: Results) -> str:
                 "in the label's own box": written(results.mean(arm, "dice_own_box")),
             }
         )
+    few = [sentence(results, arm, words) for arm, words in SUBJECTS.items() if not has_verdict(results, arm)]
     stage = {centre: written(results.pancreas_dice(centre)) for centre in CENTRES}
-    return "\n".join(
+    return "\n\n".join(
         [
-            reference_lines(results),
-            "",
+            reference_lines(results, results.arms),
+            fill(" ".join([*few, "All terms again:", without_the_largest(results, PAPER)]), WIDTH),
             markdown(rows),
-            "",
             longer_lines(results),
-            "",
             f"Pancreas, shared stage: {', '.join(f'{value} on {centre}' for centre, value in stage.items() if value)}.",
-            "",
-            *provenance(results),
+            "\n".join([f"Command of the latest cells: {command(results)}.", *results.summary["mixed"]]),
         ]
     )
 
 
 def exam_page_lines(exam: Results, reference: Results) -> str:
-    """The result of the exam, and each of its training runs."""
-    seeds = sorted({row["seed"] for row in exam.tumours}, key=int)
-    rows = [
-        {
-            "Dice": arm,
-            **{f"seed {seed}": written(exam.mean(arm, seed=seed)) for seed in seeds},
-            "training cases": written(exam.training_dice(arm)),
-            "in the label's own box": written(exam.mean(arm, "dice_own_box")),
-        }
-        for arm in exam.arms
-    ]
-    return "\n".join([exam_lines(exam, reference), "", markdown(rows), "", *provenance(exam)])
+    """The result of the exam, and where its rows come from."""
+    return "\n\n".join([exam_lines(exam, reference), fill(f"Command: {command(exam)}", WIDTH, break_on_hyphens=False)])
 
 
-def provenance(results: Results) -> list[str]:
-    """Where the rows of a table come from."""
-    return [
-        f"Command of the latest cells: `{results.summary['command']}` ({results.summary['device']}, torch "
-        f"{results.summary['versions']['torch']}); `cells.csv` has the seconds, processor and date of each cell.",
-        *results.summary["mixed"],
-    ]
+def command(results: Results) -> str:
+    """The command that made the latest rows of a table, and its processor."""
+    return (
+        f"`{results.summary['command']}` ({results.summary['device']}, torch {results.summary['versions']['torch']}); "
+        "`cells.csv` has the seconds, processor and date of each cell."
+    )
+
+
+def picture(folder: Path) -> Picture:
+    """Draw the difference of each arm that has a verdict, from the rows of a table."""
+    rows = read_rows(folder / "cases.csv")
+    target = "tumour" if any(row["target"] == "tumour" for row in rows) else "pancreas"
+    about = {"baseline": ARMS[BASELINE], "target": target, "protocol": "leave-one-centre-out", "metric": "dice"}
+    found = compare([row for row in rows if row["target"] == target], BASELINE, "dice")
+    found = sorted(found, key=lambda record: list(ARMS).index(record["arm"]))
+    return figures.arms(
+        [{**one, **about, "arm": ARMS[one["arm"]]} for one in found if one["trainings"] >= FEWEST_TRAININGS],
+        claimed=CLAIMED if target == "tumour" else None,
+    )
+
+
+def save_small(drawn: Picture, path: Path) -> None:
+    """Write a figure with fewer colours, as a third of its bytes; ``Description`` holds its alt text."""
+    about = PngInfo()
+    about.add_text("Description", drawn.alt)
+    with Image.open(BytesIO(drawn.png)) as image:
+        image.convert("RGB").quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=about)
 
 
 def write(readme: Path) -> None:
-    """Write the results into the README and into the pages of both tables."""
+    """Write the results into the README and into the pages of the tables, and draw their figures."""
     reference, exam = Results(REFERENCE), Results(EXAM)
     for page, lines in (
         (readme, exam_lines(exam, reference)),
         (REFERENCE / "README.md", page_lines(reference)),
+        (REFERENCE / "LOG.md", log_lines(reference)),
         (EXAM / "README.md", exam_page_lines(exam, reference)),
     ):
         write_part(page, "result", lines, MADE_BY)
+    for folder in (REFERENCE, EXAM, SAMPLES):
+        drawn = picture(folder)
+        save_small(drawn, folder / FIGURE)
+        write_part(folder / "README.md", "figure", f"![{drawn.alt}]({FIGURE})", MADE_BY)

@@ -18,7 +18,7 @@ README = ROOT / "README.md"
 PAGES = [
     README,
     ROOT / "data" / "README.md",
-    *sorted((ROOT / "data" / "results").rglob("README.md")),
+    *sorted((ROOT / "data" / "results").rglob("*.md")),
     *sorted((ROOT / "notebooks").glob("*.md")),
     *sorted((ROOT / ".github").glob("*.md")),
 ]

@@ -6,12 +6,14 @@ import csv
 import importlib
 import json
 import math
+import re
 import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 from statistics import fmean, stdev
 
 import pytest
+from PIL import Image
 
 from dualtask_lite.engine.judging.statistics import compare, conclusion
 
@@ -20,13 +22,18 @@ sys.path.insert(0, str(ROOT / "notebooks"))  # where the scripts that write the 
 readme, results = importlib.import_module("readme"), importlib.import_module("results")
 
 REFERENCE, EXAM = results.REFERENCE, results.EXAM
-PAGE = REFERENCE / "README.md"
+PAGE, LOG = REFERENCE / "README.md", REFERENCE / "LOG.md"
+PAGES = [PAGE, EXAM / "README.md", results.SAMPLES / "README.md"]  # of the tables
 LONGER = results.LONGER
 
 
-def part_of(page):
-    first, last = readme.marks("result", results.MADE_BY)
+def part_of(page, part="result"):
+    first, last = readme.marks(part, results.MADE_BY)
     return page.read_text(encoding="utf-8").partition(first)[2].partition(last)[0].strip()
+
+
+def words_of(page):
+    return " ".join(page.read_text(encoding="utf-8").split())
 
 
 def rows_of(name, folder=REFERENCE):
@@ -78,17 +85,43 @@ def known(tumours):
 
 
 def test_results_are_written_from_the_current_rows():
-    pages = [ROOT / "README.md", PAGE, EXAM / "README.md"]
     reference, exam = results.Results(REFERENCE), results.Results(EXAM)
-    assert part_of(pages[0]) == results.exam_lines(exam, reference), "run make results"
-    assert part_of(pages[1]) == results.page_lines(reference), "run make results"
-    assert part_of(pages[2]) == results.exam_page_lines(exam, reference), "run make results"
+    assert part_of(ROOT / "README.md") == results.exam_lines(exam, reference), "run make results"
+    assert part_of(PAGE) == results.page_lines(reference), "run make results"
+    assert part_of(LOG) == results.log_lines(reference), "run make results"
+    assert part_of(EXAM / "README.md") == results.exam_page_lines(exam, reference), "run make results"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_page_of_a_table_has_its_figure_drawn_from_the_current_rows(page):
+    alt = results.picture(page.parent).alt
+    assert part_of(page, "figure") == f"![{alt}]({results.FIGURE})", "run make results"
+    with Image.open(page.parent / results.FIGURE) as image:
+        assert image.text["Description"] == alt, "run make results"
+        assert image.width > 1000
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_page_of_a_table_can_be_read_in_two_minutes(page):
+    """By 250 words a minute, and 30 seconds for its one table and its one figure."""
+    text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.S)
+    figures = re.findall(r"!\[[^]]*]\([^)]*\)", text)
+    tables = re.findall(r"^\| --- \|", text, flags=re.M)
+    assert (len(figures), len(tables)) == (1, 1)
+    prose = re.sub(r"!\[[^]]*]\([^)]*\)|^\|.*$|^    .*$|`[^`]*`", "", text, flags=re.M)
+    assert len(prose.split()) <= 500
+
+
+def test_page_shows_the_arms_that_have_a_verdict(tumours):
+    runs = {results.ARMS[arm]: len(trainings) for arm, trainings in tumours.items()}
+    assert set(table_of(part_of(PAGE))) == {name for name, number in runs.items() if number >= 5}
 
 
 def test_table_holds_the_means_of_the_rows(tumours):
     curves = rows_of("curves.csv")
-    table = table_of(part_of(PAGE))
+    table = table_of(part_of(LOG))
     assert list(table) == [results.ARMS[arm] for arm in results.ARMS if arm in tumours]
+    assert table_of(part_of(PAGE)).items() <= table.items()
     for arm, name in results.ARMS.items():
         if arm not in tumours:
             continue
@@ -102,7 +135,7 @@ def test_table_holds_the_means_of_the_rows(tumours):
 
 
 def test_difference_pairs_cases_of_the_same_training_and_length(tumours):
-    table = table_of(part_of(PAGE))
+    table = table_of(part_of(LOG))
     for arm in set(results.ARMS) & set(tumours) - {"segmentation"}:
         name, plus, changes = arm.partition("+")
         as_long = "segmentation" if name == "segmentation" else "segmentation" + plus + changes
@@ -169,18 +202,18 @@ def test_cells_of_the_exam_come_from_one_processor():
     assert results.Results(EXAM).summary["mixed"] == []
 
 
-def test_page_counts_the_cells_of_each_processor():
+def test_log_counts_the_cells_of_each_processor():
     for device, cells in Counter(row["device"] for row in rows_of("cells.csv")).items():
-        assert f"{device}: {cells} cells" in part_of(PAGE)
+        assert f"{device}: {cells} cells" in part_of(LOG)
 
 
-@pytest.mark.parametrize("name", ["conversion", "full"])
-def test_page_says_what_is_left_without_the_training_that_differs_most(tumours, name):
+@pytest.mark.parametrize(("name", "page"), [("conversion", PAGE), ("full", LOG)])
+def test_what_is_left_without_the_training_that_differs_most(tumours, name, page):
     baseline, arm = tumours["segmentation"], tumours[name]
     means = {key: difference(arm, baseline, [key]) for key in arm}
     part, seed = most = max(means, key=lambda key: abs(means[key]))
     left = difference(arm, baseline, means.keys() - {most})
-    words = " ".join(part_of(PAGE).split())
+    words = " ".join(part_of(page).split())
     assert f"most (hospital {part}, seed {seed}) it would be {left:+.3f}." in words
 
 
@@ -194,7 +227,7 @@ def longer(tumours):
 
 
 def test_table_of_longer_runs_holds_the_means_of_the_rows(tumours, longer):
-    words = " ".join(part_of(PAGE).split())
+    words = " ".join(part_of(LOG).split())
     gains = {arm: [difference(longer[arm], tumours[arm], [run]) for run in longer[arm]] for arm in longer}
     for part, seed in longer["segmentation"]:
         cells = []
@@ -216,20 +249,18 @@ def test_table_of_longer_runs_holds_the_means_of_the_rows(tumours, longer):
 
 
 def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
-    """Those of the README, of the tables' pages and of lesson 05b."""
+    """Those of the README, of the table's page, of its log and of lesson 05b."""
     runs, of_all_arms = (sorted(longer[arm]) for arm in ("segmentation", "full"))
     assert of_all_arms == [("A", "1"), ("B", "2"), ("C", "0")]
     assert set(of_all_arms) < set(runs)
     assert min(difference(longer[arm], tumours[arm], [run]) for arm in longer for run in longer[arm]) > 0
     conversions = difference(longer["conversion"], longer["segmentation"])
-    readme, page = (" ".join(path.read_text(encoding="utf-8").split()) for path in (ROOT / "README.md", PAGE))
+    readme, page, log = map(words_of, (ROOT / "README.md", PAGE, LOG))
     assert f"After four times as many steps it was {conversions:+.3f} over {len(runs)} training runs" in readme
-    assert f"repeated {NUMBERS[len(runs)]} training runs of segmentation only and the conversions" in page
-    assert f"in {NUMBERS[len(runs)]} training runs of segmentation only and the conversions" in page
+    assert f"{NUMBERS[len(runs)].title()} training runs of segmentation only and the conversions were repeated" in log
     needed = [results.Results().comparisons[arm]["trainings_needed"] for arm in ("conversion", "conversion" + LONGER)]
     assert f"it takes {needed[0]} pairs to show a difference of 0.05, or {needed[1]} of four times" in page
     assert needed[1] < needed[0] / 2
-    assert f"it takes {needed[1]} pairs to show a difference of 0.05" in page
     found = results.Results().comparisons
     late, steps = found["conversion" + LONGER], found["segmentation" + LONGER]
     by_centre = late["by_centre"]  # behind on A, level on B, ahead on C
@@ -238,12 +269,13 @@ def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
     assert low < 0 < high < results.CLAIMED, "the interval excludes the claim"
     assert late["trainings"] >= 5
     assert steps["conclusion"] == "better"
-    assert f"more steps alone, which give {steps['difference']:+.3f} to segmentation only" in page
+    assert steps["difference"] > max(0, late["difference"]), "worth less than more steps alone"
+    assert f"{NUMBERS[len(runs)].title()} training runs of 9,600 steps, one of them on B" in page
     assert sum(part == "B" for part, _ in runs) == 1
     on_a, on_b, on_c = (f"{difference(longer['full'], longer['segmentation'], [run]):+.3f}" for run in of_all_arms)
     assert max(float(on_a), float(on_b)) < 0 < float(on_c)
-    assert f"hospital that was held out, too, on A ({on_a}) and on B ({on_b})" in page
-    assert f"all terms are first ({on_c})" in page
+    assert f"hospital that was held out, too, on A ({on_a}) and on B ({on_b})" in log
+    assert f"all terms are first ({on_c})" in log
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     for run in of_all_arms:
         assert min(longer, key=lambda arm: at_home[(arm + LONGER, *run)]) == "full"
@@ -264,13 +296,13 @@ def test_words_on_the_moving_average_hold_for_the_rows(tumours):
     for (part, _), dice in alone.items():
         means[part].append(fmean(dice.values()))
     apart = {part: f"{max(dice) - min(dice):.2f}" for part, dice in means.items()}
-    words = " ".join(PAGE.read_text(encoding="utf-8").split())
+    words = words_of(LOG)
     assert f"lie {apart['C']} (C) to {apart['B']} (B) apart" in words
     assert apart["C"] < apart["A"] < apart["B"]
 
 
 def test_words_on_the_longer_runs_on_c_hold_for_the_rows():
-    """The page and lesson 05b: the place of all terms depends on the measurement, that of the conversions does not."""
+    """The log and lesson 05b: the place of all terms depends on the measurement, that of the conversions does not."""
     arms, on_c = ("segmentation", "conversion", "full"), ("C", "0")
     whole, box = (
         {arm: fmean(values_of(REFERENCE, column)[arm + LONGER][on_c].values()) for arm in arms}
@@ -300,11 +332,10 @@ def test_work_of_a_step_is_what_the_names_of_the_arms_say():
 
 
 def test_words_on_single_terms_hold_for_the_rows(tumours):
-    """The page and lesson 05b: too few training runs for a verdict."""
+    """The log and lesson 05b: too few training runs for a verdict."""
     single = ("distance", "views", "consistency", "contrast")
     assert all(2 <= len(tumours[arm]) < 5 for arm in single)
-    words = " ".join(PAGE.read_text(encoding="utf-8").split())
-    assert "too few training runs for a verdict" in words
+    words = words_of(LOG)
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     one_view, two_views = (
         [fmean(at_home[arm, part, "2"] for part in "AB") for arm in arms]
@@ -315,7 +346,7 @@ def test_words_on_single_terms_hold_for_the_rows(tumours):
 
 
 def test_words_on_as_many_samples_hold_for_the_rows(tumours):
-    more, words = tumours["full-samples"], " ".join(PAGE.read_text(encoding="utf-8").split())
+    more, words = tumours["full-samples"], words_of(LOG)
     assert sorted(more) == [("A", "2"), ("B", "2"), ("C", "2")]
     on_a, on_b, on_c = (difference(more, tumours["segmentation"], [training]) for training in sorted(more))
     assert f"behind on A ({on_a:+.3f}) and level on B ({on_b:+.3f}) and C ({on_c:+.3f})" in words
@@ -358,7 +389,7 @@ def test_verdict_of_lesson_05b_holds_for_the_rows():
 
 
 def test_reasons_for_the_recipe_hold_for_the_rows_that_were_known(known):
-    """The log of what was tried, on the page of the reference table."""
+    """Those in the log of the reference table."""
     baseline = known["segmentation"]
     assert [len(known[arm]) for arm in ("segmentation", "conversion", "full")] == [7, 7, 3]
     several = [arm for arm in known if arm != "segmentation" and len(known[arm]) >= 3]
@@ -383,7 +414,7 @@ def test_words_on_the_exam_hold_for_the_rows():
     assert max(gains["full"]) < 0
     exam = results.Results(EXAM)
     assert exam.training_dice("full") < exam.training_dice("segmentation")
-    words = " ".join((EXAM / "README.md").read_text(encoding="utf-8").split())
+    words = words_of(EXAM / "README.md")
     gained = f"{difference(dice['conversion'], dice['segmentation']):+.3f} of {results.CLAIMED:+.3f}"
     assert f"the conversions gain {gained}, in three of five training runs" in words
     assert "they lose 0.013 each" in words
