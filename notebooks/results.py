@@ -134,7 +134,7 @@ def compared(results: Results, arm: str, head: str) -> dict[str, str]:
     found: Row | dict[str, Any] = results.comparisons.get(arm, {})
     return {
         head: f"{found['difference']:+.3f}" if found else "",
-        "95 %, training runs and cases": interval(found["hierarchical"]) or "one training run" if found else "",
+        "95 %, training runs and cases": interval(found["hierarchical"]) or "too few training runs" if found else "",
     }
 
 
@@ -298,11 +298,11 @@ def log_lines(results: Results) -> str:
     return "\n\n".join(
         [
             reference_lines(results, results.arms),
-            fill(" ".join([*few, "All terms again:", without_the_largest(results, PAPER)]), WIDTH),
+            fill(" ".join(few), WIDTH),
             markdown(rows),
             longer_lines(results),
             f"Pancreas, shared stage: {', '.join(f'{value} on {centre}' for centre, value in stage.items() if value)}.",
-            "\n".join([f"Command of the latest cells: {command(results)}.", *results.summary["mixed"]]),
+            "\n".join([f"Command of the latest cells: {command(results)}", *results.summary["mixed"]]),
         ]
     )
 
@@ -338,7 +338,9 @@ def save_small(drawn: Picture, path: Path) -> None:
     about = PngInfo()
     about.add_text("Description", drawn.alt)
     with Image.open(BytesIO(drawn.png)) as image:
-        image.convert("RGB").quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(path, optimize=True, pnginfo=about)
+        image.convert("RGB").quantize(128, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(
+            path, optimize=True, pnginfo=about
+        )
 
 
 def write(readme: Path) -> None:

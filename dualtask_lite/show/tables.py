@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
-from dualtask_lite.rows import Row, mean_of
+from dualtask_lite.rows import Row, mean_of, number
 from dualtask_lite.show.table import Table
 
 
@@ -30,19 +30,23 @@ def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
 
 
 def trainings(rows: Sequence[Row], metrics: Sequence[str] = ("dice", "precision", "recall")) -> Table:
-    """Show a row for each training run: its mean of each metric over the cases that it was tested on.
+    """Show a row for each training run: its mean of each metric over its test cases that have the target.
+
+    A case without the target has no recall, and a false alarm in it a precision of 0: means of both over all cases
+    would be over different patients.
 
     Args:
         rows: of ``cases.csv``, of one target and protocol.
         metrics: the columns to average; cases without a value are left out.
     """
+    rows = [row for row in rows if number(row["volume_ml_truth"]) > 0]
     keys = dict.fromkeys((row["arm"], str(row["centre"]), str(row["seed"])) for row in rows)
     lines = []
     for key in keys:
         of_training = [row for row in rows if (row["arm"], str(row["centre"]), str(row["seed"])) == key]
         training = dict(zip(("arm", "held out", "seed"), key, strict=True))
         lines.append(training | {metric: mean_of(row[metric] for row in of_training) for metric in metrics})
-    return Table(lines, "Mean over the cases that each training run was tested on")
+    return Table(lines, "Mean over the test cases of each training run that have the target")
 
 
 def failures(rows: Sequence[Row], by: str) -> Table:
@@ -93,7 +97,7 @@ def differences(comparisons: Sequence[Row]) -> Table:
 
 
 def _ends(interval: Sequence[float]) -> str:
-    return "one training run" if math.isnan(interval[0]) else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+    return "too few training runs" if math.isnan(interval[0]) else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
 def _median(values: Iterable[float]) -> float | None:

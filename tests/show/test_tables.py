@@ -11,7 +11,7 @@ from dualtask_lite.show import tables
 
 def row(arm, centre, seed, case, dice, **other):
     about = {"arm": arm, "centre": centre, "seed": seed, "case": case, "dice": dice}
-    return {**about, "detected": "True", "precision": "0.5", "recall": "", **other}
+    return {**about, "detected": "True", "precision": "0.5", "recall": "", "volume_ml_truth": "8.0", **other}
 
 
 ROWS = [
@@ -41,6 +41,11 @@ def test_each_training_has_a_row():
     assert math.isnan(found["full", "A", "0"]["recall"])
 
 
+def test_means_of_a_training_leave_out_cases_without_the_target():
+    healthy = row("full", "A", "1", "b", "nan", precision="0.0", volume_ml_truth="0.0")
+    assert tables.trainings([*ROWS, healthy]).rows == tables.trainings(ROWS).rows
+
+
 def test_differences_say_where_an_interval_is_missing():
     record = {
         "arm": "full",
@@ -52,7 +57,7 @@ def test_differences_say_where_an_interval_is_missing():
         "conclusion": "not shown",
     }
     (line,) = tables.differences([record]).rows
-    assert line["over training runs and cases"] == "one training run"
+    assert line["over training runs and cases"] == "too few training runs"
     assert line["over cases alone"] == "-0.130 to -0.020"
     assert "C: -0.076" in tables.differences([record]).to_html()
 

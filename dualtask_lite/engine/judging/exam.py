@@ -31,6 +31,9 @@ from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.rows import number, pairs
 
+FEWEST_CASES = (
+    10  # for a verdict: between equal models, one of ten intervals over 10 cases excludes 0, and more over fewer
+)
 LONGEST_NAME = 60  # characters of a team's name, which must fit on a line of the board
 #: The values of every row of the board; a file without them was not written by ``hand_in``.
 COLUMNS = ("team", "time", "exam", "target", "cases", "dice", "baseline_dice", "difference", "low", "high", "error")
@@ -57,11 +60,15 @@ class HandIn:
     def __str__(self) -> str:
         row, worst = self.row, self.results[0]
         low, high = row["low"], row["high"]
-        verdict = "above" if low > 0 else "below" if high < 0 else "not distinguishable from"
+        verdict = (
+            "above the baseline" if low > 0 else "below the baseline" if high < 0 else "not distinguishable from it"
+        )
+        if row["cases"] < FEWEST_CASES:
+            verdict = f"no verdict, which needs {FEWEST_CASES} cases"
         return (
             f"{row['team']}: {row['target']} Dice {row['dice']:.3f} on {row['cases']} cases of the exam, baseline "
             f"{row['baseline_dice']:.3f}. The difference is {row['difference']:+.3f} (95 % interval {low:+.3f} to "
-            f"{high:+.3f}): {verdict} the baseline. Worst case: {worst['case']}, Dice {worst['dice']:.2f}, "
+            f"{high:+.3f}): {verdict}. Worst case: {worst['case']}, Dice {worst['dice']:.2f}, "
             f"{worst['volume_ml_truth']:.1f} ml."
         )
 

@@ -28,7 +28,8 @@ T = TypeVar("T", bound=Hashable)
 Groups = Sequence[NDArray[np.float64]]
 
 LEVEL, RESAMPLES = 0.95, 10_000
-FEW = 5  # cases of a centre; with fewer, the interval over cases covers the truth about 0.8 of the time
+FEW = 5  # cases of a centre; with fewer, the interval over cases covers the truth 0.8 of the time or less
+FEWEST_FOR_INTERVAL = 3  # training runs: of two, Student's t would make any interval useless
 FEWEST_TRAININGS = 5  # for a conclusion: of fewer, a single one that fails decides the mean
 RELEVANT = 0.05  # the difference in Dice or NSD that a comparison should be able to show
 
@@ -79,17 +80,20 @@ def bootstrap_interval(
 def hierarchical_interval(
     matched: Sequence[Pair], *, level: float = LEVEL, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean difference, over training runs and the cases within them.
+    """Bootstrap interval of the mean difference, over training runs and the cases within them.
 
     It shows what other training runs, tested on other cases of these centres, would give. A training run is one
     held-out part with one seed. Each resample draws runs with replacement, and the cases of each centre with
     replacement; all drawn runs of a centre are tested on the same drawn cases, as in the experiment (Owen 2007, *The
-    pigeonhole bootstrap*). One run fewer is drawn than there are, else few runs would make the interval too narrow
-    (Rao and Wu 1988).
+    pigeonhole bootstrap*). As in ``compare``, a case counts once, with the mean over its runs.
 
-    In simulations of 3 centres, 3 seeds and 14 cases a 95 % interval covers the truth 0.96 of the time, where the
-    interval over cases covers 0.77. If centres differ by as much as training runs do, it covers the mean over *all*
-    centres 0.85 of the time: three hospitals do not represent a fourth.
+    Few runs would make it too narrow, for two reasons. Their spread is underestimated: so one run fewer is drawn than
+    there are (Rao and Wu 1988). And it is not known well: so both ends move away from the mean, by the ratio of
+    Student's t to the normal distribution (Hesterberg 2015, *What teachers should know about the bootstrap*).
+
+    In simulations of 3 centres, 3 seeds and 14 cases a 95 % interval covers the truth 0.98 of the time, where the
+    interval over cases covers 0.77; with five runs of three centres and 42 cases 0.92. If centres differ by as much as
+    training runs do, it covers the mean over *all* centres 0.89 of the time: three hospitals do not represent a fourth.
 
     Args:
         matched: the pairs of both arms, see ``rows.pairs``.
@@ -98,12 +102,12 @@ def hierarchical_interval(
         seed: of the draws.
 
     Returns:
-        Lower and upper end; NaN with fewer than two training runs, or when a centre has one case.
+        Lower and upper end; NaN with fewer than three training runs, or when a centre has one case.
     """
     trainings = sorted({pair.training for pair in matched})
     cases = sorted({(pair.centre, pair.case) for pair in matched})
     sizes = Counter(centre for centre, _ in cases)
-    if len(trainings) < 2 or min(sizes.values()) < 2:
+    if len(trainings) < FEWEST_FOR_INTERVAL or min(sizes.values()) < 2:
         return math.nan, math.nan
     differences, tested = np.zeros((2, len(trainings), len(cases)))
     for pair in matched:
@@ -113,9 +117,15 @@ def hierarchical_interval(
     # How often each run and each case is drawn: (resamples, runs) and (resamples, cases).
     training_counts = _draw_counts(rng, len(trainings), len(trainings) - 1, resamples)
     case_counts = np.hstack([_draw_counts(rng, size, size, resamples) for size in sizes.values()])
-    sums = ((training_counts @ differences) * case_counts).sum(1)
-    weights = ((training_counts @ tested) * case_counts).sum(1)
-    return _percentiles(sums[weights > 0] / weights[weights > 0], level)
+    runs = training_counts @ tested  # drawn runs that tested each case
+    case_means = training_counts @ differences / np.maximum(runs, 1)
+    weights = case_counts * (runs > 0)
+    drawn = weights.sum(1) > 0
+    means = (case_means * weights).sum(1)[drawn] / weights.sum(1)[drawn]
+    mean = float((differences.sum(0) / tested.sum(0)).mean())
+    wider = stats.t.ppf((1 + level) / 2, len(trainings) - 1) / stats.norm.ppf((1 + level) / 2)
+    low, high = (mean + wider * (end - mean) for end in _percentiles(means, level))
+    return float(low), float(high)
 
 
 def trainings_needed(
@@ -228,6 +238,7 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
     if record["trainings"] == 1:
         return f"{record['difference']:+.3f} in one training run, which is no verdict"
     low, high = record["hierarchical"]
+    ends = f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) else ""
     shown = {
         "better": f"better than {baseline}",
         "worse": f"worse than {baseline}",
@@ -235,7 +246,7 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
     }[record["conclusion"]]
     if record["trainings"] < FEWEST_TRAININGS:
         shown = "not shown, since so few give no verdict"
-    return f"{record['difference']:+.3f} over {record['trainings']} training runs ({low:+.3f} to {high:+.3f}): {shown}"
+    return f"{record['difference']:+.3f} over {record['trainings']} training runs{ends}: {shown}"
 
 
 def _baseline_of(arm: str, baseline: str, arms: Sequence[str]) -> str:
@@ -272,10 +283,10 @@ def _note(groups: Mapping[str, NDArray[np.float64]], trainings: int) -> str:
         notes.append(f"no interval: only one case at centre {', '.join(lone)}")
     elif few := [f"{len(values)} at centre {centre}" for centre, values in groups.items() if len(values) < FEW]:
         notes.append(
-            f"few cases ({', '.join(few)}): the interval over cases covers the truth about 0.8 of the time, not 0.95"
+            f"few cases ({', '.join(few)}): the interval over cases covers the truth 0.8 of the time or less, not 0.95"
         )
-    if trainings == 1:
-        notes.append("no hierarchical interval: only one training run")
+    if trainings < FEWEST_FOR_INTERVAL:
+        notes.append(f"no hierarchical interval: fewer than {FEWEST_FOR_INTERVAL} training runs")
     return "; ".join(notes)
 
 

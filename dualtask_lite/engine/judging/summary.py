@@ -26,7 +26,8 @@ def summarise_cells(rows: Sequence[Row], target: str, baseline: str) -> dict[str
 
     Returns:
         ``results``: target -> arm -> metric -> protocol -> mean over seeds of the means over cases, standard deviation
-        over seeds; if both were measured, ``gap`` is in-domain minus unseen. ``comparisons``: a record for each
+        over seeds (None where the seeds tested different parts, which differ, too); if both were measured, ``gap`` is
+        in-domain minus unseen. ``comparisons``: a record for each
         protocol, metric and arm with its difference from the baseline in ``target`` (see ``statistics.compare``).
     """
     arms, targets, protocols = (list(dict.fromkeys(row[key] for row in rows)) for key in ("arm", "target", "protocol"))
@@ -49,7 +50,11 @@ def _means(rows: Sequence[Row], metric: str) -> dict[str, Any]:
     if {"in-domain", "unseen"} <= set(means):
         away = means["unseen"]  # while an ablation runs, a seed may be in one protocol only
         means["gap"] = {seed: value - away[seed] for seed, value in means["in-domain"].items() if seed in away}
-    return {name: _spread(list(values.values())) for name, values in means.items()}
+    parts: dict[int, set[tuple[Any, str]]] = {}
+    for row in rows:
+        parts.setdefault(int(row["seed"]), set()).add((row["protocol"], str(row.get("part", row["centre"]))))
+    alike = all(of_seed == parts[int(rows[0]["seed"])] for of_seed in parts.values())
+    return {name: _spread(list(values.values()), alike) for name, values in means.items()}
 
 
 def _seed_means(rows: Sequence[Row], metric: str) -> dict[int, float]:
@@ -60,7 +65,7 @@ def _seed_means(rows: Sequence[Row], metric: str) -> dict[int, float]:
     return {seed: mean_of(seed_values) for seed, seed_values in values.items()}
 
 
-def _spread(means: Sequence[float]) -> dict[str, Any]:
+def _spread(means: Sequence[float], alike: bool) -> dict[str, Any]:
     known = [value for value in means if math.isfinite(value)]
-    sd = round(float(np.std(known, ddof=1)), 4) if len(known) > 1 else None
+    sd = round(float(np.std(known, ddof=1)), 4) if alike and len(known) > 1 else None
     return {"mean": round(mean_of(known), 4), "sd_over_seeds": sd, "seeds": len(known)}

@@ -49,7 +49,7 @@ def test_lone_tumour_stage_uses_the_baseline_pancreas_region(cascade, hospital, 
     assert found.row["baseline_dice"] == found.row["dice"]
     assert (found.row["difference"], found.row["low"], found.row["high"]) == (0, 0, 0)
     assert found.prediction.mask.shape == found.worst.shape
-    assert "not distinguishable from the baseline" in str(found)
+    assert "no verdict, which needs 10 cases" in str(found)
     assert exam.read_board(tmp_path)[0] == json.loads(found.board.read_text())
     assert exam.read_board(tmp_path)[0]["trained_seconds"] > 0
 
@@ -85,9 +85,11 @@ def test_exam_compares_cases_and_names_the_largest_miss(scored):
 
 
 def test_a_clear_gain_is_called_one(scored):
-    own, base = ([result(f"D_00{n}", dice + 0.01 * n) for n in range(4)] for dice in (0.8, 0.3))
+    own, base = ([result(f"D_00{n}", dice + 0.01 * n) for n in range(exam.FEWEST_CASES)] for dice in (0.8, 0.3))
     assert "above the baseline" in str(scored(own, base))
     assert "below the baseline" in str(scored(base, own))
+    assert "not distinguishable from it" in str(scored(own, own))
+    assert "no verdict" in str(scored(own[:-1], base[:-1]))
 
 
 def test_a_centre_with_one_case_is_refused(scored, tmp_path):
