@@ -20,7 +20,15 @@ from nibabel.spatialimages import HeaderDataError
 
 from dualtask_lite.cases import dicom
 from dualtask_lite.cases.digests import file_digests
-from dualtask_lite.cases.findings import Finding, check_grid, check_label, check_voxels, has_position, round_labels
+from dualtask_lite.cases.findings import (
+    Finding,
+    check_grid,
+    check_label,
+    check_voxels,
+    has_position,
+    meanings_of,
+    round_labels,
+)
 from dualtask_lite.cases.nifti import RAS, digest_of_voxels, on_ras_grid, open_image
 from dualtask_lite.cases.paths import is_nifti, printable
 from dualtask_lite.errors import DualTaskError
@@ -39,7 +47,8 @@ class Case:
         image: a NIfTI file, the folder of a DICOM series, or an array (X, Y, Z) in HU. A path may be a string.
         label: a NIfTI file or an array on the same grid; 0 background, 1 pancreas, 2 tumour.
         affine: (4, 4), voxel -> mm in RAS+, of arrays; files bring their own.
-        label_map: value in the label file -> our value, for files with other values; ``load`` applies it.
+        label_map: value in the label file -> our value, for files with other or fewer values; ``load`` applies it. Any
+            value without an entry, except 0, is an error.
         patient: id of the patient, whose cases a split keeps together. By default each case is another patient.
         origin: the known source that published the image first, if the data set names it.
 
@@ -194,22 +203,22 @@ def examine(case: Case) -> tuple[Scan | None, list[Finding]]:
             label_name = str(case.label) if isinstance(case.label, Path) else f"label of {case.id}"
             label_source = open_image(case.label, case.affine, label_name)
             values, label_affine = on_ras_grid(label_source, label_name)
-            values = _apply_label_map(round_labels(values), case.label_map)
-            positioned = has_position(label_source)
-            label_findings = list(check_label(values, label_affine, volume, affine, label_name, positioned=positioned))
+            values = round_labels(values)
+            positioned, meanings = has_position(label_source), meanings_of(case.label_map)
+            label_findings = list(
+                check_label(values, label_affine, volume, affine, label_name, meanings=meanings, positioned=positioned)
+            )
             findings += label_findings
             if all(finding.level == "warning" for finding in label_findings):
-                label = values.astype(np.uint8)
+                label = _map_label(values, meanings)
     except DualTaskError as error:
         return None, [Finding("error", error.what, error.remedy)]
     return Scan(case.id, case.centre, volume, label, affine, source), findings
 
 
-def _apply_label_map(label: np.ndarray, label_map: Mapping[int, int] | None) -> np.ndarray:
-    """Map a label to our values; a value without an entry stays, and ``check_label`` reports it as unknown."""
-    if not label_map:
-        return label
-    mapped = label.copy()
-    for file_value, our_value in label_map.items():
+def _map_label(label: np.ndarray, meanings: Mapping[int, int]) -> np.ndarray:
+    """Map a label to our values (uint8); ``check_label`` has refused one that holds a value without a meaning."""
+    mapped = np.zeros(label.shape, np.uint8)
+    for file_value, our_value in meanings.items():
         mapped[label == file_value] = our_value
     return mapped

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dualtask_lite.cases.findings import LABELS
+from dualtask_lite.cases.findings import LABELS, meanings_of
 from dualtask_lite.errors import DualTaskError
 
 _log = logging.getLogger(__name__)
@@ -22,11 +22,16 @@ _FILLERS = {"the", "of", "and", "normal", "healthy"}
 
 
 def label_map_of(described: Mapping[str, Any], file: Path) -> dict[int, int] | None:
-    """Map the values of the label files to ours by their names; ``None`` if none differs or none is declared.
+    """Map the values of the label files to ours by their names.
+
+    A map without changes is kept when a value of ours is not declared: in the files, that value is unknown.
 
     Args:
         described: content of ``dataset.json``; ``labels`` is value -> name (Decathlon) or name -> value (nnU-Net).
         file: its path, for messages.
+
+    Returns:
+        Declared value -> our value; ``None`` if no label is declared, or all of ours with our values.
 
     Raises:
         DualTaskError: when a name is unknown; the message lists the declared and the known labels.
@@ -49,10 +54,11 @@ def label_map_of(described: Mapping[str, Any], file: Path) -> dict[int, int] | N
             f"{file}: declares the labels {_in_words(dict(pairs))}; known are {_in_words(LABELS)}",
             "keep the known labels in the files and in this list; to predict without labels, give the folder imagesTr",
         )
-    if all(value == meaning for value, meaning in known.items()):
+    if meanings_of(known) == meanings_of(None):
         return None
     changes = ", ".join(f"{value} ({name}) becomes {known[value]}" for value, name in pairs if known[value] != value)
-    _log.warning("%s: labels are mapped by their names: %s", file, changes)
+    if changes:
+        _log.warning("%s: labels are mapped by their names: %s", file, changes)
     return known
 
 

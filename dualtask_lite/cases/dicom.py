@@ -16,9 +16,12 @@ import numpy as np
 import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    LegacyConvertedEnhancedCTImageStorage,
     MediaStorageDirectoryStorage,
 )
 
@@ -28,12 +31,13 @@ from dualtask_lite.errors import DualTaskError
 # Only these tags are read: no name, birth date, number or comment of a patient ever enters the program.
 _HEADER = [
     *("Modality", "SeriesInstanceUID", "SeriesNumber", "ImageOrientationPatient", "ImagePositionPatient"),
-    *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "ImageType"),
+    *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "ImageType", "SOPClassUID"),
 ]
+_CT_IMAGES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _PIXELS = [
     *("SamplesPerPixel", "PhotometricInterpretation", "Rows", "Columns", "BitsAllocated", "BitsStored", "HighBit"),
     *("PixelRepresentation", "RescaleSlope", "RescaleIntercept", "PixelPaddingValue", "PixelPaddingRangeLimit"),
-    "PixelData",
+    *("PlanarConfiguration", "PixelData"),
 ]
 # Tag -> how many numbers it must hold, if it is present.
 _NUMBERS = {"Rows": 1, "Columns": 1, "NumberOfFrames": 1, "SliceThickness": 1}
@@ -96,7 +100,7 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     """Read the one CT series of a folder.
 
     Args:
-        folder: with one file for each slice; other objects (reports, contours) are ignored.
+        folder: with one file for each slice; other objects (reports, contours, masks, raw data) are ignored.
 
     Returns:
         Voxels (columns, rows, slices) in HU, float32, slices in the order of their positions; the affine maps them to
@@ -145,17 +149,20 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
             localisers += 1
             continue
         is_image = "Rows" in header and "Columns" in header
-        if not is_image and header.get("Modality", "CT") == "CT":
+        if not is_image and _is_ct_image(header):
             raise DualTaskError(f"{path}: is a DICOM file that was cut off", "copy or fetch it again")
         if is_image:
             by_series[str(header.get("SeriesInstanceUID", ""))].append((path, header))
+    # A segmentation or a dose is an image as well.
+    by_series = {uid: slices for uid, slices in by_series.items() if _is_ct(slices)} or by_series
     if not by_series:
         found = "only localisers" if localisers else "no DICOM image"
         raise DualTaskError(f"{folder}: holds {found}", "give the folder that holds the slices of a CT series")
     if len(by_series) > 1:
         named = ", ".join(
-            f"number {slices[0][1].get('SeriesNumber')} ({len(slices)} images, say {slices[0][0].name})"
+            f"{header.get('Modality')} number {header.get('SeriesNumber')} ({len(slices)} images, say {path.name})"
             for slices in by_series.values()
+            for path, header in slices[:1]
         )
         raise DualTaskError(f"{folder}: holds {len(by_series)} series: {named}", "put each into a folder of its own")
     (slices,) = by_series.values()
@@ -169,6 +176,16 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
             raise DualTaskError(f"{path}: has no {missing[0]}, so its position is unknown", _REMOVE)
     _check_one_grid(slices)
     return slices
+
+
+def _is_ct_image(header: Dataset) -> bool:
+    """Whether a header may be that of a CT image; where the file was cut off, its class or the end of it is missing."""
+    read = str(header.get("SOPClassUID") or "")
+    return header.get("Modality", "CT") == "CT" and any(known.startswith(read) for known in _CT_IMAGES)
+
+
+def _is_ct(slices: list[tuple[Path, Dataset]]) -> bool:
+    return any(header.get("Modality") == "CT" for _, header in slices)
 
 
 def _check_one_grid(slices: list[tuple[Path, Dataset]]) -> None:
@@ -271,7 +288,7 @@ def _hu(path: Path) -> np.ndarray:
             f"fetch it again if it is damaged; if it is compressed, pip install pylibjpeg[all], or {_CONVERT}",
         ) from error
     if stored.ndim != 2:
-        raise DualTaskError(f"{path}: holds colours, not HU", "export the CT itself, not a picture of it")
+        raise DualTaskError(f"{path}: holds colours, not HU", "give the slices of the CT itself, not pictures of them")
     return hu
 
 

@@ -122,6 +122,11 @@ def check_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         )
 
 
+def meanings_of(label_map: Mapping[int, int] | None) -> dict[int, int]:
+    """Our value for each value that a label file may hold: the map of its case, or else ours; 0 is background."""
+    return {0: 0, **(label_map or {value: value for value in LABELS})}
+
+
 def check_label(
     label: np.ndarray,
     label_affine: np.ndarray,
@@ -129,9 +134,20 @@ def check_label(
     affine: np.ndarray,
     name: str,
     *,
+    meanings: Mapping[int, int],
     positioned: bool = True,
 ) -> Iterator[Finding]:
-    """Check the label and its grid; ``positioned`` is the result of ``has_position`` for its file."""
+    """Check the label, with the values of its file, and its grid.
+
+    Args:
+        label: on the RAS+ grid.
+        label_affine: its voxel -> mm.
+        volume: the CT.
+        affine: voxel -> mm of the CT.
+        name: of the label, for messages.
+        meanings: see ``meanings_of``; any other value is unknown.
+        positioned: the result of ``has_position`` for its file.
+    """
     same_shape = label.shape == volume.shape
     corners = _corners(volume.shape)
     image_mm, label_mm = (nib.affines.apply_affine(to_mm, corners) for to_mm in (affine, label_affine))
@@ -166,16 +182,17 @@ def check_label(
             "if its voxels correspond to those of the image, no action is needed; else resample the label",
         )
     values = np.unique(label)
-    unknown = [value for value in values.tolist() if value not in LABELS]
-    known = ", ".join(f"{value} {what}" for value, what in LABELS.items())
+    unknown = [value for value in values.tolist() if meanings.get(value) not in LABELS]
+    known = ", ".join(f"{value} {LABELS[ours]}" for value, ours in meanings.items() if ours in LABELS)
     shown = ", ".join(f"{value:.7g}" for value in unknown[:5])
     if not all(float(value).is_integer() for value in unknown):
         yield Finding(
             "error", f"{name}: holds values that are not whole numbers: {shown}", f"save it as uint8, with {known}"
         )
     elif unknown:
-        yield Finding("error", f"{name}: holds the unknown label {shown}", f"map the labels to {known}")
-    elif not values.any():
+        remedy = f"map the labels to {known}; or declare their names in dataset.json"
+        yield Finding("error", f"{name}: holds the unknown label {shown}", remedy)
+    elif not any(meanings[value] for value in values.tolist()):
         yield Finding(
             "warning",
             f"{name}: is empty",

@@ -34,7 +34,7 @@ _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file, or a folder with all its content, that is not used as a case.
+    """A file, or a folder with all its content, that is not used as a case, or a listed file that does not exist.
 
     Attributes:
         path: of the file or folder.
@@ -92,7 +92,7 @@ def take_inventory(path: Path) -> Inventory:
     DICOM files of a folder are one case, and subfolders are walked in the same way.
 
     Raises:
-        DualTaskError: when a data set is broken.
+        DualTaskError: when the path itself is a data set that is broken; one below it is skipped.
         OSError: when the path cannot be read.
     """
     if path.is_dir():
@@ -126,6 +126,8 @@ class _Walk:
             return
         if dataset := dataset_in(folder):
             self.cases += dataset.cases
+            why, remedy = "is listed in dataset.json, but there is no such file", "fetch or unpack the data set again"
+            self.skipped += [Skipped(path, why, remedy, may_be_ct=True) for path in dataset.missing]
             self._skip_rest(folder, dataset)
             return
         entries, slices, niftis = sorted(folder.iterdir()), set(files_of(folder)), niftis_in(folder)
@@ -140,6 +142,8 @@ class _Walk:
                 except OSError as error:  # from listing this folder; each folder below it handles its own
                     why = f"cannot be read ({error.strerror or error})"
                     self.skipped.append(Skipped(path, why, "check your permissions", may_be_ct=True))
+                except DualTaskError as error:  # of a data set; those beside it can be used
+                    self.skipped.append(Skipped(path, f"cannot be used ({error.what})", error.remedy, may_be_ct=True))
             elif path in niftis and not is_result(path):
                 names_case = path.name in CASE_FOLDERS and len(niftis) == 1 and folder != self.root
                 self.cases.append(_named_by_folder(path) if names_case else _unlabelled(path))
@@ -149,7 +153,7 @@ class _Walk:
     def _skip_rest(self, folder: Path, dataset: Dataset) -> None:
         """Skip the files that no case of a data set uses; a folder without any used file is skipped as a whole."""
         used = {Path(os.path.abspath(path)) for case in dataset.cases for path in _files_of_case(case)}
-        used |= set(dataset.described_by)
+        used |= {*dataset.described_by, *dataset.missing}  # a broken link that is listed is one thing, not two
         used_folders = {above for path in used for above in path.parents}
         unlabelled = [case.id for case in dataset.cases if case.label is None]
 

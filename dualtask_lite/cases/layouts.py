@@ -31,11 +31,13 @@ class Dataset:
         layout: name of the layout.
         cases: of the folder.
         described_by: other files that belong to it, such as ``dataset.json``.
+        missing: images that ``dataset.json`` lists, but that are no files.
     """
 
     layout: str
     cases: list[Case]
     described_by: tuple[Path, ...] = ()
+    missing: tuple[Path, ...] = ()
 
 
 def dataset_in(folder: Path) -> Dataset | None:
@@ -73,16 +75,18 @@ def _decathlon(folder: Path) -> Dataset | None:
     check_is_ct(described, folder / "dataset.json")
     label_map = label_map_of(described, folder / "dataset.json")
     triples = _listed_triples(folder, listed) if listed else _triples_by_name(folder, described)
+    triples = [triple for triple in triples if not triple[1].name.startswith(".")]
     cases = [
         Case(name, folder.name, image, label if label.is_file() else None, label_map=label_map)
         for name, image, label in triples
-        if image.is_file() and not image.name.startswith(".")
+        if image.is_file()
     ]
+    missing = tuple(image for _, image, _ in triples if not image.is_file())
     if not cases:
-        missing = f", for example {triples[0][1]} is missing" if triples else ""
+        example = f", for example {missing[0]} is missing" if missing else ""
         remedy = "fetch or unpack it again" + ("; or remove dataset.json to pair files by name" if listed else "")
-        raise DualTaskError(f"{folder}: none of its training images exists as NIfTI{missing}", remedy)
-    return Dataset("Task07", cases, (folder / "dataset.json",))
+        raise DualTaskError(f"{folder}: none of its training images exists as NIfTI{example}", remedy)
+    return Dataset("Task07", cases, (folder / "dataset.json",), missing)
 
 
 def _description(folder: Path) -> dict[str, Any]:

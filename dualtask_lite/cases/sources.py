@@ -10,7 +10,6 @@ import hashlib
 import logging
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -19,13 +18,13 @@ from pathlib import Path
 
 from dualtask_lite.cases import panorama
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.inventory import Inventory, Skipped, take_inventory
+from dualtask_lite.cases.inventory import Inventory, Skipped, describe_skipped, take_inventory
 from dualtask_lite.cases.layouts import LAYOUTS
 from dualtask_lite.cases.paths import visible
 from dualtask_lite.cases.phantom import VERSION, centres, make_phantom
 from dualtask_lite.cases.registry import Source, sources, sources_table
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.resources import cache_folder, expand_home
+from dualtask_lite.resources import cache_folder, expand_home, made_once
 
 __all__ = ["Source", "absolute", "as_source", "find_cases", "folder_of", "is_here", "sources", "sources_table"]
 
@@ -37,7 +36,7 @@ _log = logging.getLogger(__name__)
 def find_cases(source: str | Path) -> list[Case]:
     """List the cases of a known source, a folder or one file; no volume is read.
 
-    Other files are left out; ``find_inputs`` lists them.
+    Other files are left out; ``find_inputs`` lists them. The log names those that may hold a CT.
 
     ====================================  =======================================  ==================
     given                                 cases                                    centre
@@ -59,10 +58,10 @@ def find_cases(source: str | Path) -> list[Case]:
     folder of such folders                all of them                              each sub-folder
     ====================================  =======================================  ==================
 
-    Missing images that ``dataset.json`` lists are left out; an image whose label is missing becomes a case without
-    label. ``imagesTs`` is not returned. When two cases share an id, every id gets its centre as a prefix, or the
-    folders that differ. When panorama is used together with msd or nih, its copies of their cases are left out, and a
-    line in the log states how many.
+    Missing images that ``dataset.json`` lists are left out, and so is a data set below the given folder that cannot be
+    used; an image whose label is missing becomes a case without label. ``imagesTs`` is not returned. When two cases
+    share an id, every id gets its centre as a prefix, or the folders that differ. When panorama is used together with
+    msd or nih, its copies of their cases are left out, and a line in the log states how many.
 
     Args:
         source: a known source (see ``sources``), several joined by commas, or a path; write ``./phantom`` for a
@@ -76,6 +75,8 @@ def find_cases(source: str | Path) -> list[Case]:
     for part in _parts(source):
         inventory = _inventory_of(part)
         inventory.require_cases(_path(part))
+        for line in describe_skipped(one for one in inventory.skipped if one.may_be_ct):
+            _log.warning("skipped %s", line)
         cases += inventory.cases
     return _usable_together(cases)
 
@@ -226,24 +227,8 @@ def _phantom(name: str) -> Path:
     known = centres(exam=name == "exam")
     recipe = f"{VERSION} {PHANTOM_CASES[name]} {PHANTOM_SEED} {known}".encode()
     folder = cache_folder() / f"{name}-{hashlib.sha256(recipe).hexdigest()[:12]}"
-    if folder.exists():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".phantom-", dir=folder.parent) as temporary:
-            count = PHANTOM_CASES[name]
-            generated = make_phantom(Path(temporary) / name, cases=count, seed=PHANTOM_SEED, centres_to_write=known)
-            try:
-                generated.rename(folder)
-            except OSError:
-                if not folder.exists():  # else another process has made it, with the same content
-                    raise
-    except OSError as error:
-        raise DualTaskError(
-            f"{folder.parent}: the phantom cannot be written ({error})",
-            "make room, or point DUALTASK_DATA at a folder that can be written",
-        ) from error
-    return folder
+    count = PHANTOM_CASES[name]
+    return made_once(folder, lambda new: make_phantom(new, cases=count, seed=PHANTOM_SEED, centres_to_write=known))
 
 
 def _with_unique_ids(cases: list[Case]) -> list[Case]:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tarfile
@@ -13,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from dualtask_lite.cases import download
-from dualtask_lite.cases.sources import find_cases, sources
+from dualtask_lite.cases.sources import PHANTOM_CASES, find_cases, sources
 from dualtask_lite.cli import app
 
 
@@ -83,7 +84,7 @@ def test_downloaded_source_is_found_by_name(task07, typed):
 
 def test_get_to_another_folder_names_the_next_command(task07, tmp_path):
     folder = tmp_path / "my set"
-    assert f"dualtask data check {folder}" in call("get", "msd", "--out", folder)
+    assert f"dualtask data check '{folder}'\n" in call("get", "msd", "--out", folder)
     assert json.loads(call("check", folder, "--json"))["labelled"] == 4
 
 
@@ -147,6 +148,28 @@ def test_error_is_one_line_with_a_remedy(refused, words, message, monkeypatch, t
     assert code == 1
     assert line.startswith("error: ")
     assert message in line
+
+
+@pytest.mark.parametrize("name", [name for name, source in sources().items() if source.how == "made"])
+def test_the_command_to_make_a_generated_source_works(refused, name, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    line = refused("get", name, "--out", "my set")[1]
+    words = shlex.split(line.partition("run dualtask data ")[2].replace("--seed N", "--seed 7"))
+    assert line.endswith("--out 'my set'")
+    with monkeypatch.context() as short:  # as many cases as it says would take minutes
+        short.setattr("dualtask_lite.cases.phantom.make_phantom", lambda folder, **how: made.update(how) or folder)
+        short.setattr("dualtask_lite.cases.exam.make_exam", lambda folder, **how: made.update(how) or folder)
+        made = {}
+        out = call(*words)
+    assert made["cases"] == PHANTOM_CASES[name]
+    assert out.endswith("dualtask data check 'my set'\n")
+
+
+def test_check_fails_when_a_listed_image_is_missing(refused, tmp_path):
+    folder = a_source(tmp_path / "X", [0], [[0, 1, 2]])
+    listed = [{"image": f"imagesTr/c{n}.nii.gz", "label": f"labelsTr/c{n}.nii.gz"} for n in range(3)]
+    (folder / "dataset.json").write_text(json.dumps({"training": listed}))
+    assert refused("check", folder) == (1, "error: 2 skipped files or folders may be CTs; see the list above")
 
 
 def test_web_page_error_names_the_file_to_fetch(refused, task07):

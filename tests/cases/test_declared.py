@@ -13,11 +13,11 @@ from dualtask_lite.errors import DualTaskError
 FILES = np.uint8([0, 1, 2, 3])  # what the label file of the case holds
 
 
-def labels_of(folder, described):
+def labels_of(folder, described, values=FILES):
     """The values that each value of the label file is read as; the folder is in Task07 layout."""
-    for part, voxels in (("imagesTr", np.int16([-1000, 0, 200, 500])), ("labelsTr", FILES)):
+    for part, voxels in (("imagesTr", np.int16([-1000, 0, 200, 500])), ("labelsTr", np.uint8(values))):
         (folder / part).mkdir(parents=True)
-        voxels = np.tile(voxels, (4, 4, 1)).repeat(2, 2)
+        voxels = np.tile(np.resize(voxels, 4), (4, 4, 1)).repeat(2, 2)
         nib.save(nib.Nifti1Image(voxels, np.diag([2.0, 2, 2, 1])), folder / part / "a.nii.gz")
     (folder / "dataset.json").write_text(json.dumps(described), encoding="utf-8")
     (case,) = find_cases(folder)
@@ -44,7 +44,26 @@ def test_labels_are_read_by_their_declared_names(tmp_path, caplog, form, names, 
 
 
 def test_labels_declared_as_ours_change_nothing(tmp_path, phantom_folder):
+    """Also for digests and the cache, which contain the map."""
     assert all(case.label_map is None for case in find_cases(phantom_folder))
+    assert labels_of(tmp_path / "X", {"labels": {"1": "pancreas", "2": "cancer"}}, [0, 1, 2]) == [0, 1, 2, 0]
+    (case,) = find_cases(tmp_path / "X")
+    assert case.label_map is None
+
+
+@pytest.mark.parametrize(
+    ("labels", "values", "known"),
+    [
+        ({"0": "background", "1": "pancreas", "3": "tumour"}, [0, 1, 3, 0], "0 background, 1 pancreas, 3 tumour"),
+        ({"0": "background", "1": "pancreas"}, [0, 1, 1, 0], "0 background, 1 pancreas"),
+        ({"background": 0, "tumour": 1}, [0, 1, 0, 1], "0 background, 1 tumour"),
+    ],
+)
+def test_a_value_that_is_not_declared_is_unknown(tmp_path, labels, values, known):
+    """It would be taken for ours of the same number: a duct for a tumour."""
+    labels_of(tmp_path / "declared", {"labels": labels}, values)
+    with pytest.raises(DualTaskError, match=f"holds the unknown label 2.*map the labels to {known};"):
+        labels_of(tmp_path / "X", {"labels": labels}, [*values[:3], 2])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,14 @@ import pydicom
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydicom.uid import ImplicitVRLittleEndian, JPEG2000Lossless, MediaStorageDirectoryStorage, RLELossless
+from pydicom.uid import (
+    EnhancedSRStorage,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    MediaStorageDirectoryStorage,
+    RawDataStorage,
+    RLELossless,
+)
 from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case, check
@@ -140,6 +147,12 @@ def compressed(data, _):
     data.PixelData = pydicom.encaps.encapsulate([b"\xff\x4f not a picture"])
 
 
+def coloured(data, _):
+    data.SamplesPerPixel, data.PhotometricInterpretation, data.PlanarConfiguration = 3, "RGB", 0
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 8, 8, 7, 0
+    data.PixelData = bytes(3 * data.Rows * data.Columns)
+
+
 BROKEN = {
     "a missing slice": ({"leave_out": [3]}, "2.5 mm apart, but 5 mm between 000002.dcm and 000004.dcm"),
     "a slice twice": ({"order": [0, 1, 2, 2, 3, 4, 5]}, "000002.dcm and 000003.dcm show the same position"),
@@ -153,6 +166,7 @@ BROKEN = {
     "no columns": ({"change": a_tag(Columns=None)}, "is a DICOM file that was cut off"),
     "another modality": ({"Modality": "MR"}, "is MR, not CT"),
     "many frames": ({"change": a_tag(NumberOfFrames=3)}, "many slices in one file"),
+    "colours": ({"change": coloured}, "holds colours, not HU"),
     "cannot be decoded": ({"change": compressed}, "cannot be decoded (JPEG 2000"),
 }
 
@@ -173,15 +187,31 @@ def test_two_series_in_a_folder_are_named(tmp_path, write_series):
     write_series(tmp_path / "s", hu(), turned(), number=7, names="b{}.dcm", leave_out=[0])
     with pytest.raises(DualTaskError) as caught:
         Case("s", "A", tmp_path / "s").load()
-    assert "2 series: number 3 (6 images, say a0.dcm), number 7 (5 images, say b1.dcm)" in caught.value.what
+    assert "2 series: CT number 3 (6 images, say a0.dcm), CT number 7 (5 images, say b1.dcm)" in caught.value.what
 
 
-def test_reports_beside_the_slices_are_ignored_and_rubbish_is_named(tmp_path, write_series):
+@pytest.mark.parametrize("modality", ["SEG", "RTDOSE"])
+def test_an_image_of_another_modality_beside_the_slices_is_ignored(tmp_path, write_series, modality):
+    folder = write_series(tmp_path / "s", hu(), turned())
+    write_series(folder, hu(shape=(14, 11, 1)), turned(), Modality=modality, names="a{}.dcm")
+    assert Case("s", "A", folder).load().shape == SHAPE
+    for path in folder.glob("0*.dcm"):
+        path.unlink()
+    write_series(folder, hu(), turned(), Modality="PT", names="b{}.dcm")
+    with pytest.raises(DualTaskError, match=rf"2 series: {modality} number 1 \(1 images, say a0.dcm\), PT number 1"):
+        Case("s", "A", folder).load()
+
+
+@pytest.mark.parametrize(
+    ("modality", "kind"),
+    [("SR", EnhancedSRStorage), ("CT", RawDataStorage), ("CT", "1.3.12.2.1107.5.9.1")],  # the last: CSA of Siemens
+)
+def test_other_objects_beside_the_slices_are_ignored_and_rubbish_is_named(tmp_path, write_series, modality, kind):
     folder = write_series(tmp_path / "s", hu(), turned())
     report = pydicom.dcmread(folder / "000000.dcm")
     for tag in ("PixelData", "Rows", "Columns"):
         delattr(report, tag)
-    report.Modality, report.SeriesInstanceUID = "SR", "1.2.3"
+    report.Modality, report.SOPClassUID, report.SeriesInstanceUID = modality, kind, "1.2.3"
     report.save_as(folder / "report.dcm")
     (folder / "LICENSE").write_text("free")
     assert Case("s", "A", folder).load().shape == SHAPE
@@ -190,7 +220,7 @@ def test_reports_beside_the_slices_are_ignored_and_rubbish_is_named(tmp_path, wr
         Case("s", "A", folder).load()
 
 
-@pytest.mark.parametrize("kept", [200, 400, 700, -20])
+@pytest.mark.parametrize("kept", [200, 400, *range(476, 520, 4), 700, -20])
 def test_a_file_that_was_cut_off_is_named(tmp_path, write_series, kept):
     folder = write_series(tmp_path / "s", hu(), turned())
     last = folder / "000005.dcm"  # the volume would be whole without it, only shorter

@@ -187,6 +187,32 @@ def test_unreadable_folder_is_listed_and_others_are_used(make, monkeypatch):
     assert (skipped.path, skipped.what, skipped.may_be_ct) == (root / "b", "cannot be read (Permission denied)", True)
 
 
+def test_a_data_set_that_cannot_be_used_is_listed_and_others_are_used(make):
+    root = make("tree/Task07/imagesTr/p.nii.gz", "tree/Task09/imagesTr/s.nii.gz")
+    (root / "tree" / "Task09" / "dataset.json").write_text('{"labels": {"0": "background", "1": "spleen"}}')
+    found = find_inputs([root / "tree"])
+    assert [case.id for case in found.cases] == ["p"]
+    (skipped,) = found.skipped
+    assert (skipped.path, skipped.may_be_ct) == (root / "tree" / "Task09", True)
+    assert "cannot be used" in skipped.what
+    assert "1 spleen; known are" in skipped.what
+    with pytest.raises(DualTaskError, match="1 spleen; known are"):
+        find_inputs([root / "tree" / "Task09"])
+
+
+def test_images_that_are_listed_and_do_not_exist_are_named(make):
+    root = make(*(f"X/imagesTr/{n}.nii.gz" for n in range(3)))
+    (root / "X" / "imagesTr" / "3.nii.gz").symlink_to(root / "nowhere")
+    names = [*map(str, range(10)), "._0"]  # a list made with the shadows of macOS
+    listed = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names]
+    (root / "X" / "dataset.json").write_text(json.dumps({"training": listed}))
+    found = find_inputs([root])
+    assert [case.id for case in found.cases] == ["0", "1", "2"]
+    assert [one.path.name for one in found.skipped if one.may_be_ct] == [f"{n}.nii.gz" for n in range(3, 10)]
+    (line,) = describe_skipped(found.skipped)
+    assert "3.nii.gz and 6 more: is listed in dataset.json, but there is no such file; fetch or unpack" in line
+
+
 def test_a_label_without_an_image_names_the_nearest_case(make):
     names = [f"imagesTr/pancreas_{n:03}.nii.gz" for n in range(3)]
     root = make(*names, "labelsTr/pancreas_000.nii.gz", "labelsTr/Pancreas_02.nii.gz", "labelsTr/other.nii.gz")

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import re
 from pathlib import Path
@@ -273,11 +274,13 @@ def test_an_absolute_source_means_the_same_from_another_folder(given, tmp_path, 
     assert module.absolute(kept) == kept
 
 
-def test_partial_download_gives_available_cases(tmp_path):
+def test_partial_download_gives_available_cases(tmp_path, caplog):
     folder = task07(tmp_path / "X")
     describe(folder, ["zero", "one", "two", "three"])
     (folder / "labelsTr" / "two.nii.gz").unlink()
-    assert found(folder) == [pair("one", "X"), ("two", "X", "imagesTr/two.nii.gz", None)]
+    with caplog.at_level(logging.WARNING):
+        assert found(folder) == [pair("one", "X"), ("two", "X", "imagesTr/two.nii.gz", None)]
+    assert "zero.nii.gz and 1 more: is listed in dataset.json, but there is no such file" in caplog.text
 
 
 def test_task07_without_any_image_names_the_first(tmp_path):

@@ -88,11 +88,19 @@ def test_the_commands_take_its_name(typed, tmp_path, monkeypatch):
     assert (run / "report.html").stat().st_size > 1000
 
 
-def test_other_paths_are_returned_unchanged(tmp_path, monkeypatch):
-    assert run_folder(tmp_path) == tmp_path
+def test_results_beside_the_input_do_not_hide_the_model(typed, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "reference").mkdir()
-    assert run_folder("reference").resolve() == tmp_path / "reference"
+    scan = make_case("C", 3, size=(24, 24, 12)).load()
+    scan.save(scan.volume, tmp_path / "ct.nii.gz")
+    for _ in range(2):
+        code, _, err = typed("predict", "reference", "ct.nii.gz", "-o", "reference")
+        assert code == 0, err
+        assert "made-up cases" in err
+    assert "write ./reference for the folder" in caplog.text
+    code, _, err = typed("predict", "./reference", "ct.nii.gz", "-o", "out")
+    assert (code, "made-up cases" in err) == (1, False)
+    assert "there is no such model" in err
 
 
 def test_a_model_that_is_not_there_is_named(tmp_path, monkeypatch):
