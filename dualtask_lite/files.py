@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +78,21 @@ def report_write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def check_writable(folder: Path) -> None:
+    """Check, before long work, that files can be written to a folder, which need not exist yet; nothing is left there.
+
+    Raises:
+        DualTaskError: when they cannot.
+    """
+    try:
+        existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        remedy = "choose another folder with -o, or check your permissions"
+        raise DualTaskError(unwritable(folder, error).what, remedy) from error
 
 
 def unwritable(path: Path, error: OSError) -> DualTaskError:

@@ -47,7 +47,7 @@ def load(scan: Scan) -> Region:
 
 
 def cut(volume: torch.Tensor, centre: Sequence[int], sides: Sequence[int]) -> torch.Tensor:
-    """Cut a patch (1, x, y, z) around a voxel; outside the volume it is 0."""
+    """Cut a patch (1, x, y, z) around a voxel; outside the volume it is 0, so a target that is cut off ends there."""
     padded = F.pad(volume.float(), [side for side in reversed(sides) for _ in range(2)])
     x, y, z = (slice(at + side - side // 2, at + 2 * side - side // 2) for at, side in zip(centre, sides, strict=True))
     return padded[:, x, y, z]

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app, main
+from dualtask_lite.cli.shared import print_table
 from dualtask_lite.engine.judging import ablation, evaluation
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.engine.judging.summary import summarise_cells
@@ -274,14 +276,53 @@ def test_the_table_of_arms_has_both_intervals_and_the_conclusion(monkeypatch, tm
         for arm, values in {"segmentation": (0.4, 0.5, 0.6), "full": (0.5, 0.6, 0.8)}.items()
         for case, dice in enumerate(values)
     ]
-    monkeypatch.setattr("dualtask_lite.cases.sources.find_cases", lambda _: [])
+    monkeypatch.setattr("dualtask_lite.engine.training.train.find_cases", lambda _: [])
     monkeypatch.setattr(ablation, "ablate", lambda *_, **__: summarise_cells(rows, "tumour", "segmentation"))
     printed = call("ablate", "-o", tmp_path).stdout
     assert "undefined" in printed
     assert "+0.100 to +0.200" in printed
     assert "not shown" in printed
     assert printed.count("note: few cases (3 at centre C)") == 1
-    assert "no hierarchical interval: only one training run" in " ".join(printed.split())
+    assert "no hierarchical interval: fewer than 3 training runs" in " ".join(printed.split())
+
+
+def test_ablate_uses_the_chosen_cases_with_a_label(typed, monkeypatch, phantom_folder, tmp_path):
+    used = []
+    monkeypatch.setattr(ablation, "ablate", lambda _, __, cases, *___, **____: used.extend(cases) or {"x": 0})
+    words = ["ablate", "--source", phantom_folder, "-o", tmp_path / "table", "--json"]
+    typed(*words, "--set", "data.cases=[B_001, A_000]")
+    assert [case.id for case in used] == ["B_001", "A_000"]
+    assert "no case 'Z'" in typed(*words, "--set", "data.cases=[Z]")[2]
+    assert "use --seeds" in typed(*words, "--set", "seed=7")[2]
+    assert "use --arm" in typed(*words, "--set", "views.count=1")[2]  # although the profile's terms need two
+
+
+def test_a_table_has_a_column_for_each_key_of_any_row(capsys):
+    """The arms of an ablation may have other protocols."""
+    print_table([{"arm": "one", "in-domain": "0.11"}, {"arm": "two", "unseen": "0.22"}, {"unseen": "0.33", "arm": "x"}])
+    lines = capsys.readouterr().out.splitlines()
+    head = next(line for line in lines if "arm" in line)
+    assert head.index("in-domain") < head.index("unseen")
+    columns = {value: line.index(value) for line in lines for value in ("0.11", "0.22", "0.33") if value in line}
+    assert columns["0.11"] == head.index("in-domain")
+    assert columns["0.22"] == columns["0.33"] == head.index("unseen")
+
+
+@pytest.mark.parametrize(
+    "command", ["predict {run} {data} -o {out}", "evaluate {run} -o {out}", "report {run} -o {out}/x"]
+)
+def test_an_output_that_cannot_be_written_is_found_before_the_work(typed, cascade, tmp_path, monkeypatch, command):
+    run, data = shutil.copytree(cascade, tmp_path / "run"), cts(tmp_path / "in", "ct.nii.gz")
+    call("evaluate", run)
+    (tmp_path / "taken").touch()
+    monkeypatch.setattr(Case, "load", lambda _: pytest.fail("a case was read"))
+    code, _, err = typed(*command.format(run=run, data=data, out=tmp_path / "taken" / "out").split())
+    assert code == 1
+    assert "cannot be written (Not a directory); choose another folder with -o" in err
+
+
+def test_lessons_print_a_command_that_a_shell_understands(tmp_path):
+    assert f"jupyter lab '{tmp_path / 'my course'}'\n" in call("lessons", tmp_path / "my course").output
 
 
 @pytest.mark.parametrize("degrees", [0, 15])
@@ -336,12 +377,13 @@ def test_predict_skips_and_reports_a_bad_input(typed, cascade, tmp_path):
     assert not list((tmp_path / "out").glob("bad*"))
 
 
-def cts(folder, *names, size=(24, 24, 12)):
+def cts(folder, *names, size=(24, 24, 12), number=1):
     """Write one CT of the phantom under each name."""
-    case = make_case("C", 1, size=size)
+    case = make_case("C", number, size=size)
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         nib.save(nib.Nifti1Image(case.image, case.affine), folder / name)
+    return folder
 
 
 def test_predict_keeps_inputs_of_one_name_apart(typed, cascade, tmp_path):
@@ -374,9 +416,28 @@ def test_predict_again_below_its_input_predicts_the_same_cases(typed, cascade, t
     assert (tmp_path / "in" / "ct_seg.nii.gz").read_bytes() == mask
 
 
-def test_error_in_one_case_does_not_stop_the_others(typed, cascade, tmp_path, monkeypatch):
-    from dualtask_lite.cases.case import Case
+def test_the_prediction_of_another_image_of_one_name_is_kept(typed, cascade, tmp_path):
+    """As the CTs of a study often are: PATIENT/ct.nii.gz; the other cases of the command are predicted."""
+    cts(tmp_path / "p1", "ct.nii.gz")
+    cts(tmp_path / "p2", "ct.nii.gz", number=2)
+    cts(tmp_path / "p2", "other.nii.gz", number=3)
+    words = ["-o", tmp_path / "out", "--json"]
+    assert typed("predict", cascade, tmp_path / "p1" / "ct.nii.gz", *words)[0] == 0
+    report = json.loads((tmp_path / "out" / "ct.json").read_text())
+    assert report["digest"] == Case("x", "x", tmp_path / "p1" / "ct.nii.gz").digest()
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    code, out, err = typed("predict", cascade, tmp_path / "p2", *words)
+    assert code == 1
+    assert "1 of 2 inputs" in err
+    (reason,) = json.loads(out)["failed"].values()
+    assert "is the result of another image; choose another folder with -o" in reason
+    assert {path: path.read_bytes() for path in before} == before
+    assert (tmp_path / "out" / "other_seg.nii.gz").exists()
+    (tmp_path / "p1").rename(tmp_path / "moved")
+    assert typed("predict", cascade, tmp_path / "moved" / "ct.nii.gz", *words)[0] == 0
 
+
+def test_error_in_one_case_does_not_stop_the_others(typed, cascade, tmp_path, monkeypatch):
     def load(case):
         return real(case) if case.id == "good" else {}["nobody foresaw this"]
 

@@ -1,10 +1,12 @@
 """Files that are written completely, on every system and beside other processes, and records that may be damaged."""
 
 import os
+from pathlib import Path
 
 import pytest
 
-from dualtask_lite.files import read_record, remove_leftovers, whole_file
+from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import check_writable, read_record, remove_leftovers, whole_file
 
 
 @pytest.fixture
@@ -37,6 +39,25 @@ def test_processes_of_one_id_do_not_share_a_temporary_file(tmp_path):
         second.write_text("second")
         assert first.read_text() == "first"
     assert os.listdir(tmp_path) == ["x"]
+
+
+def test_a_folder_is_tried_without_a_trace(tmp_path, monkeypatch):
+    for folder in (tmp_path, tmp_path / "new" / "one"):
+        check_writable(folder)
+    monkeypatch.chdir(tmp_path)
+    check_writable(Path("new"))
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(DualTaskError, match=r"file.new: cannot be written .*; choose another folder with -o"):
+        check_writable(tmp_path / "file" / "new")
+
+
+@pytest.mark.skipif(getattr(os, "getuid", lambda: 0)() == 0, reason="root and Windows write to any folder")
+def test_a_folder_without_permission_is_refused(tmp_path):
+    tmp_path.chmod(0o555)
+    with pytest.raises(DualTaskError, match="Permission denied"):
+        check_writable(tmp_path / "new")
+    tmp_path.chmod(0o755)
 
 
 def test_only_temporary_files_are_leftovers(tmp_path):

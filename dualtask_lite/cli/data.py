@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 data_app = typer.Typer(help="Known sources, checks of a folder, and the embedded phantom.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+#: Arguments of ``data make`` for a folder like a generated source; one like the exam needs another seed, N above 0.
+_MADE = {"phantom": "phantom", "phantom-48": "phantom --cases 48", "exam": "exam --seed N"}
 
 
 @data_app.command("list")
@@ -76,7 +79,8 @@ def data_get(
     source = known[name]
     if source.how == "made":
         if folder:
-            raise DualTaskError(f"{name} is generated, not downloaded", f"run dualtask data make {name} --out {folder}")
+            made = f"dualtask data make {_MADE[name]} --out {shlex.quote(str(folder))}"
+            raise DualTaskError(f"{name} is generated, not downloaded", f"run {made}")
         cases = find_cases(name)
         where = cases[0].image.parents[2] if isinstance(cases[0].image, Path) else Path()
     else:
@@ -88,7 +92,8 @@ def data_get(
         print_json({"source": name, "folder": str(where), "cases": len(cases), "labelled": labelled})
     else:
         out.print(f"{where}: {len(cases)} cases, {labelled} with a label", markup=False, highlight=False)
-        out.print(f"try: dualtask data check {as_source(folder) if folder else name}", markup=False, highlight=False)
+        where_to_look = shlex.quote(as_source(folder)) if folder else name
+        out.print(f"try: dualtask data check {where_to_look}", markup=False, highlight=False)
 
 
 def _download(source: Source, folder: Path, *, parts: Sequence[str], offline: bool) -> list[Case]:
@@ -157,6 +162,8 @@ def data_check(
         raise DualTaskError(
             f"{len(bad)} of {len(cases)} cases have errors", "repair or remove them, see the list above"
         )
+    if unusable := sum(one.may_be_ct for one in inventory.skipped):
+        raise DualTaskError(f"{unusable} skipped files or folders may be CTs", "see the list above")
 
 
 @data_app.command("make")
@@ -213,4 +220,5 @@ def data_make(
             | ({"shift": shift} if name == "exam" else {})
         )
     else:
-        out.print(f"made {made}; try: dualtask data check {as_source(made)}", markup=False, highlight=False)
+        look = f"dualtask data check {shlex.quote(as_source(made))}"
+        out.print(f"made {made}; try: {look}", markup=False, highlight=False)

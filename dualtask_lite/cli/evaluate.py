@@ -32,7 +32,7 @@ SHOWN = ("dice", "nsd_2mm", "hd95_mm", "assd_mm")  # metrics in the table of an 
 @app.command()
 def evaluate(
     model: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(help=f"{MODEL_HELP}; several are one cascade."),
     ],
     source: Annotated[
@@ -53,6 +53,7 @@ def evaluate(
     """Evaluate a model on the whole volumes of new cases; cases that were used in training are refused."""
     from dualtask_lite.cases.sources import absolute, find_cases
     from dualtask_lite.engine.judging import evaluation as engine
+    from dualtask_lite.files import check_writable
     from dualtask_lite.resources import run_folder
 
     models = models_of(device, *model)
@@ -62,7 +63,8 @@ def evaluate(
     cases = engine.unseen_cases(models, find_cases(from_where), centre, source=source)
     run = run_folder(model[0])
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
-    engine.check_evaluation_folder(where, cases, from_where)
+    engine.check_evaluation_folder(where, cases, from_where, models)
+    check_writable(where)
     result = engine.evaluate(models, cases)
     try:
         engine.write_evaluation(result, where, from_where, models)
@@ -132,20 +134,23 @@ def ablate(
 
     The arms differ in the last stage; the earlier stages are the same for all. For the cases of one folder, such as
     Task07: --protocol cross-validation --stage pancreas-coarse --stage tumour-coarse. Without a pancreas stage the
-    tumour is searched in the whole volume, because no test uses the true box.
+    tumour is searched in the whole volume, because no test uses the true box. --set changes all cells alike; what
+    differs between cells is set by --seeds, --part and --arm NAME+KEY=VALUE.
     """
-    from dualtask_lite.cases.sources import find_cases
     from dualtask_lite.engine.config import Settings, parse_assignments
     from dualtask_lite.engine.judging.ablation import ablate
     from dualtask_lite.engine.judging.evaluation import plain
-    from dualtask_lite.engine.judging.plan import ARMS
+    from dualtask_lite.engine.judging.plan import ARMS, refuse_settings_of_a_cell
+    from dualtask_lite.engine.training.train import selected_cases
 
     overrides = parse_assignments(assignments or [])
-    source = Settings.of(profile, overrides).data.source if source is None else source
+    refuse_settings_of_a_cell(overrides)  # before the settings, whose own error would lead astray
+    settings = Settings.of(profile, overrides)
+    settings = settings if source is None else settings.changed({"data.source": source})
     summary = ablate(
         profile,
         overrides,
-        [case for case in find_cases(source) if case.label is not None],
+        selected_cases(settings),
         folder,
         stages=stage or ["pancreas-coarse", "tumour-coarse"],
         arms=arm or list(ARMS),
@@ -170,7 +175,8 @@ def _print_results(results: Mapping[str, Any]) -> None:
         [
             {"target": target, "arm": arm, "metric": metric}
             | {
-                protocol: f"{value['mean']:.3f}" + (f" ± {value['sd_over_seeds']:.3f}" if value["seeds"] > 1 else "")
+                protocol: f"{value['mean']:.3f}"
+                + (f" ± {value['sd_over_seeds']:.3f}" if value["sd_over_seeds"] is not None else "")
                 for protocol, value in protocols.items()
             }
             for target, arms in results.items()

@@ -13,7 +13,7 @@ from dualtask_lite.cli.shared import MODEL_HELP, AsJson, app, check_folder_name,
 @app.command()
 def export(
     model: Annotated[
-        Path,
+        str,
         typer.Argument(help=f"{MODEL_HELP}."),
     ],
     folder: Annotated[Path, typer.Option("--out", "-o", callback=check_folder_name, help="New folder for the bundle.")],

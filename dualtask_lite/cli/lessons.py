@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 from typing import Annotated
@@ -36,4 +37,4 @@ def lessons(
         return
     unchanged = f"; {len(kept)} existing files are unchanged" if kept else ""
     out.print(f"wrote {len(written)} files to {folder}{unchanged}", markup=False, highlight=False)
-    out.print(f"open them with: jupyter lab {folder}", markup=False, highlight=False)
+    out.print(f"open them with: jupyter lab {shlex.quote(str(folder))}", markup=False, highlight=False)

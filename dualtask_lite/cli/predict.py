@@ -20,7 +20,7 @@ from dualtask_lite.cli.shared import (
     print_table,
 )
 from dualtask_lite.errors import DualTaskError, reason_of
-from dualtask_lite.files import report_write_errors, whole_file
+from dualtask_lite.files import check_writable, read_record, whole_file
 
 if TYPE_CHECKING:
     from dualtask_lite.cases.case import Case
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @app.command()
 def predict(
     model: Annotated[
-        Path,
+        str,
         typer.Argument(help=f"{MODEL_HELP}."),
     ],
     inputs: Annotated[
@@ -43,6 +43,7 @@ def predict(
     """Predict each input on its own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png.
 
     A folder is searched with its sub-folders; results of an earlier prediction are ignored, skipped files are listed.
+    A new prediction of the same image replaces the earlier one; the results of another image are left as they are.
 
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite predict ...; they share the inputs.
     """
@@ -55,9 +56,8 @@ def predict(
     inventory = find_inputs(inputs)
     cases = inventory.cases
     _check_overwritten_files(cases, folder)
+    check_writable(folder)
     gather(None)  # wait until every process has listed the inputs, because results are written beside them
-    with report_write_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     results = _predict_all(models, cases, folder)
     if rank() > 0:
         return
@@ -122,19 +122,35 @@ def _check_overwritten_files(cases: list[Case], folder: Path) -> None:
                 )
 
 
+def _check_same_image(report: Path, digest: str) -> None:
+    """Refuse to overwrite the results of another image, since the CTs of many patients have one name, such as ct.
+
+    Voxels are compared, not paths: another patient may have come to the same path, and the same image to another one.
+    """
+    if read_record(report).get("digest", digest) != digest:
+        raise DualTaskError(
+            f"{report}: is the result of another image",
+            "choose another folder with -o, or give the folder above both images to predict them together",
+        )
+
+
 def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any]:
     """Predict one case and write its four files."""
     from dualtask_lite.cases.findings import check_grid, check_voxels
+    from dualtask_lite.cases.nifti import digest_of_voxels
     from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
     from dualtask_lite.engine.predict import predict_scan
     from dualtask_lite.engine.run import provenance, write_json
     from dualtask_lite.show.figures import preview
 
     scan = case.load()
+    digest = digest_of_voxels(scan.volume)
+    _check_same_image(result_files(folder, case.id)["report"], digest)
     prediction = predict_scan(models, scan)
     report = {
         "case": case.id,
         "not_for_diagnosis": NOT_FOR_DIAGNOSIS,
+        "digest": digest,  # SHA-256 of its voxels, as Case.digest
         "labels": {"1": "pancreas", "2": "tumour"},
         "warnings": [
             *(f"{one.what}; {one.remedy}" for one in check_grid(scan.source, case.id)),

@@ -12,7 +12,7 @@ from dualtask_lite.cli.shared import AsJson, app, out, print_json
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Run folder, the folder of a cascade, or a reference model.")],
+    run: Annotated[str, typer.Argument(help="Run folder, the folder of a cascade, or a reference model.")],
     file: Annotated[Path | None, typer.Option("--out", "-o", help="The page; default RUN/report.html.")] = None,
     source: Annotated[
         str | None,
@@ -23,15 +23,16 @@ def report(
 ) -> None:
     """Write one self-contained HTML page of a run: curves, table, best and worst case, warnings, manifest."""
     from dualtask_lite.engine.judging.report import collect
-    from dualtask_lite.files import whole_file
+    from dualtask_lite.files import check_writable, whole_file
     from dualtask_lite.resources import run_folder
     from dualtask_lite.show.report.contents import Report
     from dualtask_lite.show.report.page import to_html
 
-    run = run_folder(run)
-    contents = Report.from_values(collect(run, source, device))
+    folder = run_folder(run)
+    path = file or folder / "report.html"
+    check_writable(path.parent)
+    contents = Report.from_values(collect(folder, source, device))
     page = to_html(contents)
-    path = file or run / "report.html"
     with whole_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     size = len(page.encode())

@@ -17,7 +17,7 @@ from rich.text import Text
 from dualtask_lite import __version__
 from dualtask_lite.cases.paths import printable
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.resources import CASCADES, REFERENCE_NOTE
+from dualtask_lite.resources import REFERENCE_NOTE, is_reference
 
 if TYPE_CHECKING:  # torch and MONAI take seconds to import: each command imports what it needs
     from dualtask_lite.engine.run import Model
@@ -42,7 +42,7 @@ Assignments = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, such as optimiser.steps=50; may be repeated."),
 ]
-MODEL_HELP = "Run folder, .safetensors file, folder of a cascade, or reference (see dualtask models)"
+MODEL_HELP = "Run folder, .safetensors file, folder of a cascade, or reference (see dualtask models; ./NAME: a folder)"
 Profile = Annotated[str, typer.Option(help="laptop, reference, colab, gpu or paper.")]
 out = Console(soft_wrap=True, width=None if sys.stdout and sys.stdout.isatty() else 200)  # no line breaks in a pipe
 _FILES = (".nii", ".nii.gz", ".mha", ".nrrd", ".dcm", ".json", ".csv", ".png", ".html", ".yaml")
@@ -63,16 +63,17 @@ def _options(debug: Debug = False, version: Version = False) -> None:
         os.environ["DUALTASK_DEBUG"] = "1"
 
 
-def models_of(device: str, *paths: Path) -> list[Model]:
-    """Load the trained stages under the paths onto a device, as one cascade without repeated stages."""
+def models_of(device: str, *models: str) -> list[Model]:
+    """Load the trained stages of run folders and reference models onto a device, as one cascade of distinct stages."""
     from dualtask_lite.engine.predict import in_cascade_order
     from dualtask_lite.engine.run import load_models
     from dualtask_lite.engine.training.devices import pick_device
 
     device = pick_device(device)
-    if any(str(path) in CASCADES for path in paths):
+    stages = [stage for model in models for stage in load_models(model, device)]
+    if any(is_reference(model) for model in models):
         typer.echo(f"note: {REFERENCE_NOTE}", err=True)
-    return in_cascade_order([stage for path in paths for stage in load_models(path, device)])
+    return in_cascade_order(stages)
 
 
 def check_folder_name(path: Path | None) -> Path | None:
@@ -93,12 +94,12 @@ def print_json(content: Any) -> None:
 
 
 def print_table(rows: Sequence[dict[str, Any]]) -> None:
-    """Print a table with a column for each key of the first row."""
+    """Print a table with a column for each key, in order of first use; a row without a key leaves its cell empty."""
     if not rows:
         return
-    table = Table()
-    for name in rows[0]:
+    table, names = Table(), list(dict.fromkeys(name for row in rows for name in row))
+    for name in names:
         table.add_column(name, overflow="fold")
     for row in rows:  # as Text, because brackets in the name of a file are not markup
-        table.add_row(*(Text(printable(str(value))) for value in row.values()))
+        table.add_row(*(Text(printable(str(row.get(name, "")))) for name in names))
     out.print(table, soft_wrap=False)

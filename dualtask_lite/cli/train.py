@@ -125,7 +125,9 @@ def _check_new_folders(plan: Sequence[tuple[Path, Settings]]) -> None:
 
     for folder, _ in plan if rank() == 0 else ():
         if (folder / CONFIG).exists():
-            raise DualTaskError(f"{folder}: holds a run already", f"choose another --out, or --resume {folder}")
+            raise DualTaskError(
+                f"{folder}: holds a run already", f"choose another --out, or --resume {shlex.quote(str(folder))}"
+            )
 
 
 def _read_plan(folder: Path) -> list[tuple[Path, Settings]]:

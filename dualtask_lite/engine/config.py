@@ -40,6 +40,11 @@ class Stage(Section):
     margin: float = Field(ge=0)  # mm added to that box on every side
     jitter: float = Field(0, ge=0)  # mm; each face of that box moves by at most this, for each training sample
 
+    @property
+    def regions(self) -> tuple[str, ...]:
+        """The organs around which its box may lie, the preferred one first; without any it is the whole volume."""
+        return {"tumour": ("tumour", "pancreas"), "pancreas": ("pancreas",), "volume": ()}[self.region]
+
 
 STAGES: dict[str, Stage] = {  # in the order in which a cascade runs
     "pancreas-coarse": Stage(target="pancreas", region="volume", margin=0),
@@ -199,8 +204,9 @@ class Settings(Section):
     def _consistent(self) -> Settings:
         if self.views.count == 1 and self.objective.on("out"):
             raise ValueError("objective.weights.out compares two views: set views.count to 2, or that weight to 0")
-        if self.prediction.heads == "distance" and not self.has_distance:
-            raise ValueError("prediction.heads is distance, but no term of the objective trains that head")
+        head = self.prediction.heads
+        if not {"segmentation": self.has_segmentation, "distance": self.has_distance}.get(head, True):
+            raise ValueError(f"prediction.heads is {head}, but no term of the objective trains that head")
         if self.prediction.flips > 1 and not self.augment.flip:
             raise ValueError(
                 "prediction.flips predicts mirrored images, which a training without flips never shows: set "
@@ -209,14 +215,19 @@ class Settings(Section):
         return self
 
     @property
+    def has_segmentation(self) -> bool:
+        """Whether some term trains the segmentation head on the truth."""
+        return any(self.objective.on(term) for term in ("seg", "conv_distance"))
+
+    @property
     def has_distance(self) -> bool:
-        """Whether some term trains the distance head."""
+        """Whether some term trains the distance head on the truth; otherwise the network has no such head."""
         return any(self.objective.on(term) for term in ("dist", "conv_mask"))
 
     @property
     def trains_segmentation_head(self) -> bool:
-        """Whether some term trains the segmentation head, the one that every network has."""
-        return any(self.objective.on(term) for term in ("seg", "conv_distance", "out"))
+        """Whether the segmentation head, which every network has, gets a gradient, maybe from ``out`` alone."""
+        return self.has_segmentation or self.objective.on("out")
 
     @classmethod
     def of(cls, profile: str = "laptop", overrides: Mapping[str, Any] | None = None) -> Settings:

@@ -24,9 +24,17 @@ WINDOWS = 4
 HEADS = ("segmentation", "distance", "mean")
 
 
+def trained_heads(settings: Settings) -> tuple[str, ...]:
+    """Those of ``HEADS`` that can give a mask: all, or the only one that was trained."""
+    if settings.has_segmentation and settings.has_distance:
+        return HEADS
+    return ("distance",) if settings.has_distance else ("segmentation",)
+
+
 def output_head(settings: Settings) -> str:
-    """The head whose probability gives the mask; without a trained distance head, the segmentation head."""
-    return settings.prediction.heads if settings.has_distance else "segmentation"
+    """The head whose probability gives the mask; if only one was trained, this one."""
+    heads = trained_heads(settings)
+    return settings.prediction.heads if len(heads) > 1 else heads[0]
 
 
 Maps = TypeVar("Maps", np.ndarray, torch.Tensor)

@@ -21,7 +21,7 @@ from dualtask_lite.cases.grid import resample
 from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.data.dataset import cut_region
-from dualtask_lite.engine.inference import HEADS, output_head, predict_heads, probability_of
+from dualtask_lite.engine.inference import output_head, predict_heads, probability_of, trained_heads
 from dualtask_lite.engine.run import Model
 from dualtask_lite.engine.training.memory import report_out_of_memory
 from dualtask_lite.errors import DualTaskError
@@ -38,7 +38,7 @@ class TargetPrediction:
         mask: (X, Y, Z) bool.
         probability: (X, Y, Z) float32, of the head that gives the mask; 0 outside the stage's box.
         distance_mm: (X, Y, Z) float32, signed distance; outside the stage's box, the band.
-        masks: name of each head (``HEADS``) -> its mask, from the same forward pass and in the same box.
+        masks: trained head (``inference.trained_heads``) -> its mask, from the same forward pass and in the same box.
     """
 
     mask: np.ndarray
@@ -217,23 +217,18 @@ def _target_prediction(maps: BoxMaps, mask: np.ndarray, threshold: float) -> Tar
     return TargetPrediction(mask, maps.probability, maps.distance_mm, masks)
 
 
-def _regions_of(settings: Settings) -> tuple[str, ...]:
-    """The organs around which the box of a stage may lie, the preferred one first."""
-    return {"tumour": ("tumour", "pancreas"), "pancreas": ("pancreas",), "volume": ()}[STAGES[settings.stage].region]
-
-
 def _stage_box(settings: Settings, scan: Scan, predictions: dict[str, TargetPrediction]) -> tuple[Box, str]:
     """Box and region of a stage; for a missing organ the next larger region, never the label (trap 13)."""
-    margin = STAGES[settings.stage].margin
-    for region in _regions_of(settings):
-        if region in predictions and (box := Box.around(predictions[region].mask, margin, scan.spacing)):
+    stage = STAGES[settings.stage]
+    for region in stage.regions:
+        if region in predictions and (box := Box.around(predictions[region].mask, stage.margin, scan.spacing)):
             return box, region
     return Box.whole(scan.shape), "volume"
 
 
 def _fallback_warning(settings: Settings, predictions: dict[str, TargetPrediction], looked_in: str) -> str | None:
     """The warning for a stage that uses a larger region, because an earlier stage found nothing."""
-    preferred = takewhile(lambda region: region != looked_in, _regions_of(settings))
+    preferred = takewhile(lambda region: region != looked_in, STAGES[settings.stage].regions)
     not_found = [region for region in preferred if region in predictions]
     if not not_found:
         return None
@@ -248,13 +243,9 @@ class BoxMaps:
     box_maps: np.ndarray  # (2 or 3, x, y, z) in the box: see predict_heads
     box: Box
     shape: tuple[int, int, int]  # of the scan
-    output_head: str  # the head that gives the mask
+    heads: tuple[str, ...]  # those that can give a mask
+    output_head: str  # the one that gives it
     band: float
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """The heads that can give a mask."""
-        return HEADS if len(self.box_maps) == 3 else HEADS[:1]
 
     @property
     def probability(self) -> np.ndarray:
@@ -286,7 +277,8 @@ def predict_box(model: Model, scan: Scan, box: Box) -> BoxMaps:
     region = cut_region(scan, model.settings, box, labelled=False)
     maps = predict_heads(model.net, region.image, model.settings).cpu()
     settings = model.settings
-    return BoxMaps(resample(maps, box.shape).numpy(), box, scan.shape, output_head(settings), settings.objective.band)
+    heads, head, band = trained_heads(settings), output_head(settings), settings.objective.band
+    return BoxMaps(resample(maps, box.shape).numpy(), box, scan.shape, heads, head, band)
 
 
 def keep_large_components(mask: np.ndarray) -> np.ndarray:

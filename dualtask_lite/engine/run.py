@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
     "config.yaml",
     "manifest.json",
 )
-_RESTART = "start the run again without --resume"
+_RESTART = "start the run again with another --out"
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,22 @@ def steps_of_model(folder: Path) -> int | None:
 
 
 def load_models(path: str | Path, device: str | torch.device = "auto") -> list[Model]:
-    """Read one trained stage, or all stages in the folder of a cascade, or a reference model by its name."""
+    """Read one trained stage, or all stages in the folder of a cascade, or a reference model by its name.
+
+    Raises:
+        DualTaskError: when there is no model, a stage of the cascade is not finished, or a file is not a model.
+    """
     path = run_folder(path)
-    folders = (
-        [path] if path.is_file() or (path / MODEL).exists() else [f.parent for f in sorted(path.glob(f"*/{MODEL}"))]
-    )
-    return [load_model(folder, device) for folder in folders or [path]]
+    if path.is_file() or (path / MODEL).exists():
+        return [load_model(path, device)]
+    # The training writes the settings of every stage before the first step, so they name the stages still to come.
+    stages = sorted({file.parent for name in (CONFIG, MODEL) for file in path.glob(f"*/{name}")})
+    if unfinished := [stage for stage in stages if not (stage / MODEL).exists()]:
+        raise DualTaskError(
+            f"{path}: its stage {unfinished[0].name} is not finished",
+            f"finish it with dualtask train --resume {shlex.quote(str(path))}, or give the folder of a finished stage",
+        )
+    return [load_model(stage, device) for stage in stages or [path]]
 
 
 def save_checkpoint(

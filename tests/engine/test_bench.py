@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -87,6 +88,15 @@ def test_half_an_hour_with_a_card_rehearsed_without_one(phantom_folder, tmp_path
     assert ended["results"]["table"]["cells_done"] == ended["results"]["table"]["cells"] == 1
     assert "not_run" in ended["results"]["tests"]
     assert set(ended["results"]["memory"]) == {"laptop", "colab", "gpu", "paper"}
+
+
+def test_the_table_of_a_card_leaves_out_what_each_of_its_cells_sets(tmp_path, monkeypatch):
+    """Settings of the other measurements; ablate would refuse them."""
+    monkeypatch.setattr(card.subprocess, "run", lambda words, **_: SimpleNamespace(returncode=0))
+    overrides = {"seed": 7, "views.count": 1, "views.max_blend": 0.5, "objective.weights.out": 0}
+    command = card.train_table("gpu", overrides, tmp_path, "phantom", ["full"], 1, 60)["command"]
+    assert command.count("--set") == 1
+    assert "--set views.max_blend=0.5" in command
 
 
 def test_interrupted_benchmark_continues_and_keeps_finished_parts(tmp_path, monkeypatch):

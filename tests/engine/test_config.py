@@ -13,6 +13,8 @@ from dualtask_lite.engine.profiles import PROFILES
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.losses import PAPER_WEIGHTS
 
+DISTANCE_ONLY = {"objective.weights": {"seg": 0, "conv_distance": 0}}
+
 
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("stage", STAGES)
@@ -76,6 +78,8 @@ def test_one_weight_changes_alone():
         ({"views.kernel_sizes": [3, 4]}, "views.kernel_sizes"),
         ({"views.kernel_sizes": []}, "views.kernel_sizes"),
         ({"objective.weights.seg": 0, "objective.weights.dist": 0}, "seg and dist"),
+        (DISTANCE_ONLY | {"prediction.heads": "segmentation"}, "heads is segmentation, but no term of the objective"),
+        ({"prediction.heads": "distance", "objective.weights": {"dist": 0, "conv_mask": 0}}, "heads is distance, but"),
         ({"objective": 3}, "objective"),
     ],
 )

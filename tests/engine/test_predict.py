@@ -14,7 +14,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine import predict
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.inference import flips, predict_region
+from dualtask_lite.engine.inference import HEADS, flips, output_head, predict_region
 from dualtask_lite.engine.predict import keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, build_network
 from dualtask_lite.errors import DualTaskError
@@ -117,7 +117,7 @@ def test_empty_round_keeps_the_previous_prediction(monkeypatch):
         probability = np.zeros(scan.shape, np.float32)
         probability[: (16, 4, 0)[next(rounds)], :8, :8] = 1
         maps = np.stack([probability, 0.5 - probability])
-        return predict.BoxMaps(maps, Box.whole(scan.shape), scan.shape, "segmentation", 20.0)
+        return predict.BoxMaps(maps, Box.whole(scan.shape), scan.shape, ("segmentation",), "segmentation", 20.0)
 
     monkeypatch.setattr(predict, "predict_box", fading)
     prediction = predict_scan([model("pancreas-coarse"), model("pancreas-fine")], scan)
@@ -142,7 +142,7 @@ def test_a_fine_stage_stops_after_four_rounds(monkeypatch):
         probability = np.zeros(scan.shape, np.float32)
         probability[start : start + 4, :6, :6] = 1
         maps = np.stack([probability, 1 - probability])
-        return predict.BoxMaps(maps, Box.whole(scan.shape), scan.shape, "segmentation", 20.0)
+        return predict.BoxMaps(maps, Box.whole(scan.shape), scan.shape, ("segmentation",), "segmentation", 20.0)
 
     monkeypatch.setattr(predict, "predict_box", moving)
     report = predict_scan([model("pancreas-coarse"), model("pancreas-fine")], scan).report
@@ -304,6 +304,18 @@ def test_the_chosen_head_makes_the_mask(heads):
     assert probability.mean() == pytest.approx(wanted, abs=1e-3)
 
 
+@pytest.mark.parametrize(
+    ("off", "head"), [(("seg", "conv_distance"), "distance"), (("dist", "conv_mask"), "segmentation")]
+)
+def test_the_only_trained_head_makes_the_mask(off, head):
+    """By the default, the mean, also with two views: their consistency trains no head on the truth."""
+    two_views = {"views.count": 2, "objective.weights.out": 1}
+    chosen = model("pancreas-coarse", **{f"objective.weights.{term}": 0 for term in off}, **two_views)
+    assert chosen.settings.prediction.heads == "mean"
+    assert output_head(chosen.settings) == head
+    assert list(predict_scan([chosen], bright_box()).targets["pancreas"].masks) == [head]
+
+
 def test_every_head_is_scored_from_one_forward_pass():
     """Each head's mask is what a prediction with that head alone gives."""
 
@@ -315,7 +327,7 @@ def test_every_head_is_scored_from_one_forward_pass():
     scan = bright_box()
     whole = Box.whole(scan.shape)
     alone = {}
-    for head in predict.HEADS:
+    for head in HEADS:
         chosen = replace(model("pancreas-coarse", **{"prediction.heads": head}), net=Apart())
         alone[head] = predict_box(chosen, scan, whole).probability >= 0.5
         found = predict_scan([chosen], scan).targets["pancreas"]

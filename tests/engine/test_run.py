@@ -1,11 +1,22 @@
 """A model that is loaded computes where the machine is fastest."""
 
+import shutil
+
 import pytest
 import torch
 
 from dualtask_lite.engine import run
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.run import MODEL, build_network, load_model, load_models, read_rows, save_model, seconds_until
+from dualtask_lite.engine.run import (
+    CONFIG,
+    MODEL,
+    build_network,
+    load_model,
+    load_models,
+    read_rows,
+    save_model,
+    seconds_until,
+)
 from dualtask_lite.errors import DualTaskError
 
 
@@ -24,6 +35,17 @@ def device_of(model):
 def test_a_loaded_model_is_on_the_card_by_default(saved):
     assert device_of(load_model(saved / "stage")) == "meta"
     assert [device_of(model) for model in load_models(saved)] == ["meta"]
+
+
+def test_a_cascade_with_a_stage_to_come_is_refused(saved):
+    """Its finished stages alone would predict masks without the target of the others."""
+    later = saved / "tumour-coarse"
+    Settings.of("laptop").write(later / CONFIG)
+    with pytest.raises(DualTaskError, match=r"tumour-coarse is not finished; finish it with dualtask train --resume"):
+        load_models(saved)
+    assert len(load_models(saved / "stage")) == 1
+    shutil.copyfile(saved / "stage" / MODEL, later / MODEL)
+    assert len(load_models(saved)) == 2
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])

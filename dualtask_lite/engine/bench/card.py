@@ -23,6 +23,7 @@ from dualtask_lite.engine.bench import ALL, PARTS, bench
 from dualtask_lite.engine.bench.step import tuned_step
 from dualtask_lite.engine.bench.timing import four_digits
 from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.judging.plan import option_of
 from dualtask_lite.engine.run import read_json, read_rows, write_json
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.engine.training.memory import release_memory, step_bytes
@@ -144,7 +145,8 @@ def train_table(
     arguments += ["--protocol", "leave-one-centre-out", "--part", "D"]
     arguments += [argument for stage in STAGES for argument in ("--stage", stage)]
     arguments += [argument for arm in arms for argument in ("--arm", arm)]
-    arguments += [argument for name, value in overrides.items() for argument in ("--set", f"{name}={value}")]
+    shared = {name: value for name, value in overrides.items() if option_of(name) is None}  # ablate refuses the others
+    arguments += [argument for name, value in shared.items() for argument in ("--set", f"{name}={value}")]
     arguments += ["--seeds", str(seeds), "-o", str(folder / TABLE)]
     record: dict[str, Any] = {"command": " ".join(["dualtask", *arguments])}
     try:

@@ -7,6 +7,7 @@ it is generated. So a resumed run gives identical results without a stored gener
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -48,6 +49,16 @@ def cut_region(scan: Scan, settings: Settings, box: Box, *, labelled: bool = Tru
     return Region(scan.id, image, mask, (x, y, z), box)
 
 
+def labelled_cases(cases: Sequence[Case]) -> list[Case]:
+    """The cases with a label; a warning names those that are left out, unless none has one."""
+    labelled = [case for case in cases if case.label is not None]
+    if labelled and (without := [case.id for case in cases if case.label is None]):
+        names = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+        message = f"{len(without)} of {len(cases)} cases have no label and are left out: {names}"
+        warnings.warn(message, stacklevel=2)
+    return labelled
+
+
 def training_region(case: Case, settings: Settings) -> Region:
     """The region of a labelled case that a stage trains on; its box comes from the label.
 
@@ -68,9 +79,8 @@ def training_box(scan: Scan, stage: Stage) -> Box:
 def label_box(scan: Scan, stage: Stage, margin: float) -> Box:
     """The box around a stage's organ by the label, ``margin`` mm larger; without the organ, the next larger region."""
     label = scan.label
-    if stage.region != "volume" and label is not None:
-        regions = ("tumour", "pancreas") if stage.region == "tumour" else ("pancreas",)
-        for region in regions:
+    if label is not None:
+        for region in stage.regions:
             if box := Box.around(target_mask(label, region), margin, scan.spacing):
                 return box
     return Box.whole(scan.shape)
@@ -106,7 +116,8 @@ class Samples(Dataset[dict[str, Any]]):
         indices: of the samples that this process generates, in order.
 
     Each item is a dict: ``image``, ``mask``, ``distance_mm`` (1, X, Y, Z) of ``settings.sample.patch``, ``case_id`` and
-    ``index``.
+    ``index``. Outside the region the image is air and the mask is 0, because a patch may reach beyond the scan. So a
+    target that the scan cuts off ends at the scan's edge, which is a surface here, unlike in ``signed_distance``.
     """
 
     def __init__(self, regions: Sequence[Region], settings: Settings, indices: Iterable[int]) -> None:

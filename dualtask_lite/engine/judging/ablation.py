@@ -30,7 +30,15 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.judging.curves import LearningCurve, read_curve
 from dualtask_lite.engine.judging.evaluation import evaluate, plain
-from dualtask_lite.engine.judging.plan import BASELINE, Cell, Plan, cells_of, split_of, stage_settings
+from dualtask_lite.engine.judging.plan import (
+    BASELINE,
+    Cell,
+    Plan,
+    cells_of,
+    refuse_settings_of_a_cell,
+    split_of,
+    stage_settings,
+)
 from dualtask_lite.engine.judging.summary import summarise_cells
 from dualtask_lite.engine.judging.table import ResultTable
 from dualtask_lite.engine.progress import progress_bar
@@ -71,7 +79,7 @@ def ablate(
 
     Args:
         profile: of the settings that all cells share.
-        overrides: settings by dotted name, for all cells and stages; seed, views and weights are the cells' own.
+        overrides: settings by dotted name, for all cells and stages; those of ``plan.OF_A_CELL`` are refused.
         cases: labelled cases, of at least two centres except for ``cross-validation``.
         out: folder of the table (see ``table``), written after each cell; its ``cells`` and ``common`` hold the runs.
         stages: the stages of the cascade, in order; the arms differ in the last one.
@@ -88,8 +96,9 @@ def ablate(
         See ``summary.summarise_cells``.
 
     Raises:
-        DualTaskError: when an arm, protocol or setting is unknown, no label of a cell's training cases contains the
-            target, ``out`` holds a table of another plan or other cases, or a cell's process was killed.
+        DualTaskError: when an arm, protocol or setting is unknown, a setting is a cell's own, no label of a cell's
+            training cases contains the target, ``out`` holds a table of another plan or other cases, or a cell's
+            process was killed.
     """
     if not cases:
         raise DualTaskError("there is no labelled case", "list the content of the folder with dualtask data check")
@@ -97,6 +106,7 @@ def ablate(
         raise DualTaskError(
             f"{', '.join(stages)} are not the stages of a cascade in their order", f"use some of: {', '.join(STAGES)}"
         )
+    refuse_settings_of_a_cell(overrides)
     validation = Settings.of(profile, overrides).data.validation
     plan = Plan(profile, dict(overrides), tuple(stages), folds, validation)
     cells = {seed: cells_of(cases, arms, protocols, folds, seed, parts) for seed in seeds}

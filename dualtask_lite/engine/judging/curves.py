@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.masks import dice
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, training_region
-from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.run import METRICS, read_rows, write_rows
+from dualtask_lite.engine.training.train import evenly, region_scores
 from dualtask_lite.method.network import DualTaskNet
 
 CURVE = "curve.csv"
@@ -37,10 +36,9 @@ class LearningCurve:
 
     def __init__(self, run: Path, train: Sequence[Case], unseen: Sequence[Case], settings: Settings) -> None:
         self.path = run / CURVE
-        measured = [train[int(i)] for i in np.linspace(0, len(train) - 1, min(TRAINING_CASES, len(train)))]
         self.regions = {
             name: [training_region(case, settings) for case in cases]
-            for name, cases in (("train", measured), ("unseen", unseen))
+            for name, cases in (("train", evenly(train, TRAINING_CASES)), ("unseen", unseen))
         }
         self.dice: dict[str, float] = {}  # measured since the last row
 
@@ -58,12 +56,8 @@ class LearningCurve:
 
 
 def mean_dice(net: DualTaskNet, regions: Sequence[Region], settings: Settings) -> float:
-    """Mean Dice, on the working grid, of the regions that contain the target; NaN without such a region."""
-    scores = []
-    for region in regions:
-        if region.mask is not None and region.mask.any():
-            probability = predict_region(net, region.image, settings)[0].cpu().numpy()
-            scores.append(dice(probability >= settings.prediction.threshold, region.mask[0].numpy() > 0))
+    """Mean of ``region_scores``; NaN if no region contains the target."""
+    scores = region_scores(net, regions, settings)
     return round(float(np.mean(scores)), 4) if scores else float("nan")
 
 

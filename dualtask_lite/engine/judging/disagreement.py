@@ -28,6 +28,7 @@ from dualtask_lite.engine.inference import output_head, predict_heads, probabili
 from dualtask_lite.engine.predict import Prediction, in_cascade_order
 from dualtask_lite.engine.run import Model
 from dualtask_lite.method.convert import logit_to_distance
+from dualtask_lite.method.losses import NEAR_SURFACE
 from dualtask_lite.method.views import random_view
 
 VIEWS = 4  # random-convolution views to compare with the image
@@ -48,10 +49,10 @@ class Disagreement:
 
     Attributes:
         target: of the last stage, to which all numbers refer.
-        heads: (X, Y, Z) float32 on the scan's grid, |probability of one head - the other's|; None with one head.
-        heads_mm: (X, Y, Z) float32, |distance of one head - the other's| in mm; None with one head.
+        heads: (X, Y, Z) float32 on the scan's grid, |probability of one head - the other's|; None if one is untrained.
+        heads_mm: (X, Y, Z) float32, |distance of one head - the other's| in mm; None if one is untrained.
         views: (X, Y, Z) float32, mean |probability on a view - on the image|.
-        warnings: the numbers of the case, by the names of ``WARNINGS``; those of the heads only with two heads.
+        warnings: the numbers of the case, by the names of ``WARNINGS``; those of the heads only with two.
 
     All maps are 0 outside the region of the last stage.
     """
@@ -72,7 +73,7 @@ def disagreement(
         models: of the cascade.
         scan: the CT; its label is not used.
         prediction: the result of ``predict_scan`` for these models and this scan.
-        views: number of random-convolution views, as strong as those of the model's training.
+        views: number of random-convolution views, drawn by the model's settings, also when its training used none.
         seed: of the views.
     """
     model = in_cascade_order(models)[-1]
@@ -83,7 +84,7 @@ def disagreement(
     probability = probability_of(by_heads, head)  # of this stage, also where the prediction is an earlier stage's
     measured = {"unsure": _ratio(np.minimum(probability, 1 - probability).sum(), probability.sum())}
     maps: dict[str, np.ndarray] = {}
-    if model.settings.has_distance:
+    if model.settings.has_segmentation and model.settings.has_distance:
         maps, head_warnings = _compare_heads(model, by_heads)
         measured |= head_warnings
     drawn = model.settings.views
@@ -234,7 +235,7 @@ def _compare_heads(model: Model, maps: np.ndarray) -> tuple[dict[str, np.ndarray
     logit = torch.logit(torch.from_numpy(by_segmentation))
     converted = logit_to_distance(logit, objective.tau, objective.band).numpy()
     difference_mm = np.abs(converted - distance)
-    near = np.minimum(np.abs(converted), np.abs(distance)) < objective.band
+    near = np.minimum(np.abs(converted), np.abs(distance)) < NEAR_SURFACE * objective.band
     return {"heads": np.abs(by_segmentation - by_distance), "heads_mm": difference_mm}, {
         "heads_probability": _share(by_segmentation, by_distance),
         "heads_mask": _mask_difference(model, by_segmentation, by_distance),

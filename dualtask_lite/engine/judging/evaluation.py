@@ -17,13 +17,12 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import dice, target_mask
 from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
-from dualtask_lite.engine.data.dataset import label_box
+from dualtask_lite.engine.data.dataset import label_box, labelled_cases
 from dualtask_lite.engine.judging.metrics import case_metrics, summarise
 from dualtask_lite.engine.predict import (
     Prediction,
     TargetPrediction,
     in_cascade_order,
-    keep_large_components,
     predict_box,
     predict_scan,
 )
@@ -54,7 +53,7 @@ def evaluate(
 
     Args:
         models: of the cascade.
-        cases: those without a label are skipped.
+        cases: those without a label are left out, with a warning.
         heads: add the results of ``score_heads`` to the rows of the last stage's target.
         progress: show a bar on a terminal or in a notebook.
 
@@ -81,7 +80,7 @@ def evaluate_cascades(
     Raises:
         DualTaskError: see ``evaluate``.
     """
-    cases = [case for case in cases if case.label is not None]
+    cases = labelled_cases(cases)
     if not cases:
         raise DualTaskError("there is no labelled case to evaluate on", "name a source or a centre with labels")
     cascades = [in_cascade_order(models) for models in cascades]
@@ -200,17 +199,19 @@ def score_heads(model: Model, scan: Scan, prediction: Prediction) -> dict[str, f
     Returns:
         ``dice_distance_head`` and ``dice_mean_head``, from the forward pass of the prediction, if a distance head was
         trained; ``dice_own_box``: of the segmentation head in the label's own box, which shows whether this stage or
-        the one before it causes the errors, and is no result. NaN for a case without the target.
+        the one before it causes the errors, and is no result. A model with a trained distance head alone has only the
+        latter, of this head. NaN for a case without the target.
     """
     assert scan.label is not None
     stage, threshold = STAGES[model.settings.stage], model.settings.prediction.threshold
     truth = target_mask(scan.label, stage.target)
     by_head = prediction.targets[stage.target].masks
-    own_box = by_head["segmentation"]
+    first = next(iter(by_head))
+    own_box = by_head[first]
     if stage.region != "volume":  # else the box is the whole volume, which was predicted already
         maps = predict_box(model, scan, label_box(scan, stage, stage.margin))
-        own_box = keep_large_components(maps.of_head("segmentation") >= threshold)
-    masks = {f"dice_{head}_head": mask for head, mask in by_head.items() if head != "segmentation"}
+        own_box = maps.mask_of(first, threshold)
+    masks = {f"dice_{head}_head": mask for head, mask in by_head.items() if head != first}
     masks["dice_own_box"] = own_box
     return {name: dice(mask, truth) if truth.any() else math.nan for name, mask in masks.items()}
 
@@ -240,11 +241,15 @@ def write_evaluation(
     write_rows(folder / "cases.csv", evaluation.rows)
     summary = {
         "source": source,
-        "models": [_relative(model.path, folder) for model in models],
+        "models": _paths_of(models, folder),
         "summary": evaluation.summary,
         "failed": evaluation.failed,
     }
     write_json(folder / "summary.json", plain(summary))
+
+
+def _paths_of(models: Sequence[Model], folder: Path) -> list[str]:
+    return [_relative(model.path, folder) for model in models]
 
 
 def _relative(path: Path, folder: Path) -> str:
@@ -256,8 +261,10 @@ def _relative(path: Path, folder: Path) -> str:
         return str(path)
 
 
-def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str) -> None:
-    """Refuse a folder with an ablation table or the evaluation of another source or other cases: it would be lost.
+def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str, models: Sequence[Model]) -> None:
+    """Refuse a folder with an ablation table or the evaluation of other cases or models: it would be lost.
+
+    A model is identified by its path, so a run that was trained further may be evaluated again.
 
     Raises:
         DualTaskError: when the folder holds one.
@@ -266,12 +273,12 @@ def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str) ->
         raise DualTaskError(f"{folder}: holds the table of dualtask ablate", "choose another --out")
     if not (folder / "summary.json").exists():
         return
-    there, written = read_json(folder / "summary.json").get("source"), read_rows(folder / "cases.csv")
+    summary, written = read_json(folder / "summary.json"), read_rows(folder / "cases.csv")
+    there, remedy = summary.get("source"), "choose another --out, or remove it"
     if there not in (None, source) or not {row["case"] for row in written} <= {case.id for case in cases}:
-        raise DualTaskError(
-            f"{folder}: holds the evaluation of other cases{f', of {there}' if there else ''}",
-            "choose another --out, or remove it",
-        )
+        raise DualTaskError(f"{folder}: holds the evaluation of other cases{f', of {there}' if there else ''}", remedy)
+    if (others := summary.get("models")) and others != _paths_of(models, folder):
+        raise DualTaskError(f"{folder}: holds the evaluation of other models ({', '.join(others)})", remedy)
 
 
 def plain(value: Any) -> Any:

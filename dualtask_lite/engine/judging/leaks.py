@@ -181,7 +181,7 @@ def box_leak(
         if not truth.any():
             continue
         maps = predict_box(model, scan, label_box(scan, stage, stage.margin))  # the leak: this box is the label's
-        leaked = keep_large_components(maps.probability >= model.settings.prediction.threshold)
+        leaked = maps.mask_of(maps.output_head, model.settings.prediction.threshold)
         prediction = (predictions or {}).get(scan.id) or predict_scan(models, scan)
         predicted = prediction.targets[stage.target].mask
         reported, honest = (dice(mask, truth) for mask in (leaked, predicted))
@@ -273,7 +273,10 @@ def _dice_of_slice(model: Model, case: Case) -> float:
 
 
 def _evenly(items: Sequence[Case], count: int) -> list[Case]:
-    """Choose ``count`` of the items at even distances."""
+    """Choose ``count`` of the items at even distances.
+
+    ``train.evenly`` rounds down; with it the lesson would train on other slices.
+    """
     return [items[int(i)] for i in np.linspace(0, len(items) - 1, count).round()]
 
 

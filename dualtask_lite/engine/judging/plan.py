@@ -16,7 +16,7 @@ twice its images. Compare with the arm ``views`` to separate the effect of a ter
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,15 @@ ARMS: dict[str, dict[str, Any]] = {
     for name, (terms, views) in _TERMS.items()
 }
 ARMS |= {name + SAMPLES: changes for name, changes in ARMS.items() if changes["views.count"] == 2}
+#: Settings that each cell has for itself, and the options of ``dualtask ablate`` that choose them.
+OF_A_CELL = {
+    "stage": "--stage",
+    "seed": "--seeds",
+    "data.held_out": "--protocol leave-one-centre-out and --part",
+    "views.count": "--arm NAME+views.count=...",
+    "objective.weights": "--arm NAME+objective.weights.TERM=...",
+    "prediction.heads": "--arm NAME+prediction.heads=...",
+}
 PROTOCOLS = ("in-domain", "unseen", "leave-one-centre-out", "cross-validation")
 
 
@@ -109,6 +118,28 @@ def cells_of(
         for part in parts[name]
         if part in wanted
     ]
+
+
+def option_of(setting: str) -> str | None:
+    """The option of ``dualtask ablate`` that chooses a setting for each cell; None for a setting that all share."""
+    return next((option for own, option in OF_A_CELL.items() if f"{setting}.".startswith(f"{own}.")), None)
+
+
+def refuse_settings_of_a_cell(overrides: Mapping[str, Any]) -> None:
+    """Refuse settings for all cells that each cell replaces by its own.
+
+    Raises:
+        DualTaskError: for the first of them; it names the option that chooses it.
+    """
+    for name in _names(overrides):
+        if option := option_of(name):
+            raise DualTaskError(f"{name}: each cell has its own, which would replace this one", f"use {option}")
+
+
+def _names(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Dotted names of settings, also of those in nested mappings."""
+    for key, value in settings.items():
+        yield from (f"{key}.{name}" for name in _names(value)) if isinstance(value, Mapping) else (key,)
 
 
 def stage_settings(cell: Cell, plan: Plan, stage: str) -> Settings:

@@ -6,6 +6,7 @@ The values are plain Python values, so that ``show.report`` does not import the 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,14 +71,14 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
     ]
     evaluation = _read_optional(run / "evaluation" / "summary.json")
     trained_on = stages[-1]["settings"]["data"]["source"]
-    missing = {}
+    missing, quoted = {}, shlex.quote(str(run))
     if not all(stage["curves"] for stage in stages):
-        missing["curves"] = f"Part of this run is not trained yet: dualtask train --resume {run}"
+        missing["curves"] = f"Part of this run is not trained yet: dualtask train --resume {quoted}"
     if not all(stage["manifest"] for stage in stages):
-        missing["manifest"] = f"The training is not finished, so there is no manifest: dualtask train --resume {run}"
+        missing["manifest"] = f"The training is not finished, so there is no manifest: dualtask train --resume {quoted}"
     examination = Examination()
     if not rows:
-        missing["evaluation"] = f"This run is not evaluated yet: dualtask evaluate {run}"
+        missing["evaluation"] = f"This run is not evaluated yet: dualtask evaluate {quoted}"
         missing["examples"] = missing["doubts"] = "No case can be shown before the evaluation."
     else:
         try:

@@ -151,8 +151,8 @@ class Steps:
 def _not_finite(step: int, what: str, batch: Mapping[str, Any]) -> DualTaskError:
     cases = ", ".join(batch["case_id"])
     return DualTaskError(
-        f"step {step + 1}: {what} is not finite on case {cases}; the last checkpoint is kept",
-        "lower optimiser.lr, or check these cases, then go on with --resume",
+        f"step {step + 1}: {what} is not finite on case {cases}; any earlier checkpoint is kept",
+        "lower optimiser.lr in the config.yaml of the run and go on with --resume, or check these cases",
     )
 
 

@@ -7,13 +7,14 @@ resumed ends with the same weights as an uninterrupted one.
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from dualtask_lite.cases.splits import Split, leave_one_centre_out, train_valida
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.data.cache import Track, training_regions
-from dualtask_lite.engine.data.dataset import Region
+from dualtask_lite.engine.data.dataset import Region, labelled_cases
 from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.training.devices import make_fabric, scaler_of, set_up
@@ -41,13 +42,16 @@ if TYPE_CHECKING:
 
 _FINAL_CASES = 8  # number of training cases on which the Dice in the manifest is measured
 
+T = TypeVar("T")
 Callback = Callable[[Mapping[str, Any]], bool | None]
 OnValidation = Callable[[DualTaskNet, Sequence[Region], Settings], None]
 
 
 def split_for(settings: Settings, track: Track = iter) -> Split:
     """Split the cases of the settings into training, validation and test; the held-out centre is the test part."""
-    cases = _labelled_cases(settings, track)
+    cases = selected_cases(settings)
+    for case in track(cases):
+        case.digest()  # cached from here on
     share, seed = settings.data.validation, settings.seed
     if settings.data.held_out is None:
         return train_validation(cases, validation=share, seed=seed)
@@ -81,8 +85,8 @@ def checked_split(settings: Settings, folder: Path, split: Split | None = None, 
     return split
 
 
-def _labelled_cases(settings: Settings, track: Track) -> list[Case]:
-    """The labelled cases that ``settings.data`` selects, of all centres; afterwards their digests are cached."""
+def selected_cases(settings: Settings) -> list[Case]:
+    """The labelled cases that ``settings.data`` selects, of all centres; a warning names those without a label."""
     cases = find_cases(settings.data.source)
     if settings.data.cases is not None:
         known = {case.id: case for case in cases}
@@ -92,19 +96,16 @@ def _labelled_cases(settings: Settings, track: Track) -> list[Case]:
                 "list its cases with dualtask data check",
             )
         cases = [known[name] for name in settings.data.cases]
-    labelled = [case for case in cases if case.label is not None]
-    for case in track(labelled):
-        case.digest()
-    return labelled
+    return labelled_cases(cases)
 
 
 def _restored_split(
     recorded: Sequence[files.TrainingCase], split: Split | None, settings: Settings, folder: Path, track: Track
 ) -> Split:
     """The recorded split of a run; cases are matched by image content, since files may be renamed or added."""
-    available = _labelled_cases(settings, track) if split is None else [*split.train, *split.validation]
+    available = selected_cases(settings) if split is None else [*split.train, *split.validation]
     by_content: dict[str, list[Case]] = {}
-    for case in available:
+    for case in track(available):
         by_content.setdefault(case.digest(), []).append(case)
     parts: dict[str, list[Case]] = {"train": [], "validation": []}
     for record in recorded:
@@ -185,7 +186,7 @@ def train(
     fabric = make_fabric(settings)
     files.reset_peak_memory(fabric.device)
     memory_message = check_memory(settings, fabric.device)
-    remedy = f"start again with {first_reduction(settings)}"
+    remedy = f"start again with another --out and {first_reduction(settings)}"
     with (
         progress_bar(progress and fabric.is_global_zero) as bar,
         report_out_of_memory("the device ran out of memory in training", remedy),
@@ -276,7 +277,7 @@ class _Run:
     def save_results(self, step: int, row: Mapping[str, Any]) -> None:
         """Write ``manifest.json`` and then the model, whose file marks the run as finished."""
         fabric, settings = self.steps.fabric, self.steps.settings
-        own_regions = self.steps.regions[:_FINAL_CASES][fabric.global_rank :: fabric.world_size]
+        own_regions = evenly(self.steps.regions, _FINAL_CASES)[fabric.global_rank :: fabric.world_size]
         # The last row has no validation if a callback stopped the run, or if the run was killed just after that step.
         validation_dice = row["val_dice"] if "val_dice" in row else self.mean_dice(self.validation)
         final_dice = {"train": self.mean_dice(own_regions), "validation": validation_dice}
@@ -285,7 +286,7 @@ class _Run:
         files.write_json(
             self.folder / files.MANIFEST,
             {
-                "command": f"dualtask train {self.folder / files.CONFIG}",
+                "command": shlex.join(["dualtask", "train", str(self.folder / files.CONFIG)]),
                 "seed": settings.seed,
                 "steps": step,
                 "dice": final_dice,
@@ -325,26 +326,31 @@ def _prepare(
 
 
 def validate(net: DualTaskNet, regions: Sequence[Region], settings: Settings, fabric: Fabric) -> float | None:
-    """Mean Dice of regions on the working grid, over all processes; ``None`` if no region contains the target.
-
-    The boxes of the regions come from the labels, so this number monitors a run and is not a result. To save time, the
-    network predicts without test-time flips.
-    """
-    scores = []
-    settings = settings.changed({"prediction.flips": 1})
-    for region in regions:
-        if region.mask is not None and region.mask.any():
-            probability = predict_region(net, region.image, settings)[0].cpu().numpy()
-            mask = probability >= settings.prediction.threshold
-            scores.append(dice(mask, region.mask[0].numpy() > 0))
+    """Mean of ``region_scores`` over the regions of all processes; ``None`` if no region contains the target."""
+    scores = region_scores(net, regions, settings)
     sums: Any = fabric.all_reduce(torch.tensor([sum(scores), len(scores)], dtype=torch.float64), reduce_op="sum")
     total, count = sums.tolist()
     return round(total / count, 4) if count else None
 
 
-def evenly(cases: Sequence[Case], count: int) -> Sequence[Case]:
-    """At most ``count`` cases at even intervals, so that every centre is represented: cases are sorted by centre."""
-    return cases if len(cases) <= count else [cases[n * len(cases) // count] for n in range(count)]
+def region_scores(net: DualTaskNet, regions: Sequence[Region], settings: Settings) -> list[float]:
+    """Dice, on the working grid, of each region that contains the target.
+
+    The boxes of the regions come from the labels, so these numbers monitor a run and are not a result. To save time,
+    the network predicts without test-time flips.
+    """
+    settings = settings.changed({"prediction.flips": 1})
+    scores = []
+    for region in regions:
+        if region.mask is not None and region.mask.any():
+            probability = predict_region(net, region.image, settings)[0].cpu().numpy()
+            scores.append(dice(probability >= settings.prediction.threshold, region.mask[0].numpy() > 0))
+    return scores
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """At most ``count`` items at even distances, so that every centre is represented: cases are sorted by centre."""
+    return [items[int(at)] for at in np.linspace(0, len(items) - 1, min(count, len(items)))]
 
 
 def _regions(cases: Sequence[Case], settings: Settings, bar: Any) -> list[Region]:

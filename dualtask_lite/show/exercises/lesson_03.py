@@ -18,7 +18,7 @@ from dualtask_lite.show.exercises.judge import exercise
     "03.1",
     hint="saturation(image, view) is the share of one view; count the views where it exceeds 0.5.",
     solution="sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)",
-    meaning="{answer:.0%} of the views show almost nothing, and still have the label.",
+    meaning="{answer:.0%} of the views have lost more than half of their voxels to the clip, and still have the label.",
 )
 def ruined(image: Tensor, drawn: Sequence[View]) -> float:
     return sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)

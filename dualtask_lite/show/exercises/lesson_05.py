@@ -74,14 +74,14 @@ def cases_that_gain(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
 
 
 @result("05.B")
-def who_would_see_it(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+def on_other_patients(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
     (one,) = comparisons
     alone, together = one["interval"], one["hierarchical"]
-    letter = "a" if one["conclusion"] != "not shown" else "b" if alone[0] > 0 or alone[1] < 0 else "c"
+    letter = "a" if alone[0] > 0 or alone[1] < 0 else "b"
     return (
         letter,
-        f"Over cases alone {alone[0]:+.3f} to {alone[1]:+.3f}, over training runs and cases {together[0]:+.3f} to "
-        f"{together[1]:+.3f}: {one['conclusion']}.",
+        f"Over cases alone {alone[0]:+.3f} to {alone[1]:+.3f}. With models that are trained anew: over training runs "
+        f"and cases {together[0]:+.3f} to {together[1]:+.3f}, from {one['trainings']} of them: {one['conclusion']}.",
     )
 
 

@@ -43,7 +43,7 @@ def lost_before(predictions: Mapping[str, Any], scans: Mapping[str, Scan]) -> in
     "06.2",
     hint="most voxels are NaN, because they are not on the surface: skip them before you take the mean.",
     solution="(error[np.isfinite(error)] <= 2).mean()",
-    meaning="{answer:.0%}: for a move of one voxel. An error below the slice thickness may be acceptable.",
+    meaning="{answer:.0%}: a surface that runs along the move keeps its place, although every voxel was moved.",
     rounding=0.005,
 )
 def share_within_2mm(error: NDArray[np.floating]) -> float:

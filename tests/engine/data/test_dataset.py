@@ -82,6 +82,15 @@ def test_distance_includes_the_surroundings_of_the_patch(patch):
         assert np.abs(sample["distance_mm"][0].numpy().clip(-20, 20) - whole[cut]).max() < 1e-3
 
 
+def test_a_target_that_the_scan_cuts_off_ends_at_its_edge():
+    """In mask and distance alike, as the image does: outside is air."""
+    region = Region("a", torch.ones(1, 12, 12, 12), torch.ones(1, 12, 12, 12), (2.0, 2.0, 2.0), Box.whole((12,) * 3))
+    for sample in Samples([region], settings(**STILL, **{"sample.patch": [16, 16, 16]}), range(4)):
+        assert torch.equal(sample["distance_mm"] < 0, sample["mask"] > 0)
+        assert torch.equal(sample["mask"] > 0, sample["image"] > 0.5)
+        assert sample["distance_mm"].min() == -12  # six voxels deep
+
+
 def test_the_distance_is_of_the_moved_mask():
     chosen = settings(**{"augment.elastic": 1})
     region = training_region(ball_case(), chosen)

@@ -109,6 +109,25 @@ def test_unknown_arm_or_setting_is_reported(arm, message):
         stage_settings(Cell(arm, "unseen", "A", 0), plan(), "tumour-coarse")
 
 
+@pytest.mark.parametrize(
+    ("overrides", "option"),
+    [
+        ({"seed": 7}, "--seeds"),
+        ({"stage": "tumour-fine"}, "--stage"),
+        ({"data": {"held_out": "A"}}, "--part"),
+        ({"views.count": 1}, r"--arm NAME\+views.count"),
+        ({"objective": {"weights": {"feat": 0.5}}}, r"--arm NAME\+objective"),
+        ({"objective.weights.feat": 0.5}, r"--arm NAME\+objective"),
+        ({"prediction.heads": "mean"}, r"--arm NAME\+prediction"),
+    ],
+)
+def test_a_setting_that_each_cell_replaces_is_refused(phantom_folder, tmp_path, overrides, option):
+    how = {"stages": CASCADE, "arms": ["full"], "seeds": [0], "progress": False}
+    with pytest.raises(DualTaskError, match=f"each cell has its own.*{option}"):
+        ablate("laptop", overrides, find_cases(phantom_folder), tmp_path / "table", **how)
+    assert not (tmp_path / "table").exists()
+
+
 def test_an_odd_number_of_images_cannot_be_two_views():
     with pytest.raises(DualTaskError, match="an even number"):
         stage_settings(Cell("full", "unseen", "A", 0), plan(overrides={"optimiser.batch": 3}), "tumour-coarse")

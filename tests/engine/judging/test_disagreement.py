@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,6 +28,7 @@ from dualtask_lite.method.network import Outputs
 
 TAU, BAND = 2.0, 20.0  # mm
 SEGMENTATION_ONLY = {f"objective.weights.{term}": 0 for term in ("dist", "conv_mask", "conv_distance")}
+DISTANCE_ONLY = {f"objective.weights.{term}": 0 for term in ("seg", "conv_distance")}
 
 
 class Heads(torch.nn.Module):
@@ -81,12 +83,26 @@ def test_the_network_runs_once_for_both_heads_and_once_a_view():
 
 
 def test_heads_3_mm_apart_have_a_3_mm_disagreement():
-    result = opinions(model(apart=3.0))
+    result = opinions(model(apart=3.0, slope=2.0))
     assert result.heads_mm == pytest.approx(np.full(result.heads_mm.shape, 3.0), abs=1e-3)
     assert result.warnings["heads_mm"] == pytest.approx(3, abs=1e-3)
-    inside = 1 / (1 + math.exp(-5)), 1 / (1 + math.exp(-5 + 3 / TAU))  # the probability that each head gives the box
+    inside = 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-1 + 3 / TAU))  # the probability that each head gives the box
     at = result.heads[12, 10, 9]
     assert at == pytest.approx(inside[0] - inside[1], abs=0.01)
+
+
+def test_a_difference_far_from_the_surface_is_no_warning_in_mm():
+    class FarApart(Heads):
+        def forward(self, x):
+            outputs = super().forward(x)
+            far = outputs.distance.abs() > 0.3  # 6 mm
+            return outputs._replace(distance=outputs.distance + 0.2 * far)
+
+    case = bright_box()
+    case.image[5, 5:15, 4:14] = 90  # a layer of blurred surface: 1 mm inside
+    result = opinions(replace(model(), net=FarApart()), case)
+    assert result.heads_mm.max() == pytest.approx(4, abs=1e-3)
+    assert result.warnings["heads_mm"] == pytest.approx(0, abs=1e-3)
 
 
 def test_the_share_of_two_constant_maps_is_in_closed_form():
@@ -97,8 +113,9 @@ def test_the_share_of_two_constant_maps_is_in_closed_form():
     assert engine._share(0 * p, 0 * p) == 0
 
 
-def test_model_with_one_head_has_warnings_of_views_only():
-    result = opinions(model(overrides=SEGMENTATION_ONLY))
+@pytest.mark.parametrize("overrides", [SEGMENTATION_ONLY, DISTANCE_ONLY])
+def test_model_with_one_trained_head_has_warnings_of_views_only(overrides):
+    result = opinions(model(overrides=overrides))
     assert result.heads is None
     assert set(result.warnings) == {"views_probability", "views_mask", "unsure"}
 

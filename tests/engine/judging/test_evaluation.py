@@ -104,7 +104,8 @@ def test_renamed_and_reoriented_copy_of_training_case_is_refused(tmp_path):
 
 def test_scores_use_the_mask_of_each_target(oracle):
     cases = [case("one"), case("two", seed=1, tumour=False), case("unlabelled", seed=2, label=False)]
-    result = engine.evaluate([model(), model("pancreas-coarse")], cases, progress=False)
+    with pytest.warns(UserWarning, match="1 of 3 cases have no label and are left out: unlabelled"):
+        result = engine.evaluate([model(), model("pancreas-coarse")], cases, progress=False)
     rows = {(row["case"], row["target"]): row for row in result.rows}
     assert set(rows) == {(name, target) for name in ("one", "two") for target in ("pancreas", "tumour")}
     assert rows["one", "pancreas"]["dice"] == pytest.approx(7 / 8)  # 8 voxels wide, shifted by 1
@@ -183,7 +184,18 @@ def test_an_unexpected_error_of_a_case_does_not_stop_the_others(oracle, monkeypa
 def test_the_table_of_an_ablation_is_not_overwritten(tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(DualTaskError, match="holds the table of dualtask ablate"):
-        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom")
+        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+
+
+def test_the_evaluation_of_another_model_is_not_overwritten(tmp_path):
+    """One pancreas stage with each of several tumour stages has the same default folder."""
+    first, second = (replace(model(), path=tmp_path / name / "model.safetensors") for name in ("t1", "t2"))
+    engine.write_evaluation(engine.Evaluation([], {}, {}), tmp_path / "p" / "evaluation", "phantom", [first])
+    moved = (tmp_path / "p").rename(tmp_path / "q") / "evaluation"
+    engine.check_evaluation_folder(moved, [], "phantom", [first])
+    for others in ([second], [first, second]):
+        with pytest.raises(DualTaskError, match=r"the evaluation of other models \(.*t1"):
+            engine.check_evaluation_folder(moved, [], "phantom", others)
 
 
 def test_missing_evaluation_cases_are_reported():

@@ -278,6 +278,16 @@ def test_every_image_is_compared_under_the_bar(tmp_path):
     assert file_digests.cache_info().misses == misses[-1], "and none after it"
 
 
+def test_cases_without_a_label_are_named_when_they_are_left_out(tmp_path):
+    source = write_cases(tmp_path / "A", [f"case{number}" for number in range(1, 7)])
+    for number in (2, 3, 4, 5):
+        (source / "labelsTr" / f"case{number}.nii.gz").unlink()
+    words = r"4 of 6 cases have no label and are left out: case2, case3, case4, \.\.\.$"
+    with pytest.warns(UserWarning, match=words):
+        found = checked_split(Settings.of("laptop", {**TINY, "data.source": str(source)}), tmp_path / "run")
+    assert {case.id for case in (*found.train, *found.validation)} == {"case1", "case6"}
+
+
 def test_a_run_is_not_resumed_with_another_split(tmp_path):
     chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 1})
     train(chosen, tmp_path, split=split(2, 1), progress=False)
@@ -452,6 +462,48 @@ def test_out_of_memory_in_training_names_a_helpful_setting(tmp_path, monkeypatch
     monkeypatch.setattr(engine, "draw_views", full)
     with pytest.raises(DualTaskError, match=r"ran out of memory in training; .*--set machine\.recompute=true"):
         train(Settings.of("laptop", TINY), tmp_path / "run", split=split(), progress=False)
+
+
+@pytest.fixture
+def begin(phantom_folder, tiny_run):
+    """The words of a command that trains for seconds."""
+    words = [word for name, value in tiny_run.items() for word in ("--set", f"{name}={value}")]
+    return ["train", "--source", phantom_folder / "A", *words]
+
+
+def test_a_run_without_memory_starts_again_as_its_message_says(typed, begin, tmp_path, monkeypatch):
+    def full(*given):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "draw_views", full)
+        code, _, error = typed(*begin, "--out", tmp_path / "run")
+    assert code == 1
+    added = error.partition("; start again with another --out and ")[2].split()
+    assert added == ["--set", "machine.recompute=true"]
+    assert typed(*begin, "--out", tmp_path / "other", *added)[0] == 0
+
+
+def test_a_run_with_a_damaged_checkpoint_starts_again_as_its_message_says(typed, begin, tmp_path):
+    (tmp_path / "run").mkdir()
+    Settings.of("laptop", TINY).write(tmp_path / "run" / "config.yaml")
+    (tmp_path / "run" / "last.ckpt").write_bytes(b"damaged")
+    code, _, error = typed("train", "--resume", tmp_path / "run")
+    assert code == 1
+    assert error.endswith("start the run again with another --out\n")
+    assert typed("train", tmp_path / "run" / "config.yaml", *begin[1:], "--out", tmp_path / "other")[0] == 0
+
+
+def test_a_run_whose_loss_is_not_finite_goes_on_as_its_message_says(typed, begin, tmp_path, monkeypatch):
+    """Before its first checkpoint."""
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "draw_views", lambda image, *_: image * float("nan"))
+        code, _, error = typed(*begin, "--out", tmp_path / "run")
+    assert code == 1
+    assert "lower optimiser.lr in the config.yaml of the run and go on with --resume" in error
+    config = tmp_path / "run" / "config.yaml"
+    Settings.read(config, {"optimiser.lr": 1e-5}).write(config)
+    assert typed("train", "--resume", tmp_path / "run")[0] == 0
 
 
 def test_fp16_scaler_resumes(tmp_path):
@@ -690,5 +742,18 @@ def test_validation_watches_evenly_spread_cases_without_flips(tmp_path, monkeypa
     )
     assert flips == {1}
     assert shown == [1]
-    assert evenly(range(10), 4) == [0, 2, 5, 7]
-    assert evenly(range(3), 4) == range(3)
+    assert evenly(range(10), 4) == [0, 3, 6, 9]
+    assert evenly(range(3), 4) == [0, 1, 2]
+
+
+def test_the_training_dice_of_the_manifest_is_of_evenly_spread_cases(tmp_path, monkeypatch):
+    scored, region_scores = [], engine_train.region_scores
+
+    def note(net, regions, settings):
+        scored.append([region.case_id for region in regions])
+        return region_scores(net, regions, settings)
+
+    monkeypatch.setattr(engine_train, "region_scores", note)
+    monkeypatch.setattr(engine_train, "_FINAL_CASES", 2)
+    train(Settings.of("laptop", {**TINY, "optimiser.steps": 1}), tmp_path, split=split(3, 0), progress=False)
+    assert scored[-1] == ["case0", "case2"]
