@@ -35,14 +35,14 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # A paper [3] says: take a network that marks pancreatic tumours in CT, let it also predict a distance, let the two
 # answers teach each other, show it each image with two appearances, and it will mark tumours of other hospitals better. A mark
 # is scored by **[Dice](glossary.md#dice)**: twice the overlap of the marked and the true tumour, divided by the sum of their
-# volumes; 100 points are perfect. The abstract says that segmentation *across lesions* improves by 9.51 %, and neither
-# against what nor of which score. This course reads the claim as **9.5 points more Dice with the method than without it, on tumours of
+# volumes; 1 is perfect, and 0.01 is called a *point*. The abstract says that segmentation *across lesions* improves by 9.51 %, but
+# neither compared with what, nor in which score. This course reads the claim as **9.5 points more Dice (0.095) with the method than without it, on tumours of
 # a hospital that was not in the training**. The authors could not share two of their three data sets, so nobody can repeat
 # their table.
 #
 # This course is the investigation. Lessons 01 to 03 rebuild the parts of the method and look for the traps in each.
 # Lesson 04 puts them together, lesson 05 asks how a claim is tested, lesson 05b tests this one, lesson 06 looks at where
-# the method is wrong, and in the last lesson you try to do better on a hospital that nobody has looked at. Each lesson
+# the method is wrong, and in the last lesson you try to do better on a hospital on which nothing was chosen. Each lesson
 # ends with what is known by then.
 
 # %% [markdown]
@@ -131,7 +131,7 @@ check("00.1", thickest)
 # %% [markdown]
 # ## One case, in three planes and in mm
 #
-# The **sagittal** plane looks from the side. The second row is what a distance head learns to say: blue
+# The **sagittal** plane looks from the side. The second row is what a distance head learns to predict: blue
 # voxels lie inside the tumour (negative), red ones outside, and white is its surface. A mask only says
 # in or out. The distance also says *how far*.
 
@@ -211,8 +211,8 @@ figures.histogram(some)
 # %% [markdown]
 # Suppose that a centre calls every voxel of the organ *tumour* that is darker than a **threshold**, and
 # puts it halfway between the mean HU of its own tumours and of its own pancreas. How well does that do at
-# home, and how well elsewhere? The share called right is the mean of two: of the tumour's voxels, and of the pancreas's;
-# 50 % is what a coin reaches.
+# home, and how well elsewhere? The score is the *balanced accuracy*: the mean of the share of the tumour's voxels that are called right, and of the
+# pancreas's; a coin reaches 50 %.
 
 # %% tags=["choice"]
 choice(
@@ -253,8 +253,8 @@ outcome("00.B")
 
 # %% [markdown]
 # Read the table down a column, as each hospital has its own difficulty: another hospital's threshold is at best about as good as the
-# hospital's own (on the diagonal), and can lose much. Where tumour and pancreas have nearly the same grey values, even the own
-# one helps little. That [shift](glossary.md#domain-shift) between centres is the subject of the course.
+# hospital's own (on the diagonal), and can lose much. Where tumour and pancreas have nearly the same grey values, even its own
+# threshold helps little. That [shift](glossary.md#domain-shift) between centres is the subject of the course.
 
 # %% [markdown]
 # ### Exercise 3
@@ -299,7 +299,7 @@ print(diagnose().as_text())
 # - Centres differ in spacing, noise and contrast; a model must hold where it did not learn.
 # - All lengths are in mm and all volumes in ml, because voxels are not the same size everywhere.
 #
-# Next: [lesson 01](01_distance_regression.ipynb) measures distances, and teaches a network to say them.
+# Next: [lesson 01](01_distance_regression.ipynb) measures distances, and teaches a network to predict them.
 
 # %% [markdown]
 # ## References

@@ -177,7 +177,7 @@ check("01.1", margin_ml)
 show_source(to_band)
 
 # %% [markdown]
-# Published code often does something else: it divides each side of the surface by the largest distance
+# Published code also does something else: it divides each side of the surface by the largest distance
 # *in that [crop](glossary.md#crop)*, and it sets the layer just inside the surface to 0. It looks harmless.
 
 # %%
@@ -249,7 +249,7 @@ distance_explorer()
 # %% [markdown]
 # ## Thin lesions, and lesions at the border
 #
-# A lesion that is two voxels thin is all surface layer. The published target sets that layer to 0, so
+# A lesion that is two voxels thick is all surface layer. The published target sets that layer to 0, so
 # the lesion has no inside left. A lesion that the crop cuts off is another matter: the edge of the crop is no
 # surface of the body. The distance must go on as if the lesion went on.
 
@@ -297,7 +297,7 @@ repaired = published_distance(thin)
 check("01.3", repaired)
 
 # %% [markdown]
-# ## What a distance sees that a mask does not
+# ## When two masks no longer overlap
 #
 # Let a model find a ball of 8 mm radius, but in the wrong place, by more and more mm.
 # **[Dice](glossary.md#dice)** compares masks: twice the overlap divided by the sum of both volumes, 1 perfect,
@@ -306,7 +306,7 @@ check("01.3", repaired)
 # %% tags=["choice"]
 choice(
     "01.B",
-    "One prediction is 18 mm beside the lesion, one 28 mm. Which score tells them apart?",
+    "One prediction lies 18 mm from its place, one 28 mm. Which score tells them apart?",
     "only Dice",
     "only the mean error of the distance",
     "both",
@@ -328,8 +328,8 @@ for mm in moves:
 lines(
     moves,
     {"1 - Dice": 1 - np.array(dice), "mean error of the distance (cm)": error},
-    "A prediction that lies more and more beside the lesion.",
-    across="mm beside the lesion",
+    "A prediction that is moved away from the lesion.",
+    across="moved by (mm)",
     up="error",
     marks={"no overlap any more": 16},
 )
@@ -338,15 +338,14 @@ lines(
 outcome("01.B")
 
 # %% [markdown]
-# As soon as the masks part, Dice has nothing more to say: 18 mm beside and 30 mm beside are equally wrong, and no
-# small step improves either. The distance still says in which direction to go. That is one motive for asking a
-# network for both.
+# As soon as the masks part, Dice as a score has nothing more to say: moved by 18 mm and by 30 mm are equally wrong. The error of the
+# distance still tells how far away the prediction is. That is one motive for asking a network for both.
 
 # %% [markdown]
 # ### Exercise 4
 #
-# Two models miss the lesion by 18 and by 28 mm. **How much larger** is the error of the second one in mm, measured by
-# the distance? `error` is in cm, and `moves` says which entry belongs to which miss.
+# Two predictions are moved by 18 and by 28 mm. **How much larger** is the error of the second one in mm, measured by
+# the distance? `error` is in cm, and `moves` says which entry belongs to which move.
 
 # %% tags=["exercise", "blank"]
 worse_by_mm = ...
@@ -361,9 +360,9 @@ worse_by_mm = dice[list(moves).index(28)] - dice[list(moves).index(18)]
 check("01.4", worse_by_mm)
 
 # %% [markdown]
-# ## A network that says how far
+# ## A network that predicts the distance
 #
-# Now the real thing, small: a network of this kit sees blocks of CT around the pancreas and is asked for one
+# Now the real thing, small: a network of this kit sees [patches](glossary.md#patch) of CT around the pancreas and is asked for one
 # thing only, the distance to the pancreas's surface. It learns from one centre; two of its cases are kept to test it.
 #
 # The image comes in, **one number a voxel** comes out: the distance in bands, between -1 and 1 (the last layer is tanh, which
@@ -407,7 +406,7 @@ close = wanted.abs() < BAND
 
 
 def test_error(network):
-    """Mean error in mm within a band of the true surface, on cases that did not train."""
+    """Mean error in mm within a band of the true surface, on the test cases."""
     network.eval()
     with torch.no_grad():
         predicted = from_band(network(image).distance)
@@ -460,7 +459,7 @@ print(
 # %%
 lines(
     seen,
-    {"two cases that did not train": errors, "best constant": [constant_mm] * len(seen)},
+    {"two test cases": errors, "best constant": [constant_mm] * len(seen)},
     "The network's error within the band of 20 mm while it learns.",
     across="training step",
     up="mean error (mm)",
@@ -480,10 +479,10 @@ true_slice, said_slice = (
 panels(
     {
         "true distance": true_slice.numpy(),
-        "what the network says": said_slice.numpy(),
+        "predicted distance": said_slice.numpy(),
         "error": (said_slice - true_slice).numpy(),
     },
-    "An axial plane of a case that did not train; the true pancreas is outlined.",
+    "An axial plane of a test case; the true pancreas is outlined.",
     colours="signed",
     limits=(-20, 20),
     outline=(true_slice < 0).numpy(),

@@ -32,9 +32,9 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 overrides: dict = {}  # other values; here only {"steps": 60}, of the trial before exercise 3
 
 # %% [markdown]
-# ## Two answers, one surface
+# ## Two outputs, one surface
 #
-# The network of this course answers twice. Its [segmentation](glossary.md#segmentation) head gives a
+# The network of this course has two outputs, each from its own [head](glossary.md#head). Its [segmentation](glossary.md#segmentation) head gives a
 # [logit](glossary.md#logit) for each voxel, its distance head the [signed distance](glossary.md#signed-distance).
 # Both describe the same [surface](glossary.md#surface), so each can be read as the other:
 #
@@ -73,7 +73,7 @@ lines(
 # %% [markdown]
 # ### Exercise 1
 #
-# The segmentation head says p = 0.9 for a voxel. With tau = 2 mm, **which signed distance in mm** is that?
+# The segmentation head predicts p = 0.9 for a voxel. With tau = 2 mm, **which signed distance in mm** is that?
 # The logit of p is log(p / (1 - p)); mind the sign.
 
 # %% tags=["exercise", "blank"]
@@ -311,7 +311,7 @@ conversion_explorer()
 # %% [markdown]
 # ### Exercise 4
 #
-# **Repair it.** The network says its distance in [bands](glossary.md#band) of 20 mm (lesson 01), a number from -1 to 1. Write a
+# **Repair it.** The network predicts its distance in [bands](glossary.md#band) of 20 mm (lesson 01), a number from -1 to 1. Write a
 # function `repaired` that takes this number and gives the probability of being inside, with **tau = 2 mm**.
 
 # %% tags=["exercise", "blank"]
@@ -365,7 +365,7 @@ outcome("02.B")
 # The steep ones move only the voxels that happen to lie next to the surface. Once these are on the
 # right side, the next ones are as far away as before.
 #
-# The low scores of exercise 2 do not stop a large tau. The loss falls with every voxel that moves to its right side, so the
+# The low scores of exercise 2 do not keep a large tau from teaching the surface. The loss falls with every voxel that moves to its right side, so the
 # surface gets right. But it goes on falling when the map goes *deeper* than the truth. Is the map still a distance?
 
 # %%
@@ -430,7 +430,7 @@ off_mm = (by_logit - true)[true.abs() < 6].abs().mean().item()
 check("02.5", off_mm)
 
 # %% [markdown]
-# That holds near the surface only. In the middle of the ball the soft distance is about -5 mm and the true one -12: from there it sees the
+# That holds near the surface only. In the middle of the ball the soft distance is much too small: from there it sees the
 # outside on every side.
 #
 # The soft distance also costs a convolution with a wide kernel at every step. So the framework trains with `-tau * logit`

@@ -39,8 +39,8 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # ## Imaging views
 #
 # **[Self-supervision](glossary.md#self-supervision)** learns from a rule instead of a label. The rule
-# here: however the picture looks, the anatomy in it is the same. To use it one needs two looks of one patient, and no
-# hospital scans everyone twice. So the look is changed by **[random
+# here: however the picture looks, the anatomy in it is the same. To use it one needs two images of one patient with another appearance, and no
+# hospital scans everyone twice. So the appearance is changed by **[random
 # convolution](glossary.md#random-convolution)** [2]: a filter with random weights is laid over the CT and
 # blended with it. What comes out is an [imaging view](glossary.md#imaging-view).
 
@@ -227,15 +227,14 @@ consistency = ((logits[0] - logits[1]) ** 2).mean() + ((distances[0] - distances
 check("03.2", consistency)
 
 # %% [markdown]
-# Ask of every rule what would satisfy it without any learning. Take a network that always gives the same answer, whatever
-# it sees:
+# Take a network that gives the same output whatever it sees:
 
 # %% tags=["choice"]
 choice(
     "03.B",
-    "What is the consistency loss of a network that always gives the same answer?",
+    "What is the consistency loss of a network that always gives the same output?",
     "large, as it knows nothing",
-    "0, the best that there is",
+    "0, as low as it can be",
 )
 
 # %%
@@ -246,7 +245,7 @@ print(f"consistency of a network that knows nothing: {out_term(lazy, lazy, lazy,
 outcome("03.B")
 
 # %% [markdown]
-# A network with a constant output satisfies the rule perfectly: this is its **trivial solution**, and a network that ends there has
+# So ask of every rule what would satisfy it without any learning. A network with a constant output satisfies this one perfectly: this is its **trivial solution**, and a network that ends there has
 # **collapsed**. So this term is never used alone, and it is better brought in slowly: first the labels have to give the network something to be consistent about.
 #
 # ## Rule 2: the features stay apart
@@ -534,7 +533,7 @@ check("03.4", own_kind)
 # this measure, although its own loss fell. Some of what tells core from shell was there before any training, because a lesion
 # looks different from what is around it.
 #
-# In the table the untrained network is the most consistent one: it says the same everywhere, which is the trivial solution of rule 1. A picture of
+# Look at the untrained network in the table, too: a network that gives nearly the same output everywhere is consistent, which is the trivial solution of rule 1. A picture of
 # embeddings does not show that a rule helps on an unseen hospital; lesson 05b tests all terms together.
 
 # %% [markdown]
@@ -545,7 +544,7 @@ check("03.4", own_kind)
 #
 # ## Summary
 #
-# - Random convolution changes the look and keeps the anatomy, so labels hold for every view.
+# - Random convolution changes the appearance and keeps the anatomy, so labels hold for every view.
 # - Some views are saturated and show nothing: count, and draw again.
 # - Output consistency asks for equal answers; a network that knows nothing has them for free.
 # - NT-Xent pulls core cells together and pushes the shell away, in the features, over all views. Core cells also come together

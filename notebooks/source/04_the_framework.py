@@ -164,8 +164,8 @@ choice(
     "04.A",
     "Will the terms of the objective fall during the training?",
     "all of them",
-    "the mask's term does, of the others at least one rises",
-    "all but the mask's",
+    "the mask's term does, of the others at least one does not",
+    "the mask's term does not",
 )
 
 # %%
@@ -239,7 +239,7 @@ outcome("04.A")
 # Every case of the held-out centre is predicted from its whole volume and compared with its label; nobody
 # tells the models where the pancreas is.
 # **[Dice](glossary.md#dice)** is twice the overlap divided by the sum of both volumes: 1 is perfect, 0 is no overlap.
-# **[HD95](glossary.md#hd95)** is the distance in mm that 95 of 100 surface points stay within [2]. A dash means that there is
+# **[HD95](glossary.md#hd95)** is the distance in mm within which 95 of 100 points of one surface lie from the other surface, the larger of both directions [2]. A dash means that there is
 # no number: a patient without a tumour has none to overlap with, and whatever is predicted there is a false alarm.
 
 # %% tags=["choice"]
@@ -307,7 +307,7 @@ figures.scores([{**r, "hospital": where[r["model"]]} for r in pancreas_rows], by
 # %% tags=["choice"]
 choice(
     "04.C",
-    f"Where is the mean Dice of the tumour higher, by the model of: {[*cascades][-1]}?",
+    f"For the model {[*cascades][-1]!r}: where is the mean Dice of the tumour higher?",
     "at home",
     "away",
     "about the same: less than 0.05 apart",
@@ -411,14 +411,14 @@ check("04.3", deepest)
 # ## What is known now
 #
 # - Mask, distance and both conversions train together. The views, the contrast and the slices were not part of this run.
-# - The Dice of the pancreas was lower in the new hospital than on a few new patients at home. For the tumour, a minute of training cannot show it. The claim is untested.
+# - What a new hospital costs is the difference of two means of the same model, at home and away. For the tumour, a minute of training cannot show it. The claim is untested.
 #
 # ## Summary
 #
 # - Two heads, one network: a mask, and a distance in mm; each is also judged in the other's terms.
 # - The test centre stayed unseen. Its Dice describes this hospital; another one may differ.
 # - A model that is poor at home cannot show what a new hospital costs: train long enough before you compare methods.
-# - One run with one seed proves little: [lesson 05](05_cross_dataset_evaluation.ipynb) compares arms over centres and seeds.
+# - One run with one seed proves little: [lesson 05](05_cross_dataset_evaluation.ipynb) compares variants of the method over centres and seeds.
 
 # %% [markdown]
 # ## References

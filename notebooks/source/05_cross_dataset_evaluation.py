@@ -39,7 +39,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 #
 # One centre is [held out](glossary.md#held-out): the model learns from the others and is then tested on it, once. Each
 # centre takes its turn, so that the answer does not hang on one easy hospital. Everything that is chosen (settings,
-# threshold, when to stop) is chosen on the centres that train.
+# threshold, when to stop) is chosen on the training centres.
 
 # %%
 from dualtask_lite.cases.splits import leave_one_centre_out
@@ -57,8 +57,8 @@ for name, split in turns.items():
 # %% [markdown]
 # ## A small matrix, live
 #
-# Two **arms** (variants of a method that are compared): the baseline learns the mask only; the other one learns the distance as
-# well, and both conversions between the two. Same data, same number of steps, same seed. To be quick, only the first
+# Two **[arms](glossary.md#arm)** (variants of a method that are compared): the baseline learns the mask only; the other one learns the distance as
+# well, and both conversions between the two. Same data, same number of steps, same [seed](glossary.md#seed). To be quick, only the first
 # stage runs, which looks for the whole pancreas, on a coarse grid and for a few steps. In a terminal this is
 # `dualtask ablate`.
 
@@ -103,7 +103,7 @@ outcome("05.A")
 # Each dot is one case: its Dice with the baseline across, with the other arm up. Cases differ from each other by much more than
 # methods do, so the **difference within the case** says more than the two means. This is why cases are compared in pairs. Look
 # at the centres, too: an arm may be better in one hospital and worse in the next. And where all dots of a centre lie at the left
-# edge, the baseline has learned nothing there yet: that is a difference between two starts, not between two methods.
+# edge, the baseline has learned nothing there yet: that shows which arm learns faster at first, not which is better in the end.
 
 # %% [markdown]
 # ### Exercise 1
@@ -134,10 +134,9 @@ check("05.1", mean_difference)
 # %% tags=["choice"]
 choice(
     "05.B",
-    "Vote: who would see a difference of this sign again?",
-    "whoever tests other patients, and whoever trains again",
-    "whoever tests these models on other patients; with models that were trained anew perhaps not",
-    "perhaps not even who tests other patients",
+    "Vote: would these models show a difference of this sign on other patients, too?",
+    "most likely",
+    "perhaps not",
 )
 
 # %% [markdown]
@@ -166,9 +165,21 @@ print(f"mean difference {together.mean():+.3f}, interval {low:+.3f} to {high:+.3
 # With few cases this interval is too narrow. With three cases a centre it covers the true difference about 8 times in 10,
 # and not 9.5 times; a centre with a single case has no interval at all.
 #
-# The interval speaks of other **cases**. It says nothing of another **training run** (another start of the weights, another
-# order of the samples), and a run that goes badly moves all its cases together. So draw the training runs anew as well,
-# and the cases within them. Conclusions need this **hierarchical** interval:
+# The interval speaks of other **cases**. It says nothing of another **[training run](glossary.md#training-run)** (another start of the
+# weights, another order of the samples), and a run that goes badly moves all its cases together. Do it by hand first, with three training
+# runs of two arms, tested on the same four patients. The table holds the differences of their Dice:
+#
+# | | patient 1 | patient 2 | patient 3 | patient 4 | mean |
+# | --- | --- | --- | --- | --- | --- |
+# | run 1 | +0.06 | +0.02 | +0.08 | +0.04 | +0.05 |
+# | run 2 | +0.10 | +0.06 | +0.12 | +0.08 | +0.09 |
+# | run 3 | -0.10 | -0.14 | -0.08 | -0.12 | -0.11 |
+# | mean | +0.02 | -0.02 | +0.04 | 0.00 | **+0.01** |
+#
+# *Draw patients*, four columns with replacement: 3, 3, 1, 4 gives a mean of +0.025; 2, 2, 4, 1 gives -0.005. *Draw training runs*, two rows (one fewer
+# than there are, because so few would make the interval too narrow): 1 and 2 gives +0.07, 1 and 3 gives -0.03, 3 and 3 gives -0.11. Which
+# runs are drawn moves the mean far more than which patients. The **hierarchical** interval draws both. It is then widened by the factor
+# of Student's t, because few runs tell little of how much runs differ. Conclusions need this interval:
 
 # %%
 from dualtask_lite.engine.judging.statistics import hierarchical_interval
@@ -176,11 +187,25 @@ from dualtask_lite.engine.judging.statistics import hierarchical_interval
 show_source(hierarchical_interval)
 
 # %%
-ends = hierarchical_interval(found, seed=seed)
-print(f"over training runs and cases {ends[0]:+.3f} to {ends[1]:+.3f}")
+from dualtask_lite.rows import Pair
+
+by_hand = np.array(
+    [[0.06, 0.02, 0.08, 0.04], [0.10, 0.06, 0.12, 0.08], [-0.10, -0.14, -0.08, -0.12]]
+)
+small = [
+    Pair(("A", f"run {run + 1}"), "A", f"patient {patient + 1}", baseline=0, arm=difference)
+    for (run, patient), difference in np.ndenumerate(by_hand)
+]
+for name, ends in {
+    "the table above, over cases alone": bootstrap_interval([by_hand.mean(0)]),
+    "the table above, over training runs and cases": hierarchical_interval(small),
+    "the matrix, over cases alone": (low, high),
+    "the matrix, over training runs and cases": hierarchical_interval(found, seed=seed),
+}.items():
+    print(f"{name}: {ends[0]:+.3f} to {ends[1]:+.3f}")
 
 # %% [markdown]
-# Here are three training runs, one for each hospital: a matrix with one seed can hardly tell a good arm from a lucky start.
+# The matrix has three training runs, one for each hospital: a matrix with one seed can hardly tell a good arm from a lucky start.
 # And no interval speaks for a fourth hospital, because three are too few. For that, look at each centre by itself.
 #
 # A **[p-value](glossary.md#p-value)** asks the same in another way: if there were no difference, how often would
@@ -233,8 +258,8 @@ outcome("05.B")
 
 # %% [markdown]
 # *Not shown* is a result, and not the same as *no effect*: a difference that is smaller than about half the width of the interval
-# cannot be told from 0, and with so few training runs a true one of that size is usually missed. How many would show a difference of 0.05 four times in five depends on how much
-# the training runs scatter. And where an arm is better in one centre and worse in another, whoever looks at the first alone
+# cannot be told from 0, and with so few training runs a true one of that size is usually missed. How many training runs it takes to show a difference of 0.05 with a probability of 80 % depends on how much
+# they scatter. And where an arm is better in one centre and worse in another, whoever looks at the first alone
 # publishes a gain.
 
 # %%
@@ -244,9 +269,10 @@ for one in comparisons:
 # %% [markdown]
 # ## When a score misleads
 #
-# [Dice](glossary.md#dice) counts voxels. [HD95](glossary.md#hd95) looks at the worst
-# places, and is not defined when nothing was found, so its mean leaves out the worst cases.
-# [NSD](glossary.md#nsd) asks what share of the surface is within 2 mm. Move, grow, pierce and split a prediction, and
+# [Dice](glossary.md#dice) counts voxels. [HD95](glossary.md#hd95) looks at the points that lie
+# far away, except the farthest 5 %, and is not defined when nothing was found, so its mean leaves out the worst cases.
+# [NSD](glossary.md#nsd) asks what share of the surface is within a tolerance, here 2 mm. Choose it not below the size of a voxel: on the voxels of
+# the made-up hospitals (2.5 mm and more) a tolerance of 2 mm counts only the surface points that match exactly. Move, grow, pierce and split a prediction, and
 # see which score notices; [2] says for many tasks which score to choose:
 
 # %%
@@ -305,29 +331,29 @@ Table(
 
 # %% [markdown]
 # No score sees everything. Dice hardly notices a speck, and a rim of 1 mm costs it more than a hole, although no surgeon
-# would mind the rim. NSD forgives the rim, and sees the hole and the missing third. HD95 tells these in mm, but looks past up to
+# would mind the rim. On this grid of 1 mm NSD forgives the rim, and sees the hole and the missing third. HD95 tells these in mm, but looks past up to
 # 5 of 100 points, and so past the speck; and it has nothing to say of the worst prediction of all. So report several
 # scores, say how empty predictions are counted, and look at the pictures.
 
 # %% [markdown]
 # ## Three leaks
 #
-# Published papers have used each of these protocols [4]. Each gives the model, or whoever tunes it, knowledge of the
+# [Leaks](glossary.md#leak) of such kinds were found in published work of many fields [4]. Each gives the model, or whoever tunes it, knowledge of the
 # test cases that it will not have at the next hospital.
 #
-# **Cases split by slice.** Neighbouring slices of one patient look alike, and some papers deal slices at random into training and
+# **Cases split by slice.** Neighbouring slices of one patient look alike, so they must not be dealt at random into training and
 # test.
 #
 # ### Exercise 4
 #
-# Four of five slices train, dealt at random. **Which share of the test slices** has at least one of its two neighbours in the
-# training? (Each neighbour trains with a chance of 0.8.)
+# Four of five slices are training slices, dealt at random. **Which share of the test slices** has at least one of its two neighbours in the
+# training? (Each neighbour is one with a probability of 0.8.)
 
 # %% tags=["exercise", "blank"]
 with_neighbour = ...
 
 # %% tags=["exercise", "solution"]
-with_neighbour = 1 - 0.2**2  # all but those of which neither neighbour trains
+with_neighbour = 1 - 0.2**2  # all but those without a neighbour in the training
 
 # %% tags=["exercise", "wrong"]
 with_neighbour = 0.8**2  # these have both
@@ -342,7 +368,7 @@ check("05.4", with_neighbour)
 # %% tags=["choice"]
 choice(
     "05.C",
-    "By how much will the Dice be too high when slices of the same patients train?",
+    "By how much is the Dice too high when it trains on slices of the same patients?",
     "by less than 0.02",
     "by 0.02 to 0.1",
     "by more than 0.1",
@@ -368,7 +394,7 @@ outcome("05.C")
 # other way reports is recognition: it has seen these tumours a slice further up.
 #
 # **A threshold tuned on the test.** The best of many thresholds, chosen by looking at the answers. The honest way is to choose it
-# on [validation](glossary.md#validation) cases of the centres that trained. Here the reference model without the terms of
+# on [validation](glossary.md#validation) cases of the training centres. Here the reference model without the terms of
 # the method, which learned from A and B for thousands of steps, marks the tumours of new patients:
 
 # %%

@@ -42,7 +42,7 @@ data_dir = ""  # not used: this lesson reads a table that comes with the kit
 # are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a hospital and a seed; in four of
 # these `full` came later, on another processor, and has its own, with nearly the same mean Dice. Every arm is scored on the mask of the
 # segmentation head, and all arms get the same number of steps and of images a step, unless the name of an arm says otherwise. So
-# two arms differ above all in the terms of their objective. This took hours, so the rows come with the kit:
+# arms with one view differ in their terms only; an arm with two views also sees half as many samples (see below). This took hours, so the rows come with the kit:
 
 # %%
 from dualtask_lite.engine.run import read_json, read_rows
@@ -85,14 +85,14 @@ choice(
 from dualtask_lite.engine.judging.statistics import compare, conclusion
 from dualtask_lite.show.figures import results
 
-CLAIMED = 0.0951  # Dice of the tumour, on patients [1]
+CLAIMED = 0.0951  # as this course reads it; the abstract says 9.51 % [1]
 comparisons = compare(tumours, "segmentation", "dice")
 what = {"target": "tumour", "protocol": "leave-one-centre-out", "metric": "dice"}
 results.arms([one | what for one in comparisons], claimed=CLAIMED)
 
 # %% [markdown]
 # Each dot is the mean difference over the cases. The thick line is the interval over training runs and cases. The thin line is the interval over cases alone, and each small grey mark is the mean of one seed. The dotted line
-# is the difference that is claimed.
+# is the claim as this course reads it.
 #
 # The conclusion is *better* or *worse* only where the thick line excludes 0, the corrected p-value is below 0.05 **and** there are at least
 # five training runs, because with fewer the line itself is not reliable. Even of nine, a single one that fails can decide the mean (exercise 4):
@@ -113,7 +113,7 @@ outcome("05b.A")
 #
 # *Not shown* is a result, and it is not the same as *no effect*. A difference that is smaller than about half the width of its
 # interval cannot be told from 0, and a true difference of that size would usually be missed by so few training runs. And where an arm has
-# fewer than five training runs nothing is concluded, even if its thick line excludes 0: the line is drawn from these few alone, and had the weights started elsewhere, all cases would have moved together [2].
+# fewer than five training runs nothing is concluded, even if its thick line excludes 0, and of fewer than three no thick line is drawn: had the weights started elsewhere, all cases would have moved together [2].
 
 # %% [markdown]
 # ### Exercise 1
@@ -153,18 +153,17 @@ check("05b.1", newly_detected)
 # ## Has it learned enough to show anything?
 #
 # All terms but the first are [regularisers](glossary.md#regulariser): they ask for something besides the right mask, so that what is
-# learned holds elsewhere. In theory they lower the score in the training hospitals and raise it in the new one. A
+# learned holds elsewhere. They may lower the score on the training cases, and are worth it where the score in the new hospital rises. A
 # network that does not yet do well at home cannot show the gain. While these training runs ran, the Dice of three groups of
 # patients was measured: ten of those that train, new patients of the same hospitals (validation), and the unseen hospital.
 
 # %% tags=["choice"]
 choice(
     "05b.B",
-    "At the last step, where is the arm full behind segmentation only?",
-    "on its training cases and on the unseen hospital",
-    "on its training cases only",
-    "on the unseen hospital only",
-    "on neither",
+    "Is the arm full behind segmentation only on its own training cases, too, at the last step?",
+    "yes, by more than 0.05",
+    "yes, by less",
+    "no",
 )
 
 # %%
@@ -224,7 +223,7 @@ check("05b.2", gap)
 # ## Where does it end?
 #
 # That `full` has not learned its own hospitals is a statement about 2,400 steps. So some of the training runs were repeated with **four times
-# as many steps**, at least one for each hospital: those of `segmentation` and `conversion`, and three of `full`. In the rows
+# as many steps**, at least one for each hospital: as many of `segmentation` as of `conversion`, and three of `full`. In the rows
 # `+optimiser.steps=9600` stands behind the names of these arms.
 
 # %% tags=["choice"]
@@ -345,7 +344,8 @@ outcome("05b.D")
 # ## How a run fails
 #
 # A low Dice has two causes. **[Precision](glossary.md#precision)** is the share of the marked volume that is tumour, so it is low where too much is
-# marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Both stand in the rows.
+# marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Both are means over the
+# patients with a tumour; a false alarm in a patient without one lowers neither.
 # Look at the rows of `segmentation` as well: a baseline that fails in one training run raises every difference from it.
 
 # %% tags=["choice"]
@@ -368,7 +368,7 @@ outcome("05b.E")
 # ### Exercise 4
 #
 # In one training run `segmentation` itself all but failed: the lowest Dice of the table. **What is the mean difference** of `conversion`
-# from it **without that run**? Leave out its rows of both arms (by `part` and `seed`); `compare(rows, "segmentation", "dice")` gives
+# from `segmentation` **without that run**? Leave out its rows of both arms (by `part` and `seed`); `compare(rows, "segmentation", "dice")` gives
 # a dictionary for each other arm, with its `difference`.
 
 # %% tags=["exercise", "blank"]
@@ -475,7 +475,7 @@ outcome("05b.F")
 # %% [markdown]
 # ## What is known now
 #
-# The claim is 9.5 points. The verdict on it, computed from the rows of the tables, and no more than they show:
+# The claim, as this course reads it, is 9.5 points. The verdict on it, computed from the rows of the tables, and no more than they show:
 
 # %%
 from dualtask_lite.engine.judging.statistics import in_words

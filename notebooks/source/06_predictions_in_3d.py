@@ -83,7 +83,7 @@ Table(judged, "Tumours of the hospital that was not seen, the best first", colum
 
 # %% [markdown]
 # [HD95](glossary.md#hd95) would have a dash where nothing was marked: there is no surface to measure. **[NSD](glossary.md#nsd)** is the
-# share of both surfaces that lies within 2 mm of the other one [2].
+# share of both surfaces that lies within 2 mm of the other one [2]; a voxel of hospital C is larger, so here it counts the points that match exactly.
 
 # %% tags=["choice"]
 choice(
@@ -201,7 +201,7 @@ for row in judged:
 check("06.1", lost_before)
 
 # %% [markdown]
-# What if the last stage were given the box around the **true** pancreas? Many papers test like that. It is a leak: at
+# What if the last stage were given the box around the **true** pancreas? That is a leak: at
 # the next hospital nobody knows the true box.
 
 # %% tags=["choice"]
@@ -302,12 +302,13 @@ for which, name in picked.items():
 # %% [markdown]
 # ### Exercise 2
 #
-# Take a prediction whose error you know: the true tumour of the good case, moved by one voxel. `error` holds mm on its
+# Take a prediction whose error you know: the true tumour of the good case, moved by one voxel to the side. `error` holds mm on its
 # surface, and NaN everywhere else. What **share of that surface** lies within 2 mm of the true one?
 
 # %%
 truth = scans[picked["good"]].label == 2
 error = surface_error_mm(np.roll(truth, 1, axis=0), truth, scans[picked["good"]].spacing)
+print(f"moved by {scans[picked['good']].spacing[0]:.1f} mm")
 
 # %% tags=["exercise", "blank"]
 share_within_2mm = ...
@@ -325,7 +326,7 @@ check("06.2", share_within_2mm)
 # %% [markdown]
 # ## Could it have warned you?
 #
-# At a new hospital there are no labels. But this network answers twice, once with each head, and it can be asked
+# At a new hospital there are no labels. But this network has two heads, and it can be asked
 # again with another [imaging view](glossary.md#imaging-view) of the same CT. Where the answers **disagree**, at
 # least one of them is wrong. Each such disagreement is an **uncertainty estimate**, one number for a case; we call it a *warning*. Is it higher where the *risk*,
 # the true error 1 - Dice, is higher? Take four cases with the risks 0.2, 0.4, 0.6 and 0.8, and a warning that swaps the middle
@@ -379,7 +380,7 @@ trust.warning_against_error(
 # failures: a large error, and a low warning. Both heads share most of the network, so they can be wrong in the same places, and
 # their disagreement does not show it.
 #
-# The warning that did best was picked **after** seeing the errors: with so few cases one of six is bound to look
+# The warning that did best was picked **after** seeing the errors: with so few cases one of several is bound to look
 # good. A hospital would have to choose it beforehand, on validation cases.
 # And two views for each case, to be quick, are few: ask for more (`views=4`), and the two warnings of the views change.
 #
@@ -436,15 +437,15 @@ kinds = {} if data_dir else {row["case"]: lesion("C", int(row["case"][2:])).kind
 figures.dice_by_volume([{**row, "kind": kinds.get(row["case"], "unknown")} for row in judged])
 
 # %% [markdown]
-# Hospital C differs in both: it has another scanner, and it treats more cysts and larger tumours. Only a phantom can
-# take the two apart: **the same patients, scanned by another hospital**. Below, patients of A and of C are each scanned
+# Hospital C differs in both: it has another scanner, and it treats more cysts and larger tumours. Only with made-up patients (a *[phantom](glossary.md#phantom)*) can
+# one take the two apart: **the same patients, scanned by another hospital**. Below, patients of A and of C are each scanned
 # in A and in C, with new patients that no model saw, and the reference model predicts all four groups.
 
 # %% tags=["choice"]
 choice(
     "06.E",
     "From patients of A scanned in A: which change alters the mean Dice more?",
-    "the scanner: other phase, thicker slices, smoother kernel",
+    "the scanner: other timing of the contrast agent, thicker slices, smoother images",
     "the patients: other kinds and sizes of tumours",
     "neither changes it by more than 0.05",
 )
@@ -460,7 +461,7 @@ outcome("06.E")
 
 # %% [markdown]
 # Read the figure along its lines: the same patients with another scanner, or the same scanner with other patients. The answer starts from
-# patients of A scanned in A; on the other way, from patients of C scanned in A or of A scanned in C, the changes are others. Each mean
+# patients of A scanned in A; from another group the changes may differ. Each mean
 # is of four patients or fewer: one tumour found more raises it by up to a third. So no effect is **shown** here, neither of the
 # scanner nor of the patients, and with other patients the other one may be larger. Before you believe a difference, ask for
 # more (`patients=16`), and for an interval as in [lesson 05](05_cross_dataset_evaluation.ipynb).
@@ -468,7 +469,7 @@ outcome("06.E")
 # %% [markdown]
 # ## What is known now
 #
-# - The reference model segments about half of the tumours of a new hospital well, and the others poorly: you have seen which.
+# - The reference model segments some tumours of a new hospital well and others poorly: you have seen which.
 # - Two hospitals differ in scanner and patients, and a table of means cannot tell which of them changed a score. A new hospital
 #   need not be harder for the tumour, if its tumours are easier to find. The views of the method imitate another scanner
 #   only: they cannot prepare for other patients.

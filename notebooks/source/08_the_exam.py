@@ -10,7 +10,8 @@
 # # 08 The exam: a fourth hospital
 #
 # You have read what a paper claims and what came of it. Now it is your turn: change what you like, choose on the hospitals
-# that you know, and hand in. The test is a hospital that nobody in this course has chosen anything on.
+# that you know, and hand in. The test is a hospital that nobody in this course has chosen anything on. You have seen in lesson 05b how three arms did there;
+# a fresh exam of your instructor (`dualtask data make exam`) does not tell even that.
 #
 # **Objectives.** After this lesson you can
 #
@@ -38,10 +39,11 @@ baseline = "reference"  # the models to beat: a name of dualtask models, or a ru
 # %% [markdown]
 # ## The rules
 #
-# - **Budget.** Three minutes of training on two cores, or what your own GPU does. The board shows how long you trained.
+# - **Budget.** Three minutes of training on two cores for the run that you hand in, or what your own GPU does; trials are free. The board
+#   shows how long that run took.
 # - **What you may change.** Every setting of the tumour stage. The stage that finds the pancreas is the baseline's, for
 #   all teams, so that nobody wins by a better box.
-# - **Choose on A to C.** Hold one of them out to see what a change does on a [new hospital](glossary.md#held-out).
+# - **Choose on A to C.** C is [held out](glossary.md#held-out), the one of them that the baseline did not learn from: see there what a change does.
 # - **Hand in when you are done.** D is for the test. Each hand-in is counted.
 #
 # ## The baseline
@@ -253,12 +255,13 @@ best_of_ten = 10 * 0.02
 check("08.3", best_of_ten)
 
 # %% [markdown]
-# That is why the board counts the hand-ins: a difference that is smaller than what luck gives to so many hand-ins is no
-# progress. In a terminal, `dualtask board FOLDER -o board.html` draws it for the projector.
+# That is why the board counts the hand-ins, and `luck` is what chance gives on average to the best of so many of one team. A difference below it is no
+# progress, and one above it no proof, as chance exceeds its own mean about half of the time. And the leader is the best of **all**
+# hand-ins of the class. In a terminal, `dualtask board FOLDER -o board.html` draws it for the projector.
 
 # %%
 hand_ins = exam.read_board(board or folder / "board")
-columns = ("team", "dice", "difference", "low", "high", "hand_ins", "luck")
+columns = ("team", "dice", "difference", "low", "high", "trained_seconds", "hand_ins", "luck")
 Table(exam.standings(hand_ins), "The board", columns=columns, digits=3)
 
 # %% [markdown]
