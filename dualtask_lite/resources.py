@@ -95,6 +95,11 @@ def is_reference(model: str | Path) -> bool:
     return str(model) in CASCADES and not (isinstance(model, Path) and model.exists())
 
 
+def as_model(folder: Path) -> str:
+    """Write a run folder as a model; ``./`` distinguishes it from the reference model of that name."""
+    return f".{os.sep}{folder}" if str(folder) in CASCADES else str(folder)
+
+
 def run_folder(model: str | Path) -> Path:
     """Turn the name of a reference model into a run folder in the cache; any other path is returned as it is.
 

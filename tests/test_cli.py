@@ -276,7 +276,7 @@ def test_the_table_of_arms_has_both_intervals_and_the_conclusion(monkeypatch, tm
         for arm, values in {"segmentation": (0.4, 0.5, 0.6), "full": (0.5, 0.6, 0.8)}.items()
         for case, dice in enumerate(values)
     ]
-    monkeypatch.setattr("dualtask_lite.engine.training.train.find_cases", lambda _: [])
+    monkeypatch.setattr("dualtask_lite.engine.training.selection.find_cases", lambda _: [])
     monkeypatch.setattr(ablation, "ablate", lambda *_, **__: summarise_cells(rows, "tumour", "segmentation"))
     printed = call("ablate", "-o", tmp_path).stdout
     assert "undefined" in printed

@@ -6,7 +6,7 @@ import pytest
 
 from dualtask_lite import resources
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.resources import cache_folder, expand_home, is_reference, made_once, run_folder
+from dualtask_lite.resources import as_model, cache_folder, expand_home, is_reference, made_once, run_folder
 
 
 def test_home_is_expanded_and_an_unknown_user_stays(monkeypatch, tmp_path):
@@ -73,4 +73,5 @@ def test_a_name_means_the_reference_model_and_dot_slash_a_folder(monkeypatch, tm
     for own in ("./reference", Path("reference"), tmp_path, tmp_path / "reference"):
         assert run_folder(own) == Path(own)
         assert not is_reference(own)
+        assert not is_reference(as_model(Path(own))), "as commands print it"
     assert len(caplog.messages) == 1

@@ -141,7 +141,7 @@ def ablate(
     from dualtask_lite.engine.judging.ablation import ablate
     from dualtask_lite.engine.judging.evaluation import plain
     from dualtask_lite.engine.judging.plan import ARMS, refuse_settings_of_a_cell
-    from dualtask_lite.engine.training.train import selected_cases
+    from dualtask_lite.engine.training.selection import selected_cases
 
     overrides = parse_assignments(assignments or [])
     refuse_settings_of_a_cell(overrides)  # before the settings, whose own error would lead astray

@@ -40,8 +40,9 @@ def train(
     from dualtask_lite.engine.progress import progress_bar
     from dualtask_lite.engine.run import CONFIG, MANIFEST, read_json
     from dualtask_lite.engine.training.devices import rank
-    from dualtask_lite.engine.training.train import checked_split
+    from dualtask_lite.engine.training.selection import checked_split
     from dualtask_lite.engine.training.train import train as train_stage
+    from dualtask_lite.resources import as_model
 
     if resume:
         if config or profile or stage or assignments or folder or source or held_out:
@@ -79,9 +80,11 @@ def train(
     _print_runs(done)
     where = plan[0][0] if len(plan) == 1 else plan[0][0].parent
     if plan[0][1].data.held_out:
-        out.print(f"next: dualtask evaluate {shlex.quote(str(where))}", markup=False, highlight=False)
+        out.print(f"next: dualtask evaluate {shlex.quote(as_model(where))}", markup=False, highlight=False)
     else:
-        out.print(f"next: dualtask predict {shlex.quote(str(where))} CT.nii.gz -o out", markup=False, highlight=False)
+        out.print(
+            f"next: dualtask predict {shlex.quote(as_model(where))} CT.nii.gz -o out", markup=False, highlight=False
+        )
 
 
 def _print_runs(manifests: Sequence[dict[str, Any]]) -> None:

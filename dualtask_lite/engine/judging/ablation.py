@@ -53,7 +53,8 @@ from dualtask_lite.engine.run import (
     write_rows,
 )
 from dualtask_lite.engine.training.devices import pick_device, select_card, visible_cards
-from dualtask_lite.engine.training.train import check_target_is_labelled, train
+from dualtask_lite.engine.training.selection import check_target_is_labelled
+from dualtask_lite.engine.training.train import train
 from dualtask_lite.errors import DualTaskError
 
 CASES = "cases.csv"  # results of a cell

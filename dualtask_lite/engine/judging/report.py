@@ -30,6 +30,7 @@ from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, Model, load_models, provenance, read_json, read_rows
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.resources import as_model
 
 _PLOTTED = (
     "heads_probability",
@@ -71,7 +72,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
     ]
     evaluation = _read_optional(run / "evaluation" / "summary.json")
     trained_on = stages[-1]["settings"]["data"]["source"]
-    missing, quoted = {}, shlex.quote(str(run))
+    missing, quoted = {}, shlex.quote(as_model(run))
     if not all(stage["curves"] for stage in stages):
         missing["curves"] = f"Part of this run is not trained yet: dualtask train --resume {quoted}"
     if not all(stage["manifest"] for stage in stages):

@@ -26,8 +26,9 @@ from dualtask_lite.engine.training import devices, memory
 from dualtask_lite.engine.training import step as engine
 from dualtask_lite.engine.training import train as engine_train
 from dualtask_lite.engine.training.devices import pick_device
+from dualtask_lite.engine.training.selection import checked_split
 from dualtask_lite.engine.training.step import learning_rate, ramp
-from dualtask_lite.engine.training.train import checked_split, evenly, train
+from dualtask_lite.engine.training.train import evenly, train
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS
