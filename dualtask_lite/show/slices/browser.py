@@ -88,8 +88,9 @@ def slices(
 ) -> SliceBrowser | Picture:
     """Browse the slices of a CT with overlays of truth, prediction, errors and distances.
 
-    The first slice is the one with the most tumour, else the most pancreas, else the middle one. At most
-    ``MOST_SLICES`` slices of 256 pixels across are shown, cropped to the body.
+    The first slice is the one with the most tumour, else the most pancreas, of the truth, or of the prediction when the
+    truth is empty; else the middle one. At most ``MOST_SLICES`` slices of 256 pixels across are shown, cropped to the
+    body.
 
     Args:
         case: a case, a loaded one, an array (X, Y, Z) in HU in RAS+ order, or a NIfTI file.
@@ -121,7 +122,7 @@ def browse(
     name: str,
     beside: Sequence[NDArray[Any]] = (),
 ) -> SliceBrowser:
-    """Make a browser; see ``slices``. ``beside`` holds the labels of other browsers that share its crop.
+    """Make a browser; see ``slices``. ``beside`` holds the labels of all browsers that share its crop and its slices.
 
     Raises:
         DualTaskError: for an unknown plane.
@@ -129,7 +130,8 @@ def browse(
     if plane not in planes.PLANES:
         raise DualTaskError(f"there is no plane {plane!r}", f"choose one of {', '.join(planes.PLANES)}")
     source = Source(scan, prediction, distance, plane, beside)
-    first = _start(scan.label if scan.label is not None else prediction, source.axis, source.count)
+    predictions = beside or [label for label in (prediction,) if label is not None]
+    first = _start([scan.label, _union(predictions)], source.axis, source.count)
     step = -(-source.count // MOST_SLICES)
     shown = range(first % step, source.count, step)
     frames = tuple(source.frame(index, step) for index in shown)
@@ -244,13 +246,19 @@ def _title(scan: Scan, plane: str, name: str, shown: int, count: int) -> str:
     )
 
 
-def _start(labels: np.ndarray | None, axis: int, count: int) -> int:
-    """Find the slice with the most tumour, else the most pancreas, else the middle one."""
+def _start(choices: Sequence[NDArray[Any] | None], axis: int, count: int) -> int:
+    """Find the slice with the most tumour, else pancreas, of the first labels that have any; else the middle one."""
     others = tuple(i for i in range(3) if i != axis)
-    for least in (2, 1):
-        if labels is not None and (areas := (labels >= least).sum(axis=others)).any():
-            return int(areas.argmax())
+    for labels in choices:
+        for least in (2, 1):
+            if labels is not None and (areas := (labels >= least).sum(axis=others)).any():
+                return int(areas.argmax())
     return count // 2
+
+
+def _union(labels: Sequence[NDArray[Any]]) -> NDArray[Any] | None:
+    """Combine labels to the highest value of each voxel; None without labels."""
+    return np.maximum.reduce(list(labels)) if labels else None
 
 
 def _pen(layer: str) -> str:

@@ -40,6 +40,16 @@ def test_panels_show_the_same_slices_in_the_same_crop():
     assert one.voxels > alone.voxels, "the crop holds what the other one found"
 
 
+def test_panels_without_truth_show_the_same_slices_of_a_thick_stack():
+    volume = np.random.default_rng(0).uniform(-90, 230, (20, 20, 140)).astype(np.float32)
+    masks = {name: np.zeros(volume.shape, np.uint8) for name in ("few", "many", "none")}
+    masks["few"][8:10, 8:10, 35] = masks["many"][8:12, 8:12, 68] = 2
+    page = compare(volume, masks, spacing=(1, 1, 3))
+    assert {tuple(frame.index for frame in panel.frames) for panel in page.panels.values()} == {tuple(range(2, 140, 3))}
+    assert [panel.frames[panel.start].index for panel in page.panels.values()] == [68, 68, 68]
+    assert "Slice 69 of 140" in page.to_html()
+
+
 def test_panels_share_one_slider_and_the_grey_values():
     page = compare(make_scan(), {"one": mask(16), "<two>": mask(17)}).to_html()
     assert page.count('type="range"') == 1

@@ -123,6 +123,11 @@ def test_first_slice_has_the_most_tumour_else_pancreas():
     assert slices(make_scan(), prediction=label).start == 13
 
 
+def test_first_slice_has_the_most_of_the_prediction_when_the_truth_is_empty():
+    browser = slices(make_scan(np.zeros(SHAPE, np.uint8)), prediction=labels())
+    assert browser.frames[browser.start].index == 8
+
+
 def test_description_gives_position_areas_and_dice():
     prediction = labels()
     prediction[prediction == 2] = 1
