@@ -23,8 +23,8 @@ _METRICS = {  # column of the evaluation -> its heading in a table
     "volume_error_ml": "volume error (ml)",
     "detected": "detected",
 }
-_CASES = {
-    **{name: name for name in ("case", "centre", "target")},
+_NAMES = ("case", "centre", "target")  # may look like numbers: a case "001"
+_MEASURED = {
     **_METRICS,
     "volume_ml_truth": "true volume (ml)",
     "volume_ml_prediction": "found (ml)",
@@ -63,7 +63,10 @@ def _evaluation(report: Report) -> Iterator[str]:
             "Not evaluated, and left out of every average",
         )
     yield figures.scores(report.rows, by="target").to_html()
-    lines = [{head: _value(row.get(name)) for name, head in _CASES.items()} for row in report.rows]
+    lines = [
+        {name: row.get(name) for name in _NAMES} | {head: _value(row.get(name)) for name, head in _MEASURED.items()}
+        for row in report.rows
+    ]
     yield _table(lines, "Case by case")
 
 
@@ -194,7 +197,7 @@ def _mean(metric: Mapping[str, Any] | None) -> str:
 
 
 def _value(value: Any) -> str:
-    """Write a field of ``cases.csv``: a number with two decimals, text unchanged."""
+    """Write a measured field of ``cases.csv``: a number with two decimals, text unchanged."""
     if value is None or str(value) in ("", "nan"):
         return "-"
     try:

@@ -91,6 +91,14 @@ def test_undefined_metric_is_a_dash(read):
     assert "HD95 (mm) -" in "".join(read.words)
 
 
+def test_names_that_look_like_numbers_are_unchanged(run_report):
+    rows = [{**row, "case": name, "centre": "07"} for row, name in zip(run_report.rows, ("001", "1_2"), strict=False)]
+    page = to_html(replace(run_report, rows=rows, examples=(), doubts=None))
+    table = page[page.index("Case by case") :]
+    assert "<td>001</td><td>07</td><td>tumour</td><td>0.75</td>" in table
+    assert "<td>1_2</td><td>07</td>" in table
+
+
 def test_slice_browsers_are_left_out_of_a_large_page(run_report, source, monkeypatch):
     def browsers(page):
         return page.count('<figure class="dualtask-slices"')
