@@ -7,10 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Union
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.nifti import on_ras_grid, open_image
+from dualtask_lite.cases.paths import stem
 from dualtask_lite.errors import DualTaskError
 
 Volume = Union[np.ndarray, str, Path]  # noqa: UP007 - an alias is evaluated on Python 3.10 too
@@ -26,15 +29,15 @@ def as_scan(case: CaseLike, truth: Volume | None = None, spacing: Sequence[float
         spacing: size of a voxel along each axis in mm; for arrays only.
 
     Raises:
-        DualTaskError: for an input that is no CT, labels on another grid, or an array without spacing.
+        DualTaskError: for an input that is no CT, labels on another grid, or an array without a valid spacing.
     """
     if isinstance(case, (str, Path)):
         path = Path(case)
-        case = Case(path.name.partition(".")[0], "unknown", path)
+        case = Case(stem(path), "unknown", path)
     elif isinstance(case, np.ndarray):
-        if spacing is None or len(spacing) != 3:
-            raise DualTaskError("an array has no spacing", "give spacing=(x, y, z), the size of its voxels in mm")
-        case = Case("array", "unknown", case, affine=np.diag([*map(float, spacing), 1.0]))
+        case = Case("array", "unknown", case, affine=np.diag([*_sides(spacing), 1.0]))
+    elif not isinstance(case, Case | Scan):
+        raise DualTaskError(f"a {type(case).__name__} is no CT", "give a case, a numpy array or a file")
     scan = case.load() if isinstance(case, Case) else case
     return scan if truth is None else replace(scan, label=labels_on(scan, truth, "truth"))
 
@@ -62,11 +65,26 @@ def distance_on(scan: Scan, distance: Volume | None) -> NDArray[np.floating[Any]
         DualTaskError: when it lies on another grid.
     """
     if isinstance(distance, (str, Path)):
-        read = Case("distance", "", Path(distance)).load()
-        if read.shape == scan.shape and not np.allclose(read.affine, scan.affine, atol=min(scan.spacing) / 2):
-            raise DualTaskError(f"{distance}: has another position than the CT", "give it on the grid of the CT")
-        distance = read.volume
+        path = Path(distance)
+        distance, affine = on_ras_grid(open_image(path, None, str(path)), str(path))
+        if distance.shape == scan.shape and not _same_position(affine, scan):
+            raise DualTaskError(f"{path}: has another position than the CT", "give it on the grid of the CT")
     return None if distance is None else _same_shape(scan, distance, "distance")
+
+
+def _sides(spacing: Sequence[float] | None) -> list[float]:
+    sides = np.array([] if spacing is None else spacing, dtype=float)
+    if sides.shape != (3,) or not (np.isfinite(sides) & (sides > 0)).all():
+        found = "an array has no spacing" if spacing is None else f"{spacing} is no spacing"
+        raise DualTaskError(found, "give spacing=(x, y, z), the size of its voxels in mm")
+    return sides.tolist()
+
+
+def _same_position(affine: NDArray[np.float64], scan: Scan) -> bool:
+    """Whether no voxel of a grid lies more than half a voxel from that of the scan; the corners lie farthest."""
+    corners = np.stack(np.meshgrid(*((0, side - 1) for side in scan.shape), indexing="ij"), -1).reshape(-1, 3)
+    moved = nib.affines.apply_affine(np.linalg.inv(scan.affine) @ affine, corners)
+    return bool((np.abs(moved - corners) <= 0.5).all())
 
 
 def _same_shape(scan: Scan, array: Any, name: str) -> NDArray[Any]:

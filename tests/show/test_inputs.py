@@ -85,6 +85,39 @@ def test_invalid_inputs_are_refused(arrays, tmp_path):
         distance_on(scan, elsewhere)
 
 
+@pytest.mark.parametrize("spacing", [3.0, (2, 1), (-2, -1, 4), (2, 0, 4), (2, float("nan"), 4)])
+def test_spacing_must_be_three_positive_sides(arrays, spacing):
+    with pytest.raises(DualTaskError, match=r"is no spacing; give spacing=\(x, y, z\)"):
+        as_scan(arrays[0], spacing=spacing)
+
+
+@pytest.mark.parametrize("case", [None, [1, 2]])
+def test_other_objects_are_no_ct(case):
+    with pytest.raises(DualTaskError, match="is no CT; give a case"):
+        as_scan(case)
+
+
+def test_file_keeps_its_whole_name(arrays, tmp_path):
+    path = tmp_path / "1.2.840.nii.gz"
+    nib.save(nib.Nifti1Image(arrays[0], np.diag([*SPACING, 1.0])), path)
+    assert as_scan(path).id == "1.2.840"
+
+
+@pytest.mark.parametrize("value", [20.0, np.nan])
+def test_distance_of_a_file_is_not_checked_as_a_ct(arrays, tmp_path, value):
+    path = tmp_path / "distance.nii.gz"
+    nib.save(nib.Nifti1Image(np.full(SHAPE, value, np.float32), np.diag([*SPACING, 1.0])), path)
+    distance = distance_on(as_scan(arrays[0], spacing=SPACING), path)
+    np.testing.assert_array_equal(distance, np.full(SHAPE, value))
+
+
+def test_distance_with_another_spacing_is_refused(arrays, tmp_path):
+    path = tmp_path / "distance.nii.gz"
+    nib.save(nib.Nifti1Image(arrays[0], np.diag([2.4, 1.4, 4.4, 1.0])), path)
+    with pytest.raises(DualTaskError, match="has another position"):
+        distance_on(as_scan(arrays[0], spacing=SPACING), path)
+
+
 def test_every_view_accepts_files(files):
     label, distance = files["label"], files["distance"]
     assert "Prediction" in show.slices(files["ct"], label, distance, truth=label).frames[0].text
