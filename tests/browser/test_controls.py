@@ -148,9 +148,9 @@ def test_picture_is_shown_without_scripts(chromium, tmp_path):
 
 
 def test_explorer_fits_a_narrow_page(file, page):
-    page.set_viewport_size({"width": 400, "height": 700})
+    page.set_viewport_size({"width": 320, "height": 700})
     file('<meta name="viewport" content="width=device-width">', distance_explorer().to_html())
-    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 
 def test_every_explorer_answers_in_jupyterlab(lab, page):

@@ -76,6 +76,25 @@ def test_mouse_wheel_changes_slices_then_scrolls_the_page(page, tmp_path, browse
     page.wait_for_function("scrollY > 0")
 
 
+def test_small_steps_of_a_touchpad_at_the_last_slice_all_scroll_the_page(page, tmp_path, browser):
+    open_page(page, tmp_path, browser.to_html(), '<div style="height: 3000px"></div>')
+    page.get_by_role("slider").press("Home")
+    kept = page.locator(".stage").evaluate(
+        """stage => [10, 10, 10, 10, 10, 10].map(deltaY =>
+          stage.dispatchEvent(new WheelEvent("wheel", { deltaY, cancelable: true, bubbles: true })))"""
+    )
+    assert kept == [True] * 6
+    assert words(page).startswith("Slice 1 of 20")
+
+
+@pytest.mark.parametrize("event", [{"deltaX": 90}, {"deltaY": -90, "ctrlKey": True}])
+def test_sideways_scroll_and_zoom_stay_with_the_page(page, tmp_path, browser, event):
+    open_page(page, tmp_path, browser.to_html())
+    send = "(stage, event) => stage.dispatchEvent(new WheelEvent('wheel', { ...event, cancelable: true }))"
+    assert page.locator(".stage").evaluate(send, event)
+    assert words(page).startswith("Slice 10 of 20")
+
+
 @pytest.mark.parametrize("layer", ["pancreas", "tumour", "prediction", "distance"])
 def test_check_box_hides_and_shows_its_layer(page, tmp_path, browser, layer):
     open_page(page, tmp_path, browser.to_html())
@@ -118,6 +137,14 @@ def test_browser_shrinks_in_proportion_on_a_narrow_page(page, tmp_path, browser)
     stage = page.locator(".stage").bounding_box()
     assert stage["width"] < 320
     assert stage["width"] / stage["height"] == pytest.approx(browser.size[0] / browser.size[1], rel=0.01)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def test_a_long_name_is_wrapped_on_a_narrow_page(page, tmp_path):
+    volume = np.random.default_rng(0).uniform(-90, 230, (10, 12, 3)).astype(np.float32)
+    page.set_viewport_size({"width": 320, "height": 600})
+    figure = slices(volume, spacing=(1, 1, 5), name="1.2.840." + 60 * "9").to_html()
+    open_page(page, tmp_path, '<meta name="viewport" content="width=device-width">', figure)
     assert page.evaluate("document.documentElement.scrollWidth") <= 320
 
 

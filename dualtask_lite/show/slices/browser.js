@@ -32,13 +32,13 @@
   };
   let wheel = 0;
   const scroll = event => {
-    wheel += event.deltaMode ? 100 * Math.sign(event.deltaY) : event.deltaY;
-    const from = slider.value;
-    const steps = Math.abs(wheel) < 50 ? 0 : -Math.sign(wheel);
-    slider.value = Number(from) + steps;
-    if (steps) wheel = 0;
-    if (steps && slider.value === from) return;
+    const end = event.deltaY > 0 ? slider.min : slider.max;  // at it, the wheel scrolls the page
+    if (event.ctrlKey || !event.deltaY || slider.value === end) return;
     event.preventDefault();
+    wheel += event.deltaMode ? 100 * Math.sign(event.deltaY) : event.deltaY;
+    if (Math.abs(wheel) < 50) return;
+    slider.value = Number(slider.value) - Math.sign(wheel);
+    wheel = 0;
     show();
   };
   root.querySelectorAll("div[hidden]").forEach(part => part.hidden = false);
