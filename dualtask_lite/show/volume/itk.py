@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
@@ -53,7 +54,7 @@ def draw(block: Block, start: Sequence[float]) -> tuple[Any, str]:
         cmap="Grayscale",
         color_range=list(CT_WINDOW),
         view_mode="ZPlane",
-        z_slice=float(start[2]),
+        z_slice=_height(block, start),
         **label_image,
     )
     if present:  # as an argument of view it would reach the browser before the labels
@@ -81,6 +82,13 @@ def _image(voxels: NDArray[Any], block: Block) -> Any:
     return to_ngff_image(
         reordered, dims=["z", "y", "x"], scale=dict(zip("xyz", block.spacing, strict=True)), translation=origin
     )
+
+
+def _height(block: Block, at: Sequence[float]) -> float:
+    """Position of a point (mm) along the third axis of the viewer, which ignores that a scan may be oblique."""
+    voxel = nib.affines.apply_affine(np.linalg.inv(block.affine), at)
+    first = block.affine @ [block.ct.shape[0] - 1, block.ct.shape[1] - 1, 0, 1]  # as in ``_image``
+    return float(first[2] + voxel[2] * block.spacing[2])
 
 
 def _check_javascript() -> None:

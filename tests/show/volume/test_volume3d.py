@@ -17,7 +17,7 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.show import viewer
 from dualtask_lite.show.picture import BOX
 from dualtask_lite.show.viewer import choose
-from dualtask_lite.show.volume import niivue
+from dualtask_lite.show.volume import itk, niivue
 from dualtask_lite.show.volume.block import LIMIT, MARGIN, cut_block
 from dualtask_lite.show.volume.volume3d import page, volume3d
 
@@ -278,6 +278,20 @@ def test_widget_gets_the_block_and_a_fallback_picture():
     assert "application/vnd.jupyter.widget-view+json" in bundle
     assert bundle["text/html"].startswith(BOX)
     assert re.search(r"The browser gets [\d.]+ MB of voxels", view.text)
+
+
+def test_itkwidgets_starts_on_the_slice_of_the_lesion_of_an_oblique_scan(monkeypatch):
+    given = {}
+    widget = SimpleNamespace(set_label_image_blend=lambda share: None)
+    monkeypatch.setitem(sys.modules, "itkwidgets", SimpleNamespace(view=lambda **said: given.update(said) or widget))
+    monkeypatch.setitem(sys.modules, "ngff_zarr", SimpleNamespace(to_ngff_image=lambda voxels, **said: said))
+    monkeypatch.setattr(itk, "_check_javascript", lambda: None)
+    turned = nib.affines.from_matvec(nib.eulerangles.euler2mat(x=0.3))
+    scan = make_scan(affine=turned @ AFFINE)
+    block = cut_block(scan, {"truth": scan.label})
+    itk.draw(block, world_centre(scan.label, scan.affine))
+    index = (given["z_slice"] - given["image"]["translation"]["z"]) / given["image"]["scale"]["z"]
+    assert index == pytest.approx(np.argwhere(block.labels["truth"] == 2)[:, 2].mean())
 
 
 def test_itkwidgets_is_imported_only_on_request():
