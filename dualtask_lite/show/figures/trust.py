@@ -103,7 +103,7 @@ def warning_against_error(rows: Sequence[Row], warning: str, label: str, correla
     ]
     return Picture.of(
         figure,
-        f"Error against the warning ({label}), {len(rows)} cases, Spearman {correlation:.2f}: {'; '.join(extremes)}.",
+        f"Error against the warning ({label}), {len(rows)} cases, {related}: {'; '.join(extremes)}.",
     )
 
 

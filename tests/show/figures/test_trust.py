@@ -41,6 +41,8 @@ def test_scatter_names_the_highest_warning_and_worst_case():
     assert "2 cases, Spearman -1.00" in alt
     assert "the highest warning is case a (warning 3, error 0.20)" in alt
     assert "the largest error is case b" in alt
+    undefined = trust.warning_against_error(rows, "heads_mm", "apart (mm)", float("nan")).alt
+    assert "2 cases, Spearman not defined: " in undefined
 
 
 def test_risk_coverage_figure_gives_the_areas():
