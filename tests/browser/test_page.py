@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -152,4 +153,14 @@ def test_picture_replaces_the_view_without_javascript(chromium, file):
     page.goto(file.as_uri())
     assert page.is_visible("#picture img")
     assert not page.is_visible("#switches")
+    context.close()
+
+
+def test_a_long_name_is_wrapped_on_a_narrow_page(chromium, tmp_path):
+    scan = replace(make_case("B", 5, size=(48, 48, 24)).load(), id="1.2.840." + 56 * "9")
+    context = chromium.new_context(java_script_enabled=False, viewport={"width": 320, "height": 600})
+    page = context.new_page()
+    page.goto(write_page(scan, scan.label, tmp_path / "case.html").as_uri())
+    assert page.locator("h1").evaluate("element => element.scrollWidth") <= 320
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
     context.close()

@@ -55,7 +55,8 @@ def distance_explorer(mask: NDArray[np.bool_] | None = None, *, spacing: Sequenc
         thicknesses = sorted({*_THICKNESSES, start})
         masks = {thick: lesion((spacing[0], spacing[1], thick)) for thick in thicknesses}
     else:
-        masks = {start * n: np.asarray(mask)[:, :, (n - 1) // 2 :: n] > 0 for n in (1, 2, 3)}
+        thicker = {start * n: np.asarray(mask)[:, :, (n - 1) // 2 :: n] > 0 for n in (1, 2, 3)}
+        masks = {thick: sliced for thick, sliced in thicker.items() if thick == start or sliced.any()}
 
     @cache
     def sliced(thick: float) -> _Slice:

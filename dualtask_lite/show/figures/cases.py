@@ -13,7 +13,7 @@ from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.show import palette, planes
-from dualtask_lite.show.figures.parts import join_sides, tidy
+from dualtask_lite.show.figures.parts import join_sides, shorten, tidy
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
 FIELD = 160.0  # mm shown around a lesion
@@ -43,7 +43,8 @@ def centres_side_by_side(scans: Sequence[Scan]) -> Picture:
         for axes, plane in zip(panels[:, column], ("axial", "coronal"), strict=True):
             planes.draw_ct(axes, scan, plane, at)
             planes.outline_truth(axes, scan.label, scan.spacing, plane, at)
-        panels[0, column].set_title(f"centre {scan.centre}, case {scan.id}\n{join_sides(scan.spacing)} mm", fontsize=9)
+        words = f"centre {shorten(scan.centre)}\ncase {shorten(scan.id)}\n{join_sides(scan.spacing)} mm"
+        panels[0, column].set_title(words, fontsize=9)
         panels[1, column].set_xlabel(f"mm from the middle of the {where}", fontsize=9)
         notes.append(f"Centre {scan.centre}, {_size(scan)}: {_contents(scan)}; cut through the {where}.")
     for row, plane, least in zip(panels, ("axial", "coronal"), (deep, high), strict=True):
@@ -141,7 +142,8 @@ def _three_planes(
     outlines = ["truth: pancreas blue, tumour orange"] if truth is not None else []
     outlines += ["prediction: magenta, dashed"] if prediction is not None else []
     outlines += ["distance 0: black, dotted"] if distance is not None else []
-    figure.suptitle(f"centre {scan.centre}, case {scan.id}\n{'; '.join(outlines)}", fontsize=10)
+    name = f"centre {shorten(scan.centre)}, case {shorten(scan.id)}"
+    figure.suptitle(f"{name}\n{'; '.join(outlines)}", fontsize=10)
     return Picture.of(figure, " ".join(_describe_planes(scan, where, truth, prediction, distance)))
 
 
@@ -165,7 +167,9 @@ def _describe_planes(
         ]
         yield f"Prediction: {', '.join(parts) or 'nothing found'}."
     if distance is not None:
-        yield f"Signed distance from {np.min(distance):.1f} to {np.max(distance):.1f} mm, negative inside."
+        known = distance[np.isfinite(distance)]
+        ends = f"from {known.min():.1f} to {known.max():.1f} mm, negative inside" if known.size else "not defined"
+        yield f"Signed distance {ends}."
 
 
 def _agreement(prediction: NDArray[Any], truth: NDArray[Any] | None, value: int) -> str:

@@ -32,6 +32,11 @@ def join_sides(sides: Sequence[float]) -> str:
     return " × ".join(f"{side:.3g}" for side in sides)
 
 
+def shorten(name: str, most: int = 24) -> str:
+    """Leave out the middle of a long name, such as a UID, to fit it above a panel; UIDs differ at their ends."""
+    return name if len(name) <= most else f"{name[: most // 2 - 1]}…{name[-(most // 2) :]}"
+
+
 def running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Average the last ``width`` values, or as many as there are at the start."""
     sums = np.cumsum(np.concatenate([[0.0], values]))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.rows import Row
 from dualtask_lite.show import palette
-from dualtask_lite.show.figures.parts import METRICS, running_mean, series, tidy
+from dualtask_lite.show.figures.parts import METRICS, running_mean, series, shorten, tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
 _PARTS = {"": "shared weights", "seg_head": "segmentation head", "distance_head": "distance head"}
@@ -146,7 +146,7 @@ def _draw_example(axes: Axes, example: Example) -> str:
     for mask, colour, style in ((truth, palette.TUMOUR, "-"), (prediction, palette.PREDICTION, "--")):
         if mask.any() and not mask.all():
             axes.contour(mask.T[::-1, ::-1], [0.5], colors=[colour], linestyles=[style])
-    axes.set_title(f"{example.name}: truth orange,\nprediction magenta, dashed", fontsize=9)
+    axes.set_title(f"{shorten(example.name)}: truth orange,\nprediction magenta, dashed", fontsize=9)
     axes.set_axis_off()
     area = example.spacing[0] * example.spacing[1]
     overlap = f"Dice {dice(truth, prediction):.2f} in it" if truth.any() or prediction.any() else "nothing in it"

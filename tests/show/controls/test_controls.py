@@ -167,6 +167,12 @@ def test_only_the_target_in_mm_has_no_error():
     )
 
 
+@pytest.mark.parametrize(("slices", "choices"), [(1, ["4 mm", "8 mm"]), (2, ["4 mm", "8 mm", "12 mm"])])
+def test_distance_explorer_offers_the_thicknesses_that_hold_the_lesion(slices, choices):
+    control = distance_explorer(np.ones((6, 6, slices), bool), spacing=(1.0, 1.0, 4.0))
+    assert list(control.knobs[0].options) == choices
+
+
 def test_voxel_target_is_exact_for_isotropic_voxels():
     thin = np.zeros((20, 20, 20), bool)
     thin[5:15, 5:15, 9:11] = True

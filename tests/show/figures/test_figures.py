@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.method.losses import TERMS
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.show import figures, palette, planes
-from dualtask_lite.show.figures import parts
+from dualtask_lite.show.figures import cases, parts
 from dualtask_lite.show.figures.network import stage_shapes
 from dualtask_lite.show.figures.training import gradient_shares
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
@@ -134,6 +136,30 @@ def test_orthogonal_states_volumes_and_dice():
     assert "Prediction: tumour 1.4 ml (Dice 1.00)." in alt
     assert "Signed distance from -3.0 to 12.5 mm, negative inside." in alt
     assert "40 × 50 × 20 voxels of 2 × 1 × 4 mm" in alt
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [((-3.0, math.nan), "from -3.0 to -3.0 mm, negative inside"), ((math.nan, math.inf), "not defined")],
+)
+def test_alt_text_gives_the_ends_of_the_finite_distances(values, words):
+    scan = make_scan()
+    assert f"Signed distance {words}." in figures.orthogonal(scan, distance=np.where(scan.label == 2, *values)).alt
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda scan: figures.orthogonal(scan), lambda scan: figures.centres_side_by_side([scan] * 3)]
+)
+def test_titles_with_long_names_stay_apart_and_within_the_figure(monkeypatch, draw):
+    drawn = []
+    monkeypatch.setattr(cases, "new_figure", lambda height: drawn.append(new_figure(height)) or drawn[-1])
+    uid = "1.2.840.113619." + 49 * "9"  # as long as DICOM allows
+    assert uid in draw(replace(make_scan(), id=uid, centre="hospital-" + uid)).alt
+    (figure,) = drawn
+    titles = [axes.title for axes in figure.axes if "case" in axes.title.get_text()] or [figure._suptitle]
+    boxes = [title.get_window_extent() for title in titles]
+    assert all(0 <= box.x0 < box.x1 <= figure.bbox.x1 for box in boxes)
+    assert all(left.x1 < right.x0 for left, right in itertools.pairwise(boxes))
 
 
 def test_tumour_counts_as_pancreas_in_the_alt_text():
