@@ -64,8 +64,8 @@ lint: $(STAMP) ## format, lint, types and import rule only
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean: ## remove what was built; keeps the environment and the data
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+clean: ## remove what was built; keeps the environment, the data and what learners handed in
+	rm -rf $(filter-out build/nbgrader,$(wildcard build/*)) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "error: Python 3.10 or newer is needed; make PYTHON=/path/to/python3.12 ...")'

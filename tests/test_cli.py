@@ -19,6 +19,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app, main
 from dualtask_lite.cli.shared import print_table
+from dualtask_lite.engine.doctor import Check, Diagnosis
 from dualtask_lite.engine.judging import ablation, evaluation
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.engine.judging.summary import summarise_cells
@@ -99,6 +100,17 @@ def test_debug_shows_the_traceback(tmp_path):
     done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 1
     assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize(("status", "code"), [("OK", 0), ("WARN", 0), ("FAIL", 1)])
+@pytest.mark.parametrize("words", [[], ["--json"]], ids=["text", "JSON"])
+def test_doctor_ends_with_1_where_the_package_does_not_run(monkeypatch, status, code, words):
+    """For a loop over the machines of a room."""
+    found = Diagnosis((Check("torch", status, "found", "do this"),), {})
+    monkeypatch.setattr("dualtask_lite.engine.doctor.diagnose", lambda: found)
+    result = call("doctor", *words, ok=False)
+    assert result.exit_code == code
+    assert "do this" in result.output
 
 
 def test_doctor_and_sources_as_json():

@@ -4,8 +4,10 @@ import csv
 import os
 import platform
 import re
+import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,29 @@ def test_environment_is_python_pip_and_this_package():
     *plain, pip = environment["dependencies"]
     assert [re.split("[=<>]", name)[0] for name in plain] == ["python", "pip"]
     assert [name.split("[")[0] for name in pip["pip"]] == ["-c constraints.txt", "-e ."]
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_make_clean_keeps_what_learners_handed_in(tmp_path):
+    """The course of nbgrader holds its gradebook and the submissions, which nothing can make again."""
+    kept, made = tmp_path / "build" / "nbgrader" / "gradebook.db", tmp_path / "build" / "demo" / "index.html"
+    for file in (kept, made):
+        file.parent.mkdir(parents=True)
+        file.touch()
+    subprocess.run(["make", "-f", ROOT / "Makefile", "clean"], cwd=tmp_path, check=True, capture_output=True)
+    assert kept.exists()
+    assert not made.parent.exists()
+
+
+@pytest.mark.skipif(shutil.which("git") is None or not (ROOT / ".git").exists(), reason="needs a clone and git")
+def test_sdist_holds_every_committed_file(tmp_path):
+    """Its tests read the pages, the sources of the lessons and the programs that build them."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    build = f"from hatchling.build import build_sdist; print(build_sdist({str(tmp_path)!r}))"
+    done = subprocess.run([sys.executable, "-c", build], cwd=ROOT, capture_output=True, text=True, check=True)
+    with tarfile.open(tmp_path / done.stdout.split()[-1]) as archive:
+        held = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()} <= held
 
 
 def test_every_pin_is_exact():

@@ -39,7 +39,7 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # Without a network, fetch the files by hand and give the folder. Mind the licences: some forbid commercial use.
 
 # %%
-from dualtask_lite.cases.sources import find_cases, folder_of, sources
+from dualtask_lite.cases.sources import find_cases, is_here, sources
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest
 from dualtask_lite.show.lesson_cases import lesson_cases
 from dualtask_lite.show.table import Table
@@ -71,7 +71,7 @@ from dualtask_lite.cases.phantom import make_phantom
 from dualtask_lite.resources import cache_folder
 
 work = new_folder("07")
-fetched = [s.name for s in sources().values() if s.how == "fetched" and folder_of(s).is_dir()]
+fetched = [s.name for s in sources().values() if s.how == "fetched" and is_here(s)]
 if data_dir or (cache_folder() / "imagesTr").is_dir():
     given = Path(data_dir or cache_folder())
 else:

@@ -471,6 +471,21 @@ def test_the_baseline_of_lesson_05_learns_with_the_settings_of_the_lesson(small_
     assert sum(dice) / len(dice) > 0.1  # measured 0.30
 
 
+@pytest.mark.parametrize(("files", "given"), [([".part"], "hospitals"), (["imagesTr"], "msd")], ids=["cut", "there"])
+def test_lesson_07_takes_a_source_whose_download_was_cut_for_missing(tmp_path, monkeypatch, files, given):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DUALTASK_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("dualtask_lite.cases.phantom.make_phantom", lambda folder, **_: folder)
+    for file in files:
+        (tmp_path / "data" / "msd" / file).mkdir(parents=True)
+    lesson = nbformat.read(ROOT / "notebooks" / "07_real_data_real_gpus.ipynb", as_version=4)
+    found = {"data_dir": "", "seed": 0}
+    for part in ("import find_cases, ", "fetched = ["):
+        (cell,) = (cell.source for cell in lesson.cells if cell.cell_type == "code" and part in cell.source)
+        exec(cell, found)
+    assert Path(found["given"]).name == given
+
+
 def check_05b(results):
     differences = results["differences"]
     assert {"conversion", "full"} <= differences.keys() == results["conclusions"].keys() == results["verdict"].keys()

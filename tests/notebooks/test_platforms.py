@@ -21,6 +21,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from dualtask_lite.cases import sources
+from dualtask_lite.resources import CASCADES, run_folder
 from dualtask_lite.show import lesson
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -208,10 +209,18 @@ def test_the_pip_part_of_conda_installs_in_a_clean_venv(clean, tmp_path):
 
 
 def use_the_course():
-    """What a lesson does with the data and with its runs."""
-    cases = sources.find_cases("phantom")
+    """What the lessons do with the data, with the reference models and with their runs."""
+    cases = sources.find_cases("phantom,exam")
     tumours = [case.load().has_tumour for case in cases]
-    return {"cases": len(tumours), "run": str(lesson.new_folder("04"))}
+    models = [run_folder(name).name for name in CASCADES]
+    return {"cases": len(tumours), "models": models, "run": str(lesson.new_folder("04"))}
+
+
+def code_of_the_instructor():
+    """What the page for instructors runs to make everything that the lessons read."""
+    page = (ROOT / "notebooks" / "INSTRUCTORS.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r'^python -c "(.*)"$', page, flags=re.M)
+    return code
 
 
 def as_learner(folder, home):
@@ -251,8 +260,9 @@ def test_a_read_only_course_with_shared_data_serves_several_learners(open_folder
     course, data = open_folder / "course", open_folder / "data"
     course.mkdir()
     monkeypatch.setenv("DUALTASK_DATA", str(data))
-    monkeypatch.setitem(sources.PHANTOM_CASES, "phantom", 1)
-    assert len(sources.find_cases("phantom")) == 3  # the instructor makes the data
+    for name in ("phantom", "exam"):
+        monkeypatch.setitem(sources.PHANTOM_CASES, name, 1)
+    exec(code_of_the_instructor(), {})
     closed = [course, data, *data.rglob("*")]
     for path in closed:
         path.chmod(0o555 if path.is_dir() else 0o444)
@@ -264,7 +274,7 @@ def test_a_read_only_course_with_shared_data_serves_several_learners(open_folder
             os.chown(home, NOBODY, NOBODY)
         done = as_learner(course, home)
         assert "error" not in done, done
-        assert done["cases"] == 3
+        assert (done["cases"], done["models"]) == (4, list(CASCADES))
         assert Path(done["run"]).parent == home / "dualtask-runs"
         made.append(done["run"])
     assert len(set(made)) == 3

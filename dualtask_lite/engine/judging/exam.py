@@ -35,8 +35,9 @@ FEWEST_CASES = (
     10  # for a verdict: between equal models, one of ten intervals over 10 cases excludes 0, and more over fewer
 )
 LONGEST_NAME = 60  # characters of a team's name, which must fit on a line of the board
+SCORES = ("dice", "baseline_dice", "difference", "low", "high", "error")  # numbers from -1 to 1
 #: The values of every row of the board; a file without them was not written by ``hand_in``.
-COLUMNS = ("team", "time", "exam", "target", "cases", "dice", "baseline_dice", "difference", "low", "high", "error")
+COLUMNS = ("team", "time", "exam", "target", "cases", *SCORES)
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +169,25 @@ def read_board(folder: str | Path) -> list[dict[str, Any]]:
         if file.name.startswith("."):  # being written
             continue
         row = read_json(file)
-        if not isinstance(row, dict) or not set(COLUMNS) <= set(row):
+        if not _is_hand_in(row):
             raise DualTaskError(f"{file}: is not a hand-in of the exam", "move it out of the folder of the board")
         rows.append(row)
     if len({(row["exam"], row["target"]) for row in rows}) > 1:
         raise DualTaskError(f"{folder}: holds hand-ins of more than one exam", "keep a folder for each exam")
     return sorted(rows, key=lambda row: str(row["time"]))
+
+
+def _is_hand_in(row: Any) -> bool:
+    """Whether the content of a file is a row as ``hand_in`` writes it, which the board can compare and draw."""
+    if not isinstance(row, dict) or not set(COLUMNS) <= set(row):
+        return False
+    texts, scores = (row[name] for name in ("team", "time", "exam", "target")), [row[name] for name in SCORES]
+    seconds = row.get("trained_seconds")
+    return (
+        all(isinstance(text, str) for text in texts)
+        and all(isinstance(value, (int, float)) for value in (*scores, row["cases"], seconds or 0))
+        and all(-1 <= score <= 1 for score in scores)  # NaN is not
+    )
 
 
 def standings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

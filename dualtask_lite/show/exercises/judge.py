@@ -101,6 +101,8 @@ class Exercise:
         if isinstance(expected, str):
             return isinstance(answer, str) and answer == expected
         try:
+            if not np.shape(expected):
+                answer = _plain(answer)  # an array of one number, as values[x == 10] gives, is that number
             if np.asarray(answer).dtype == bool or np.shape(answer) != np.shape(expected):
                 return False
             return bool(np.allclose(answer, expected, rtol=self.tolerance, atol=self.rounding))

@@ -51,7 +51,7 @@ def largest_tau(taus: Sequence[float], best: Sequence[Mapping[str, float]]) -> f
 )
 def largest_gradient(answer: float, published: Callable[[Tensor], Tensor], beside: Tensor) -> bool:
     through = torch.autograd.functional.vjp(published, beside, torch.ones_like(beside))[1]
-    return not isinstance(answer, bool) and abs(float(answer) - float(through.abs().max())) < 1e-12
+    return not isinstance(answer, bool) and bool(abs(answer - float(through.abs().max())) < 1e-12)
 
 
 def _alive(answer: Callable[[Tensor], Tensor], inside_band: Tensor) -> str:

@@ -68,7 +68,7 @@ def cascade_hours(hours: Callable[[Any, float], float], plans: Mapping[str, Any]
 )
 def pancreas_ml(answer: float, found: Any) -> bool:
     voxels = (np.asarray(found.dataobj) == 1).sum()
-    return abs(float(answer) - voxels * np.prod(found.header.get_zooms()[:3]) / 1000) < 0.01
+    return bool(abs(answer - voxels * np.prod(found.header.get_zooms()[:3]) / 1000) < 0.01)
 
 
 @result("07.A")

@@ -172,6 +172,29 @@ def test_a_file_that_is_no_hand_in_is_named(tmp_path, content, message):
         exam.read_board(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"dice": float("nan")},
+        {"difference": float("inf")},
+        {"dice": None},
+        {"dice": "0.9"},
+        {"dice": 99},
+        {"low": 10**400},
+        {"cases": "many"},
+        {"exam": ["1"]},
+        {"team": None},
+        {"trained_seconds": "3"},
+    ],
+    ids=lambda other: next(iter(other)),
+)
+def test_a_hand_in_with_a_value_that_the_board_cannot_compare_is_named(tmp_path, other):
+    exam.add_to_board(tmp_path, row())
+    (tmp_path / "edited.json").write_text(json.dumps(row() | other))
+    with pytest.raises(DualTaskError, match=r"edited\.json: is not a hand-in"):
+        exam.read_board(tmp_path)
+
+
 def test_a_board_of_two_exams_or_none_is_refused(tmp_path):
     with pytest.raises(DualTaskError, match="no such folder"):
         exam.read_board(tmp_path / "nowhere")

@@ -53,6 +53,12 @@ def of(expected, **more):
         (False, 0, "wrong"),
         (np.bool_(True), 1, "wrong"),
         (np.str_("B"), "B", "right"),
+        (np.array([3.0]), 3, "right"),
+        (torch.tensor([[3.0]], requires_grad=True), 3, "right"),
+        (np.array([True]), 1, "wrong"),
+        (np.array([3.0, 3.0]), 3, "wrong"),
+        ([1.0], [1.0], "right"),
+        (np.array([1.0]), [1.0], "right"),
     ],
 )
 def test_an_answer_is_compared_with_the_right_one(answer, right, state):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -39,3 +40,37 @@ def test_repaired_target_is_compared_in_every_voxel(answer, right):
 )
 def test_repaired_conversion_gives_a_gradient(answer, right):
     assert find_exercise("02.4").accepts(answer, {"inside_band": DISTANCES}) == right
+
+
+PROFILES = {"published, tight crop": np.array([0.2, 0.4]), "published, wide crop": np.array([0.1, 0.1])}
+WAY = np.array([9.0, 10.0])
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        (PROFILES["published, tight crop"][WAY == 10] / PROFILES["published, wide crop"][WAY == 10], True),
+        (PROFILES["published, tight crop"] / PROFILES["published, wide crop"], False),
+        (PROFILES["published, wide crop"][WAY == 10] / PROFILES["published, tight crop"][WAY == 10], False),
+    ],
+    ids=["as its solution says", "along the whole line", "the other way round"],
+)
+def test_factor_may_be_read_with_a_mask(answer, right):
+    """A mask selects an array of one number."""
+    assert find_exercise("01.2").accepts(answer, {"profiles": PROFILES, "way": WAY}) == right
+
+
+GRADIENT = {"published": lambda mm: 0 * mm, "beside": DISTANCES}
+FOUND = {"found": nib.Nifti1Image(np.ones((10, 10, 10), np.uint8), np.eye(4))}
+
+
+@pytest.mark.parametrize(
+    ("number", "lesson", "right"), [("02.3", GRADIENT, 0.0), ("07.4", FOUND, 1.0)], ids=["02.3", "07.4"]
+)
+def test_a_number_written_as_text_is_wrong(number, lesson, right):
+    """Its meaning is written with digits, so a text that were right would end in an error."""
+    task = find_exercise(number)
+    assert not task.accepts(str(right), lesson)
+    for answer in (right, np.float64(right), np.array([right]), torch.tensor(right)):
+        assert task.accepts(answer, lesson)
+        assert task.explain(answer, lesson).startswith(f"{right:g}")
