@@ -219,7 +219,7 @@ def use_the_course():
 def code_of_the_instructor():
     """What the page for instructors runs to make everything that the lessons read."""
     page = (ROOT / "notebooks" / "INSTRUCTORS.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r'^python -c "(.*)"$', page, flags=re.M)
+    (code,) = re.findall(r'^python -c "\n(.*?)"$', page, flags=re.M | re.S)
     return code
 
 
