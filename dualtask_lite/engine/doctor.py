@@ -156,7 +156,8 @@ def _disk() -> tuple[dict[str, Any], Check]:
     values = {"cache_folder": str(folder), "disk_free_gb": round(free, 1)}
     elsewhere = "set DUALTASK_DATA to another folder"
     if not os.access(existing, os.W_OK):
-        return values, Check.of("disk", f"{existing} cannot be written", elsewhere)
+        remedy = f"{elsewhere}, unless your course shares this one and its data are made"
+        return values, Check.of("disk", f"{existing} cannot be written", remedy)
     remedy = "" if free >= _LEAST_DISK_GB else f"free some space or {elsewhere}"
     return values, Check.of("disk", f"{free:.1f} GB free for {folder}", remedy)
 
