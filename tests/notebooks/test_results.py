@@ -263,17 +263,21 @@ def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
     found = results.Results().comparisons
     late, steps = found["conversion" + LONGER], found["segmentation" + LONGER]
     by_centre = late["by_centre"]
-    assert max(by_centre["A"], by_centre["B"]) < -0.02 < 0.02 < by_centre["C"], "behind on A and B, ahead on C"
-    on_b = [difference(longer["conversion"], longer["segmentation"], [run]) for run in runs if run[0] == "B"]
+    assert max(by_centre["A"], by_centre["B"]) < -0.02, "behind on A and B"
+    on_b, on_c = (
+        [difference(longer["conversion"], longer["segmentation"], [run]) for run in runs if run[0] == part]
+        for part in "BC"
+    )
     assert min(map(abs, on_b)) < 0.005, "level in one of the two runs of B"
+    assert sorted(change > 0.02 for change in on_c) == [False, True, True], "ahead in two of three runs on C"
     assert -0.05 < late["difference"] < 0, "on average a little behind"
     low, high = late["hierarchical"]
     assert low < 0 < high < results.CLAIMED, "the interval excludes the claim"
     assert late["trainings"] >= 5
     assert steps["conclusion"] == "better"
     assert steps["difference"] > max(0, late["difference"]), "worth less than more steps alone"
-    assert f"{NUMBERS[len(runs)].title()} training runs of 9,600 steps, two for each hospital" in page
-    assert Counter(part for part, _ in runs) == dict.fromkeys("ABC", 2)
+    assert f"{NUMBERS[len(runs)].title()} training runs of 9,600 steps, two or three for each hospital" in page
+    assert Counter(part for part, _ in runs) == {"A": 2, "B": 2, "C": 3}
     on_a, on_b, on_c = (f"{difference(longer['full'], longer['segmentation'], [run]):+.3f}" for run in of_all_arms)
     assert max(float(on_a), float(on_b)) < 0 < float(on_c)
     assert f"hospital that was held out, too, on A ({on_a}) and on B ({on_b})" in log
@@ -315,14 +319,13 @@ def test_words_on_the_longer_runs_on_c_hold_for_the_rows():
     curve = {arm: ends[arm + LONGER] for arm in arms}
     assert [max(found, key=found.get) for found in (whole, box)] == ["full", "conversion"]
     ends = {(row["arm"], row["seed"]): float(row["unseen_dice"]) for row in rows_of("curves.csv") if row["part"] == "C"}
-    alone, conversions = ([ends[arm + LONGER, seed] for seed in "02"] for arm in ("segmentation", "conversion"))
+    alone, conversions = ([ends[arm + LONGER, seed] for seed in "012"] for arm in ("segmentation", "conversion"))
     assert ends["full" + LONGER, "0"] < min(fmean(alone), fmean(conversions), curve["segmentation"])
     for column in ("dice", "dice_own_box"):
         found = values_of(REFERENCE, column)
-        assert all(
-            difference(found["conversion" + LONGER], found["segmentation" + LONGER], [("C", s)]) > 0 for s in "02"
-        )
-    assert all(later > earlier for earlier, later in zip(alone, conversions, strict=True))
+        gains = [difference(found["conversion" + LONGER], found["segmentation" + LONGER], [("C", s)]) for s in "012"]
+        assert [gain > 0 for gain in gains] == [True, False, True], "ahead with seeds 0 and 2, behind with seed 1"
+    assert [with_them > without for without, with_them in zip(alone, conversions, strict=True)] == [True, False, True]
 
 
 def test_work_of_a_step_is_what_the_names_of_the_arms_say():
@@ -335,8 +338,7 @@ def test_work_of_a_step_is_what_the_names_of_the_arms_say():
 
 def test_words_on_single_terms_hold_for_the_rows(tumours):
     """The log and lesson 05b: too few training runs for a verdict."""
-    single = ("distance", "views", "consistency", "contrast")
-    assert all(2 <= len(tumours[arm]) < 5 for arm in single)
+    assert all(2 <= len(tumours[arm]) < 5 for arm in ("views", "consistency", "contrast"))
     words = words_of(LOG)
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     one_view, two_views = (
@@ -374,7 +376,11 @@ def test_words_on_two_trainings_of_the_pancreas_stage_hold_for_the_rows():
     assert sorted(apart) == [("A", "0"), ("B", "0"), ("B", "1"), ("C", "1")]
     longer, alone = dice["segmentation" + LONGER], dice["segmentation"]
     assert [run for run in longer if longer[run] != alone[run]] == [("C", "0")]
-    assert longer["B", "1"] == alone["B", "1"], "trained again, on a processor without AVX512"
+    again = [longer[run] == alone[run] for run in (("B", "1"), ("C", "1"))]
+    assert all(again), "trained again, on a processor without AVX512"
+    on_b = [(dice["distance"]["B", seed], alone["B", seed]) for seed in "01"]
+    apart_on_b = [max(abs(again[case] - first[case]) for case in first) for again, first in on_b]
+    assert [f"{most:.4f}" for most in apart_on_b] == ["0.0003", "0.0000"]
     assert f"{max(abs(one) for differences in apart.values() for one in differences):.2f}" == "0.22"
     assert max(abs(fmean(differences)) for differences in apart.values()) < 0.01
 
