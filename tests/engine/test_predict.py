@@ -14,7 +14,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.engine import predict
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.inference import HEADS, flips, output_head, predict_region
+from dualtask_lite.engine.inference import HEADS, flips, output_head, predict_heads, predict_region
 from dualtask_lite.engine.predict import keep_large_components, predict_box, predict_scan
 from dualtask_lite.engine.run import Model, build_network
 from dualtask_lite.errors import DualTaskError
@@ -109,6 +109,34 @@ def test_empty_fine_stage_keeps_the_coarse_prediction():
     assert "pancreas-fine found nothing in its box" in both.warnings[0]
 
 
+def test_kept_prediction_has_the_mask_of_each_head():
+    """One layer of the box is grey: by the segmentation it is inside, by the distance of this network outside."""
+
+    class Apart(Threshold):
+        def forward(self, x):
+            outputs = super().forward(x)
+            return outputs._replace(distance=outputs.distance + 0.3)
+
+    scan = bright_box()
+    scan.volume[8, 9:19, 7:17] = 77
+    coarse = replace(model("pancreas-coarse"), net=Apart())
+    before = predict_scan([coarse], scan).targets["pancreas"].masks
+    kept = predict_scan([coarse, model("pancreas-fine", level=2.0)], scan).targets["pancreas"].masks
+    assert before["segmentation"].sum() - before["distance"].sum() == 100
+    assert list(kept) == list(before)
+    assert all(np.array_equal(kept[head], before[head]) for head in HEADS)
+
+
+def test_stages_can_be_run_one_after_the_other():
+    scan, stages = bright_box(), ("pancreas-coarse", "tumour-coarse")
+    together = predict_scan([model(stage) for stage in stages], scan)
+    first = predict_scan([model(stages[0])], scan)
+    second = predict_scan([model(stages[1])], scan, first.targets)
+    assert [stage["looked_in"] for stage in second.report] == ["pancreas"]
+    assert np.array_equal(second.mask, together.mask)
+    assert list(first.targets) == ["pancreas"]  # unchanged
+
+
 def test_empty_round_keeps_the_previous_prediction(monkeypatch):
     scan, rounds = bright_box(), itertools.count()
 
@@ -150,17 +178,60 @@ def test_a_fine_stage_stops_after_four_rounds(monkeypatch):
     assert report[1]["agreement"] < 0.92
 
 
+def test_rounds_agree_at_a_dice_of_92_percent(monkeypatch):
+    """Runs of 100 voxels, the first round 9 behind the coarse stage, the second another 7: Dice 0.91, then 0.93."""
+    scan, starts = bright_box(), iter((0, 9, 16))
+
+    def shifted(model, scan, box):
+        probability, start = np.zeros(scan.shape, np.float32), next(starts)
+        plane = np.zeros(30 * 28, np.float32)
+        plane[start : start + 100] = 1
+        probability[:, :, 3] = plane.reshape(30, 28)
+        maps = np.stack([probability, 1 - probability])
+        return predict.BoxMaps(maps, Box.whole(scan.shape), scan.shape, ("segmentation",), "segmentation", 20.0)
+
+    monkeypatch.setattr(predict, "predict_box", shifted)
+    report = predict_scan([model("pancreas-coarse"), model("pancreas-fine")], scan).report[1]
+    assert (report["rounds"], report["agreement"]) == (2, 0.93)
+
+
+def test_box_of_a_stage_has_its_margin_in_mm():
+    """20 mm for tumour-coarse; 25 mm for pancreas-fine, which here begins with the whole volume."""
+    start, stop = np.array([28, 20, 16]), np.array([40, 30, 24])
+    where = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
+    scan = bright_box((60, 56, 40), (1.0, 2.0, 5.0), where=where)
+    for stages, margin in ((("pancreas-coarse", "tumour-coarse"), (20, 10, 4)), (("pancreas-fine",), (25, 13, 5))):
+        prediction = predict_scan([model(stage) for stage in stages], scan)
+        pancreas = Box.around(prediction.targets["pancreas"].mask)
+        assert np.abs(np.subtract([pancreas.start, pancreas.stop], [start, stop])).max() <= 1  # the grid is another
+        expected = np.subtract(pancreas.start, margin), np.add(pancreas.stop, margin)
+        found = [prediction.report[-1][name] for name in ("box_start", "box_stop")]
+        assert np.abs(np.subtract(found, np.clip(expected, 0, scan.shape))).max() <= 1  # around the round before
+        assert prediction.report[0]["volume_ml"] == pytest.approx(prediction.targets["pancreas"].mask.sum() * 0.01)
+
+
+@pytest.mark.parametrize(("threshold", "layers"), [(0.5, 12), (0.8, 11)])
+def test_every_mask_has_the_threshold_of_the_model(threshold, layers):
+    """One layer of the box is grey: both heads give it a probability of about 0.7."""
+    scan = bright_box()
+    scan.volume[8, 9:19, 7:17] = 77
+    found = predict_scan([model("pancreas-coarse", **{"prediction.threshold": threshold})], scan).targets["pancreas"]
+    assert found.probability[8, 12, 12] == pytest.approx(0.7, abs=0.05)
+    for mask in (found.mask, *found.masks.values()):
+        assert mask.any((1, 2)).sum() == layers
+
+
 @pytest.mark.parametrize("shape", [(9, 40, 1), (64, 5, 20), (17, 17, 17)])
 def test_any_volume_size_works_and_only_its_box_matters(shape):
     scan = bright_box(shape, where=(slice(2, 6), slice(1, 4), slice(0, 1)))
     box = Box((1, 0, 0), (8, 5, 1))
-    maps = predict_box(model("pancreas-coarse"), scan, box)
+    maps = predict_box(model("pancreas-coarse", **{"objective.band": 12}), scan, box)
     probability, distance = maps.probability, maps.distance_mm
     assert probability.shape == distance.shape == shape
     outside = np.ones(shape, bool)
     outside[box.slices] = False
     assert not probability[outside].any()
-    assert (distance[outside] == 20).all()
+    assert (distance[outside] == 12).all()
 
 
 def test_eight_flips_are_eight_and_their_mean_is_flip_invariant():
@@ -176,6 +247,30 @@ def test_eight_flips_are_eight_and_their_mean_is_flip_invariant():
         assert torch.allclose(predict_region(net, image.flip(axis), settings).flip(axis), straight, atol=1e-4)
     one = predict_region(net, image, settings.changed({"prediction.flips": 1}))
     assert not torch.allclose(one, straight, atol=1e-4)
+
+
+def test_maps_are_converted_by_the_settings_of_the_model():
+    image = torch.rand(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+    logit = (image - 0.5) * 40
+    distance = (-logit / 10).clamp(-1, 1) * 12
+    chosen = model("pancreas-coarse", **{"objective.tau": 3, "objective.band": 12})
+    maps = predict_heads(chosen.net, image, chosen.settings)
+    torch.testing.assert_close(maps, torch.cat([logit.sigmoid(), distance, (-distance / 3).sigmoid()]))
+    off = {f"objective.weights.{term}": 0 for term in ("dist", "conv_mask", "conv_distance")}
+    maps = predict_heads(chosen.net, image, chosen.settings.changed(off))
+    torch.testing.assert_close(maps, torch.cat([logit.sigmoid(), (-3 * logit).clamp(-12, 12)]))
+
+
+def test_prediction_is_without_dropout_and_the_network_trains_on():
+    torch.manual_seed(0)
+    settings = Settings.of("laptop", SMALL)
+    net, image = build_network(settings).train(), torch.rand(1, 16, 16, 16)
+    torch.nn.init.normal_(net.seg_head.weight)
+    one, other = (predict_region(net, image, settings) for _ in range(2))
+    assert torch.equal(one, other)
+    assert net.training
+    predict_region(net.eval(), image, settings)
+    assert not net.training
 
 
 def test_windows_give_what_one_pass_gives_for_a_pointwise_network():
@@ -347,13 +442,13 @@ def test_false_tumour_does_not_change_the_pancreas_score():
     assert np.array_equal(cascade.mask == 2, cascade.targets["tumour"].mask)
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations((100, 90, 60, 40))))
+@pytest.mark.parametrize("order", list(itertools.permutations((100, 90, 50, 40))))
 def test_components_below_half_the_largest_are_removed_in_any_order(order):
     """Golden's post-processing rule depends on the order of the labels (trap 8); this one must not."""
     mask = np.zeros((3, 48, 200), bool)
     for row, length in zip((3, 15, 27, 39), order, strict=True):
         mask[1, row, :length] = True
-    assert keep_large_components(mask).sum() == 250
+    assert keep_large_components(mask).sum() == 240  # exactly half of the largest is kept
 
 
 def test_components_agree_with_scipy():

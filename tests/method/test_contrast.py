@@ -142,6 +142,34 @@ def test_small_lesion_beside_a_large_one_has_a_core():
     assert core[0, 8, 1, 1]  # the cell of voxels 64..71, 8..15, 8..15
 
 
+@pytest.mark.parametrize(("margin", "stride"), [(6, 4), (12, 8)])
+def test_core_and_shell_follow_their_definitions(margin, stride):
+    """By SciPy, with a window and a stride that are not the defaults; the lesion has a thick and a thin part."""
+    mask = ellipsoid((64, 48, 32), (22, 20, 15), (15, 12, 10)) + ellipsoid((64, 48, 32), (44, 28, 17), (14, 3, 3))
+    core, shell = regions(mask, margin=(margin, margin), stride=stride)
+
+    def cells(volume):
+        sides = [side for n in volume.shape for side in (n // stride, stride)]
+        return volume.reshape(sides).max((1, 3, 5))
+
+    depth = cells(-signed_distance(mask[0, 0].numpy(), (1.0, 1.0, 1.0)))
+    deepest = ndimage.maximum_filter(depth, 3, mode="nearest")
+    np.testing.assert_array_equal(core[0], (depth > 0) & (2 * depth >= deepest))
+    window = (margin, margin, margin - 3)
+    dilated = ndimage.maximum_filter(mask[0, 0].numpy(), window, mode="constant", origin=(-1, -1, 0))
+    np.testing.assert_array_equal(shell[0], (cells(dilated) > 0) & (cells(mask[0, 0].numpy()) == 0))
+    assert regions(mask, core="skeleton", stride=stride)[0].shape == core.shape
+
+
+def test_each_sample_has_the_shell_that_it_has_alone():
+    """The dilation of one voxel stays within its cell, so its shell is the cells around; that of a ball does not."""
+    voxel, ball = torch.zeros(1, 1, 32, 32, 32), ellipsoid((32, 32, 32), (15, 15, 15), (6, 6, 6))
+    voxel[..., 12, 12, 12] = 1
+    shells = [regions(mask, margin=(4, 4))[1] for mask in (voxel, ball, torch.cat([voxel, ball]))]
+    assert shells[0].sum() == 3**3 - 1
+    assert torch.equal(torch.cat(shells[:2]), shells[2])
+
+
 def test_core_of_a_large_lesion_excludes_its_rim():
     mask = ellipsoid((64, 64, 64), (32, 32, 32), (28, 28, 28))
     core, _ = regions(mask)
@@ -201,6 +229,12 @@ def test_candidates_are_drawn_uniformly():
     drawn = counts[[6 * x + y for x, y in candidates]].double()
     assert drawn.sum() == 3000
     assert ((drawn - 500) ** 2 / 500).sum() < 20.5  # 5 degrees of freedom: passed with probability 0.999
+
+
+def test_slices_are_drawn_independently():
+    """Two slices of six candidates each get the same cell in one sample of six (standard deviation 0.007)."""
+    index, _ = draw_voxels(torch.ones(3000, 2, 3, 2, dtype=torch.bool), generator())
+    assert (index[:, 0] == index[:, 1]).double().mean().item() == pytest.approx(1 / 6, abs=0.03)
 
 
 def test_same_seed_draws_the_same_cells():

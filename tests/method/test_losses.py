@@ -41,6 +41,13 @@ def ball(shape=(48, 48, 32), centre=(22, 25, 15), radius=7.0):
     return inside[None, None].float()
 
 
+def bar():
+    """(1, 1, 48, 48, 32) mask of a lesion whose skeleton, of every eighth voxel, is a line of three."""
+    mask = torch.zeros(1, 1, 48, 48, 32)
+    mask[..., 15:18, 22:27, 2:31] = 1
+    return mask
+
+
 def target_of(mask, spacing=MM):
     return Target(mask, signed_distance(mask, spacing))
 
@@ -115,22 +122,24 @@ def test_true_distance_has_no_loss():
     assert conv_mask_term((distance_mm / 20).clamp(-1, 1), mask, tau=0.1).item() < 0.01
 
 
-def test_surface_weight_applies_near_the_surface():
-    """Two voxels, one of them within a quarter of the band: (5 * 0.1 + 1 * 0.4) / 6."""
-    distance_mm = torch.tensor([4.9, 12.0]).reshape(1, 1, 2, 1, 1)
-    regressed = distance_mm / 20 + torch.tensor([0.1, -0.4]).reshape(1, 1, 2, 1, 1)
-    assert distance_term(regressed, distance_mm, surface_weight=5).item() == pytest.approx(0.9 / 6)
-    assert distance_term(regressed, distance_mm).item() == pytest.approx(0.25)
+@pytest.mark.parametrize("band", [20.0, 8.0])
+def test_surface_weight_applies_near_the_surface(band):
+    """Two voxels, one of them just within a quarter of the band: (5 * 0.1 + 1 * 0.4) / 6."""
+    distance_mm = band * torch.tensor([0.24, -0.26]).reshape(1, 1, 2, 1, 1)
+    regressed = distance_mm / band + torch.tensor([0.1, -0.4]).reshape(1, 1, 2, 1, 1)
+    assert distance_term(regressed, distance_mm, band=band, surface_weight=5).item() == pytest.approx(0.9 / 6)
+    assert distance_term(regressed, distance_mm, band=band).item() == pytest.approx(0.25)
 
 
-def test_conversion_to_distance_counts_only_within_the_band():
-    """A logit of 0 is a distance of 0 mm; the error is |d| / band, and the voxel at 25 mm does not count."""
-    distance_mm = torch.tensor([-5.0, 15.0, 25.0]).reshape(1, 1, 3, 1, 1)
+@pytest.mark.parametrize(("tau", "band"), [(2.0, 20.0), (3.0, 8.0)])
+def test_conversion_to_distance_counts_only_within_the_band(tau, band):
+    """A logit of 0 is a distance of 0 mm; the error is |d| / band, and the voxel beyond the band does not count."""
+    distance_mm = band * torch.tensor([-0.25, 0.75, 1.25]).reshape(1, 1, 3, 1, 1)
     logit = torch.zeros(1, 1, 3, 1, 1, requires_grad=True)
-    loss = conv_distance_term(logit, distance_mm, tau=2, band=20)
+    loss = conv_distance_term(logit, distance_mm, tau=tau, band=band)
     loss.backward()
-    assert loss.item() == pytest.approx((5 + 15) / 2 / 20)
-    assert logit.grad.flatten().tolist() == pytest.approx([-0.05, 0.05, 0])  # tau / band / 2 voxels
+    assert loss.item() == pytest.approx((0.25 + 0.75) / 2)
+    assert logit.grad.flatten().tolist() == pytest.approx([-tau / band / 2, tau / band / 2, 0])
 
 
 def test_consistency_sums_both_heads():
@@ -151,16 +160,17 @@ def test_tumour_slice_has_more_than_ten_voxels():
     assert slice_term(-logits, mask).item() == pytest.approx(20)
 
 
-def test_contrast_covers_all_slices_of_the_batch():
-    mask, distance_mm = target_of(torch.cat([ball(), ball(centre=(30, 12, 10), radius=4)]))
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.3, "core": "skeleton"}])
+def test_contrast_covers_all_slices_of_the_batch(options):
+    mask, distance_mm = target_of(torch.cat([bar(), ball(centre=(30, 12, 10), radius=4)]))
     embedding = torch.randn(2, 32, 6, 6, 4, generator=generator())
-    ours = feat_term(embedding, mask, distance_mm, generator=generator(4))
+    ours = feat_term(embedding, mask, distance_mm, generator=generator(4), **options)
     g = generator(4)
-    core, shell = core_and_shell(mask, distance_mm, generator=g)
+    core, shell = core_and_shell(mask, distance_mm, generator=g, core=options.get("core", "deepest"))
     core_cells = gather(embedding, *draw_voxels(core, g))
     shell_cells = gather(embedding, *draw_voxels(shell, g))
     assert len(core_cells) >= 3
-    assert ours.item() == nt_xent(core_cells, shell_cells).item() > 0
+    assert ours.item() == nt_xent(core_cells, shell_cells, options.get("temperature", 0.05)).item() > 0
 
 
 # -- samples are independent (trap 9) -----------------------------------------------------------------------
@@ -207,14 +217,34 @@ def test_empty_and_full_masks_give_finite_terms(fill):
 
 
 def test_two_views_are_averaged():
+    """With two samples, so that each view must meet the target of its own sample."""
     shape = (16, 16, 16)
-    target = target_of(ball(shape, (8, 7, 8), 4))
-    views = [random_outputs(1, seed=seed) for seed in (0, 1)]
+    target = target_of(torch.cat([ball(shape, (8, 7, 8), 4), ball(shape, (3, 12, 5), 6)]))
+    views = [random_outputs(2, seed=seed) for seed in (0, 1)]
     objective = Objective(weights=PAPER_WEIGHTS | {"out": 0, "feat": 0})
     both = objective(views, target, generator=generator())
     alone = [objective([view], target, generator=generator()) for view in views]
     for term, value in both.items():
         assert value.item() == pytest.approx((alone[0][term] + alone[1][term]).item() / 2, rel=1e-6)
+
+
+def test_every_term_gets_the_settings_of_the_objective():
+    """Each differs from its default, and from the loss with the default."""
+    mask, distance_mm = target = target_of(bar())
+    view = random_outputs(1, tuple(mask.shape[2:]))
+    scale = {"tau": 0.7, "band": 9.0}
+    contrast = {"temperature": 0.3, "core": "skeleton"}
+    objective = Objective(weights=PAPER_WEIGHTS | {"out": 0}, surface_weight=3.0, **scale, **contrast)
+    found = objective([view], target, generator=generator())
+    expected = {
+        "dist": distance_term(view.distance, distance_mm, band=9.0, surface_weight=3.0),
+        "conv_mask": conv_mask_term(view.distance, mask, **scale),
+        "conv_distance": conv_distance_term(view.seg, distance_mm, **scale),
+        "feat": feat_term(view.embedding, mask, distance_mm, generator=generator(), **contrast),
+    }
+    default = Objective()([view, view], target, generator=generator())
+    for term, value in expected.items():
+        assert found[term].item() == value.item() != default[term].item(), term
 
 
 def test_only_terms_with_a_weight_are_computed():
@@ -260,6 +290,8 @@ def test_same_generator_gives_identical_terms():
         ({"weights": {"seg": float("nan")}}, "weight of seg is nan"),
         ({"weights": {"seg": 0}}, "no term"),
         ({"tau": 0}, "above 0"),
+        ({"band": 0}, "above 0"),
+        ({"temperature": 0}, "above 0"),
     ],
 )
 def test_invalid_settings_are_refused(options, message):

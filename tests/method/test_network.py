@@ -228,6 +228,8 @@ def test_heads_start_unsaturated(width, standardise):
     features, before_tanh, outputs = run_with_distance_head(net, image(1, 1, 32, 32, 16))
     assert outputs.distance.abs().max() < 0.9
     assert outputs.seg.abs().max() < 2
+    assert not net.distance_head.bias.any()
+    assert not net.seg_head.bias.any()
     (gradient,) = torch.autograd.grad(outputs.distance.sum(), before_tanh, retain_graph=True)
     assert gradient.min() > 0.2
     for head in (outputs.distance, outputs.seg):
@@ -335,6 +337,7 @@ def test_same_seed_gives_the_same_network_and_result():
 
 def test_dropout_acts_only_in_training():
     net, x = fresh(), image(1, 1, 16, 16, 8)
+    assert [m.p for m in net.modules() if isinstance(m, nn.Dropout3d) and m.p] == [0.1]
     assert not torch.equal(net(x).seg, net(x).seg)
     net.eval()
     assert torch.equal(net(x).seg, net(x).seg)

@@ -113,6 +113,25 @@ def test_saturation_counts_voxels_lost_to_the_clip():
     assert saturation(image.round(), bright) == 0  # air and bone only: no contrast to lose
 
 
+@pytest.mark.parametrize(("share", "shown"), [(0.45, True), (0.55, False)])
+def test_view_may_saturate_up_to_half_of_the_voxels(share, shown):
+    """Trap 11: a view that adds a constant; the grey values are spread evenly over 0.05 to 0.95."""
+    kernel = torch.zeros(3, 3, 3)
+    kernel[1, 1, 1] = 1
+    image = torch.linspace(0.05, 0.95, 1000).reshape(1, 10, 10, 10)
+    brighter = View(kernel, bias=0.05 + 0.9 * share, blend=1.0)
+    assert saturation(image, brighter) == pytest.approx(share, abs=0.01)
+    assert shows_anatomy(image, brighter) is shown
+
+
+def test_random_view_draws_with_the_given_settings():
+    image, own = textured(), {"kernel_sizes": (5,), "max_blend": 0.2}
+    for seed in range(5):
+        view = draw_view(generator(seed), **own)
+        assert shows_anatomy(image, view)
+        assert torch.equal(random_view(image[None], generator(seed), **own)[0], apply_view(image, view))
+
+
 @pytest.mark.parametrize("value", [0.0, 0.4, 1.0])
 def test_constant_image_is_unchanged(value):
     image = torch.full((1, 1, 8, 8, 8), value)
@@ -141,8 +160,9 @@ def test_number_of_draws_is_bounded(monkeypatch):
 def test_invalid_settings_are_refused():
     with pytest.raises(ValueError, match="odd"):
         draw_view(generator(), kernel_sizes=(3, 4))
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        draw_view(generator(), max_blend=1.5)
+    for blend in (-0.1, 1.5):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            draw_view(generator(), max_blend=blend)
 
 
 # -- one convolution and one transfer a draw ------------------------------------------------------------------

@@ -232,7 +232,7 @@ def _compare_heads(model: Model, maps: np.ndarray) -> tuple[dict[str, np.ndarray
     """Maps and warnings of the two heads, compared as probabilities and as distances in mm."""
     objective = model.settings.objective
     by_segmentation, distance, by_distance = maps
-    logit = torch.logit(torch.from_numpy(by_segmentation))
+    logit = torch.logit(torch.from_numpy(by_segmentation).clamp(0, 1))  # resampling can round to just above 1
     converted = logit_to_distance(logit, objective.tau, objective.band).numpy()
     difference_mm = np.abs(converted - distance)
     near = np.minimum(np.abs(converted), np.abs(distance)) < NEAR_SURFACE * objective.band

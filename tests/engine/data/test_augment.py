@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from monai.transforms import Affine
 from scipy import ndimage
 from scipy.interpolate import BSpline
+from scipy.spatial.transform import Rotation
 
 from dualtask_lite.engine.config import Augment
 from dualtask_lite.engine.data.augment import (
@@ -157,6 +158,38 @@ def test_drawn_values_stay_in_range():
         np.sqrt((DISPLACEMENT[0] ** 2 + DISPLACEMENT[0] * DISPLACEMENT[1] + DISPLACEMENT[1] ** 2) / 3), rel=0.1
     )
     assert 0.2 < np.mean([c.noise > 0 for c in changes]) < 0.4
+
+
+def test_each_axis_has_its_own_angle_zoom_and_flip():
+    rng = np.random.default_rng(0)
+
+    def drawn(**only):
+        still = {"scale": 0, "rotation": 0, "elastic": 0, "flip": 0}
+        return np.stack([draw_change(Augment(**still | only), (8, 8, 8), rng).matrix for _ in range(800)])
+
+    angles = Rotation.from_matrix(drawn(rotation=15)).as_euler("xyz", degrees=True)
+    zooms = 1 / np.linalg.norm(drawn(scale=0.2), axis=1)
+    for values, reach in ((angles, 15), (zooms - 1, 0.2)):  # uniform in both directions
+        assert np.abs(values).max() <= reach + 1e-9
+        np.testing.assert_allclose(values.min(0), -reach, rtol=0.02)
+        np.testing.assert_allclose(values.max(0), reach, rtol=0.02)
+        np.testing.assert_allclose(values.std(0), reach / np.sqrt(3), rtol=0.1)
+        assert np.abs(np.corrcoef(values.T) - np.eye(3)).max() < 0.15
+    mirrored = drawn(flip=0.5).diagonal(axis1=1, axis2=2) < 0
+    combinations = np.bincount(mirrored @ [1, 2, 4], minlength=8)
+    assert ((combinations > 60) & (combinations < 140)).all()  # 100 each, standard deviation 9
+
+
+def test_gamma_is_the_exponent_and_noise_the_standard_deviation():
+    image = noise(20, 20, 20)
+    brighter = recolour(image.clone(), Change(np.eye(3), gamma=0.7))
+    np.testing.assert_allclose(brighter, image.numpy() ** 0.7, rtol=1e-6)
+    grey = torch.full((1, 50, 50, 50), 0.5)
+    once, again, other = (recolour(grey.clone(), Change(np.eye(3), noise=0.04, seed=seed)) for seed in (1, 1, 2))
+    assert (once.mean().item(), once.std().item()) == (pytest.approx(0.5, abs=1e-3), pytest.approx(0.04, rel=0.02))
+    assert torch.equal(once, again)
+    assert abs(np.corrcoef((once - grey).flatten(), (other - grey).flatten())[0, 1]) < 0.02
+    assert recolour(torch.ones(1, 8, 8, 8), Change(np.eye(3), noise=0.04)).max() == 1
 
 
 def test_applying_draws_nothing():

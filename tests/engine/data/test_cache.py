@@ -92,7 +92,9 @@ def test_a_copy_of_the_files_needs_no_new_region(case, folder, tmp_path):
     assert len(files_of(folder)) == 1
 
 
-@pytest.mark.parametrize("what", ["stage", "spacing", "label", "affine", "label_map", "volume", "code"])
+@pytest.mark.parametrize(
+    "what", ["stage", "spacing", "label", "affine", "label_map", "volume", "dataset", "grid", "masks"]
+)
 def test_a_region_is_cut_anew_when_its_origin_changes(what, folder, monkeypatch, tmp_path):
     case, chosen = made(), settings()
     mapped_region(case, chosen)
@@ -100,9 +102,9 @@ def test_a_region_is_cut_anew_when_its_origin_changes(what, folder, monkeypatch,
         chosen = settings(stage="pancreas-coarse")
     elif what == "spacing":
         chosen = settings(**{"sample.spacing": [8, 8, 6]})
-    elif what == "code":
+    elif what in ("dataset", "grid", "masks"):  # the code
         (tmp_path / "other.py").write_text("another way to cut")
-        monkeypatch.setattr(cache.grid, "__file__", str(tmp_path / "other.py"))
+        monkeypatch.setattr(getattr(cache, what), "__file__", str(tmp_path / "other.py"))
     else:
         changes = {
             "label": np.roll(case.label, 1, 0),

@@ -54,6 +54,14 @@ def test_every_case_comes_once_an_epoch():
     assert len({tuple(epoch) for epoch in epochs}) > 1
 
 
+def test_another_seed_gives_another_order_and_other_samples():
+    orders = {tuple(draw_case(i, 5, seed) for i in range(5)) for seed in range(4)}
+    assert len(orders) > 1
+    region = training_region(ball_case(), settings())
+    one, other = (Samples([region], settings(**STILL, seed=seed), range(4)) for seed in (0, 1))
+    assert not all(torch.equal(a["image"], b["image"]) for a, b in zip(one, other, strict=True))
+
+
 def test_image_and_mask_move_together():
     chosen = settings(**{"augment.noise": 0, "augment.gamma": 0, "augment.elastic": 1})
     samples = Samples([training_region(ball_case(), chosen)], chosen, range(20))
@@ -104,6 +112,38 @@ def test_foreground_share_centres_patches_on_the_target():
     assert all(sample["mask"][0, 4, 4, 4] == 1 for sample in Samples([region], chosen, range(20)))
 
 
+def test_share_of_the_patches_is_centred_on_the_target():
+    """On a target of one voxel a quarter of them, the others anywhere in the region; without a target all of them."""
+    rng, corner = np.random.default_rng(0), torch.tensor([0])
+    some, none = (
+        np.array([draw_centre((4, 5, 6), target, 0.25, rng) for _ in range(3000)])
+        for target in (corner, torch.zeros(0, dtype=torch.int64))
+    )
+    at_corner = [(centres == 0).all(1).mean() for centres in (some, none)]
+    assert at_corner == pytest.approx([0.25 + 0.75 / 120, 1 / 120], abs=0.03)
+    for axis, side in enumerate((4, 5, 6)):
+        np.testing.assert_allclose(np.bincount(none[:, axis], minlength=side) / 3000, 1 / side, atol=0.035)
+
+
+@pytest.mark.parametrize("wanted", [(3.0, 3.0, 5.0), (1.3, 2.0, 7.0)])
+def test_region_on_the_working_grid_covers_its_box(wanted):
+    """The spacing is that of the whole number of voxels that fit, neither the scan's nor exactly the wanted one."""
+    region = training_region(ball_case(), settings(**{"sample.spacing": wanted}))
+    assert np.multiply(region.image.shape[1:], region.spacing) == pytest.approx(
+        np.multiply(region.box.shape, (2.0, 2.5, 4.0))
+    )
+    volume_ml = float(region.mask.sum() * np.prod(region.spacing)) / 1000
+    assert volume_ml == pytest.approx(4 / 3 * np.pi * 1.8**3, rel=0.04)
+
+
+@pytest.mark.parametrize(
+    ("stage", "start"), [("pancreas-fine", (0, 3, 2)), ("tumour-coarse", (0, 5, 4)), ("tumour-fine", (0, 1, 1))]
+)
+def test_box_of_a_stage_has_its_margin_in_mm(stage, start):
+    """25, 20 and, with its jitter, 30 mm before voxels 9, 13 and 9 of 2, 2.5 and 4 mm, but not beyond the volume."""
+    assert training_region(ball_case(), settings(stage=stage)).box.start == start
+
+
 @pytest.mark.parametrize(
     ("stage", "whole"), [("pancreas-coarse", True), ("tumour-coarse", False), ("tumour-fine", False)]
 )
@@ -139,3 +179,16 @@ def test_a_jittered_box_moves_and_never_cuts_the_target(where):
     assert len({int(image.sum()) for image in shown}) > 4
     assert all(0 < image.mean() < 1 for image in shown)
     assert torch.equal(crop_randomly(region, 0, rng), region.image)
+
+
+def test_each_face_of_a_jittered_box_moves_by_up_to_twice_the_jitter():
+    """0 to 20 mm into the region, evenly: 0 to 19 voxels of 1 mm, 0 to 9 of 2 mm."""
+    mask = torch.zeros(1, 60, 60, 60, dtype=torch.uint8)
+    mask[0, 28:32, 28:32, 28:32] = 1
+    region = Region("a", torch.ones(1, 60, 60, 60), mask, (1.0, 1.0, 2.0), Box.whole((60, 60, 60)))
+    rng = np.random.default_rng(0)
+    boxes = [Box.around(crop_randomly(region, 10, rng)[0].numpy()) for _ in range(150)]
+    hidden = np.array([(*box.start, *np.subtract(60, box.stop)) for box in boxes])
+    assert hidden.min(0).tolist() == [0] * 6
+    assert hidden.max(0).tolist() == [19, 19, 9] * 2
+    np.testing.assert_allclose(hidden.mean(0), [9.5, 9.5, 4.5] * 2, rtol=0.2)

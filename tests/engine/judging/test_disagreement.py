@@ -120,6 +120,46 @@ def test_model_with_one_trained_head_has_warnings_of_views_only(overrides):
     assert set(result.warnings) == {"views_probability", "views_mask", "unsure"}
 
 
+def test_heads_are_compared_as_the_settings_say():
+    """By hand: tau 3 mm, a surface within 2.5 mm by either head, and a threshold of 0.8."""
+    chosen = model(overrides={"objective.tau": 3, "objective.band": 10, "prediction.threshold": 0.8})
+    converted = np.array([1, 7, 4, 62, -6, -9], np.float64)
+    distance = np.array([5, 2, 3, 9, -3, -8], np.float64)
+    p, q = (1 / (1 + np.exp(mm / 3)) for mm in (converted, distance))
+    maps, warnings = engine._compare_heads(chosen, np.stack([p, distance, q]).reshape(3, 6, 1, 1))
+    np.testing.assert_allclose(maps["heads_mm"].ravel(), [4, 5, 1, 1, 3, 1], atol=1e-6)  # 62 mm is beyond the band
+    np.testing.assert_allclose(maps["heads"].ravel(), np.abs(p - q))
+    assert warnings["heads_mm"] == pytest.approx((4 + 5) / 2)  # the first is near by one head, the second by the other
+    assert warnings["heads_mask"] == pytest.approx(1 - 2 / 3)  # two voxels against one
+    assert warnings["heads_probability"] == pytest.approx(np.abs(p - q).sum() / (p + q).sum())
+
+
+def test_probability_just_above_one_is_a_distance_of_the_band():
+    """Resampling a map of ones gives 1.0000001 on some grids; its logit would be NaN."""
+    above = np.full((2, 2, 2), np.nextafter(np.float32(1), np.float32(2)))
+    maps, warnings = engine._compare_heads(model(), np.stack([above, np.full_like(above, -15), above]))
+    assert (maps["heads_mm"] == 5).all()  # -20 mm and -15 mm
+    assert math.isfinite(warnings["heads_mm"])
+
+
+def test_views_are_compared_one_by_one_with_the_image(monkeypatch):
+    """By hand: the mean of both heads is 0.6 on the image, and 0.8 and 0.2 on the views."""
+    scan, chosen = bright_box().load(), model()
+    prediction = predict_scan([chosen], scan)
+    said = iter((0.6, 0.8, 0.2))
+
+    def maps(model, image, box):
+        mean = next(said)
+        return np.stack([np.full(box.shape, mean + apart, np.float32) for apart in (0.1, 0.0, -0.1)])
+
+    monkeypatch.setattr(engine, "_maps", maps)
+    result = disagreement([chosen], scan, prediction, views=2)
+    np.testing.assert_allclose(result.views, (0.2 + 0.4) / 2, rtol=1e-5)
+    assert result.warnings["views_probability"] == pytest.approx((0.2 / 1.4 + 0.4 / 0.8) / 2, rel=1e-5)
+    assert result.warnings["views_mask"] == 0.5  # the second view finds nothing
+    assert result.warnings["unsure"] == pytest.approx(0.4 / 0.6, rel=1e-5)
+
+
 def test_views_are_drawn_from_the_seed():
     a, again, other = (opinions(model(), views=2, seed=seed) for seed in (0, 0, 1))
     assert np.array_equal(a.views, again.views)
@@ -128,7 +168,8 @@ def test_views_are_drawn_from_the_seed():
 
 
 def test_only_the_box_that_the_last_stage_saw_is_compared():
-    scan = bright_box().load()
+    case = bright_box()
+    scan = replace(case, image=np.pad(case.image, 14, constant_values=-100), label=np.pad(case.label, 14)).load()
     cascade = [model(), model("pancreas-fine", overrides={}, apart=3.0)]
     prediction = predict_scan(cascade, scan)
     result = disagreement(cascade, scan, prediction)
@@ -136,6 +177,7 @@ def test_only_the_box_that_the_last_stage_saw_is_compared():
     assert all(result.heads_mm[start] > 2 for start in [tuple(box["box_start"])])
     outside = np.ones(scan.shape, bool)
     outside[tuple(slice(a, b) for a, b in zip(box["box_start"], box["box_stop"], strict=True))] = False
+    assert outside.any()
     assert not result.heads_mm[outside].any()
 
 
@@ -289,7 +331,7 @@ def test_the_voxels_correlation_is_that_of_doubt_and_surface_error():
 def test_summary_gives_the_gain_of_a_warning():
     rows = [
         {"case": str(i), "risk": r, "heads_mm": r, "heads_mask": 0.2, "unsure": -r, "spearman_voxels": v}
-        for i, (r, v) in enumerate([(0.1, 0.5), (0.9, math.nan), (0.4, 0.7), (0.2, 0.6)])
+        for i, (r, v) in enumerate([(0.1, 0.5), (0.9, math.nan), (0.4, 0.9), (0.2, 0.6)])
     ]
     found = summarise_warnings(rows)
     assert found.summary["heads_mm"]["gain"] == pytest.approx(1)

@@ -96,15 +96,17 @@ def test_the_order_of_the_rows_changes_nothing():
         assert a[0][key] == b[0][key]
 
 
-def test_the_interval_over_cases_is_scipy_s():
+@pytest.mark.parametrize("level", [0.95, 0.5])
+def test_the_interval_over_cases_is_scipy_s(level):
     groups = [np.random.default_rng(i).normal(i, 1 + i, 9 + 4 * i) for i in range(3)]
     total = sum(map(len, groups))
 
     def pooled_mean(*parts, axis):
         return sum(part.sum(axis) for part in parts) / total
 
-    theirs = stats.bootstrap(groups, pooled_mean, n_resamples=20_000, method="percentile", random_state=1)
-    ours = bootstrap_interval(groups, resamples=20_000, seed=2)
+    how = {"confidence_level": level, "n_resamples": 20_000, "method": "percentile"}
+    theirs = stats.bootstrap(groups, pooled_mean, **how, random_state=1)
+    ours = bootstrap_interval(groups, level=level, resamples=20_000, seed=2)
     assert ours == pytest.approx(tuple(theirs.confidence_interval), abs=0.02)
 
 
@@ -115,6 +117,13 @@ def test_the_interval_over_cases_covers_less_with_few_cases(cases, expected):
     assert covered(over_cases, 600, 3, **components) == pytest.approx(expected, abs=0.03)
     freedom, shrunk = 3 * (cases - 1), math.sqrt((cases - 1) / cases)
     assert 2 * stats.t.cdf(1.96 * shrunk, freedom) - 1 == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("interval", [over_cases, hierarchical_interval])
+def test_resamples_are_drawn_from_the_seed(interval):
+    found = simulated_pairs(np.random.default_rng(0))
+    one, again, other = (interval(found, resamples=100, seed=seed) for seed in (0, 0, 1))
+    assert one == again != other
 
 
 def test_the_interval_over_cases_does_not_mix_centres():
@@ -201,8 +210,10 @@ def test_without_differences_between_trainings_both_intervals_are_close():
 def test_only_the_hierarchical_interval_reflects_differences_between_trainings():
     found = simulated_pairs(np.random.default_rng(9), case=0, noise=0)
     of_training = {pair.training: pair.difference for pair in found}
-    expected = np.std(list(of_training.values()), ddof=1) / 3  # standard error of the mean of nine
-    assert width(hierarchical_interval(found)) / 2 == pytest.approx(stats.t.ppf(0.975, 8) * expected, rel=0.08)
+    sd = np.std(list(of_training.values()), ddof=1)
+    expected = stats.t.ppf(0.975, 8) * sd / 3  # by the standard error of the mean of nine
+    assert width(hierarchical_interval(found)) / 2 == pytest.approx(expected, rel=0.08)
+    assert compare(as_rows(found), "segmentation", "dice")[0]["sd_over_trainings"] == pytest.approx(sd)
 
 
 @pytest.mark.parametrize("seeds", [1, 2])
@@ -217,7 +228,7 @@ def test_one_or_two_trainings_have_no_hierarchical_interval(seeds):
     assert "nan" not in in_words(record)
 
 
-def drawn_by_hand(found, resamples, rng):
+def drawn_by_hand(found, resamples, rng, level):
     """The hierarchical bootstrap in loops: one resample after the other, one training and one case at a time.
 
     A case counts with the mean over the drawn trainings that tested it. Not yet wider by Student's t.
@@ -239,17 +250,19 @@ def drawn_by_hand(found, resamples, rng):
                     drawn.append(np.mean(of_case))
         if drawn:
             means.append(np.mean(drawn))
-    return np.quantile(means, [0.025, 0.975])
+    return np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
 
 
-def test_the_hierarchical_interval_is_that_of_plain_loops():
+@pytest.mark.parametrize(("level", "within"), [(0.95, 0.01), (0.5, 0.002)])
+def test_the_hierarchical_interval_is_that_of_plain_loops(level, within):
     found = simulated_pairs(np.random.default_rng(11), 0.1, cases=5, seeds=2)
     found = [pair for pair in found if (*pair.training, pair.case) not in {("A", "0", "01"), ("C", "1", "03")}]
-    by_hand = drawn_by_hand(found, 4000, np.random.default_rng(12))
+    by_hand = drawn_by_hand(found, 4000, np.random.default_rng(12), level)
     mean = np.mean(np.concatenate(list(paired_differences(found).values())))
-    wider = stats.t.ppf(0.975, 5) / 1.96
+    wider = stats.t.ppf((1 + level) / 2, 5) / stats.norm.ppf((1 + level) / 2)
     expected = mean + wider * (by_hand - mean)
-    assert hierarchical_interval(found, resamples=20_000) == pytest.approx(tuple(expected), abs=0.01)
+    ours = hierarchical_interval(found, level=level, resamples=20_000)
+    assert ours == pytest.approx(tuple(expected), abs=within)
 
 
 def test_folds_of_a_cross_validation_are_trainings():
@@ -266,23 +279,34 @@ def test_folds_of_a_cross_validation_are_trainings():
     assert all(map(math.isfinite, record["hierarchical"]))
 
 
-@pytest.mark.parametrize(("sd", "difference"), [(0.05, 0.05), (0.08, 0.05), (0.1, 0.05), (0.07, 0.095)])
-def test_trainings_needed_gives_the_requested_power(sd, difference):
+@pytest.mark.parametrize(
+    ("sd", "difference", "level", "power"),
+    [
+        (0.05, 0.05, 0.95, 0.8),
+        (0.08, 0.05, 0.95, 0.8),
+        (0.1, 0.05, 0.95, 0.8),
+        (0.07, 0.095, 0.95, 0.8),
+        (0.1, 0.05, 0.99, 0.8),
+        (0.1, 0.05, 0.95, 0.6),
+    ],
+)
+def test_trainings_needed_gives_the_requested_power(sd, difference, level, power):
     """4,000 simulated experiments with that many training runs, and with two fewer."""
     rng = np.random.default_rng(14)
 
     def shown(trainings):
-        return np.mean(stats.ttest_1samp(rng.normal(difference, sd, (4000, trainings)), 0, axis=1).pvalue < 0.05)
+        return np.mean(stats.ttest_1samp(rng.normal(difference, sd, (4000, trainings)), 0, axis=1).pvalue < 1 - level)
 
-    needed = trainings_needed(sd, difference)
-    assert 0.78 <= shown(needed) <= 0.87
-    assert shown(needed - 2) < 0.8
+    needed = trainings_needed(sd, difference, level=level, power=power)
+    assert power - 0.02 <= shown(needed) <= power + 0.07
+    assert shown(needed - 2) < power
 
 
 def test_a_larger_spread_needs_more_trainings():
     needed = [trainings_needed(sd) for sd in (0.0, 0.02, 0.05, 0.1, 0.2)]
     assert needed == sorted(needed)
     assert needed[0] == 2
+    assert needed[3] == 34  # for 0.05: (1.960 + 0.842)^2 * 2^2 + 1.960^2 / 2 = 33.3
     assert math.isnan(trainings_needed(math.nan))
 
 
@@ -338,6 +362,7 @@ def test_a_true_effect_is_found_and_its_size_is_right():
         ((-0.1, -0.01), 0.04, "worse"),
         ((-0.01, 0.1), 0.001, "not shown"),
         ((0.01, 0.1), 0.06, "not shown"),
+        ((-0.1, -0.01), 0.06, "not shown"),
         ((math.nan, math.nan), 0.001, "not shown"),
         ((0.01, 0.1), math.nan, "not shown"),
     ],
