@@ -349,6 +349,16 @@ def test_words_on_single_terms_hold_for_the_rows(tumours):
     assert f"({low:.2f} to {high:.2f}, where the arms with one view have {lowest:.2f} to {highest:.2f})" in words
 
 
+def test_words_on_the_distance_alone_hold_for_the_rows(tumours):
+    gains = {run: difference(tumours["distance"], tumours["segmentation"], [run]) for run in tumours["distance"]}
+    failed = gains.pop(("B", "0"))
+    words = words_of(LOG)
+    assert f"the distance alone is {failed:+.3f} ahead" in words
+    assert f"In its {NUMBERS[len(gains)]} other runs it lies between {min(gains.values()):+.3f} and" in words
+    assert f"and {max(gains.values()):+.3f}. So its mean" in words
+    assert sorted(run for run, gain in gains.items() if gain < -0.05) == [("A", "1"), ("A", "2")]
+
+
 def test_words_on_as_many_samples_hold_for_the_rows(tumours):
     more, words = tumours["full-samples"], words_of(LOG)
     assert sorted(more) == [("A", "2"), ("B", "2"), ("C", "2")]
