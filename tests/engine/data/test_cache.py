@@ -164,6 +164,24 @@ def test_regions_that_do_not_fit_into_memory_name_the_setting(monkeypatch):
         training_regions([made()] * 1000, kept)
 
 
+def test_regions_that_fill_the_memory_but_fit_are_read(monkeypatch):
+    """What has been read no longer counts as available: of three equal regions two remain after the first."""
+    kept, read = settings(**{"machine.cache_regions": False}), []
+    region = training_region(made(), kept)
+    size = region.image.nbytes + region.mask.nbytes
+
+    def counted(case, settings):
+        read.append(case)
+        return region
+
+    monkeypatch.setattr(cache, "training_region", counted)
+    monkeypatch.setattr(cache, "host_memory", lambda: (10 * size, (3 - len(read)) * size))
+    assert len(training_regions([made()] * 3, kept)) == 3
+    read.clear()
+    with pytest.raises(DualTaskError, match="4 cases"):
+        training_regions([made()] * 4, kept)
+
+
 def test_a_training_learns_the_same_from_mapped_regions(phantom_folder, tmp_path):
     cases = find_cases(phantom_folder)
     split = Split(train=tuple(cases[:3]), validation=tuple(cases[3:4]), test=())

@@ -79,15 +79,33 @@ def test_distance_includes_the_surroundings_of_the_patch(patch):
     """Within the band it is the distance in the whole region, cut out: not that of the patch taken alone."""
     chosen = settings(**STILL, **{"sample.foreground": 1.0, "sample.patch": patch})
     region = training_region(ball_case(), chosen)
+    for found, whole in distances(region, chosen, range(6)):
+        assert np.abs(found.clip(-20, 20) - whole.clip(-20, 20)).max() < 1e-3
+
+
+def test_surroundings_reach_as_far_as_the_band():
+    """In a long region with the target at its end, a band of 40 mm: farther than the default of 20 mm."""
+    chosen = settings(**STILL, **{"sample.foreground": 0, "sample.patch": (8, 8, 8), "objective.band": 40})
+    mask = torch.zeros(1, 16, 16, 100)
+    mask[..., :10] = 1
+    region = Region("a", torch.ones_like(mask), mask, (1.0, 1.0, 1.0), Box.whole((16, 16, 100)))
+    pairs = list(distances(region, chosen, range(20)))
+    assert any(((whole > 30) & (whole < 40)).any() for _, whole in pairs)
+    for found, whole in pairs:
+        assert np.abs(found.clip(-40, 40) - whole.clip(-40, 40)).max() < 1e-3
+
+
+def distances(region, chosen, indices):
+    """The signed distance of each sample, and SciPy's in the whole region, cut out at the same place."""
     mask = np.pad(region.mask[0].numpy() > 0, 40)
     outside, inside = (ndimage.distance_transform_edt(part, sampling=region.spacing) for part in (~mask, mask))
-    whole = (outside - inside).clip(-20, 20)
-    samples = Samples([region], chosen, range(6))
+    samples = Samples([region], chosen, indices)
     for sample in samples:
         rng = np.random.default_rng((chosen.seed, sample["index"]))
-        centre = draw_centre(region.mask.shape[1:], samples.targets[0], 1.0, rng)
-        cut = tuple(slice(c + 40 - s // 2, c + 40 + s - s // 2) for c, s in zip(centre, patch, strict=True))
-        assert np.abs(sample["distance_mm"][0].numpy().clip(-20, 20) - whole[cut]).max() < 1e-3
+        centre = draw_centre(region.mask.shape[1:], samples.targets[0], chosen.sample.foreground, rng)
+        sides = zip(centre, chosen.sample.patch, strict=True)
+        cut = tuple(slice(c + 40 - side // 2, c + 40 + side - side // 2) for c, side in sides)
+        yield sample["distance_mm"][0].numpy(), (outside - inside)[cut]
 
 
 def test_a_target_that_the_scan_cuts_off_ends_at_its_edge():
