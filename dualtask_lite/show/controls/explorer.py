@@ -169,7 +169,7 @@ class Explorer:
 
         def send_frame(_: Any, request: Mapping[str, Any], __: Any) -> None:
             frame = self._frame_at(request["at"], start["images"])
-            frames.value = json.dumps({**frame, "number": request["number"]})
+            frames.value = json.dumps({**frame, "asked": request["asked"]})
 
         widget.on_msg(send_frame)
         return widget

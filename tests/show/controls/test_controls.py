@@ -121,11 +121,11 @@ def test_live_explorer_answers_requests_of_the_browser(kernel):
     assert bundle[WIDGET]["model_id"] == control.widget.model_id
     assert "<img" in bundle["text/html"]
     at = [3, 10, 0, 0]
-    control.widget._handle_custom_msg({"at": at, "number": 7}, [])
+    control.widget._handle_custom_msg({"at": at, "asked": [0.5, 7]}, [])
     answer = json.loads(widget_module._instances[control.widget.setup["answers"]].value)
     values = [list(knob.options.values())[i] for knob, i in zip(control.knobs, at, strict=True)]
     expected = control.frame(**dict(zip(("move", "grow", "hole", "split"), values, strict=True)))
-    assert answer["number"] == 7
+    assert answer["asked"] == [0.5, 7]
     assert not set(answer["images"]) & set(control.widget.setup["images"])  # the browser has those
     assert answer["frames"][0]["numbers"] == [list(pair) for pair in expected.numbers.items()]
     assert control.widget.setup["frames"][0]["words"] == control.frame().words
@@ -304,10 +304,42 @@ def test_monitor_shows_the_current_prediction():
     monitor.callback(row(1))
     monitor.on_validation(None, [empty, region], settings)
     assert "case B_002: truth 64 mm², prediction 64 mm², Dice 1.00" in str(monitor)
+    monitor.callback(row(2))
+    assert "B_002" in str(monitor)
+    monitor.callback({"step": 1, "seg": 1.0})  # of another training
+    assert "B_002" not in str(monitor)
     quiet = training_monitor()
     quiet.callback(row(1))
     quiet.on_validation(None, [region], settings)
     assert "B_002" not in str(quiet)
+
+
+def test_second_training_replaces_the_first_in_the_monitor():
+    monitor = training_monitor()
+    for step, seg in ((1, 50), (2, 40), (3, 30), (1, 20), (2, 10)):
+        monitor.callback({"step": step, "seg": seg})
+    assert [shown["step"] for shown in monitor.rows] == [1, 2]
+    assert "seg from 20 to 10" in str(monitor)
+
+
+def test_a_stop_ends_one_training_and_is_never_lost():
+    monitor = training_monitor()
+    monitor.callback(row(1))
+    monitor.stop()
+    assert monitor.callback(row(2)) is True
+    assert monitor.stopped
+    assert monitor.callback(row(3)) is False, "resumed"
+    assert [shown["step"] for shown in monitor.rows] == [1, 2, 3]
+    monitor.stop()  # while the next training reads its cases
+    assert monitor.callback(row(1)) is True
+    assert [shown["step"] for shown in monitor.rows] == [1]
+
+
+def test_training_that_goes_on_after_an_earlier_step_replaces_the_steps_behind_it():
+    monitor = training_monitor()
+    for step in (1, 2, 3, 4, 3):  # killed in step 5, resumed after step 2
+        monitor.callback(row(step))
+    assert [shown["step"] for shown in monitor.rows] == [1, 2, 3]
 
 
 def test_monitor_stops_a_real_training(phantom_folder, tiny_run, tmp_path):
