@@ -409,6 +409,18 @@ def test_last_steps_are_drawn_when_the_cell_ends(notebook):
     assert "best 0.50" in notebook[-1][1].alt
 
 
+def test_each_training_of_a_cell_has_a_picture_and_a_button(notebook):
+    monitor = training_monitor()
+    monitor.callback(row(1))
+    notebook[0][1].children[0].click()
+    assert monitor.callback(row(2)) is True
+    assert monitor.callback({"step": 1, "seg": 1.0}) is False
+    assert [kind for kind, _ in notebook] == ["display", "display", "update", "update", "display", "display"]
+    assert "best 0.50" in notebook[3][1].alt  # all of the first
+    assert "not measured" in notebook[5][1].alt
+    assert not notebook[4][1].children[0].disabled
+
+
 def test_first_interrupt_stops_and_second_aborts(notebook):
     monitor = training_monitor()
     monitor.callback(row(1))
