@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -223,6 +224,20 @@ def test_scores_count_undefined_values():
     alt = figures.scores(rows).alt
     assert "centre B: 2 cases, mean 0.60, from 0.50 to 0.70" in alt
     assert "centre A: no value, 2 without a value" in alt
+
+
+@pytest.mark.parametrize("many", [2, 12, 20])
+def test_names_and_means_of_many_centres_stay_apart(many, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    names = [f"{n} University Hospital of a City, {'department ' * (n % 4)}" for n in range(many)]
+    figures.scores([{"case": "1", "centre": name, "dice": 0.7} for name in names])
+    FigureCanvasAgg(drawn[0]).draw()
+    (axes,) = drawn[0].axes
+    boxes = [text.get_window_extent() for text in [*axes.get_yticklabels(), *axes.texts]]
+    assert len(boxes) == 2 * many
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert all(box.x0 >= 0 and box.x1 <= drawn[0].bbox.width for box in boxes)
 
 
 def test_scores_group_another_metric_by_protocol():
