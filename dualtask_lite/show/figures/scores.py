@@ -80,6 +80,7 @@ def dice_by_volume(rows: Sequence[Row]) -> Picture:
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.set(xlabel="volume of the lesion (ml)", ylabel=METRICS["dice"][0], ylim=(-0.03, 1.03))
-    axes.legend(frameon=False, fontsize=9, title="kind of lesion")
+    # Inside the axes it looks like more lesions.
+    axes.legend(frameon=False, fontsize=9, title="kind of lesion", loc="upper left", bbox_to_anchor=(1, 1))
     tidy(axes, "both")
     return Picture.of(figure, "Dice of each lesion over its volume. " + "; ".join(notes) + ".")

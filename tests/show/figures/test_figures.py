@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -17,7 +18,7 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.method.losses import TERMS
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.show import figures, palette, planes
-from dualtask_lite.show.figures import cases, parts
+from dualtask_lite.show.figures import cases, parts, trust
 from dualtask_lite.show.figures.network import stage_shapes
 from dualtask_lite.show.figures.training import gradient_shares
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
@@ -212,6 +213,35 @@ def test_running_mean_equals_numpy():
     values = np.random.default_rng(0).normal(size=30)
     expected = [values[max(0, i - 3) : i + 1].mean() for i in range(30)]
     np.testing.assert_allclose(parts.running_mean(values, 4), expected)
+
+
+def test_distance_zero_is_drawn_over_the_truth_that_it_equals(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    scan = make_scan()
+    figures.orthogonal(scan, distance=np.where(scan.label == 2, -1.0, 1.0))
+    top = max(drawn[0].axes[3].collections, key=lambda lines: lines.zorder)
+    last = [lines for lines in drawn[0].axes[3].collections if lines.zorder == top.zorder][-1]
+    assert to_rgb(last.get_edgecolor()[0][:3]) == (0, 0, 0)
+
+
+LEGENDS = {
+    "embeddings": lambda: figures.embeddings(torch.eye(3), -torch.eye(3)),
+    "dice_by_volume": lambda: figures.dice_by_volume([{"kind": "solid", "volume_ml_truth": 9.0, "dice": 0.5}]),
+    "leaks": lambda: trust.leaks([{"leak": "by slice", "reported Dice": 0.3, "honest Dice": 0.0}]),
+}
+
+
+@pytest.mark.parametrize("name", LEGENDS)
+def test_legend_of_markers_is_outside_the_axes(name, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    LEGENDS[name]()
+    FigureCanvasAgg(drawn[0]).draw()
+    (axes,) = drawn[0].axes
+    legend = axes.get_legend().get_window_extent()
+    assert not legend.overlaps(axes.bbox.shrunk(0.99, 0.99)), "its markers look like data"
+    assert legend.x1 <= drawn[0].bbox.width
 
 
 def test_scores_count_undefined_values():
