@@ -188,8 +188,8 @@ show.slices(scan, distance=distance)
 # %% [markdown]
 # ## The same case in 3D
 #
-# Turn it with the mouse, zoom with the wheel. The boxes switch the structures on and off. Where no kernel
-# runs, as on a saved page, you see three planes instead.
+# Turn it with the mouse, zoom with the wheel. The boxes switch the structures on and off. Where no 3D
+# view can be shown, as in a notebook that was saved and opened again without running it, you see three planes instead.
 
 # %%
 show.volume3d(scan)

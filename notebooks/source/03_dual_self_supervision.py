@@ -136,12 +136,12 @@ outcome("03.A")
 #
 # ## Try it
 #
-# Choose the kernel, the blend and the seed. Can you make the tumour disappear?
+# Choose the kernel, the blend and the seed. Can you make the tumour disappear? Its place is outlined.
 
 # %%
 from dualtask_lite.show.controls import view_explorer
 
-view_explorer(image)
+view_explorer(image, tumour)
 
 # %% [markdown]
 # ## The saturation trap
@@ -444,9 +444,9 @@ means = {
 lines(
     range(steps - min(8, steps) + 1),
     means,
-    "The contrast on the training centres, mean of 8 steps.",
+    "The contrast on the training centres while the network learns.",
     across="step",
-    up="NT-Xent",
+    up=f"NT-Xent, mean of {min(8, steps)} steps from here",
 )
 
 # %% [markdown]

@@ -460,7 +460,8 @@ tables.trainings(exam, ["dice", "nsd_2mm", "hd95_mm", "detected"])
 
 # %%
 on_d = compare(exam, "segmentation", "dice")
-results.arms([one | what for one in on_d], claimed=CLAIMED)
+of_d = what | {"protocol": "hospital D"}
+results.arms([one | of_d for one in on_d], protocol="hospital D", claimed=CLAIMED)
 
 # %%
 tables.differences(on_d)

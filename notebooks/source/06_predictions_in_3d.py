@@ -285,7 +285,7 @@ trust.where_wrong(
 # ## In 3D
 #
 # Turn the view on the left with the mouse, and switch on the boxes: true labels, prediction, and where it says
-# too much or too little. It is the median case (of an even number, the lower of the two in the middle). In a page without a kernel, open one of the files below instead (in
+# too much or too little. It is the median case (of an even number, the lower of the two in the middle). Where you see three planes instead, open one of the files below (in
 # JupyterLab: right-click it in the list on the left, *Open in New Browser Tab*). It holds everything it shows, needs no
 # network, and also turns by the arrow keys.
 

@@ -231,8 +231,8 @@ often = list(range(1, 31))
 diagrams.lines(
     often,
     {"luck alone": [result.row["error"] * exam.expected_best(n) for n in often]},
-    f"What luck gives to the best hand-in; one is off by {result.row['error']:.3f}.",
-    across="hand-ins",
+    "What luck gives to the best hand-in.",
+    across=f"hand-ins, each with a standard error of {result.row['error']:.3f}",
     up="expected best difference in Dice",
 )
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import ipykernel
 import numpy as np
 import pytest
+from ipywidgets.widgets import widget as widget_module
 from looking import changed, pixels_of
 from matplotlib.colors import to_rgb
 
+from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.show import palette
 from dualtask_lite.show.controls import conversion_explorer, distance_explorer, metric_explorer
 
@@ -133,6 +136,55 @@ def test_two_on_one_page_are_independent(file):
     other.get_by_role("slider").first.press("Home")
     changes(page, other, before)
     assert sources(one) == before
+
+
+# Stands for JupyterLab: one model and its answers, shown twice. As there, a value that stays equal changes nothing.
+_TWO_VIEWS = """async ([script, inside, setup]) => {
+  const { default: { render } } = await import("data:text/javascript," + encodeURIComponent(script));
+  let value = "", heard = [];
+  const answers = { get: () => value, on: (_, listener) => heard.push(listener), off: () => {} };
+  window.answer = text => {
+    if (text === value) return;
+    value = text;
+    heard.forEach(listener => listener());
+  };
+  const manager = { get_model: async () => answers };
+  const model = { get: name => ({ inside, setup })[name], send: request => ask(request), widget_manager: manager };
+  for (let view = 0; view < 2; view++) await render({ model, el: document.body });
+}"""
+
+
+def test_two_views_of_a_live_explorer_are_independent(file):
+    control = metric_explorer(case_metrics)
+    widget, requests = control.widget, []
+    page = file()
+    page.expose_function("ask", lambda request: requests.append(request))  # Playwright marks the function
+    page.evaluate(_TWO_VIEWS, [widget._esm, widget.inside, widget.setup])
+    answers = widget_module._instances[widget.setup["answers"]]
+    one, other = (page.locator(".dualtask-explorer").nth(view) for view in (0, 1))
+    start = one.locator(".words").inner_text()
+
+    def press(view, key):
+        view.get_by_role("slider", name=re.compile("^Move")).press(key)
+
+    def reply():
+        widget._handle_custom_msg(requests.pop(0), [])
+        page.evaluate("answer", answers.value)
+
+    press(one, "End")
+    reply()
+    moved = one.locator(".words").inner_text()
+    assert moved != start
+    assert other.locator(".words").inner_text() == start, "shows the answer to the other view"
+    press(other, "End")
+    reply()  # to the same question as before
+    assert other.locator(".words").inner_text() == moved
+    press(other, "Home")
+    assert len(requests) == 1, "still waits for the answer"
+    press(one, "Home")
+    for _ in range(2):
+        reply()
+    assert other.locator(".words").inner_text() == one.locator(".words").inner_text() != moved
 
 
 def test_picture_is_shown_without_scripts(chromium, tmp_path):

@@ -95,7 +95,7 @@ def hand_in(
 
     Args:
         run: a run folder, or the folder of a cascade. The baseline supplies the stages before its first stage.
-        name: of the team.
+        name: of the team; case and spaces do not make it another team.
         board: a folder that all teams share; without it nothing is written.
         baseline: models that predict the same target, such as ``reference``.
         cases: of the exam: a known source or a folder (``dualtask data make exam``).
@@ -193,6 +193,9 @@ def _is_hand_in(row: Any) -> bool:
 def standings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The best hand-in of each team, the highest score first.
 
+    ``Ada`` and ``ada`` are one team: otherwise a second spelling would start a new count of hand-ins. The team has the
+    name of its best hand-in.
+
     Args:
         rows: of ``read_board``.
 
@@ -203,7 +206,7 @@ def standings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     spread = luck_spread(rows)
     teams: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        teams.setdefault(str(row["team"]), []).append(row)
+        teams.setdefault(" ".join(str(row["team"]).split()).casefold(), []).append(row)
     best = [
         {**max(own, key=lambda row: row["dice"]), "hand_ins": len(own), "luck": spread * expected_best(len(own))}
         for own in teams.values()

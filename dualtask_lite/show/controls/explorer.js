@@ -103,9 +103,15 @@ const renderLive = async ({ model, el }) => {
   root.innerHTML = model.get("inside");
   el.append(root);
   const setup = model.get("setup"), answers = await model.widget_manager.get_model(setup.answers);
-  let asked = 0;  // a number, because a repeated answer would not count as a change
-  const answered = mount(root, setup, at => model.send({ at, number: ++asked }));
-  const receive = () => answered(JSON.parse(answers.get("value")));
+  // A model may have several views, and all of them hear every answer: each view takes only those to itself. The number
+  // is there because a repeated answer would not count as a change.
+  const view = Math.random();
+  let number = 0;
+  const answered = mount(root, setup, at => model.send({ at, asked: [view, ++number] }));
+  const receive = () => {
+    const answer = JSON.parse(answers.get("value"));
+    if (answer.asked[0] === view) answered(answer);
+  };
   answers.on("change:value", receive);
   return () => answers.off("change:value", receive);
 };

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import find_contours
@@ -107,7 +108,8 @@ class Explorer:
         wide = min(WIDTH / columns, 420)
         notes = [f"{name}: {value}" for name, value in frame.numbers.items()]
         rows = [notes[i : i + 3] for i in range(0, len(notes), 3)]
-        figure = new_figure(height=wide / self.aspect + 90 + 18 * len(rows))
+        styles = [style for name, style in self.styles.items() if any(name in panel.lines for panel in panels)]
+        figure = new_figure(height=wide / self.aspect + 90 + 18 * len(rows) + 22 * bool(styles))
         for axes, panel in zip(figure.subplots(1, columns, squeeze=False)[0], panels, strict=True):
             rows_, columns_ = panel.levels.shape
             axes.imshow(panel.colours[panel.levels], aspect=columns_ / rows_ / self.aspect, interpolation="nearest")
@@ -122,7 +124,21 @@ class Explorer:
                 axes.set_xlabel("  to  ".join(panel.ends), fontsize=9)
         setting = ", ".join(f"{knob.label}: {shown[knob.name]}" for knob in self.knobs)
         figure.suptitle(f"{self.title}\n{setting}", fontsize=10)
-        figure.supxlabel("\n".join("     ".join(row) for row in rows), fontsize=9)
+        measured = "\n".join("     ".join(row) for row in rows)
+        keys = [Line2D([], [], color=s.colour, ls="--" if s.dashes else "-", label=s.meaning) for s in styles]
+        if keys:
+            legend = figure.legend(
+                handles=keys,
+                title=measured,
+                title_fontsize=9,
+                fontsize=9,
+                loc="outside lower center",
+                ncols=len(keys),
+                frameon=False,
+            )
+            legend.get_title().set_multialignment("center")
+        else:
+            figure.supxlabel(measured, fontsize=9)
         return Picture.of(figure, f"{self.title}. {setting}. {frame.words} {'; '.join(notes)}.")
 
     def to_html(self) -> str:
@@ -169,7 +185,7 @@ class Explorer:
 
         def send_frame(_: Any, request: Mapping[str, Any], __: Any) -> None:
             frame = self._frame_at(request["at"], start["images"])
-            frames.value = json.dumps({**frame, "number": request["number"]})
+            frames.value = json.dumps({**frame, "asked": request["asked"]})
 
         widget.on_msg(send_frame)
         return widget

@@ -25,11 +25,11 @@ Predict = Callable[[Any, Any, Any], Any]  # (network, image (1, X, Y, Z), settin
 
 
 class TrainingMonitor:
-    """Shows a running training in the output of its cell.
+    """Shows a running training in the output of its cell; used again, it shows the next one instead.
 
     Attributes:
         rows: the metrics of the training so far.
-        stopped: whether the user asked to stop.
+        stopped: whether the user asked to stop it.
     """
 
     def __init__(self, predict: Predict | None = None) -> None:
@@ -37,6 +37,7 @@ class TrainingMonitor:
         self._predict = predict
         self._example: figures.Example | None = None
         self._stop = threading.Event()
+        self._ended = False  # by a stop, of which the training was told
         self._output: Any = None  # handle of the picture in the notebook
         self._next = 0.0  # time of the next update
 
@@ -60,17 +61,21 @@ class TrainingMonitor:
         Returns:
             ``True`` when the training should stop.
         """
+        if self._ended or (self.rows and row["step"] <= self.rows[-1]["step"]):
+            self._begin_again(row)
         self.rows.append(dict(row))
         now = time.monotonic()
         if in_kernel() and (now >= self._next or self.stopped):
             self._draw()
             self._next = time.monotonic() + _SHARE * (time.monotonic() - now)
-        return self.stopped
+        self._ended = self.stopped
+        return self._ended
 
     def on_validation(self, net: Any, regions: Sequence[Any], settings: Any) -> None:
         """Predict the first validation region with a target; for ``train(on_validation=...)``."""
         region = next((one for one in regions if one.mask is not None and one.mask.any()), None)
         if self._predict is None or region is None:
+            self._example = None
             return
         truth = region.mask[0].numpy() > 0
         probability = self._predict(net, region.image, settings)[0].cpu().numpy()
@@ -82,6 +87,21 @@ class TrainingMonitor:
             region.spacing[:2],
             f"case {region.case_id}",
         )
+
+    def _begin_again(self, row: Mapping[str, Any]) -> None:
+        """Show the training of ``row`` in a new picture: another one, or the same that goes on after an earlier step.
+
+        A stop that ended the previous training does not end this one; a stop that came later does.
+        """
+        if self._output is not None:  # in the same cell: the previous picture keeps its last steps
+            self._output.update(self.picture)
+            self._output = None
+        if self._ended:
+            self._stop.clear()
+        self.rows = [earlier for earlier in self.rows if earlier["step"] < row["step"]]
+        if "val_dice" not in row:  # else the example is of this training
+            self._example = None
+        self._next = 0.0
 
     def _draw(self) -> None:
         from IPython import get_ipython

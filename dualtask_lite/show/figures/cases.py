@@ -131,10 +131,11 @@ def _three_planes(
             planes.draw_ct(axes, scan, plane, at, FIELD)
         if distance is not None:
             drawn = planes.draw_distance(panels[1, column], distance, scan.spacing, plane, at)
-            planes.outline(panels[1, column], distance < 0, scan.spacing, plane, at, palette.BLACK, ":")
         for axes in panels[:, column]:
             planes.outline_truth(axes, truth, scan.spacing, plane, at)
             planes.outline_prediction(axes, prediction, scan.spacing, plane, at)
+        if distance is not None:  # last: it may lie on the others, whose gaps would not show it
+            planes.outline(panels[1, column], distance < 0, scan.spacing, plane, at, palette.BLACK, ":")
         panels[0, column].set_title(plane, fontsize=10)
         panels[-1, column].set_xlabel(f"mm from the middle of the {where}", fontsize=9)
     if distance is not None:

@@ -18,6 +18,7 @@ from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
 _COLOURS = (palette.BLUE, palette.ORANGE, palette.GREEN, palette.MAGENTA, palette.SKY, palette.VERMILLION)
 _STYLES = ("-", "--", "-.", ":")
+_FINE = 8  # pixels of an outline along each side of a pixel of the image
 _MAPS = {"grey": "gray", "signed": palette.DISTANCE_MAP, "amount": "cividis"}
 
 
@@ -59,7 +60,9 @@ def panels(
         style = {"cmap": _MAPS["grey"]} if is_mask else {"cmap": scale.cmap, "norm": scale.norm}
         drawn = axes.imshow(image, **style, extent=extent, interpolation="nearest")
         if outline is not None:
-            axes.contour(outline.astype(float), levels=[0.5], extent=extent, origin="upper", colors=[palette.ORANGE])
+            # Of fine pixels, because a contour cuts corners: so it runs along the edges of the image's own.
+            fine = np.kron(outline.astype(float), np.ones((_FINE, _FINE)))
+            axes.contour(fine, levels=[0.5], extent=extent, origin="upper", colors=[palette.ORANGE])
         if numbers:
             _write_numbers(axes, np.asarray(image), spacing, drawn)
         axes.set(xticks=[], yticks=[])
@@ -116,7 +119,7 @@ def lines(
         )
     axes.set(xlabel=across, ylabel=up)
     tidy(axes)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, handlelength=3.5)  # long enough for dashes and dots
     first, last = float(x[0]), float(x[-1])
     summary = "; ".join(
         f"{name}: {v[0]:.3g} at {first:.3g}, {v[-1]:.3g} at {last:.3g}, between {np.min(v):.3g} and {np.max(v):.3g}"

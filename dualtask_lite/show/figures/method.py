@@ -95,7 +95,7 @@ def embeddings(core: torch.Tensor, shell: torch.Tensor) -> Picture:
         projected = (part - all_units.mean(axis=0)) @ directions[:2].T
         axes.plot(projected[:, 0], projected[:, 1], marker, color=colour, ms=7, mew=1.5, label=f"{name} ({len(part)})")
     axes.set(xlabel=f"first direction ({shares[0]:.0%} of the variance)", ylabel=f"second direction ({shares[1]:.0%})")
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))  # inside, it looks like more cells
     tidy(axes)
     within = [_mean_cosine(part) for part in units]
     between = float((units[0] @ units[1].T).mean())

@@ -39,8 +39,8 @@ def leaks(rows: Sequence[Row]) -> Picture:
         axes.annotate(f"{reported - honest:+.2f}", (max(honest, reported) + 0.02, line), va="center", fontsize=9)
         notes.append(f"{row['leak']}: reported {reported:.2f}, honest {honest:.2f}")
     axes.set_yticks(range(len(rows)), [str(row["leak"]) for row in rows])
-    axes.set(xlabel="mean Dice", xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
-    axes.legend(frameon=False, fontsize=9, loc="lower right")
+    axes.set(xlabel="mean Dice", xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6))
+    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))  # inside, it looks like a leak
     tidy(axes, "both")
     return Picture.of(figure, "Mean Dice as a leak reports it, and the honest one. " + "; ".join(notes) + ".")
 
@@ -95,7 +95,7 @@ def warning_against_error(rows: Sequence[Row], warning: str, label: str, correla
     only_centre = f" of centre {next(iter(colours))}" if len(colours) == 1 else ""
     axes.set_title(f"{related} over {len(rows)} cases{only_centre}", fontsize=10)
     if not only_centre:  # a legend with a single entry would look like one more case
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     tidy(axes, "both")
     extremes = [
         f"{name} is case {row['case']} (warning {float(row[warning]):.2g}, error {float(row['risk']):.2f})"

@@ -158,6 +158,12 @@ def test_team_is_ranked_by_its_best_of_counted_hand_ins():
     assert second["luck"] == pytest.approx(0.1 * 0.84628, abs=1e-4)
 
 
+def test_another_spelling_of_a_name_is_the_same_team():
+    rows = [row("Ada L", 0.5), row("ada  l", 0.6), row("ADA L", 0.4), row("GROẞ", 0.3), row("groß", 0.2)]
+    teams = [(team["team"], team["dice"], team["hand_ins"]) for team in exam.standings(rows)]
+    assert teams == [("ada  l", 0.6, 3), ("GROẞ", 0.3, 2)]
+
+
 @pytest.mark.parametrize(("draws", "expected"), [(1, 0.0), (2, 0.56419), (3, 0.84628), (10, 1.53875), (100, 2.50759)])
 def test_expected_best_of_n_draws_equals_the_textbook_value(draws, expected):
     assert exam.expected_best(draws) == pytest.approx(expected, abs=1e-4)

@@ -37,6 +37,7 @@ from dualtask_lite.show.controls import (
 from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Panel, colours_of, levels_of
 from dualtask_lite.show.controls.lesion import lesion
 from dualtask_lite.show.controls.metrics import deform
+from dualtask_lite.show.picture import Picture
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 AHEAD = {"distance": distance_explorer, "conversion": conversion_explorer}
@@ -121,11 +122,11 @@ def test_live_explorer_answers_requests_of_the_browser(kernel):
     assert bundle[WIDGET]["model_id"] == control.widget.model_id
     assert "<img" in bundle["text/html"]
     at = [3, 10, 0, 0]
-    control.widget._handle_custom_msg({"at": at, "number": 7}, [])
+    control.widget._handle_custom_msg({"at": at, "asked": [0.5, 7]}, [])
     answer = json.loads(widget_module._instances[control.widget.setup["answers"]].value)
     values = [list(knob.options.values())[i] for knob, i in zip(control.knobs, at, strict=True)]
     expected = control.frame(**dict(zip(("move", "grow", "hole", "split"), values, strict=True)))
-    assert answer["number"] == 7
+    assert answer["asked"] == [0.5, 7]
     assert not set(answer["images"]) & set(control.widget.setup["images"])  # the browser has those
     assert answer["frames"][0]["numbers"] == [list(pair) for pair in expected.numbers.items()]
     assert control.widget.setup["frames"][0]["words"] == control.frame().words
@@ -223,6 +224,22 @@ def test_explorer_shows_the_views_of_the_package():
     assert ("view 1" in frame.words) == (lost[0] > MOST_SATURATED)
 
 
+def test_explorer_shows_and_outlines_the_plane_with_most_of_the_tumour(monkeypatch):
+    image = torch.rand(1, 30, 24, 20, generator=torch.Generator().manual_seed(1))
+    tumour = torch.zeros(image.shape, dtype=torch.bool)
+    tumour[0, 4:9, 5:12, 17] = tumour[0, 4, 5, 10] = True  # 17: too near to the end for a crop around it
+    control = view_explorer(image, tumour)
+    frame = control.frame(kernel=5, blend=0.7, seed=3)
+    view = draw_view(torch.Generator().manual_seed(3), kernel_sizes=(5,))._replace(blend=0.7)
+    for panel, volume in zip(frame.panels, (image, apply_view(image, view)), strict=False):
+        np.testing.assert_array_equal(panel.levels, levels_of(volume[0, :, :, 17].numpy().T[::-1, ::-1], 0, 1))
+        np.testing.assert_array_equal(panel.lines["tumour"][0], tumour[0, :, :, 17].numpy().T[::-1, ::-1])
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    control.picture_at()
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["tumour"]
+
+
 def test_zero_blend_shows_the_image_and_large_images_are_cropped():
     frame = view_explorer(np.random.default_rng(0).uniform(size=(200, 40, 30))).frame(blend=0.0)
     assert frame.numbers["mean difference"] == "0.00"
@@ -304,10 +321,42 @@ def test_monitor_shows_the_current_prediction():
     monitor.callback(row(1))
     monitor.on_validation(None, [empty, region], settings)
     assert "case B_002: truth 64 mm², prediction 64 mm², Dice 1.00" in str(monitor)
+    monitor.callback(row(2))
+    assert "B_002" in str(monitor)
+    monitor.callback({"step": 1, "seg": 1.0})  # of another training
+    assert "B_002" not in str(monitor)
     quiet = training_monitor()
     quiet.callback(row(1))
     quiet.on_validation(None, [region], settings)
     assert "B_002" not in str(quiet)
+
+
+def test_second_training_replaces_the_first_in_the_monitor():
+    monitor = training_monitor()
+    for step, seg in ((1, 50), (2, 40), (3, 30), (1, 20), (2, 10)):
+        monitor.callback({"step": step, "seg": seg})
+    assert [shown["step"] for shown in monitor.rows] == [1, 2]
+    assert "seg from 20 to 10" in str(monitor)
+
+
+def test_a_stop_ends_one_training_and_is_never_lost():
+    monitor = training_monitor()
+    monitor.callback(row(1))
+    monitor.stop()
+    assert monitor.callback(row(2)) is True
+    assert monitor.stopped
+    assert monitor.callback(row(3)) is False, "resumed"
+    assert [shown["step"] for shown in monitor.rows] == [1, 2, 3]
+    monitor.stop()  # while the next training reads its cases
+    assert monitor.callback(row(1)) is True
+    assert [shown["step"] for shown in monitor.rows] == [1]
+
+
+def test_training_that_goes_on_after_an_earlier_step_replaces_the_steps_behind_it():
+    monitor = training_monitor()
+    for step in (1, 2, 3, 4, 3):  # killed in step 5, resumed after step 2
+        monitor.callback(row(step))
+    assert [shown["step"] for shown in monitor.rows] == [1, 2, 3]
 
 
 def test_monitor_stops_a_real_training(phantom_folder, tiny_run, tmp_path):
@@ -375,6 +424,18 @@ def test_last_steps_are_drawn_when_the_cell_ends(notebook):
         IPython.get_ipython().events.trigger("post_run_cell", None)
     assert [kind for kind, _ in notebook] == ["display", "display", "update"]
     assert "best 0.50" in notebook[-1][1].alt
+
+
+def test_each_training_of_a_cell_has_a_picture_and_a_button(notebook):
+    monitor = training_monitor()
+    monitor.callback(row(1))
+    notebook[0][1].children[0].click()
+    assert monitor.callback(row(2)) is True
+    assert monitor.callback({"step": 1, "seg": 1.0}) is False
+    assert [kind for kind, _ in notebook] == ["display", "display", "update", "update", "display", "display"]
+    assert "best 0.50" in notebook[3][1].alt  # all of the first
+    assert "not measured" in notebook[5][1].alt
+    assert not notebook[4][1].children[0].disabled
 
 
 def test_first_interrupt_stops_and_second_aborts(notebook):

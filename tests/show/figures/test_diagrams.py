@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dualtask_lite.show.figures.diagrams import lines, panels
+from dualtask_lite.show.picture import Picture
 
 
 def pixels(picture):
@@ -29,6 +30,29 @@ def test_panels_describe_their_data(colours):
     picture = panels({"one": image, "other": image / 2}, "Two.", colours=colours, outline=image > 0, unit="mm")
     assert picture.alt == "Two. one: from -6 to 5; other: from -3 to 2.5 mm."
     assert pixels(picture).std() > 10
+
+
+def test_outline_of_a_panel_runs_along_the_edges_of_its_pixels(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    mask = np.zeros((5, 7), bool)
+    mask[1:4, 2:6] = True
+    panels({"x": mask}, "x", numbers=True, outline=mask)
+    (path,) = drawn[0].axes[0].collections[0].get_paths()
+    corners = np.array([(2, 1), (2, 4), (6, 1), (6, 4)])
+    nearest = np.linalg.norm(path.vertices[:, None] - corners, axis=-1).min(axis=0)
+    assert (nearest < 0.15).all()
+
+
+def test_dashes_are_long_enough_to_be_seen_in_the_legend(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    lines(range(2), {str(n): [n, n] for n in range(6)}, "Six.", across="x", up="y")
+    (axes,) = drawn[0].axes
+    length = axes.get_legend().handlelength * 9  # points
+    for line in axes.get_lines():
+        dashes = line._dash_pattern[1]
+        assert dashes is None or length > sum(dashes), "less than one period"
 
 
 def test_signed_panel_is_white_at_zero():

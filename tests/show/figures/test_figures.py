@@ -9,6 +9,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -16,7 +18,7 @@ from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.method.losses import TERMS
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.show import figures, palette, planes
-from dualtask_lite.show.figures import cases, parts
+from dualtask_lite.show.figures import cases, parts, trust
 from dualtask_lite.show.figures.network import stage_shapes
 from dualtask_lite.show.figures.training import gradient_shares
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
@@ -213,6 +215,35 @@ def test_running_mean_equals_numpy():
     np.testing.assert_allclose(parts.running_mean(values, 4), expected)
 
 
+def test_distance_zero_is_drawn_over_the_truth_that_it_equals(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    scan = make_scan()
+    figures.orthogonal(scan, distance=np.where(scan.label == 2, -1.0, 1.0))
+    top = max(drawn[0].axes[3].collections, key=lambda lines: lines.zorder)
+    last = [lines for lines in drawn[0].axes[3].collections if lines.zorder == top.zorder][-1]
+    assert to_rgb(last.get_edgecolor()[0][:3]) == (0, 0, 0)
+
+
+LEGENDS = {
+    "embeddings": lambda: figures.embeddings(torch.eye(3), -torch.eye(3)),
+    "dice_by_volume": lambda: figures.dice_by_volume([{"kind": "solid", "volume_ml_truth": 9.0, "dice": 0.5}]),
+    "leaks": lambda: trust.leaks([{"leak": "by slice", "reported Dice": 0.3, "honest Dice": 0.0}]),
+}
+
+
+@pytest.mark.parametrize("name", LEGENDS)
+def test_legend_of_markers_is_outside_the_axes(name, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    LEGENDS[name]()
+    FigureCanvasAgg(drawn[0]).draw()
+    (axes,) = drawn[0].axes
+    legend = axes.get_legend().get_window_extent()
+    assert not legend.overlaps(axes.bbox.shrunk(0.99, 0.99)), "its markers look like data"
+    assert legend.x1 <= drawn[0].bbox.width
+
+
 def test_scores_count_undefined_values():
     rows = [
         {"case": "1", "centre": "B", "dice": 0.5},
@@ -223,6 +254,20 @@ def test_scores_count_undefined_values():
     alt = figures.scores(rows).alt
     assert "centre B: 2 cases, mean 0.60, from 0.50 to 0.70" in alt
     assert "centre A: no value, 2 without a value" in alt
+
+
+@pytest.mark.parametrize("many", [2, 12, 20])
+def test_names_and_means_of_many_centres_stay_apart(many, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+    names = [f"{n} University Hospital of a City, {'department ' * (n % 4)}" for n in range(many)]
+    figures.scores([{"case": "1", "centre": name, "dice": 0.7} for name in names])
+    FigureCanvasAgg(drawn[0]).draw()
+    (axes,) = drawn[0].axes
+    boxes = [text.get_window_extent() for text in [*axes.get_yticklabels(), *axes.texts]]
+    assert len(boxes) == 2 * many
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]
+    assert all(box.x0 >= 0 and box.x1 <= drawn[0].bbox.width for box in boxes)
 
 
 def test_scores_group_another_metric_by_protocol():
