@@ -276,7 +276,7 @@ outcome("05b.C")
 # %% [markdown]
 # Read the table by rows, since a mean over the hospitals hides them. Each arm gained in every run. So the table at the top of the lesson
 # compares runs before their end: a term that seems to help may only help to learn faster. After 9,600 steps `conversion` is behind on
-# A and B, although level in one of the two runs of B, and ahead in two of the three runs of C. `full` ends last on A and on B; on C, where it ran once, its place depends on the
+# A and B, although level in one run of each, and ahead in two of the three runs of C. `full` ends last on A and on B; on C, where it ran once, its place depends on the
 # measurement: it is first in the table and last in the curves.
 #
 # **A flat end does not show that a run has ended.** The curves are nearly flat at the right, the short ones too, because the
