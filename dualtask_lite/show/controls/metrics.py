@@ -38,7 +38,7 @@ _KINDS = np.array(
 )
 _STYLES = {
     "truth": LineStyle("truth (blue: false negative)", palette.YELLOW),
-    "prediction": LineStyle("prediction (red: false positive)", palette.MAGENTA, "5 4"),
+    "prediction": LineStyle("prediction (orange: false positive)", palette.MAGENTA, "5 4"),
 }
 
 
