@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import os
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -45,6 +47,50 @@ def test_every_exercise_is_an_answer_and_a_locked_test(source):
             blank, _, rest = cell.source.partition("### BEGIN SOLUTION")
             assert blank.rstrip().endswith("= ...")
             assert rest.rstrip().endswith("### END SOLUTION")
+
+
+def test_a_check_that_the_learner_defined_gives_no_point():
+    exercise = [("blank", "tumour_ml = ..."), ("solution", "tumour_ml = 1"), ("check", 'check("00.2", tumour_ml)')]
+    cells = [nbformat.v4.new_code_cell(text, metadata={"tags": [tag]}) for tag, text in exercise]
+    *_, checked = build.grading.as_assignment(nbformat.v4.new_notebook(cells=cells)).cells
+    lesson = {"tumour_ml": ..., "check": lambda number, answer: SimpleNamespace(state="right")}
+    with pytest.raises(AssertionError, match="Not attempted"):
+        exec(checked.source, lesson)
+
+
+def settings(folder):
+    from traitlets.config import PyFileConfigLoader
+
+    build.grading.write_course(folder, {}, build.GLOSSARY)
+    return PyFileConfigLoader("nbgrader_config.py", path=str(folder)).load_config()
+
+
+def test_output_without_end_is_cut(tmp_path):
+    config = settings(tmp_path)
+    execute = config.Autograde.autograde_preprocessors[0](config=config)
+    texts = ("for _ in range(50): print('x' * 100_000, flush=True)", "print('next')")
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text in texts])
+    long, following = execute.preprocess(notebook, {})[0].cells
+    assert 1_000_000 < sum(len(output.text) for output in long.outputs) < 1_500_000
+    assert following.outputs[0].text.startswith("next")
+
+
+def test_a_copied_cell_does_not_stop_the_grading(tmp_path):
+    """JupyterLab copies a cell with nbgrader's mark; nbgrader 0.9.6 ends for every learner at what it leaves of it."""
+    from nbgrader.preprocessors import DeduplicateIds, OverwriteCells
+
+    config = settings(tmp_path)
+    steps = config.Autograde.sanitize_preprocessors
+    notebook = assignment(next(path for path in build.lessons() if path.stem == NAME))
+    marked = [cell for cell in notebook.cells if "nbgrader" in cell.metadata]
+    notebook.cells = [*copy.deepcopy(marked[:2]), *notebook.cells]
+    DeduplicateIds().preprocess(notebook, {})
+    notebook.cells.append(copy.deepcopy(marked[0]))
+    del notebook.cells[-1].metadata.nbgrader["grade_id"]  # as OverwriteCells leaves a cell of another lesson
+    for step in steps[steps.index(OverwriteCells) + 1 :]:
+        run = step().preprocess if isinstance(step, type) else step
+        notebook, _ = run(notebook, {})
+    assert [cell for cell in notebook.cells if "nbgrader" in cell.metadata] == marked
 
 
 @pytest.fixture(scope="module")
