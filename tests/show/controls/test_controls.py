@@ -390,6 +390,7 @@ def notebook(monkeypatch):
 
     monkeypatch.setattr(training, "in_kernel", lambda: True)
     monkeypatch.setattr(training, "is_live", lambda library: True)
+    monkeypatch.setattr("ipykernel.__version__", "7.0.0")
     monkeypatch.setattr("IPython.display.display", display)
     shell = SimpleNamespace()
     shell.events = EventManager(shell, {"post_run_cell": lambda result: None})
@@ -410,6 +411,12 @@ def test_notebook_updates_the_picture_and_the_button_stops(notebook):
     assert monitor.callback(row(2)) is True
     assert notebook[-1][0] == "update"
     assert "best 0.50" in notebook[-1][1].alt
+
+
+def test_an_older_kernel_shows_no_button(notebook, monkeypatch):
+    monkeypatch.setattr("ipykernel.__version__", "6.29.0")
+    training_monitor().callback(row(1))
+    assert "interrupt the kernel" in notebook[0][1].value
 
 
 def test_last_steps_are_drawn_when_the_cell_ends(notebook):
