@@ -57,15 +57,12 @@ def _with_channel(volume: torch.Tensor | NDArray[Any]) -> torch.Tensor:
 
 def _crop(volume: torch.Tensor, level: int) -> tuple[torch.Tensor, int]:
     """Cut out the middle of the planes around ``level``; returns also the number of that plane in it."""
-    plane = level
-    for axis, most in enumerate(_MOST, start=1):
-        sides, side = volume.shape[axis], min(most, volume.shape[axis])
-        start = (sides - side) // 2
-        if axis == 3:
-            start = min(max(level - side // 2, 0), sides - side)
-            plane = level - start
+    middle = (volume.shape[1] // 2, volume.shape[2] // 2, level)
+    for axis, (most, centre) in enumerate(zip(_MOST, middle, strict=True), start=1):
+        side = min(most, volume.shape[axis])
+        start = min(max(centre - side // 2, 0), volume.shape[axis] - side)
         volume = volume.narrow(axis, start, side)
-    return volume.contiguous(), plane
+    return volume.contiguous(), level - start
 
 
 def _frame(

@@ -146,10 +146,10 @@ def test_views_are_compared_one_by_one_with_the_image(monkeypatch):
     """By hand: the mean of both heads is 0.6 on the image, and 0.8 and 0.2 on the views."""
     scan, chosen = bright_box().load(), model()
     prediction = predict_scan([chosen], scan)
-    said = iter((0.6, 0.8, 0.2))
+    means = iter((0.6, 0.8, 0.2))
 
     def maps(model, image, box):
-        mean = next(said)
+        mean = next(means)
         return np.stack([np.full(box.shape, mean + apart, np.float32) for apart in (0.1, 0.0, -0.1)])
 
     monkeypatch.setattr(engine, "_maps", maps)

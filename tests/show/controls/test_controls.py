@@ -37,7 +37,6 @@ from dualtask_lite.show.controls import (
 from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Panel, colours_of, levels_of
 from dualtask_lite.show.controls.lesion import lesion
 from dualtask_lite.show.controls.metrics import deform
-from dualtask_lite.show.picture import Picture
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 AHEAD = {"distance": distance_explorer, "conversion": conversion_explorer}
@@ -224,7 +223,7 @@ def test_explorer_shows_the_views_of_the_package():
     assert ("view 1" in frame.words) == (lost[0] > MOST_SATURATED)
 
 
-def test_explorer_shows_and_outlines_the_plane_with_most_of_the_tumour(monkeypatch):
+def test_explorer_shows_and_outlines_the_plane_with_most_of_the_tumour(drawn):
     image = torch.rand(1, 30, 24, 20, generator=torch.Generator().manual_seed(1))
     tumour = torch.zeros(image.shape, dtype=torch.bool)
     tumour[0, 4:9, 5:12, 17] = tumour[0, 4, 5, 10] = True  # 17: too near to the end for a crop around it
@@ -234,8 +233,6 @@ def test_explorer_shows_and_outlines_the_plane_with_most_of_the_tumour(monkeypat
     for panel, volume in zip(frame.panels, (image, apply_view(image, view)), strict=False):
         np.testing.assert_array_equal(panel.levels, levels_of(volume[0, :, :, 17].numpy().T[::-1, ::-1], 0, 1))
         np.testing.assert_array_equal(panel.lines["tumour"][0], tumour[0, :, :, 17].numpy().T[::-1, ::-1])
-    drawn = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
     control.picture_at()
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["tumour"]
 

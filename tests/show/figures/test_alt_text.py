@@ -141,10 +141,8 @@ def test_every_figure_is_tested():
 
 @pytest.mark.parametrize("paper", PAPERS)
 @pytest.mark.parametrize("name", FIGURES)
-def test_text_is_readable_on_white_and_black(name, paper, monkeypatch):
+def test_text_is_readable_on_white_and_black(name, paper, drawn):
     style, lightness = PAPERS[paper]
-    drawn: list[Figure] = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure) or Picture(b"", alt))
     with matplotlib.style.context(style):
         FIGURES[name](2)
         (figure,) = drawn

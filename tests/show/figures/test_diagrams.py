@@ -7,7 +7,6 @@ import pytest
 from PIL import Image
 
 from dualtask_lite.show.figures.diagrams import lines, panels
-from dualtask_lite.show.picture import Picture
 
 
 def pixels(picture):
@@ -32,9 +31,7 @@ def test_panels_describe_their_data(colours):
     assert pixels(picture).std() > 10
 
 
-def test_outline_of_a_panel_runs_along_the_edges_of_its_pixels(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+def test_outline_of_a_panel_runs_along_the_edges_of_its_pixels(drawn):
     mask = np.zeros((5, 7), bool)
     mask[1:4, 2:6] = True
     panels({"x": mask}, "x", numbers=True, outline=mask)
@@ -44,9 +41,7 @@ def test_outline_of_a_panel_runs_along_the_edges_of_its_pixels(monkeypatch):
     assert (nearest < 0.15).all()
 
 
-def test_dashes_are_long_enough_to_be_seen_in_the_legend(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+def test_dashes_are_long_enough_to_be_seen_in_the_legend(drawn):
     lines(range(2), {str(n): [n, n] for n in range(6)}, "Six.", across="x", up="y")
     (axes,) = drawn[0].axes
     length = axes.get_legend().handlelength * 9  # points

@@ -215,9 +215,7 @@ def test_running_mean_equals_numpy():
     np.testing.assert_allclose(parts.running_mean(values, 4), expected)
 
 
-def test_distance_zero_is_drawn_over_the_truth_that_it_equals(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+def test_distance_zero_is_drawn_over_the_truth_that_it_equals(drawn):
     scan = make_scan()
     figures.orthogonal(scan, distance=np.where(scan.label == 2, -1.0, 1.0))
     top = max(drawn[0].axes[3].collections, key=lambda lines: lines.zorder)
@@ -233,9 +231,7 @@ LEGENDS = {
 
 
 @pytest.mark.parametrize("name", LEGENDS)
-def test_legend_of_markers_is_outside_the_axes(name, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+def test_legend_of_markers_is_outside_the_axes(name, drawn):
     LEGENDS[name]()
     FigureCanvasAgg(drawn[0]).draw()
     (axes,) = drawn[0].axes
@@ -257,9 +253,7 @@ def test_scores_count_undefined_values():
 
 
 @pytest.mark.parametrize("many", [2, 12, 20])
-def test_names_and_means_of_many_centres_stay_apart(many, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure))
+def test_names_and_means_of_many_centres_stay_apart(many, drawn):
     names = [f"{n} University Hospital of a City, {'department ' * (n % 4)}" for n in range(many)]
     figures.scores([{"case": "1", "centre": name, "dice": 0.7} for name in names])
     FigureCanvasAgg(drawn[0]).draw()
@@ -338,15 +332,13 @@ def test_diagram_shows_the_output_shapes_of_the_network():
     assert "encoder4 64 @ 4 × 2 × 2" in alt
 
 
-def test_core_and_shell_are_drawn_at_their_positions(monkeypatch):
+def test_core_and_shell_are_drawn_at_their_positions(drawn):
     mask = np.zeros((32, 24, 16), bool)
     mask[8:16, 8:16, 8:16] = True
     core = np.zeros((4, 3, 2), bool)
     core[1, 1, 1] = True
     shell = np.zeros_like(core)
     shell[0, :, 1] = shell[0, 0, 0] = True
-    drawn = []
-    monkeypatch.setattr(Picture, "of", lambda figure, alt: drawn.append(figure) or Picture(b"", alt))
     alt = figures.core_and_shell(np.zeros(mask.shape, np.float32), mask, core, shell, (2.0, 1.0, 3.0)).alt
     assert "1 of the core, 3 of the shell; in the whole volume 1 and 4." in alt
     axes = drawn[0].axes[0]
