@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from dualtask_lite.cases.case import CT_WINDOW, Scan
-from dualtask_lite.show import palette
+from dualtask_lite.show import outlines, palette
 
 BAND = 20.0  # mm; distances are coloured within it, as the network regresses them
 
@@ -107,7 +107,10 @@ def draw_distance(axes: Axes, distance: NDArray[Any], spacing: Sequence[float], 
         "vmax": BAND,
         "interpolation": "nearest",
     }
-    return _keep_limits(axes, lambda: axes.imshow(image, extent=extent, **style))
+    view = axes.get_xlim(), axes.get_ylim()
+    drawn = axes.imshow(image, extent=extent, **style)
+    axes.set(xlim=view[0], ylim=view[1])
+    return drawn
 
 
 def outline_truth(
@@ -137,20 +140,6 @@ def outline(
     colour: str,
     style: str = "-",
 ) -> None:
-    """Outline a mask (X, Y, Z) on a plane; at the border of the volume the outline is closed."""
-    image, (left, right, bottom, top) = cut(mask, spacing, plane, at)
-    if not image.any():
-        return
-    dx, dy = (right - left) / image.shape[1], (top - bottom) / image.shape[0]
-    extent = (left - dx, right + dx, bottom - dy, top + dy)
-    padded = np.pad(image.astype(np.float32), 1)
-    pen: dict[str, Any] = {"colors": [colour], "linestyles": [style], "linewidths": 1.5}
-    _keep_limits(axes, lambda: axes.contour(padded, levels=[0.5], extent=extent, origin="upper", **pen))
-
-
-def _keep_limits(axes: Axes, draw: Any) -> Any:
-    """Draw without changing the limits of the axes."""
-    view = axes.get_xlim(), axes.get_ylim()
-    drawn = draw()
-    axes.set(xlim=view[0], ylim=view[1])
-    return drawn
+    """Outline a mask (X, Y, Z) on a plane."""
+    image, extent = cut(mask, spacing, plane, at)
+    outlines.draw(axes, image, extent, colour, style)

@@ -17,6 +17,7 @@ from matplotlib.colors import to_rgb
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.show import palette
 from dualtask_lite.show.controls import conversion_explorer, distance_explorer, metric_explorer
+from dualtask_lite.show.controls.explorer import Explorer, Frame, Knob, Panel, colours_of
 
 pytestmark = pytest.mark.browser
 
@@ -154,22 +155,27 @@ _TWO_VIEWS = """async ([script, inside, setup]) => {
 }"""
 
 
-def test_two_views_of_a_live_explorer_are_independent(file):
-    control = metric_explorer(case_metrics)
+def show_twice(control: Any, page: Any) -> tuple[Any, list[Any], Any]:
+    """Show a live explorer twice; returns the figures, the requests of both, and a function that answers the oldest."""
     widget, requests = control.widget, []
-    page = file()
     page.expose_function("ask", lambda request: requests.append(request))  # Playwright marks the function
     page.evaluate(_TWO_VIEWS, [widget._esm, widget.inside, widget.setup])
     answers = widget_module._instances[widget.setup["answers"]]
-    one, other = (page.locator(".dualtask-explorer").nth(view) for view in (0, 1))
-    start = one.locator(".words").inner_text()
-
-    def press(view, key):
-        view.get_by_role("slider", name=re.compile("^Move")).press(key)
 
     def reply():
         widget._handle_custom_msg(requests.pop(0), [])
         page.evaluate("answer", answers.value)
+
+    return page.locator(".dualtask-explorer"), requests, reply
+
+
+def test_two_views_of_a_live_explorer_are_independent(file):
+    figures, requests, reply = show_twice(metric_explorer(case_metrics), file())
+    one, other = figures.nth(0), figures.nth(1)
+    start = one.locator(".words").inner_text()
+
+    def press(view, key):
+        view.get_by_role("slider", name=re.compile("^Move")).press(key)
 
     press(one, "End")
     reply()
@@ -185,6 +191,31 @@ def test_two_views_of_a_live_explorer_are_independent(file):
     for _ in range(2):
         reply()
     assert other.locator(".words").inner_text() == one.locator(".words").inner_text() != moved
+
+
+def test_live_explorer_says_that_a_setting_failed_or_is_late_and_goes_on(file, page):
+    def draw(a):
+        if a == 1:
+            raise ValueError("one is no setting")
+        return Frame((Panel("", np.zeros((2, 2), np.uint8), colours_of("gray")),), {}, f"setting {a}")
+
+    control = Explorer("Three settings", (Knob("a", "A", {str(a): a for a in range(3)}, "0"),), draw)
+    page.clock.install(time=0)
+    page.clock.pause_at(60)
+    figures, _, reply = show_twice(control, file())
+    words, slider = figures.first.locator(".words"), figures.first.get_by_role("slider")
+    slider.press("ArrowRight")
+    page.clock.run_for(9000)
+    assert words.inner_text() == "setting 0"
+    page.clock.run_for(2000)
+    assert "run this cell again" in words.inner_text()
+    reply()
+    assert words.inner_text() == "There is no picture of this setting: ValueError: one is no setting"
+    slider.press("ArrowRight")
+    reply()
+    assert words.inner_text() == "setting 2"
+    page.clock.run_for(20000)
+    assert words.inner_text() == "setting 2"
 
 
 def test_picture_is_shown_without_scripts(chromium, tmp_path):

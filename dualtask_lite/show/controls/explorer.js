@@ -1,5 +1,6 @@
 // Fills a figure with the frame of the current setting. Precomputed frames are looked up; otherwise `ask` requests one.
 // During a request only the newest setting is kept, so that a drag never lags behind the pointer.
+const LATE = "The kernel has not answered for 10 s: it is busy, or was restarted. After a restart, run this cell again.";
 const mount = (root, setup, ask) => {
   const knobs = [...root.querySelectorAll(".knobs input, .knobs select")];
   const stage = root.querySelector(".stage"), numbers = root.querySelector(".numbers");
@@ -65,7 +66,7 @@ const mount = (root, setup, ask) => {
     words.textContent = frame.words;
   };
   new ResizeObserver(() => drawAgain()).observe(stage);
-  let busy = false, waiting = false;
+  let busy = false, waiting = false, late;
   const update = () => {
     for (const knob of knobs)
       if (knob.dataset.texts) {
@@ -79,16 +80,19 @@ const mount = (root, setup, ask) => {
     } else if (busy) waiting = true;
     else {
       busy = true;
+      late = setTimeout(() => { words.textContent = LATE; }, 10000);
       ask(knobs.map(index));
     }
   };
   const answered = answer => {
     busy = false;
+    clearTimeout(late);
     if (waiting) {
       waiting = false;
       update();
     }
-    show(answer.frames[0], setup.images.concat(answer.images));
+    if (answer.failed) words.textContent = "There is no picture of this setting: " + answer.failed;
+    else show(answer.frames[0], setup.images.concat(answer.images));
   };
   root.querySelector(".still").remove();
   root.querySelector(".live").hidden = false;

@@ -23,11 +23,13 @@ from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from PIL import Image
 from skimage.measure import find_contours
 
+from dualtask_lite.show import outlines
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 from dualtask_lite.show.viewer import STATIC, VARIABLE, in_kernel
 
@@ -60,7 +62,7 @@ class Panel(NamedTuple):
     levels: NDArray[np.uint8]  # rows (downwards) and columns
     colours: NDArray[np.uint8]  # (n, 3), the colour of each level
     ends: tuple[str, str] | None = None  # meaning of the first and the last colour; None without a scale
-    lines: Mapping[str, tuple[NDArray[Any], float]] = {}  # name of a line style -> field, and the level to outline
+    lines: Mapping[str, tuple[NDArray[Any], float]] = {}  # name of a line style -> field or mask, level
 
 
 class Frame(NamedTuple):
@@ -113,10 +115,10 @@ class Explorer:
         for axes, panel in zip(figure.subplots(1, columns, squeeze=False)[0], panels, strict=True):
             rows_, columns_ = panel.levels.shape
             axes.imshow(panel.colours[panel.levels], aspect=columns_ / rows_ / self.aspect, interpolation="nearest")
-            for name, (values, level) in panel.lines.items():
-                if values.min() < level < values.max():
-                    style = "--" if self.styles[name].dashes else "-"
-                    axes.contour(values, [level], colors=[self.styles[name].colour], linestyles=[style])
+            for name, line in panel.lines.items():
+                points, style = _outlines(*line), self.styles[name]
+                pen: dict[str, Any] = {"colors": [style.colour], "linestyles": ["--" if style.dashes else "-"]}
+                axes.add_collection(LineCollection([part - 0.5 for part in points], **pen))
             axes.set_title(panel.title, fontsize=10)
             axes.set_xticks([])
             axes.set_yticks([])
@@ -126,19 +128,16 @@ class Explorer:
         figure.suptitle(f"{self.title}\n{setting}", fontsize=10)
         measured = "\n".join("     ".join(row) for row in rows)
         keys = [Line2D([], [], color=s.colour, ls="--" if s.dashes else "-", label=s.meaning) for s in styles]
-        if keys:
-            legend = figure.legend(
-                handles=keys,
-                title=measured,
-                title_fontsize=9,
-                fontsize=9,
-                loc="outside lower center",
-                ncols=len(keys),
-                frameon=False,
-            )
-            legend.get_title().set_multialignment("center")
-        else:
-            figure.supxlabel(measured, fontsize=9)
+        legend = figure.legend(
+            handles=keys,
+            title=measured,
+            title_fontsize=9,
+            fontsize=9,
+            loc="outside lower center",
+            ncols=max(1, len(keys)),
+            frameon=False,
+        )
+        legend.get_title().set_multialignment("center")
         return Picture.of(figure, f"{self.title}. {setting}. {frame.words} {'; '.join(notes)}.")
 
     def to_html(self) -> str:
@@ -184,8 +183,13 @@ class Explorer:
         widget = Live(inside=self._inside(""), setup=setup)
 
         def send_frame(_: Any, request: Mapping[str, Any], __: Any) -> None:
-            frame = self._frame_at(request["at"], start["images"])
-            frames.value = json.dumps({**frame, "asked": request["asked"]})
+            try:
+                answer = self._frame_at(request["at"], start["images"])
+            except BaseException as error:  # also an interrupt
+                answer = {"failed": f"{type(error).__name__}: {error}"}
+                raise  # Jupyter shows the traceback
+            finally:
+                frames.value = json.dumps({**answer, "asked": request["asked"]})
 
         widget.on_msg(send_frame)
         return widget
@@ -281,12 +285,22 @@ def _ramp(colours: NDArray[np.uint8]) -> str:
     return ", ".join(f"rgb({r}, {g}, {b})" for r, g, b in chosen)
 
 
+def _outlines(values: NDArray[Any], level: float) -> list[NDArray[Any]]:
+    """Outline where a field crosses a level, or a mask along the edges of its pixels.
+
+    Returns:
+        The points of each line, (N, 2), as (column, row) in pixels from the outer corner of the first pixel.
+    """
+    if values.dtype == bool:
+        return list(outlines.trace(values))
+    if not values.min() < level < values.max():  # a field that only touches the level would be outlined there
+        return []
+    return [points[:, ::-1] + 0.5 for points in find_contours(values.astype(np.float64), level)]
+
+
 def _path(values: NDArray[Any], level: float) -> str:
-    """Outline where a field crosses a level, as an SVG path in tenths of a pixel."""
-    if not values.min() < level < values.max():
-        return ""
-    lines = find_contours(values.astype(np.float64), level)
-    return "".join(_line(np.rint(10 * (line[:, ::-1] + 0.5)).astype(int)) for line in lines)
+    """Write the outlines of a field as an SVG path in tenths of a pixel."""
+    return "".join(_line(np.rint(10 * points).astype(int)) for points in _outlines(values, level))
 
 
 def _line(points: NDArray[np.int_]) -> str:

@@ -111,7 +111,7 @@ def _frame(
     level = int(truth.sum(axis=(0, 1)).argmax())
     predicted, true = (mask[:, :, level].T[::-1, ::-1] for mask in (prediction, truth))
     kinds = np.select([predicted & true, predicted, true], [1, 2, 3], 0).astype(np.uint8)
-    lines: dict[str, Any] = {"truth": (true.astype(float), 0.5), "prediction": (predicted.astype(float), 0.5)}
+    lines: dict[str, Any] = {"truth": (true, 0.5), "prediction": (predicted, 0.5)}
     both, too_much, missed = (
         int((mask).sum()) for mask in (prediction & truth, prediction & ~truth, truth & ~prediction)
     )

@@ -30,7 +30,7 @@ def view_explorer(image: torch.Tensor | NDArray[Any], tumour: torch.Tensor | NDA
     mask = None if tumour is None else _with_channel(tumour)
     level = volume.shape[3] // 2 if mask is None else int(mask.sum(dim=(0, 1, 2)).argmax())
     cropped, plane = _crop(volume, level)
-    lines = {} if mask is None else {"tumour": (_slice(_crop(mask, level)[0], plane), 0.5)}
+    lines = {} if mask is None else {"tumour": (_slice(_crop(mask, level)[0], plane) > 0.5, 0.5)}
 
     def draw(kernel: int, blend: float, seed: int) -> Frame:
         generator = torch.Generator().manual_seed(seed)
@@ -66,7 +66,7 @@ def _crop(volume: torch.Tensor, level: int) -> tuple[torch.Tensor, int]:
 
 
 def _frame(
-    image: torch.Tensor, plane: int, views: list[View], lines: dict[str, tuple[NDArray[np.float32], float]]
+    image: torch.Tensor, plane: int, views: list[View], lines: dict[str, tuple[NDArray[np.bool_], float]]
 ) -> Frame:
     shown = [apply_view(image, view) for view in views]
     difference = (shown[0] - shown[1]).abs()

@@ -12,13 +12,12 @@ from matplotlib.colors import Normalize
 from matplotlib.image import AxesImage
 from numpy.typing import NDArray
 
-from dualtask_lite.show import palette
+from dualtask_lite.show import outlines, palette
 from dualtask_lite.show.figures.parts import tidy
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
 _COLOURS = (palette.BLUE, palette.ORANGE, palette.GREEN, palette.MAGENTA, palette.SKY, palette.VERMILLION)
 _STYLES = ("-", "--", "-.", ":")
-_FINE = 8  # pixels of an outline along each side of a pixel of the image
 _MAPS = {"grey": "gray", "signed": palette.DISTANCE_MAP, "amount": "cividis"}
 
 
@@ -60,9 +59,7 @@ def panels(
         style = {"cmap": _MAPS["grey"]} if is_mask else {"cmap": scale.cmap, "norm": scale.norm}
         drawn = axes.imshow(image, **style, extent=extent, interpolation="nearest")
         if outline is not None:
-            # Of fine pixels, because a contour cuts corners: so it runs along the edges of the image's own.
-            fine = np.kron(outline.astype(float), np.ones((_FINE, _FINE)))
-            axes.contour(fine, levels=[0.5], extent=extent, origin="upper", colors=[palette.ORANGE])
+            outlines.draw(axes, outline, extent, palette.ORANGE)
         if numbers:
             _write_numbers(axes, np.asarray(image), spacing, drawn)
         axes.set(xticks=[], yticks=[])

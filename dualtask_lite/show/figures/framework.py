@@ -24,7 +24,7 @@ from dualtask_lite.method.convert import distance_to_probability
 from dualtask_lite.method.distance import BAND, signed_distance
 from dualtask_lite.method.network import STRIDE
 from dualtask_lite.method.views import random_view
-from dualtask_lite.show import palette
+from dualtask_lite.show import outlines, palette
 from dualtask_lite.show.picture import WIDTH, Picture, new_figure
 
 MARGIN = 30.0  # mm of the patch around the tumour
@@ -146,8 +146,8 @@ def _draw_network(page: Axes) -> None:
 
 def _outline(axes: Axes, mask: NDArray[Any], spacing: Sequence[float]) -> None:
     """Outline a mask (X, Y) on an image that :func:`_show` drew."""
-    x, y = ((np.arange(n) + 0.5) * mm for n, mm in zip(mask.shape, spacing, strict=True))
-    axes.contour(x, y, mask.T, [0.5], colors=[palette.TUMOUR], linewidths=2)
+    wide, deep = (n * mm for n, mm in zip(mask.shape, spacing, strict=True))
+    outlines.draw(axes, mask.T, (0, wide, deep, 0), palette.TUMOUR, width=2)
 
 
 def _draw_cells(axes: Axes, core: torch.Tensor, shell: torch.Tensor, spacing: Sequence[float]) -> None:

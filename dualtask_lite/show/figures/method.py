@@ -12,7 +12,7 @@ from matplotlib.patheffects import withStroke
 from numpy.typing import NDArray
 
 from dualtask_lite.method.network import STRIDE
-from dualtask_lite.show import palette
+from dualtask_lite.show import outlines, palette
 from dualtask_lite.show.figures.parts import tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
@@ -46,9 +46,7 @@ def core_and_shell(
     axes.imshow(
         image[:, :, level].T, cmap="gray", vmin=0, vmax=1, extent=extent, origin="lower", interpolation="nearest"
     )
-    if mask[:, :, level].any():
-        x, y = ((np.arange(n) + 0.5) * mm for n, mm in zip(mask.shape[:2], spacing[:2], strict=True))
-        axes.contour(x, y, mask[:, :, level].T, [0.5], colors=[palette.YELLOW])
+    outlines.draw(axes, mask[:, :, level].T, (0, wide, deep, 0), palette.YELLOW)
     counts = [
         _draw_cells(axes, cells[:, :, level // stride], kind, spacing, stride)
         for cells, kind in zip((core, shell), _KINDS, strict=True)

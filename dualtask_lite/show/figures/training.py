@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.rows import Row
-from dualtask_lite.show import palette
+from dualtask_lite.show import outlines, palette
 from dualtask_lite.show.figures.parts import METRICS, running_mean, series, shorten, tidy
 from dualtask_lite.show.picture import Picture, new_figure
 
@@ -142,10 +142,10 @@ def _draw_validation(axes: Axes, rows: Sequence[Row]) -> str:
 def _draw_example(axes: Axes, example: Example) -> str:
     truth, prediction = example.truth, example.prediction
     aspect = example.spacing[1] / example.spacing[0]
-    axes.imshow(example.image.T[::-1, ::-1], cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
+    image = example.image.T[::-1, ::-1]
+    shown = axes.imshow(image, cmap="gray", vmin=0, vmax=1, aspect=aspect, interpolation="nearest")
     for mask, colour, style in ((truth, palette.TUMOUR, "-"), (prediction, palette.PREDICTION, "--")):
-        if mask.any() and not mask.all():
-            axes.contour(mask.T[::-1, ::-1], [0.5], colors=[colour], linestyles=[style])
+        outlines.draw(axes, mask.T[::-1, ::-1], shown.get_extent(), colour, style)
     axes.set_title(f"{shorten(example.name)}: truth orange,\nprediction magenta, dashed", fontsize=9)
     axes.set_axis_off()
     area = example.spacing[0] * example.spacing[1]

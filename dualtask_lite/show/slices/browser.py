@@ -193,7 +193,7 @@ def _panel(head: str, browser: SliceBrowser) -> str:
         f'aspect-ratio: {width} / {height}; --across: {share[0]:.4f}%; --down: {share[1]:.4f}%">'
         f'<img class="still" alt="{html.escape(browser.still.alt)}" width="{width}" height="{height}" '
         f'src="{_url(browser.still.png)}">'
-        f'<div hidden aria-hidden="true"><svg viewBox="0 0 {2 * columns} {2 * rows}" preserveAspectRatio="none">'
+        f'<div hidden aria-hidden="true"><svg viewBox="0 0 {columns} {rows}" preserveAspectRatio="none">'
         f'{paths}</svg>{letters}</div></div><p class="words" aria-live="polite">{text}</p></div>'
     )
 

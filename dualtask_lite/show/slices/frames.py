@@ -13,12 +13,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
-from skimage.measure import block_reduce, find_contours
+from skimage.measure import block_reduce
 
 from dualtask_lite.cases.case import CT_WINDOW, Scan
 from dualtask_lite.cases.findings import LABELS
 from dualtask_lite.cases.masks import dice
-from dualtask_lite.show import planes
+from dualtask_lite.show import outlines, planes
 from dualtask_lite.show.overlays import Overlay, overlays
 from dualtask_lite.show.picture import Picture
 
@@ -41,7 +41,7 @@ class Frame:
         index: in the volume, from 0.
         ct: PNG of the grey values.
         images: for each coloured layer, a PNG that is transparent where the layer is 0.
-        lines: for each outlined layer, its outlines as an SVG path in half voxels of the image.
+        lines: for each outlined layer, its outlines as an SVG path in voxels of the image.
         text: description of the slice, with its numbers.
     """
 
@@ -215,19 +215,8 @@ def _png(levels: NDArray[np.uint8], colours: NDArray[np.uint8], opacity: bytes |
 
 
 def _path(mask: NDArray[np.bool_]) -> str:
-    """Outline a mask as an SVG path in half voxels, the unit in which its corners are integers."""
-    if not mask.any():
-        return ""
-    contours = find_contours(np.pad(mask, 1).astype(np.float32), 0.5)
-    return "".join(_closed(np.rint(2 * contour[:, ::-1] - 1).astype(int)) for contour in contours)
-
-
-def _closed(points: NDArray[np.int_]) -> str:
-    """Write points (N, 2), whose last equals the first, as a closed path; collinear points are merged."""
-    moves = np.diff(points, axis=0)
-    corners = np.flatnonzero(np.any(moves[1:] != moves[:-1], axis=1)) + 1
-    x, y = points[0]
-    return f"M{x} {y}" + "".join(f"L{x} {y}" for x, y in points[corners]) + "Z"
+    """Write the outlines of a mask as an SVG path in voxels."""
+    return "".join(f"M{'L'.join(f'{x} {y}' for x, y in corners[:-1])}Z" for corners in outlines.trace(mask))
 
 
 def _contents(truth: NDArray[Any] | None, predicted: NDArray[Any] | None, pixel: float) -> str:

@@ -42,7 +42,7 @@ def read(png: bytes) -> np.ndarray:
 
 def corners(path: str) -> np.ndarray:
     """Points of an SVG path as (x, y), in voxels of the picture."""
-    return np.array(re.findall(r"[ML](-?\d+) (-?\d+)", path), int) / 2
+    return np.array(re.findall(r"[ML](-?\d+) (-?\d+)", path), int)
 
 
 def frame_of(browser: SliceBrowser, index: int) -> Frame:
