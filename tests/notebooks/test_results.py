@@ -277,8 +277,8 @@ def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
     assert late["trainings"] >= 5
     assert steps["conclusion"] == "better"
     assert steps["difference"] > max(0, late["difference"]), "worth less than more steps alone"
-    assert f"{NUMBERS[len(runs)].title()} training runs of 9,600 steps, two or three for each hospital" in page
-    assert Counter(part for part, _ in runs) == {"A": 3, "B": 2, "C": 3}
+    assert f"{NUMBERS[len(runs)].title()} training runs of 9,600 steps, three for each hospital" in page
+    assert Counter(part for part, _ in runs) == {"A": 3, "B": 3, "C": 3}
     on_a, on_b, on_c = (f"{difference(longer['full'], longer['segmentation'], [run]):+.3f}" for run in of_all_arms)
     assert max(float(on_a), float(on_b)) < 0 < float(on_c)
     assert f"hospital that was held out, too, on A ({on_a}) and on B ({on_b})" in log
@@ -286,6 +286,25 @@ def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     for run in of_all_arms:
         assert min(longer, key=lambda arm: at_home[(arm + LONGER, *run)]) == "full"
+
+
+def test_words_on_the_run_that_failed_hold_for_the_rows(tumours, longer):
+    """Those of the table's page, of its log and of lesson 05b."""
+    failed = ("B", "0")
+    alone, repeated = tumours["segmentation"], longer["segmentation"]
+    before, after = (fmean(dice[failed].values()) for dice in (alone, repeated))
+    assert before == min(fmean(cases.values()) for runs in tumours.values() for cases in runs.values())
+    assert after == max(
+        fmean(cases.values()) for runs in longer.values() for run, cases in runs.items() if run[0] == "B"
+    )
+    ahead, behind = (difference(dice["conversion"], dice["segmentation"], [failed]) for dice in (tumours, longer))
+    log = words_of(LOG)
+    assert f"({', seed '.join(failed)}: {before:.3f}), so the conversions were {ahead:+.3f} ahead" in log
+    assert (
+        f"it reaches {after:.3f}, the highest Dice of any run on B, and the conversions are {behind:+.3f} there" in log
+    )
+    others = [difference(tumours["conversion"], alone, [run]) for run in alone if run != failed]
+    assert max(others) < 0.06 < ahead, "the one large gain"
 
 
 def test_words_on_the_moving_average_hold_for_the_rows(tumours):
@@ -386,7 +405,8 @@ def test_words_on_two_trainings_of_the_pancreas_stage_hold_for_the_rows():
     }
     assert sorted(apart) == [("A", "0"), ("B", "0"), ("B", "1"), ("C", "1")]
     longer, alone = dice["segmentation" + LONGER], dice["segmentation"]
-    assert [run for run in longer if longer[run] != alone[run]] == [("C", "0")]
+    assert [run for run in longer if longer[run] != alone[run]] == [("B", "0"), ("C", "0")]
+    assert longer["B", "0"] == dice["distance"]["B", "0"], "the same stage, trained on a processor without AVX512"
     for run in (("A", "0"), ("B", "1"), ("C", "1")):
         assert longer[run] == alone[run], "trained again, on a processor without AVX512"
     assert all(dice["distance"][run] == alone[run] for run in (("A", "0"), ("C", "1")))
