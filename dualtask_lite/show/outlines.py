@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
+from matplotlib.collections import PolyCollection
 from numpy.typing import NDArray
 from skimage.measure import find_contours
 
@@ -54,8 +54,8 @@ def draw(
     size = (right - left) / mask.shape[1], (last - first) / mask.shape[0]
     lines = [corners * size + (left, first) for corners in trace(mask)]
     if lines:
-        pen: dict[str, Any] = {"colors": [colour], "linestyles": [style], "linewidths": width}
-        axes.add_collection(LineCollection(lines, capstyle="butt", **pen), autolim=False)
+        pen: dict[str, Any] = {"edgecolors": [colour], "linestyles": [style], "linewidths": width}
+        axes.add_collection(PolyCollection(lines, facecolors="none", **pen), autolim=False)
 
 
 def _corners(points: NDArray[np.float64]) -> NDArray[np.int_]:

@@ -388,8 +388,9 @@ without_it = by_arm["conversion"]
 check("05b.4", without_it)
 
 # %% [markdown]
-# That run was repeated with four times as many steps, too: look for it in the table of the longer runs. There `segmentation` does not fail, and ends ahead
-# of `conversion`. The one large gain of the terms was a baseline that had not learned yet.
+# That run was repeated with four times as many steps, too: look for it in the table of the longer runs. There `segmentation` does not fail, and
+# ends ahead of `conversion`. So the one large gain of `conversion` came from a baseline that had learned too little:
+# 0.32 on its own training cases after 2,400 steps, and 0.78 after 9,600.
 #
 # A number says that something is marked wrongly; a picture says what. The kit holds the weights of the three long training runs on A
 # and B. Here the best and the worst of them predict one patient of C, chosen by a rule and not by taste: the one that loses

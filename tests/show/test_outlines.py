@@ -53,7 +53,6 @@ def test_drawn_outline_covers_its_pixels_in_an_image_of_either_orientation(wide,
 
 @pytest.mark.parametrize("kind", [bool, np.uint8, np.float32])
 def test_mask_of_any_type_is_traced_and_an_empty_one_has_no_outline(kind):
-    np.testing.assert_array_equal(
-        np.sort(outlines.trace(np.ones((2, 3), kind))[0][:4], axis=0)[[0, -1]], [[0, 0], [3, 2]]
-    )
+    (line,) = outlines.trace(np.ones((2, 3), kind))
+    assert set(map(tuple, line)) == {(0, 0), (3, 0), (3, 2), (0, 2)}
     assert outlines.trace(np.zeros((2, 3), kind)) == []

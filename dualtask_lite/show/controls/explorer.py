@@ -292,7 +292,7 @@ def _outlines(values: NDArray[Any], level: float) -> list[NDArray[Any]]:
         The points of each line, (N, 2), as (column, row) in pixels from the outer corner of the first pixel.
     """
     if values.dtype == bool:
-        return list(outlines.trace(values))
+        return outlines.trace(values)
     if not values.min() < level < values.max():  # a field that only touches the level would be outlined there
         return []
     return [points[:, ::-1] + 0.5 for points in find_contours(values.astype(np.float64), level)]
