@@ -18,7 +18,8 @@ from dualtask_lite.errors import DualTaskError
 _log = logging.getLogger(__name__)
 _ORGAN = {"pancreas", "pancreatic", "parenchyma"}
 _LESION = {"tumour", "tumor", "tumours", "tumors", "cancer", "lesion", "lesions", "mass", "pdac", "carcinoma"}
-_FILLERS = {"the", "of", "and", "normal", "healthy"}
+_FILLERS = {"the", "of", "normal", "healthy"}
+_JOINED = r"\band\b|[+&/,;]"  # between the names of two structures that share a value
 
 
 def label_map_of(described: Mapping[str, Any], file: Path) -> dict[int, int] | None:
@@ -79,11 +80,20 @@ def check_is_ct(described: Mapping[str, Any], file: Path) -> None:
 
 
 def _meaning(name: str) -> int | None:
-    """Our value for a label's name; ``None`` for an unknown name."""
-    words = set(re.findall(r"[a-z]+", name.lower())) - _FILLERS
+    """Our value for a label's name; ``None`` for an unknown name, or one of two structures with different values."""
+    meanings = {_meaning_of_one(part) for part in re.split(_JOINED, name.lower()) if set(_words(part)) - _FILLERS}
+    return meanings.pop() if len(meanings) == 1 else None
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", name)
+
+
+def _meaning_of_one(name: str) -> int | None:
+    words = set(_words(name)) - _FILLERS
     if words == {"background"}:
         return 0
-    if not words or words - _ORGAN - _LESION:
+    if words - _ORGAN - _LESION:
         return None
     return 2 if words & _LESION else 1
 

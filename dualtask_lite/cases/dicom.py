@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
@@ -49,6 +50,8 @@ _CONVERT = "convert the series with dcm2niix, and give the NIfTI file"
 _REMOVE = f"remove this file if it is a localiser or a page of text; else {_CONVERT}"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without preamble begins with
 _AIR = -1000.0  # HU
+_PREAMBLE = 132  # bytes before the first element, with the mark DICM
+_NAMED = 3  # series that an error names
 
 
 def is_dicom(path: Path) -> bool:
@@ -74,6 +77,25 @@ def files_of(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if path.is_file() and not is_nifti(path) and is_dicom(path)]
 
 
+def lost_slices(folder: Path, slices: Iterable[Path]) -> list[Path]:
+    """The broken links and the files cut off before their first element in a folder that are named like its slices."""
+    endings = {path.suffix.lower() for path in slices}
+    named = [path for path in visible(folder) if path.suffix.lower() in endings or not path.suffix[1:].isalpha()]
+    return [path for path in named if _is_broken_link(path) or _is_cut_off(path)] if endings else []
+
+
+def _is_broken_link(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
+
+
+def _is_cut_off(path: Path) -> bool:
+    """Whether a file is too short for DICOM, and empty or not text."""
+    if is_index(path) or not path.is_file() or path.stat().st_size >= _PREAMBLE:
+        return False
+    head = _head(path)
+    return not head or b"\0" in head
+
+
 def series_below(folder: Path) -> list[Path]:
     """The folders that hold DICOM files: the given one, or else those below it."""
     if files_of(folder):
@@ -83,7 +105,7 @@ def series_below(folder: Path) -> list[Path]:
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(132)
+        return file.read(_PREAMBLE)
 
 
 def _has_no_preamble(path: Path, head: bytes) -> bool:
@@ -141,7 +163,13 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
     """File and header of each slice of the only series of a folder."""
     by_series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     localisers = 0
-    for path in files_of(folder):
+    files = files_of(folder)
+    for path in lost_slices(folder, files):
+        what = "is a broken link" if _is_broken_link(path) else "is empty or was cut off"
+        raise DualTaskError(
+            f"{path}: {what}, so a slice of the series may be missing", "fetch it again, or remove it if it is no slice"
+        )
+    for path in files:
         header = _read(path, _HEADER, pixels=False)
         if header.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage:
             continue  # the index of a disc under another name
@@ -159,12 +187,7 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
         found = "only localisers" if localisers else "no DICOM image"
         raise DualTaskError(f"{folder}: holds {found}", "give the folder that holds the slices of a CT series")
     if len(by_series) > 1:
-        named = ", ".join(
-            f"{header.get('Modality')} number {header.get('SeriesNumber')} ({len(slices)} images, say {path.name})"
-            for slices in by_series.values()
-            for path, header in slices[:1]
-        )
-        raise DualTaskError(f"{folder}: holds {len(by_series)} series: {named}", "put each into a folder of its own")
+        raise _several_series(folder, list(by_series.values()))
     (slices,) = by_series.values()
     for path, header in slices:
         if header.get("Modality") != "CT":
@@ -176,6 +199,23 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
             raise DualTaskError(f"{path}: has no {missing[0]}, so its position is unknown", _REMOVE)
     _check_one_grid(slices)
     return slices
+
+
+def _several_series(folder: Path, series: list[list[tuple[Path, Dataset]]]) -> DualTaskError:
+    """The error for a folder of several series; it names the first three."""
+    if len(series) > _NAMED and all(len(slices) == 1 for slices in series):
+        what = f"each of its {len(series)} images has a SeriesInstanceUID of its own, as some anonymisers write it"
+        return DualTaskError(
+            f"{folder}: {what}", f"anonymise the series again with one for all its slices, or {_CONVERT}"
+        )
+    named = [
+        f"{header.get('Modality')} number {header.get('SeriesNumber')} ({len(slices)} images, say {path.name})"
+        for slices in series[:_NAMED]
+        for path, header in slices[:1]
+    ]
+    more = [f"{len(series) - _NAMED} more"] if len(series) > _NAMED else []
+    what = f"holds {len(series)} series: {', '.join(named + more)}"
+    return DualTaskError(f"{folder}: {what}", "put each into a folder of its own")
 
 
 def _is_ct_image(header: Dataset) -> bool:
@@ -212,7 +252,10 @@ def _check_numbers(path: Path, header: Dataset) -> None:
             numbers = np.atleast_1d(np.array(value, float))
         except (TypeError, ValueError):
             numbers = np.empty(0)
-        if len(numbers) != count or not np.isfinite(numbers).all():
+        damaged = len(numbers) != count or not np.isfinite(numbers).all()
+        if tag == "ImageOrientationPatient" and not damaged:
+            damaged = not np.allclose(np.linalg.norm(numbers.reshape(2, 3), axis=1), 1, atol=0.01)  # not unit vectors
+        if damaged:
             raise DualTaskError(f"{path}: its {tag} is damaged", f"copy or fetch the series again, or {_CONVERT}")
 
 

@@ -19,6 +19,7 @@ _SPACING = (0.05, 30.0)  # mm; smallest and largest side of a CT voxel
 _AFFINE_ROUNDING = 0.1  # of a voxel; sform and qform may differ by this much
 _GRID_ROUNDING = 0.01  # of a voxel; label and image may differ by this much
 _LABEL_ROUNDING = 1e-3  # a label may differ from a whole number by this much
+_LOWEST = -1100.0  # HU; below it lies padding only
 _HIGHEST = 10_000.0  # HU; metal reaches some thousands
 
 
@@ -64,18 +65,22 @@ def _unit_of(image: nib.Nifti1Image) -> str:
 def has_position(image: nib.Nifti1Image) -> bool:
     """Whether the header of an image positions its voxels in space; the affine of an array always does."""
     has_affine = int(image.header["sform_code"]) > 0 or int(image.header["qform_code"]) > 0
-    return has_affine and not (np.array_equal(image.affine, np.eye(4)) and image.get_filename())
+    return has_affine and not (_is_identity(image) and image.get_filename())
+
+
+def _is_identity(image: nib.Nifti1Image) -> bool:
+    """Whether an affine is the identity, in NIfTI's directions or in those of ITK: what is written without geometry."""
+    return np.array_equal(np.abs(image.affine), np.eye(4))
 
 
 def _check_affines(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
     """Check the two affines of a NIfTI header."""
     coded = [int(image.header[code]) > 0 for code in ("sform_code", "qform_code")]
     if not has_position(image):
-        is_identity = np.array_equal(image.affine, np.eye(4))
+        affine = "the identity" if _is_identity(image) else "missing (sform_code and qform_code are 0)"
         yield Finding(
             "warning",
-            f"{name}: its affine is {'the identity' if is_identity else 'missing (sform_code and qform_code are 0)'}, "
-            "so the directions of its axes are unknown",
+            f"{name}: its affine is {affine}, so the directions of its axes are unknown",
             "convert the CT again with its geometry, say with dcm2niix; volumes in ml may be wrong",
         )
     elif all(coded):
@@ -106,6 +111,9 @@ def check_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         )
         return
     low, high = float(volume.min()), float(volume.max())
+    measured = volume[volume >= _LOWEST]
+    if measured.size:
+        low = float(measured.min())  # not of the padding around the scanner's circle
     if low == high:
         yield Finding("error", f"{name}: every voxel is {low:g}", "export the CT again; this one is empty")
     elif low > -200 or high < 100:

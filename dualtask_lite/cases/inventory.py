@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.dicom import files_of, is_dicom, is_index
+from dualtask_lite.cases.dicom import files_of, is_dicom, is_index, lost_slices
 from dualtask_lite.cases.layouts import CASE_FOLDERS, LAYOUTS, Dataset, dataset_in
 from dualtask_lite.cases.paths import is_nifti, niftis_in, packed_copy, printable, stem
 from dualtask_lite.cases.results import is_result
@@ -130,7 +130,9 @@ class _Walk:
             self.skipped += [Skipped(path, why, remedy, may_be_ct=True) for path in dataset.missing]
             self._skip_rest(folder, dataset)
             return
-        entries, slices, niftis = sorted(folder.iterdir()), set(files_of(folder)), niftis_in(folder)
+        slices = set(files_of(folder))
+        slices |= {*lost_slices(folder, slices)}  # reading the series names what was lost
+        entries, niftis = sorted(folder.iterdir()), niftis_in(folder)
         if slices:
             self.series.append(folder)
         for path in entries:
@@ -143,7 +145,7 @@ class _Walk:
                     why = f"cannot be read ({error.strerror or error})"
                     self.skipped.append(Skipped(path, why, "check your permissions", may_be_ct=True))
                 except DualTaskError as error:  # of a data set; those beside it can be used
-                    self.skipped.append(Skipped(path, f"cannot be used ({error.what})", error.remedy, may_be_ct=True))
+                    self.skipped.append(cannot_be_used(path, error))
             elif path in niftis and not is_result(path):
                 names_case = path.name in CASE_FOLDERS and len(niftis) == 1 and folder != self.root
                 self.cases.append(_named_by_folder(path) if names_case else _unlabelled(path))
@@ -163,7 +165,7 @@ class _Walk:
                     continue
                 if path in used_folders:
                     visit(path)
-                elif is_nifti(path) and packed_copy(path):
+                elif not path.exists() or (is_nifti(path) and packed_copy(path)):
                     self.skipped.append(_skip(path))
                 elif path.parent.name == "labelsTr" and is_nifti(path) and not path.name.startswith("."):
                     self.skipped.append(_orphan(path, unlabelled))
@@ -183,6 +185,11 @@ def _files_of_case(case: Case) -> list[Path]:
     return [*(files_of(case.image) or [case.image]), *label]
 
 
+def cannot_be_used(path: Path, error: DualTaskError) -> Skipped:
+    """Skip a path for the reason that an error gives; those beside it can be used."""
+    return Skipped(path, f"cannot be used ({error.what})", error.remedy, may_be_ct=True)
+
+
 def _orphan(label: Path, unlabelled: Sequence[str]) -> Skipped:
     """Skip a label without an image of its name; suggest the unlabelled case with the most similar name."""
     by_letters = {name.casefold(): name for name in unlabelled}
@@ -195,8 +202,12 @@ def _skip(path: Path) -> Skipped:
     """Skip a file that is not a case, with the reason."""
     if path.name.startswith("."):
         return Skipped(path, "is hidden", "rename it if it holds a CT")
+    if not path.exists():
+        remedy = "fetch what it points to (git annex get, or connect its disk), or remove it"
+        holds_ct = is_nifti(path) or path.suffix.lower() == ".dcm"
+        return Skipped(path, "is a broken link", remedy, may_be_ct=holds_ct)
     if not path.is_file():
-        return Skipped(path, "is a broken link or a device, not a file", "remove it")
+        return Skipped(path, "is a device, not a file", "remove it")
     if is_result(path):
         return Skipped(path, "is a result of dualtask predict", "give the CT that it was made from")
     if is_index(path):

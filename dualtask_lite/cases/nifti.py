@@ -39,6 +39,10 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
         try:
             image = nib.load(source)
         except UNREADABLE as error:
+            if "w2 should be positive" in str(error):  # of nibabel: the quaternion is longer than 1
+                raise DualTaskError(
+                    f"{name}: its qform is damaged", "convert the CT again, or set its sform"
+                ) from error
             raise DualTaskError(
                 f"{name}: is not a readable NIfTI file ({_first_line(error)})",
                 "if it should be one, copy or fetch it again; else give .nii or .nii.gz",
@@ -54,7 +58,11 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
         )
     if len(image.shape) < 3 or any(side != 1 for side in image.shape[3:]) or 0 in image.shape:
         raise DualTaskError(f"{name}: has the dimensions {image.shape}, not three", "give one volume (X, Y, Z) a file")
-    return image if len(image.shape) == 3 else image.slicer[(..., *(0,) * (len(image.shape) - 3))]
+    if len(image.shape) == 3:
+        return image
+    volume = image.slicer[(..., *(0,) * (len(image.shape) - 3))]
+    volume.set_filename(image.get_filename())  # nibabel drops it, and it tells a file from an array
+    return volume
 
 
 def _check_size(image: nib.Nifti1Pair, name: str) -> None:

@@ -31,8 +31,8 @@ def packed_copy(path: Path) -> Path | None:
 
 
 def is_nifti(path: Path) -> bool:
-    """Whether a file is NIfTI by its name."""
-    return path.name.lower().endswith((".nii", ".nii.gz"))
+    """Whether a file is NIfTI by its name, in the letters that nibabel opens: it refuses ``.Nii``."""
+    return re.search(r"\.(nii|NII)(\.(?i:gz))?$", path.name) is not None
 
 
 def stem(path: Path) -> str:

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from dualtask_lite.cases import panorama
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.inventory import Inventory, Skipped, describe_skipped, take_inventory
+from dualtask_lite.cases.inventory import Inventory, Skipped, cannot_be_used, describe_skipped, take_inventory
 from dualtask_lite.cases.layouts import LAYOUTS
-from dualtask_lite.cases.paths import visible
+from dualtask_lite.cases.paths import is_nifti, stem, visible
 from dualtask_lite.cases.phantom import VERSION, centres, make_phantom
 from dualtask_lite.cases.registry import Source, sources, sources_table
 from dualtask_lite.errors import DualTaskError
@@ -90,14 +90,21 @@ def find_inputs(sources: Sequence[str | Path]) -> Inventory:
         sources: each as for ``find_cases``.
 
     Raises:
-        DualTaskError: as for ``find_cases``; but of several sources, one without a case is only listed as skipped.
+        DualTaskError: as for ``find_cases``; but of several sources, one that cannot be used is only listed as skipped.
     """
     cases: list[Case] = []
     skipped: dict[Path, Skipped] = {}
     used: set[Path] = set()
-    for path, found in [(_path(part), _inventory_of(part)) for source in sources for part in _parts(source)]:
-        if len(sources) == 1:
-            found.require_cases(path)
+    for part in [part for source in sources for part in _parts(source)]:
+        path = _path(part)
+        try:
+            found = _inventory_of(part)
+            if len(sources) == 1:
+                found.require_cases(path)
+        except DualTaskError as error:
+            if len(sources) == 1:
+                raise
+            found = Inventory(skipped=[cannot_be_used(path, error)])
         cases += found.cases
         skipped |= {one.path: one for one in found.skipped}
         if not (found.cases or found.skipped):
@@ -127,7 +134,7 @@ def _parts(source: str | Path) -> list[str | Path]:
 
 
 def _usable_together(cases: list[Case]) -> list[Case]:
-    return _with_unique_ids(_without_copies(_without_duplicates(cases)))
+    return _with_unique_ids(_apart_by_kind(_without_copies(_without_duplicates(cases))))
 
 
 def _without_duplicates(cases: list[Case]) -> list[Case]:
@@ -193,7 +200,7 @@ def _inventory_of(source: str | Path) -> Inventory:
             if path.is_dir():
                 _log.warning("%s means the embedded data; write ./%s for the folder", known.name, known.name)
             return take_inventory(_phantom(known.name))
-        if path.exists():
+        if path.exists() or path.is_symlink():
             return take_inventory(path)
         if known and (path := folder_of(known)).is_dir():
             found = take_inventory(path)
@@ -229,6 +236,20 @@ def _phantom(name: str) -> Path:
     folder = cache_folder() / f"{name}-{hashlib.sha256(recipe).hexdigest()[:12]}"
     count = PHANTOM_CASES[name]
     return made_once(folder, lambda new: make_phantom(new, cases=count, seed=PHANTOM_SEED, centres_to_write=known))
+
+
+def _apart_by_kind(cases: list[Case]) -> list[Case]:
+    """Add the kind of image to the id of cases with one name in one folder, such as a series beside its conversion."""
+    places = [(Path(str(case.image)).parent, case.id) for case in cases]
+    times = Counter(places)
+    return [
+        replace(case, id=f"{case.id}_{_kind(Path(str(case.image)))}") if times[place] > 1 else case
+        for case, place in zip(cases, places, strict=True)
+    ]
+
+
+def _kind(image: Path) -> str:
+    return image.name.removeprefix(f"{stem(image)}.").lower().replace(".", "_") if is_nifti(image) else "dicom"
 
 
 def _with_unique_ids(cases: list[Case]) -> list[Case]:

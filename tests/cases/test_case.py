@@ -47,6 +47,12 @@ def hu(shape=SHAPE, seed=0):
     return volume.astype(np.int16)
 
 
+def padded(volume):
+    """The same with the value of padding at its sides, as outside the circle of a scanner."""
+    volume[[0, -1]] = -2000
+    return volume
+
+
 def organ(shape=SHAPE):
     label = np.zeros(shape, np.uint8)
     label[3:9, 3:8, 2:6] = 1
@@ -309,11 +315,13 @@ def test_a_label_a_little_off_whole_numbers_is_rounded(tmp_path, noise, label_ma
     assert np.array_equal(case.load().label, organ() if label_map is None else np.uint8([0, 2, 1])[organ()])
 
 
-@pytest.mark.parametrize("kind", ["identity", "no codes"])
+@pytest.mark.parametrize("kind", ["identity", "identity of ITK", "no codes", "identity, four axes"])
 @pytest.mark.parametrize("turned", [False, True])
 def test_a_label_without_an_affine_is_not_to_be_resampled(tmp_path, kind, turned):
     """Also where its axes run another way, so that not even the shapes agree."""
-    image = nib.Nifti1Image(organ().transpose(2, 0, 1) if turned else organ(), np.eye(4))
+    voxels = organ().transpose(2, 0, 1) if turned else organ()
+    affine = np.diag([-1, -1, 1, 1]) if kind == "identity of ITK" else np.eye(4)
+    image = nib.Nifti1Image(voxels[..., None] if "four" in kind else voxels, affine)
     if kind == "no codes":
         image.set_sform(None, 0)
         image.set_qform(None, 0)
@@ -338,6 +346,7 @@ def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):
     [
         (Case("c", "A", hu(), None), "has no label"),
         (Case("c", "A", hu() // 8 + 130, organ()), "do not look like HU"),
+        (Case("c", "A", padded(hu() + 1024), organ()), "do not look like HU"),  # stored values, and a scanner's circle
         (
             Case(
                 "c",
@@ -435,6 +444,7 @@ def moved_by(mm):
     [
         (None, None, "its affine is missing"),
         (np.eye(4), None, "its affine is the identity"),
+        (np.diag([-1, -1, 1, 1]), None, "its affine is the identity"),  # of ITK
         (affine_of(), moved_by(7), "by sform and qform are 7 mm apart"),
         (affine_of(), affine_of(degrees=(5, 0)), "by sform and qform are"),
         (affine_of(), affine_of(), None),
@@ -448,6 +458,14 @@ def test_a_geometry_that_cannot_be_trusted_is_a_warning(tmp_path, sform, qform, 
     warnings = [finding.what for finding in check(case) if "label" not in finding.what]
     assert len(warnings) == (message is not None)
     assert all(message in what for what in warnings)
+
+
+def test_a_damaged_qform_alone_is_named(tmp_path):
+    raw = bytearray(geometry(tmp_path / "ct.nii", None, affine_of()).read_bytes())
+    raw[256:268] = np.array([3, 3, 3], "<f4").tobytes()  # quatern_b, c, d
+    (tmp_path / "ct.nii").write_bytes(raw)
+    with pytest.raises(DualTaskError, match=r"ct\.nii: its qform is damaged"):
+        Case("c", "A", tmp_path / "ct.nii").load()
 
 
 def test_a_damaged_qform_beside_a_good_sform_is_a_warning(tmp_path):

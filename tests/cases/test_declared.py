@@ -24,6 +24,13 @@ def labels_of(folder, described, values=FILES):
     return case.load().label[0, 0, ::2].tolist()
 
 
+@pytest.mark.parametrize("name", ["pancreas and tumor", "pancreas + tumour", "Pancreas/lesion", "tumour, pancreas"])
+def test_a_value_for_organ_and_lesion_together_is_refused(tmp_path, name):
+    """Neither pancreas nor tumour alone: as a tumour, the whole gland would be one."""
+    with pytest.raises(DualTaskError, match="known are 0 background, 1 pancreas, 2 tumour"):
+        labels_of(tmp_path / "X", {"labels": {"0": "background", "1": name}}, [0, 1, 1, 0])
+
+
 @pytest.mark.parametrize("form", ["Decathlon", "nnU-Net"])
 @pytest.mark.parametrize(
     ("names", "meanings"),
@@ -31,6 +38,7 @@ def labels_of(folder, described, values=FILES):
         (["background", "tumour", "pancreas", "Lesion"], [0, 2, 1, 2]),
         (["background", "Pancreatic_Cancer", "healthy pancreas parenchyma", "PDAC"], [0, 2, 1, 2]),
         (["pancreas", "background", "pancreas tumor", "background"], [1, 0, 2, 0]),
+        (["background", "normal and healthy pancreas", "tumour of the pancreas", "cancer / mass"], [0, 1, 2, 2]),
     ],
 )
 def test_labels_are_read_by_their_declared_names(tmp_path, caplog, form, names, meanings):

@@ -21,7 +21,7 @@ from pydicom.uid import (
 from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case, check
-from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.cases.sources import find_cases, find_inputs
 from dualtask_lite.cli import app
 from dualtask_lite.errors import DualTaskError
 
@@ -163,6 +163,10 @@ BROKEN = {
     "a slice of another spacing": ({"change": a_tag(PixelSpacing=[1, 1])}, "differs in size"),
     "a localiser": ({"change": a_tag(ImageOrientationPatient=[1, 0, 0, 0, 0, -1])}, "direction"),
     "no position": ({"change": a_tag(ImagePositionPatient=None)}, "has no ImagePositionPatient"),
+    "directions of no length": (
+        {"change": a_tag(ImageOrientationPatient=[0] * 6)},
+        "ImageOrientationPatient is damaged",
+    ),
     "no columns": ({"change": a_tag(Columns=None)}, "is a DICOM file that was cut off"),
     "another modality": ({"Modality": "MR"}, "is MR, not CT"),
     "many frames": ({"change": a_tag(NumberOfFrames=3)}, "many slices in one file"),
@@ -188,6 +192,23 @@ def test_two_series_in_a_folder_are_named(tmp_path, write_series):
     with pytest.raises(DualTaskError) as caught:
         Case("s", "A", tmp_path / "s").load()
     assert "2 series: CT number 3 (6 images, say a0.dcm), CT number 7 (5 images, say b1.dcm)" in caught.value.what
+
+
+def test_of_many_series_three_are_named(tmp_path, write_series):
+    for number in range(5):
+        write_series(tmp_path / "s", hu(), turned(), number=number, names=f"{number}{{}}.dcm")
+    with pytest.raises(DualTaskError, match=r"5 series: CT number 0 .*CT number 2 \(6 images, say 20.dcm\), 2 more"):
+        Case("s", "A", tmp_path / "s").load()
+
+
+def test_a_series_number_for_each_slice_is_named(tmp_path, write_series):
+    folder = write_series(tmp_path / "s", hu(), turned())
+    for path in folder.iterdir():
+        data = pydicom.dcmread(path)
+        data.SeriesInstanceUID = pydicom.uid.generate_uid()
+        data.save_as(path)
+    with pytest.raises(DualTaskError, match="each of its 6 images has a SeriesInstanceUID of its own"):
+        Case("s", "A", folder).load()
 
 
 @pytest.mark.parametrize("modality", ["SEG", "RTDOSE"])
@@ -227,6 +248,28 @@ def test_a_file_that_was_cut_off_is_named(tmp_path, write_series, kept):
     last.write_bytes(last.read_bytes()[:kept])
     with pytest.raises(DualTaskError, match=r"000005\.dcm: "):
         Case("s", "A", folder).load()
+
+
+@pytest.mark.parametrize("names", ["{:06}.dcm", "IM{:04}", "1.2.840.{}"])
+@pytest.mark.parametrize("lost", ["a broken link", "an empty file", "a preamble that was cut off"])
+def test_a_series_that_lost_its_last_slice_is_refused(tmp_path, write_series, names, lost):
+    """The volume would be whole without it, only shorter."""
+    folder = write_series(tmp_path / "s", hu(), turned(), names=names)
+    last = folder / names.format(5)
+    content = {"an empty file": b"", "a preamble that was cut off": last.read_bytes()[:100]}.get(lost)
+    last.unlink()
+    (folder / "LICENSE").write_text("free")
+    (folder / "notes.txt").touch()
+    (case,) = find_cases(folder)
+    assert case.load().shape == (*SHAPE[:2], 5)
+    if content is None:
+        last.symlink_to(tmp_path / "annex" / "object")
+    else:
+        last.write_bytes(content)
+    what = "is a broken link" if content is None else "is (empty or was cut off|not a readable DICOM file)"
+    with pytest.raises(DualTaskError, match=rf"{re.escape(last.name)}: {what}"):
+        case.load()
+    assert not [one for one in find_inputs([folder]).skipped if one.path == last], "named once"
 
 
 # DICOM as it is found on discs

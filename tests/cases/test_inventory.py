@@ -1,11 +1,15 @@
 """What is not a case is listed with its reason, and no two cases of a command share an id."""
 
+import gzip
 import json
 import os
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from dualtask_lite.cases.inventory import Inventory, describe_skipped
+from dualtask_lite.cases.paths import is_nifti
 from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, is_result, result_files
 from dualtask_lite.cases.sources import find_cases, find_inputs
 from dualtask_lite.errors import DualTaskError
@@ -74,10 +78,16 @@ def test_an_unpacked_copy_changes_no_name_and_no_label(make):
     assert ["which is read instead" in why for why in reasons(found, root).values()] == [True, True]
 
 
+def test_images_of_one_name_in_one_folder_are_distinguished_by_their_kind(make):
+    root = make("a/ct.nii", "a/ct.nii.gz", "b/p1/1.dcm", "b/p1.nii.gz", "b/p2/1.dcm")
+    assert ids(root / "a" / "ct.nii", root / "a" / "ct.nii.gz") == ["ct_nii", "ct_nii_gz"]
+    assert set(ids(root / "b")) == {"p1_dicom", "p1_nii_gz", "p2"}
+
+
 def test_names_that_folders_cannot_distinguish_are_refused(make):
-    root = make("a/ct.nii", "a/ct.nii.gz")
-    with pytest.raises(DualTaskError, match=r"ct\.nii and .*ct\.nii\.gz: would both be case"):
-        find_inputs([root / "a" / "ct.nii", root / "a" / "ct.nii.gz"])
+    root = make("a_b/c/scan.nii.gz", "a/b/c/scan.nii.gz")
+    with pytest.raises(DualTaskError, match=r"scan\.nii\.gz and .*scan\.nii\.gz: would both be case a_b_c_scan"):
+        find_inputs([root])
 
 
 # trees
@@ -198,6 +208,48 @@ def test_a_data_set_that_cannot_be_used_is_listed_and_others_are_used(make):
     assert "1 spleen; known are" in skipped.what
     with pytest.raises(DualTaskError, match="1 spleen; known are"):
         find_inputs([root / "tree" / "Task09"])
+    both = find_inputs([root / "tree" / "Task07", root / "tree" / "Task09"])
+    assert [case.id for case in both.cases] == ["p"]
+    assert both.skipped == found.skipped
+
+
+def test_a_broken_link_with_the_name_of_a_ct_may_be_one(make):
+    root = make("plain/a.nii.gz", "X/imagesTr/p.nii.gz", "X/labelsTr/p.nii.gz", "X/imagesTr/q.nii.gz")
+    names = ["plain/b.nii.gz", "plain/c.dcm", "plain/notes", "X/imagesTr/r.nii.gz", "X/labelsTr/q.nii.gz"]
+    for name in names:
+        (root / name).symlink_to(root / "nowhere")
+    found = find_inputs([root])
+    assert {case.id for case in found.cases} == {"a", "p", "q"}
+    assert reasons(found, root) == dict.fromkeys(names, "is a broken link")
+    assert {str(one.path.relative_to(root)) for one in found.skipped if one.may_be_ct} == {*names} - {"plain/notes"}
+    assert all(one.remedy.startswith("fetch what it points to") for one in found.skipped)
+    found = find_inputs([root / "plain" / "b.nii.gz", root / "plain" / "a.nii.gz"])
+    assert ([case.id for case in found.cases], reasons(found, root)) == (["a"], {"plain/b.nii.gz": "is a broken link"})
+    with pytest.raises(DualTaskError, match=r"b\.nii\.gz: is a broken link"):
+        find_cases(root / "plain" / "b.nii.gz")
+
+
+def test_a_path_that_does_not_exist_is_listed_beside_one_that_does(make):
+    root = make("ct.nii.gz")
+    found = find_inputs([root / "tc.nii.gz", root / "ct.nii.gz"])
+    assert [case.id for case in found.cases] == ["ct"]
+    (skipped,) = found.skipped
+    assert "tc.nii.gz: no such file or folder" in skipped.what
+    assert skipped.may_be_ct
+
+
+def test_a_name_that_nibabel_does_not_open_is_no_nifti(make):
+    root = make("a.Nii", "b.NIi.gz", "c.NII", "d.nii.GZ", "e.NII.gz")
+    assert ids(root) == ["c", "d", "e"]
+    for name in ("c.NII", "d.nii.GZ", "e.NII.gz", "f.Nii"):
+        image = nib.Nifti1Image(np.zeros((2, 2, 2), np.uint8), np.eye(4))
+        data = image.to_bytes()
+        (root / name).write_bytes(gzip.compress(data) if name.lower().endswith("gz") else data)
+        if is_nifti(root / name):
+            assert nib.load(root / name).shape == (2, 2, 2)
+        else:
+            with pytest.raises(FileNotFoundError):
+                nib.load(root / name)
 
 
 def test_images_that_are_listed_and_do_not_exist_are_named(make):

@@ -366,13 +366,6 @@ def test_centres_that_share_an_id_come_in_front_of_all(tmp_path):
     ]
 
 
-def test_two_files_of_one_name_are_refused(tmp_path):
-    nifti(tmp_path / "a.nii")
-    nifti(tmp_path / "a.nii.gz")
-    with pytest.raises(DualTaskError, match=r"a\.nii and .*a\.nii\.gz"):
-        find_cases(f"{tmp_path / 'a.nii'},{tmp_path / 'a.nii.gz'}")
-
-
 def test_totalsegmentator(tmp_path):
     for name in ("s0001", "s0002"):
         nifti(tmp_path / "X" / name / "ct.nii.gz")
