@@ -19,6 +19,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app, main
 from dualtask_lite.cli.shared import print_table
+from dualtask_lite.engine import predict as prediction
 from dualtask_lite.engine.doctor import Check, Diagnosis
 from dualtask_lite.engine.judging import ablation, evaluation
 from dualtask_lite.engine.judging.metrics import case_metrics
@@ -447,6 +448,83 @@ def test_the_prediction_of_another_image_of_one_name_is_kept(typed, cascade, tmp
     assert (tmp_path / "out" / "other_seg.nii.gz").exists()
     (tmp_path / "p1").rename(tmp_path / "moved")
     assert typed("predict", cascade, tmp_path / "moved" / "ct.nii.gz", *words)[0] == 0
+
+
+def correct(mask):
+    """Change one voxel of a mask, as in a viewer."""
+    image = nib.load(mask)
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0, 0] = 2 - voxels[0, 0, 0]
+    nib.save(nib.Nifti1Image(voxels, image.affine, image.header), mask)
+    return mask.read_bytes()
+
+
+def test_a_prediction_that_was_corrected_by_hand_is_kept(typed, cascade, tmp_path):
+    """And no other case of the command is predicted, as with any file that would be lost."""
+    cts(tmp_path / "in", "a.nii.gz", "b.nii.gz")
+    words = ["predict", cascade, tmp_path / "in", "-o", tmp_path / "out", "--json"]
+    for report in json.loads(typed(*words)[1])["predicted"]:
+        assert report == json.loads((tmp_path / "out" / f"{report['case']}.json").read_text())
+        assert report["sha256"].keys() == {"mask", "distance"}
+    mask = tmp_path / "out" / "b_seg.nii.gz"
+    correct(mask)
+    before = {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()}
+    code, out, err = typed(*words)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"{mask}: was changed after its prediction, and a new one of case b would replace it; move it, or" in err
+    assert {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "out").iterdir()} == before
+
+
+def test_a_mask_that_is_corrected_while_its_case_is_predicted_again_is_kept(typed, cascade, tmp_path, monkeypatch):
+    def predict_scan(*args):
+        corrected.append(correct(mask))
+        return real(*args)
+
+    cts(tmp_path, "ct.nii.gz")
+    words = ["predict", cascade, tmp_path / "ct.nii.gz", "-o", tmp_path / "out", "--json"]
+    assert typed(*words)[0] == 0
+    mask, corrected, real = tmp_path / "out" / "ct_seg.nii.gz", [], prediction.predict_scan
+    monkeypatch.setattr(prediction, "predict_scan", predict_scan)
+    code, out, _ = typed(*words)
+    assert code == 1
+    assert "ct_seg.nii.gz: was changed after its prediction" in json.loads(out)["failed"]["ct"]
+    assert [mask.read_bytes()] == corrected
+
+
+def test_a_mask_of_an_earlier_version_is_replaced(typed, cascade, tmp_path):
+    """Its report does not say what was written."""
+    cts(tmp_path, "ct.nii.gz")
+    words = ["predict", cascade, tmp_path / "ct.nii.gz", "-o", tmp_path / "out"]
+    assert typed(*words)[0] == 0
+    report, mask = tmp_path / "out" / "ct.json", tmp_path / "out" / "ct_seg.nii.gz"
+    content = json.loads(report.read_text())
+    report.write_text(json.dumps({key: content[key] for key in content if "sha256" not in key}, indent=2))
+    predicted = mask.read_bytes()
+    correct(mask)
+    assert typed(*words)[0] == 0
+    assert mask.read_bytes() == predicted
+
+
+def test_a_new_prediction_that_was_cut_after_its_report_is_repeated(typed, cascade, tmp_path, monkeypatch):
+    """The mask and the distance of the earlier one are still there; nobody corrected them."""
+    cts(tmp_path, "ct.nii.gz")
+    words = [tmp_path / "ct.nii.gz", "-o", tmp_path / "out"]
+    report, mask = tmp_path / "out" / "ct.json", tmp_path / "out" / "ct_seg.nii.gz"
+    assert typed("predict", cascade / "pancreas-coarse", *words)[0] == 0
+    earlier = json.loads(report.read_text())["sha256"]
+
+    def replace(source, target):
+        if target == mask:
+            raise OSError("power cut")
+        real(source, target)
+
+    real = os.replace
+    with monkeypatch.context() as cut:
+        cut.setattr(os, "replace", replace)
+        assert typed("predict", cascade, *words)[0] == 1
+    assert json.loads(report.read_text())["replaced_sha256"] == earlier
+    assert json.loads(report.read_text())["sha256"] != earlier
+    assert typed("predict", cascade, *words)[0] == 0
 
 
 def test_error_in_one_case_does_not_stop_the_others(typed, cascade, tmp_path, monkeypatch):

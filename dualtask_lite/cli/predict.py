@@ -43,7 +43,8 @@ def predict(
     """Predict each input on its own grid: NAME_seg.nii.gz, NAME_distance.nii.gz (mm), NAME.json and NAME.png.
 
     A folder is searched with its sub-folders; results of an earlier prediction are ignored, skipped files are listed.
-    A new prediction of the same image replaces the earlier one; the results of another image are left as they are.
+    A new prediction of the same image replaces the earlier one; the results of another image, and a mask or distance
+    that was changed after its prediction, are left as they are.
 
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite predict ...; they share the inputs.
     """
@@ -110,16 +111,22 @@ def _print_reports(reports: list[dict[str, Any]]) -> None:
 
 
 def _check_overwritten_files(cases: list[Case], folder: Path) -> None:
-    """Refuse to overwrite a file that is not the result of an earlier prediction, such as a manual mask."""
-    from dualtask_lite.cases.results import is_result, result_files
+    """Refuse to overwrite what is not the result of an earlier prediction, such as a manual or a corrected mask."""
+    from dualtask_lite.cases.results import changed_volumes, is_result, result_files
 
     for case in cases:
-        for path in result_files(folder, case.id).values():
+        files = result_files(folder, case.id)
+        for path in files.values():
             if path.exists() and not is_result(path):
                 raise DualTaskError(
                     f"{path}: is not a result of dualtask predict, and that of case {case.id} would replace it",
                     "choose another folder with -o",
                 )
+        for path in changed_volumes(files):
+            raise DualTaskError(
+                f"{path}: was changed after its prediction, and a new one of case {case.id} would replace it",
+                "move it, or choose another folder with -o",
+            )
 
 
 def _check_same_image(report: Path, digest: str) -> None:
@@ -138,14 +145,15 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
     """Predict one case and write its four files."""
     from dualtask_lite.cases.findings import check_grid, check_voxels
     from dualtask_lite.cases.nifti import digest_of_voxels
-    from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
+    from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files, volume_digests
     from dualtask_lite.engine.predict import predict_scan
     from dualtask_lite.engine.run import provenance, write_json
     from dualtask_lite.show.figures import preview
 
     scan = case.load()
     digest = digest_of_voxels(scan.volume)
-    _check_same_image(result_files(folder, case.id)["report"], digest)
+    earlier = result_files(folder, case.id)
+    _check_same_image(earlier["report"], digest)
     prediction = predict_scan(models, scan)
     report = {
         "case": case.id,
@@ -164,12 +172,14 @@ def _predict_one(models: list[Model], case: Case, folder: Path) -> dict[str, Any
         "models": [str(model.path) for model in models],
         **provenance(next(models[0].net.parameters()).device),
     }
+    _check_overwritten_files([case], folder)  # again: a mask may be corrected while the cases before are predicted
     with ExitStack() as all_written:  # an earlier prediction of the case stays until all four files are complete
         # Renamed in the reverse order, so the report comes first: it marks the others as results.
-        paths = reversed(result_files(folder, case.id).items())
-        files = {kind: all_written.enter_context(whole_file(path)) for kind, path in paths}
-        write_json(files["report"], report)
+        files = {kind: all_written.enter_context(whole_file(path)) for kind, path in reversed(earlier.items())}
         scan.save(prediction.mask, files["mask"])
         scan.save(prediction.distance_mm, files["distance"])
         preview(scan, prediction.mask, prediction.distance_mm).save(files["preview"])
+        # Of the files: by these the next prediction knows that nobody changed them, see changed_volumes.
+        report |= {"sha256": volume_digests(files), "replaced_sha256": volume_digests(earlier)}
+        write_json(files["report"], report)
     return report
