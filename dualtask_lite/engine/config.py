@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dualtask_lite.engine.profiles import COARSE, PROFILES, TUMOUR, TUMOUR_TERMS
 from dualtask_lite.engine.strict_yaml import parse_yaml
@@ -21,6 +21,15 @@ from dualtask_lite.files import whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS, TERMS
 from dualtask_lite.method.views import KERNEL_SIZES
 
+
+def _as_typed(value: Any) -> Any:
+    """The name that was typed; of a plain integer it is known, but 1.10 has already become 1.1."""
+    if isinstance(value, (bool, float)):
+        raise ValueError("this name reads as a number or a truth value, so put it in quotes")
+    return str(value) if isinstance(value, int) else value
+
+
+Name = Annotated[str, BeforeValidator(_as_typed)]
 Triple = tuple[float, float, float]
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -58,9 +67,9 @@ StageName = Literal["pancreas-coarse", "pancreas-fine", "tumour-coarse", "tumour
 class Data(Section):
     """Which cases train the model."""
 
-    source: str = "phantom"  # a known source, or a folder in Task07 or nnU-Net layout
-    held_out: str | None = None  # this centre is not used, neither for a threshold nor for early stopping
-    cases: tuple[str, ...] | None = None  # only these ids
+    source: Name = "phantom"  # a known source, or a folder in Task07 or nnU-Net layout
+    held_out: Name | None = None  # this centre is not used, neither for a threshold nor for early stopping
+    cases: tuple[Name, ...] | None = None  # only these ids
     validation: Annotated[float, Field(ge=0, lt=1)] = 0.2  # share of the training cases kept for validation
 
 

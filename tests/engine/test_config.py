@@ -122,12 +122,53 @@ def test_a_value_that_is_not_of_its_marked_type_is_refused(text):
         parse_assignments([f"seed={text}"])
 
 
-@pytest.mark.parametrize("name", ["2024-01-02", "2024-13-45", "2024-01-02 10:00:00"])
-def test_a_centre_may_be_named_like_a_date(name, tmp_path):
-    settings = Settings.of("laptop", parse_assignments([f"data.held_out={name}"]))
-    assert settings.data.held_out == name
+DATES = ["2024-01-02", "2024-13-45", "2024-01-02 10:00:00"]
+NUMBERS = ["12", "0", "-3", "+5", "001", "017", "100047_00002", "0x1F", "0b1", "12:30", "1_0.5", "00.5", ".5", "1e5"]
+WORDS = ["no", "No", "yes", "on", "OFF", "="]
+
+
+@pytest.mark.parametrize("name", [*DATES, *NUMBERS, *WORDS])
+def test_a_name_is_what_was_typed(name, tmp_path):
+    settings = Settings.of("laptop", parse_assignments([f"data.held_out={name}", f"data.cases=[{name}, b]"]))
+    assert (settings.data.held_out, settings.data.cases) == (name, (name, "b"))
+    (tmp_path / "typed.yaml").write_text(f"data:\n  held_out: {name}\n  cases:\n  - {name}\n  - b\n")
+    assert Settings.read(tmp_path / "typed.yaml") == settings
     settings.write(tmp_path / "config.yaml")
     assert Settings.read(tmp_path / "config.yaml") == settings
+
+
+@pytest.mark.parametrize("name", ["1.10", "1.5e-4", "true", "False"])
+def test_a_name_that_is_known_only_in_quotes_needs_them(name):
+    for assignment in (f"data.held_out={name}", f"data.cases=[{name}]", f"data.source={name}"):
+        with pytest.raises(DualTaskError, match="put it in quotes"):
+            Settings.of("laptop", parse_assignments([assignment]))
+    quoted = parse_assignments([f'data.held_out="{name}"', f"data.cases=['{name}']"])
+    data = Settings.of("laptop", quoted).data
+    assert (data.held_out, data.cases) == (name, (name,))
+
+
+@pytest.mark.parametrize(
+    ("assignment", "value"),
+    [
+        ("optimiser.steps=20_000", 20_000),
+        ("optimiser.steps=010", 10),
+        ("optimiser.lr=1e-4", 1e-4),
+        ("optimiser.lr=1.5e-4", 1.5e-4),
+        ("optimiser.lr=.5", 0.5),
+        ("views.keep_first=yes", True),
+        ("machine.check_memory=off", False),
+        ("data.held_out=null", None),
+        ("data.held_out=", None),
+    ],
+)
+def test_numbers_and_truth_values_may_be_written_as_before(assignment, value):
+    section, _, name = assignment.partition("=")[0].partition(".")
+    assert getattr(getattr(Settings.of("laptop", parse_assignments([assignment])), section), name) == value
+
+
+def test_a_word_that_is_no_truth_value_is_shown():
+    with pytest.raises(DualTaskError, match=r"views\.keep_first.*'maybe'"):
+        Settings.of("laptop", parse_assignments(["views.keep_first=maybe"]))
 
 
 def test_an_empty_file_gives_the_laptop_profile(tmp_path):
@@ -148,6 +189,8 @@ def test_assignments_are_yaml():
         "views.keep_first": True,
         "data.held_out": "C",
     }
+    assert parse_assignments(["a=[0, -2, 0.5, 1.0e-05, False, ~]"]) == {"a": [0, -2, 0.5, 1e-5, False, None]}
+    assert parse_assignments(["a={<<: {b: 1}, c: 2}"]) == {"a": {"b": 1, "c": 2}}
     with pytest.raises(DualTaskError, match="key=value"):
         parse_assignments(["steps"])
 

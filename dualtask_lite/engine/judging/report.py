@@ -7,7 +7,7 @@ The values are plain Python values, so that ``show.report`` does not import the 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,10 +77,9 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
         missing["curves"] = f"Part of this run is not trained yet: dualtask train --resume {quoted}"
     if not all(stage["manifest"] for stage in stages):
         missing["manifest"] = f"The training is not finished, so there is no manifest: dualtask train --resume {quoted}"
-    examination = Examination()
+    examination, failed = Examination(), evaluation.get("failed", {})
     if not rows:
-        missing["evaluation"] = f"This run is not evaluated yet: dualtask evaluate {quoted}"
-        missing["examples"] = missing["doubts"] = "No case can be shown before the evaluation."
+        missing |= _missing_without_rows(failed, quoted)
     else:
         try:
             evaluated = [run / "evaluation" / path for path in evaluation.get("models", [])] or [run]
@@ -96,7 +95,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
         "stages": stages,
         "rows": rows,
         "summary": evaluation.get("summary", {}),
-        "failed": evaluation.get("failed", {}),
+        "failed": failed,
         "examples": examination.examples,
         "doubts": examination.doubts,
         "missing": {**missing, **examination.missing},
@@ -152,17 +151,21 @@ def examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[
             if abs(again["dice"] - float(row["dice"])) > _TOLERANCE:
                 changed.append(case.id)
             assert scan.label is not None  # ``score`` checks it
-            mask, truth = prediction.targets[row["target"]].mask, target_mask(scan.label, row["target"])
+            shown, truth = prediction.targets[row["target"]], target_mask(scan.label, row["target"])
             examples[role] = {
                 "role": role,
                 "row": row,
                 "scan": scan,
                 "mask": prediction.mask,
-                "distance_mm": prediction.distance_mm,
-                "error_mm": surface_error_mm(mask, truth, scan.spacing),
-                "doubt_mm": result.heads_mm,
+                "distance_mm": shown.distance_mm,
+                "error_mm": surface_error_mm(shown.mask, truth, scan.spacing),
+                "doubt_mm": result.heads_mm if result.target == row["target"] else None,
             }
     missing = {}
+    if not chosen:
+        missing["examples"] = (
+            "No evaluated case has a defined Dice, so none is the best or the worst: no label has a target of this run."
+        )
     if changed:
         missing["examples"] = (
             f"Case {', '.join(changed)} now has another Dice than in the table: the cases or the model have changed. "
@@ -172,25 +175,42 @@ def examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[
 
 
 def choose_examples(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Choose the best, median and worst case by the Dice of the last target (the tumour, if it was predicted).
+    """Choose the best, median and worst case by the Dice of the last target that has one.
+
+    This is the tumour, or the pancreas if no tumour was predicted or no label has one.
 
     Args:
         rows: of an evaluation, one for each case and target.
 
     Returns:
-        case -> (role, its row); a case with two roles gets the better one only.
+        case -> (role, its row); a case with two roles gets the better one only. Empty when no Dice is defined.
     """
-    target = "tumour" if any(row["target"] == "tumour" for row in rows) else "pancreas"
+    defined = [row for row in rows if row["dice"] not in ("", "nan")]
+    target = "tumour" if any(row["target"] == "tumour" for row in defined) else "pancreas"
     ranked = sorted(
-        (row for row in rows if row["target"] == target and row["dice"] not in ("", "nan")),
-        key=lambda row: float(row["dice"]),
-        reverse=True,
+        (row for row in defined if row["target"] == target), key=lambda row: float(row["dice"]), reverse=True
     )
     ranks = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1} if ranked else {}
     chosen: dict[str, tuple[str, dict[str, Any]]] = {}
     for role, rank in ranks.items():
         chosen.setdefault(ranked[rank]["case"], (role, ranked[rank]))
     return chosen
+
+
+def _missing_without_rows(failed: Mapping[str, str], quoted: str) -> dict[str, str]:
+    """Why the sections about evaluated cases are empty: no evaluation, or one in which every case failed."""
+    evaluate = f"dualtask evaluate {quoted}"
+    if not failed:
+        before = "No case can be shown before the evaluation."
+        return {"evaluation": f"This run is not evaluated yet: {evaluate}", "examples": before, "doubts": before}
+    number = len(failed)
+    after = "No case can be shown, because all of them failed in the evaluation."
+    return {
+        "evaluation": f"All cases failed in the evaluation ({number} of {number}); the page lists the reasons. Repair "
+        f"these cases, see dualtask data check, then evaluate again: {evaluate}",
+        "examples": after,
+        "doubts": after,
+    }
 
 
 def _doubts(target: str, judged: Sequence[dict[str, Any]]) -> dict[str, Any]:

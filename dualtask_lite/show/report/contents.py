@@ -38,9 +38,10 @@ class Example:
         row: its row of the evaluation.
         scan: the CT with its label.
         mask: predicted labels, (X, Y, Z).
-        distance_mm: predicted signed distance, (X, Y, Z).
+        distance_mm: predicted signed distance to the target of the row, (X, Y, Z).
         error_mm: (X, Y, Z) from the predicted surface to the true one, NaN elsewhere.
-        doubt_mm: (X, Y, Z) by which the two heads' distances differ; None with one head.
+        doubt_mm: (X, Y, Z) by which the two heads' distances differ; None with one head, or when the row is
+            not of the last target.
     """
 
     role: str
@@ -86,7 +87,7 @@ class Report:
         stages: in the order of the cascade.
         rows: of the evaluation, one for each case and target (numbers, or text as in ``cases.csv``).
         summary: of the evaluation: target -> centre -> metric -> statistics.
-        failed: case -> why it could not be evaluated.
+        failed: case -> why it could not be evaluated; these may be all cases, and then there are no rows.
         examples: best, median and worst case.
         doubts: about the warnings; None without an evaluation.
         missing: section (``evaluation``, ``examples``, ``doubts``, ``curves``, ``manifest``) -> what is missing, and

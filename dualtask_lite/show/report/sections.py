@@ -44,8 +44,18 @@ def _training(report: Report) -> Iterator[str]:
 
 
 def _evaluation(report: Report) -> Iterator[str]:
-    if not report.rows:
-        return
+    if report.rows:
+        yield from _averages(report)
+    if report.failed:
+        yield _table(
+            [{"case": case, "reason": reason} for case, reason in report.failed.items()],
+            "Not evaluated, and left out of every average",
+        )
+    if report.rows:
+        yield from _case_by_case(report)
+
+
+def _averages(report: Report) -> Iterator[str]:
     yield paragraph(
         "Each case was predicted from its whole volume and compared with its label. Mean over the cases where the "
         "metric is defined, ± standard deviation (number of cases). Dice and NSD: 1 is perfect; HD95 and ASSD: mm "
@@ -57,11 +67,9 @@ def _evaluation(report: Report) -> Iterator[str]:
         for centre, metrics in centres.items()
     ]
     yield _table(lines, "Evaluation")
-    if report.failed:
-        yield _table(
-            [{"case": case, "reason": reason} for case, reason in report.failed.items()],
-            "Not evaluated, and left out of every average",
-        )
+
+
+def _case_by_case(report: Report) -> Iterator[str]:
     yield figures.scores(report.rows, by="target").to_html()
     lines = [
         {name: row.get(name) for name in _NAMES} | {head: _value(row.get(name)) for name, head in _MEASURED.items()}
@@ -74,8 +82,8 @@ def examples(descriptions: Sequence[str], browsers: Sequence[str]) -> Iterator[s
     """Write the examples: the HTML of ``describe_example`` for each, and its slice browser, empty when left out."""
     if descriptions:
         yield paragraph(
-            "Chosen by the Dice of the last target among the cases that have it. An average hides the worst case; a "
-            "picture of the best one hides all others."
+            "Chosen by the Dice of the last target that any label has, among the cases that have it. An average hides "
+            "the worst case; a picture of the best one hides all others."
         )
     for description, browser in zip(descriptions, browsers, strict=True):
         left_out = paragraph("The slice browser of this case would make the page too large and was left out.")

@@ -4,10 +4,14 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine.judging.evaluation import Evaluation, summary_of, write_evaluation
 from dualtask_lite.engine.judging.report import choose_examples, collect, evaluated_cases, read_stages
+from dualtask_lite.engine.predict import predict_scan
+from dualtask_lite.engine.run import load_model
 from dualtask_lite.errors import DualTaskError
 
 
@@ -27,6 +31,7 @@ def test_undefined_dice_and_other_target_are_not_chosen():
     assert list(choose_examples(rows)) == ["c"]
     assert list(choose_examples(rows[-1:])) == ["d"]  # the pancreas, where there is no tumour
     assert choose_examples(rows[:2]) == {}
+    assert list(choose_examples([*rows[:2], rows[-1]])) == ["d"]  # no label has a tumour
 
 
 def test_single_case_is_shown_once():
@@ -66,9 +71,46 @@ def test_stages_that_were_evaluated_together_are_shown_together(cascade, tmp_pat
     assert {example["row"]["target"] for example in contents["examples"]} <= {"tumour"}
 
 
+def evaluated(cascade, folder, rows, failed=()):
+    """A copy of a cascade with the evaluation that would have these rows."""
+    run = shutil.copytree(cascade, folder / "run", ignore=shutil.ignore_patterns("evaluation"))
+    write_evaluation(Evaluation(rows, summary_of(rows), dict(failed)), run / "evaluation")
+    return run
+
+
+def test_cases_without_a_tumour_label_are_shown_by_their_pancreas(cascade, phantom_folder, tmp_path):
+    case = next(case for case in find_cases(str(phantom_folder)) if case.centre == "C")
+    run = evaluated(cascade, tmp_path, [row(case.id, "0.5", "pancreas"), row(case.id, "")])
+    (example,) = collect(run)["examples"]
+    assert example["row"]["target"] == "pancreas"
+    models = [load_model(run / stage) for stage in ("pancreas-coarse", "tumour-coarse")]
+    pancreas = predict_scan(models, case.load()).targets["pancreas"]
+    np.testing.assert_array_equal(example["distance_mm"], pancreas.distance_mm)
+    assert example["doubt_mm"] is None  # it is known of the tumour alone
+
+
+def test_evaluation_without_a_defined_dice_says_why_there_is_no_example(cascade, phantom_folder, tmp_path):
+    case = next(case for case in find_cases(str(phantom_folder)) if case.centre == "C")
+    contents = collect(evaluated(cascade, tmp_path, [row(case.id, "")]))
+    assert contents["examples"] == []
+    assert set(contents["missing"]) == {"examples"}
+    assert "no label has a target" in contents["missing"]["examples"]
+
+
+def test_evaluation_in_which_every_case_failed_is_not_called_missing(cascade, tmp_path):
+    failed = {"C_1": "not a readable NIfTI", "C_2": "has no voxels"}
+    contents = collect(evaluated(cascade, tmp_path, [], failed))
+    assert contents["failed"] == failed
+    assert set(contents["missing"]) == {"evaluation", "examples", "doubts"}
+    assert "All cases failed in the evaluation (2 of 2)" in contents["missing"]["evaluation"]
+    assert "all of them failed" in contents["missing"]["examples"]
+    assert contents["missing"]["doubts"] == contents["missing"]["examples"]
+
+
 def test_run_without_evaluation_lists_what_is_missing(cascade, tmp_path):
     run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation", "manifest.json"))
     contents = collect(run)
     assert set(contents["missing"]) == {"manifest", "evaluation", "examples", "doubts"}
+    assert "not evaluated yet" in contents["missing"]["evaluation"]
     assert contents["rows"] == []
     assert contents["doubts"] is None

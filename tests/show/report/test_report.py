@@ -121,6 +121,16 @@ def test_run_with_settings_only_gets_a_page(run_report):
     assert "<img" not in page
 
 
+def test_cases_are_listed_when_all_of_them_failed(run_report):
+    page = to_html(replace(run_report, rows=(), summary={}, examples=(), doubts=None))
+    evaluation = page[page.index('<section id="evaluation"') : page.index('<section id="examples"')]
+    words = "".join(Reader(evaluation).words)
+    assert "C_9" in words
+    assert "damaged" in words
+    assert "Mean over the cases" not in words
+    assert "<img" not in evaluation
+
+
 def test_each_stage_has_a_column_of_settings(run_report):
     other = replace(run_report.stages[0], name="pancreas-coarse")
     page = to_html(replace(run_report, stages=[other, *run_report.stages], examples=(), doubts=None))
