@@ -207,9 +207,9 @@ def reference_lines(results: Results, arms: Sequence[str]) -> str:
     tumours = len({row["case"] for row in results.tumours if math.isfinite(number(row["dice"]))})
     about = (
         f"Dice of {tumours} tumours of made-up hospitals, each held out while the others trained (profile "
-        f"`reference`, {results.summary['date'][:10]}). *Own hospitals*: ten training cases. *Difference*: from "
-        "segmentation only with the same settings; where segmentation only itself has changed settings, from the same "
-        "run without the change."
+        f"`reference`, {results.summary['date'][:10]}). *Own hospitals*: ten training cases, in the box around the "
+        "true pancreas; all else from the whole volume. *Difference*: from segmentation only with the same settings; "
+        "where segmentation only itself has changed settings, from the same run without the change."
     )
     return "\n\n".join([fill(about, WIDTH), markdown([arm_row(results, arm) for arm in arms])])
 
@@ -229,7 +229,7 @@ def page_lines(results: Results) -> str:
         [
             reference_lines(results, arms),
             fill(" ".join([claim, *found.values()]), WIDTH),
-            fill(f"Command of the latest cells: {command(results)}", WIDTH, break_on_hyphens=False),
+            fill(f"Command of the latest training runs: {command(results)}", WIDTH, break_on_hyphens=False),
         ]
     )
 
@@ -302,7 +302,7 @@ def log_lines(results: Results) -> str:
             markdown(rows),
             longer_lines(results),
             f"Pancreas, shared stage: {', '.join(f'{value} on {centre}' for centre, value in stage.items() if value)}.",
-            "\n".join([f"Command of the latest cells: {command(results)}", *results.summary["mixed"]]),
+            "\n".join([f"Command of the latest training runs: {command(results)}", *results.summary["mixed"]]),
         ]
     )
 
@@ -316,7 +316,7 @@ def command(results: Results) -> str:
     """The command that made the latest rows of a table, and its processor."""
     return (
         f"`{results.summary['command']}` ({results.summary['device']}, torch {results.summary['versions']['torch']}); "
-        "`cells.csv` has the seconds, processor and date of each cell."
+        "`cells.csv` has the seconds, processor and date of each."
     )
 
 

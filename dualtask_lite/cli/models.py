@@ -10,7 +10,7 @@ from dualtask_lite.resources import REFERENCE_NOTE
 
 @app.command()
 def models(as_json: AsJson = False) -> None:
-    """List the small reference models of the kit; every command accepts their names instead of a run folder."""
+    """List the small reference models of the kit; every command that takes a model accepts their names."""
     from dualtask_lite.engine.reference import model_rows
 
     rows = model_rows()

@@ -28,7 +28,12 @@ def train(
     assignments: Assignments = None,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", "-o", callback=check_folder_name, help="Run folder; default runs/PROFILE-STAGE."),
+        typer.Option(
+            "--out",
+            "-o",
+            callback=check_folder_name,
+            help="Run folder; default runs/PROFILE-STAGE, of several stages runs/PROFILE-cascade.",
+        ),
     ] = None,
     resume: Annotated[Path | None, typer.Option(help="Continue this run; a finished one only with more steps.")] = None,
     as_json: AsJson = False,

@@ -1,8 +1,8 @@
 """Imaging views by random convolution: other textures and contrasts of the same anatomy (METHOD, Objective).
 
 Drawing a view (:func:`draw_view`) is separate from applying it (:func:`apply_view`), so that a notebook can show
-it and replay it. :func:`random_view` does both for a batch, and checks each view: without a check, one view in
-five was more than half saturated by the clip (trap 11).
+it and replay it. :func:`random_view` does both for a batch, and checks each view: without a check, a
+fifth to a quarter of the views are more than half saturated by the clip (trap 11).
 
 Source: Xu et al. 2021, Robust and generalizable visual representation learning via random convolutions
 (arXiv 2007.13003).

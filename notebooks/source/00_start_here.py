@@ -56,7 +56,7 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 #
 # A model that **[segments](glossary.md#segmentation)** says for every [voxel](glossary.md#voxel) (a small box of the volume) whether it belongs to the
 # tumour. A model that does well on the hospital that it learned from may do worse on the next one.
-# The method of the paper was made for that: besides the mask, the network predicts for
+# The method of the paper was made for that: besides the [mask](glossary.md#mask), the network predicts for
 # every voxel its **[signed distance](glossary.md#signed-distance)** to the tumour's surface in mm, and the two answers teach each
 # other.
 
@@ -82,7 +82,7 @@ figures.framework(next(scan for scan in loaded if scan.has_tumour))
 # ## The data
 #
 # A **[case](glossary.md#case)** is one [CT](glossary.md#computed-tomography) and its label, in the layout of a public set [4]: 0 background, 1 pancreas, 2 tumour. The embedded cases are
-# synthetic, made from a seed, so that they can be shared. They come from three made-up hospitals
+# synthetic, made from a [seed](glossary.md#seed), so that they can be shared. They come from three made-up hospitals
 # ([centres](glossary.md#centre)). `data/centres.yaml` has every number that sets a centre apart, with its published
 # source where there is one.
 #

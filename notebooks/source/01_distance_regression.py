@@ -366,7 +366,7 @@ check("01.4", worse_by_mm)
 # thing only, the distance to the pancreas's surface. It learns from one centre; two of its cases are kept to test it.
 #
 # The image comes in, **one number a voxel** comes out: the distance in bands, between -1 and 1 (the last layer is tanh, which
-# has only such values). The loss is the mean absolute error, with more weight near the surface.
+# has only such values). The [loss](glossary.md#loss) is the mean absolute error, with more weight near the surface.
 
 # %%
 import torch
@@ -431,7 +431,7 @@ choice(
 )
 
 # %% [markdown]
-# This is all of the training. The optimiser AdamW moves the weights against the gradient, and OneCycleLR makes its steps first
+# This is all of the training. The optimiser AdamW moves the weights against the [gradient](glossary.md#gradient), and OneCycleLR makes its steps first
 # larger, then smaller and smaller.
 
 # %%

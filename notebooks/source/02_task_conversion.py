@@ -312,7 +312,7 @@ conversion_explorer()
 # ### Exercise 4
 #
 # **Repair it.** The network predicts its distance in [bands](glossary.md#band) of 20 mm (lesson 01), a number from -1 to 1. Write a
-# function `repaired` that takes this number and gives the probability of being inside, with **tau = 2 mm**.
+# function `repaired` that takes a tensor of such numbers and gives the probabilities of being inside, with **tau = 2 mm**.
 
 # %% tags=["exercise", "blank"]
 repaired = ...
@@ -430,7 +430,7 @@ off_mm = (by_logit - true)[true.abs() < 6].abs().mean().item()
 check("02.5", off_mm)
 
 # %% [markdown]
-# That holds near the surface only. In the middle of the ball the soft distance is much too small: from there it sees the
+# The soft distance is good near the surface only. In the middle of the ball the soft distance is much too small: from there it sees the
 # outside on every side.
 #
 # The soft distance also costs a convolution with a wide kernel at every step. So the framework trains with `-tau * logit`

@@ -527,7 +527,7 @@ own_kind = (is_core[cosine.argmax(dim=1)] == is_core).float().mean().item()
 check("03.4", own_kind)
 
 # %% [markdown]
-# Only what differs between the two training runs is the work of the contrast; segmentation alone moves the features, too. The
+# Only what differs between the two [training runs](glossary.md#training-run) is the work of the contrast; segmentation alone moves the features, too. The
 # means of the table may show its work more than single cells do. Compare the share of exercise 4 with that of the training
 # without the contrast: a few cells more or less are luck. Where it is not clearly higher, the contrast has **given nothing** by
 # this measure, although its own loss fell. Some of what tells core from shell was there before any training, because a lesion

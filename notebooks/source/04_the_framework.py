@@ -34,14 +34,14 @@ overrides: dict = {}  # other values for settings, such as {"optimiser.steps": 5
 # ## The plan
 #
 # A model that looks for a small tumour in a whole abdomen finds many things that look like one. So two
-# models work in a **cascade**: the first finds the pancreas on a coarse grid, the second looks for the
+# models work in a **[cascade](glossary.md#cascade)**: the first finds the pancreas on a coarse grid, the second looks for the
 # tumour around what the first has found. The full system adds two finer stages.
 #
 # The first model comes with the kit: the **reference model** learned from two of the centres, A and B: its first stage 1,600 steps, its second 9,600.
 # You train the second.
 #
 # There are three centres. Two train the model, the third is **[held out](glossary.md#held-out)**: it is used for nothing before
-# the test, not even to choose when to stop. A share of the training cases is kept for **validation**, to
+# the test, not even to choose when to stop. A share of the training cases is kept for **[validation](glossary.md#validation)**, to
 # see during training whether the model learns.
 
 # %%
@@ -136,7 +136,7 @@ figures.network_diagram(
 # %% [markdown]
 # ## A training in a hundred lines
 #
-# The package trains with settings, augmentation, checkpoints and several devices. Without all that, one training run fits on
+# The package trains with settings, augmentation, [checkpoints](glossary.md#checkpoint) and several devices. Without all that, one training run fits on
 # two pages: `dualtask_lite/minimal.py` loads, samples, steps, predicts one case and prints its Dice. Its losses are
 # those of the full code (a test compares them). These are its samples and its steps:
 

@@ -10,7 +10,7 @@
 # # 05 Cross-dataset evaluation: is the difference more than luck?
 #
 # A new term in the loss made the score better. Is that the term, or luck, or a wrong protocol? You run a
-# small leave-one-centre-out matrix, conclude from it what may be concluded, and measure how wrong protocols flatter.
+# small leave-one-centre-out comparison, conclude from it what may be concluded, and measure how wrong protocols flatter.
 #
 # **Objectives.** After this lesson you can
 #
@@ -55,7 +55,7 @@ for name, split in turns.items():
     print(f"hold out {name}: train on {len(split.train)} cases, test on {len(split.test)}")
 
 # %% [markdown]
-# ## A small matrix, live
+# ## A small comparison, live
 #
 # Two **[arms](glossary.md#arm)** (variants of a method that are compared): the baseline learns the mask only; the other one learns the distance as
 # well, and both conversions between the two. Same data, same number of steps, same [seed](glossary.md#seed). To be quick, only the first
@@ -72,14 +72,14 @@ summary = ablate(
     profile,
     {**coarse, "optimiser.steps": 45, "optimiser.lr": 0.01, "data.validation": 0, **overrides},
     cases,
-    folder / "matrix",
+    folder / "comparison",
     stages=["pancreas-coarse"],
     arms=["segmentation", "conversion"],
     seeds=[seed],
     protocols=["leave-one-centre-out"],
     jobs=2,
 )
-rows = read_rows(folder / "matrix" / "cases.csv")
+rows = read_rows(folder / "comparison" / "cases.csv")
 print(len(rows), "rows: one for each arm and case")
 
 # %% tags=["choice"]
@@ -199,13 +199,13 @@ small = [
 for name, ends in {
     "the table above, over cases alone": bootstrap_interval([by_hand.mean(0)]),
     "the table above, over training runs and cases": hierarchical_interval(small),
-    "the matrix, over cases alone": (low, high),
-    "the matrix, over training runs and cases": hierarchical_interval(found, seed=seed),
+    "the comparison, over cases alone": (low, high),
+    "the comparison, over training runs and cases": hierarchical_interval(found, seed=seed),
 }.items():
     print(f"{name}: {ends[0]:+.3f} to {ends[1]:+.3f}")
 
 # %% [markdown]
-# The matrix has three training runs, one for each hospital: a matrix with one seed can hardly tell a good arm from a lucky start.
+# The comparison has three training runs of each arm, one for each hospital: one seed can hardly tell a good arm from a lucky start.
 # And no interval speaks for a fourth hospital, because three are too few. For that, look at each centre by itself.
 #
 # A **[p-value](glossary.md#p-value)** asks the same in another way: if there were no difference, how often would
@@ -434,7 +434,7 @@ trust.leaks([by_slice.row, by_threshold.row])
 # ## What is known now
 #
 # - How the claim of the paper [1] has to be tested: in pairs, over several training runs, on hospitals that no choice has touched.
-# - A matrix of one seed and a short training cannot decide it: whatever it shows, it is about this training of the
+# - A comparison of one seed and a short training cannot decide it: whatever it shows, it is about this training of the
 #   pancreas. [Lesson 05b](05b_what_the_terms_buy.ipynb) reads the table that was made to decide.
 #
 # ## Summary

@@ -40,7 +40,7 @@ data_dir = ""  # not used: this lesson reads a table that comes with the kit
 #
 # Each **training run** holds out one hospital with all its 48 patients and learns from the two others; then the held-out patients
 # are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a hospital and a seed; in four of
-# these `full` came later, on another processor, and has its own, with nearly the same mean Dice. Every arm is scored on the mask of the
+# these `full` came later, on another processor, and has its own, with nearly the same mean Dice; so have the long runs on C with seed 0. Every arm is scored on the mask of the
 # segmentation head, and all arms get the same number of steps and of images a step, unless the name of an arm says otherwise. So
 # arms with one view differ in their terms only; an arm with two views also sees half as many samples (see below). This took hours, so the rows come with the kit:
 
@@ -56,7 +56,7 @@ rows.sort(key=lambda row: not row["arm"].startswith("segmentation"))  # the base
 all_tumours = [row for row in rows if row["target"] == "tumour"]
 tumours = [row for row in all_tumours if "+" not in row["arm"]]  # other settings come below
 about = read_json(table / "summary.json")
-print("the command of its latest cells:", about["command"])
+print("the command of its latest training runs:", about["command"])
 print(f"{about['device']}, torch {about['versions']['torch']}, {about['date']}")
 tables.arms(tumours)
 
@@ -95,7 +95,7 @@ results.arms([one | what for one in comparisons], claimed=CLAIMED)
 # is the claim as this course reads it.
 #
 # The conclusion is *better* or *worse* only where the thick line excludes 0, the corrected p-value is below 0.05 **and** there are at least
-# five training runs, because with fewer the line itself is not reliable. Even of nine, a single one that fails can decide the mean (exercise 4):
+# five training runs, because with fewer the line itself is not reliable. Even of ten, a single one that fails can decide the mean (exercise 4):
 
 # %%
 conclusions = {one["arm"]: one["conclusion"] for one in comparisons}
@@ -118,8 +118,8 @@ outcome("05b.A")
 # %% [markdown]
 # ### Exercise 1
 #
-# A mean Dice hides what changed. How many tumours does `full` **detect that `segmentation` does not**? Count pairs of training
-# (`part` and `seed`) and `case`; `detected` is the text `"True"` where the prediction overlaps the tumour.
+# A mean Dice hides what changed. How many tumours does `full` **detect that `segmentation` does not**? Count each case of each
+# training run: a run is known by `part` (the hospital held out) and `seed`. `detected` is the text `"True"` where the prediction overlaps the tumour.
 
 # %% tags=["exercise", "blank"]
 newly_detected = ...
@@ -155,7 +155,9 @@ check("05b.1", newly_detected)
 # All terms but the first are [regularisers](glossary.md#regulariser): they ask for something besides the right mask, so that what is
 # learned holds elsewhere. They may lower the score on the training cases, and are worth it where the score in the new hospital rises. A
 # network that does not yet do well at home cannot show the gain. While these training runs ran, the Dice of three groups of
-# patients was measured: ten of those that train, new patients of the same hospitals (validation), and the unseen hospital.
+# patients was measured: ten of those that train, new patients of the same hospitals (validation), and the unseen hospital. To save time
+# it was measured in the box around the true pancreas. That box needs the label, so the curves compare arms and steps, and are no
+# result for a new hospital: those come from the whole volume, as in the table above.
 
 # %% tags=["choice"]
 choice(
@@ -223,7 +225,7 @@ check("05b.2", gap)
 # ## Where does it end?
 #
 # That `full` has not learned its own hospitals is a statement about 2,400 steps. So some of the training runs were repeated with **four times
-# as many steps**, for each hospital three of `segmentation` and of `conversion`, and one of `full`. In the rows
+# as many steps**, for each hospital three of `segmentation` and of `conversion` (for A four), and one of `full`. In the rows
 # `+optimiser.steps=9600` stands behind the names of these arms.
 
 # %% tags=["choice"]
@@ -277,14 +279,14 @@ outcome("05b.C")
 # Read the table by rows, since a mean over the hospitals hides them. Each arm gained in every run. So the table at the top of the lesson
 # compares runs before their end: a term that seems to help may only help to learn faster. After 9,600 steps `conversion` is behind on
 # A and B, although level in one run of each, and ahead in two of the three runs of C. `full` ends last on A and on B; on C, where it ran once, its place depends on the
-# measurement: it is first in the table and last in the curves.
+# measurement: it is first from the whole volume (table), and last in the box around the true pancreas (curves).
 #
 # **A flat end does not show that a run has ended.** The curves are nearly flat at the right, the short ones too, because the
 # learning rate falls to zero there, whatever is left to learn. Only a longer run tells, and whether 9,600 steps are enough is open,
 # above all for `full`, which is behind on its own training cases. So compare arms at equal steps, which cost the same, **and** at the
 # length from which on more steps change nothing.
 #
-# The reference models of the kit are the long runs with C held out. Lessons 04 and 06 score them on the 16 patients of
+# The reference models of the kit are the long runs with C held out and seed 0. Lessons 04 and 06 score them on the 16 patients of
 # C that come with the kit, lesson 08 on four of these, and this table on 48, so their Dice differs from page to page.
 
 # %% [markdown]
@@ -392,8 +394,8 @@ check("05b.4", without_it)
 # ends ahead of `conversion`. So the one large gain of `conversion` came from a baseline that had learned too little:
 # 0.32 on its own training cases after 2,400 steps, and 0.78 after 9,600.
 #
-# A number says that something is marked wrongly; a picture says what. The kit holds the weights of the three long training runs on A
-# and B. Here the best and the worst of them predict one patient of C, chosen by a rule and not by taste: the one that loses
+# A number says that something is marked wrongly; a picture says what. The kit holds the weights of three long training runs on A
+# and B, those with seed 0. Here the best and the worst of them predict one patient of C, chosen by a rule and not by taste: the one that loses
 # most Dice from the best arm to the worst.
 
 # %%
@@ -434,8 +436,8 @@ Table(
 show.compare(scan, {arm: prediction.mask for arm, prediction in found.items()})
 
 # %% [markdown]
-# The true tumour is outlined in both. Move the slider and look where the worse arm marks what is no tumour, and where it stops too
-# early. One case
+# The true tumour is outlined in both. Move the slider and look where the worse arm marks what is no tumour, and what of the tumour it
+# misses. One case
 # is an example and no proof; the table above says whether the others go the same way. So before you call a low score noise,
 # **look at its worst case**; and before you call it repaired, look at all the others.
 

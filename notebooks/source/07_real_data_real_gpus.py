@@ -48,7 +48,7 @@ columns = ("name", "cases", "size_gb", "licence", "hospitals")
 Table([vars(source) for source in sources().values()], "Known sources", columns, digits=1)
 
 # %% [markdown]
-# PANORAMA **includes** cases of the other two sets. Train on it and test on those, and you test on patients that were
+# PANORAMA **includes** cases of `msd` and `nih`. Train on it and test on those, and you test on patients that were
 # seen. The kit leaves shared cases out when the sets are paired, and refuses a test case whose voxels were in the
 # training, whatever its name.
 
@@ -354,8 +354,8 @@ manifest = json.loads((work / "run" / "manifest.json").read_text())
 # dualtask train --resume runs/gpu-cascade     # after a cut
 # ```
 #
-# On several, the samples of a step are shared among them, so that a step has as many samples on any number of cards; with dropout or
-# the contrast the result differs between numbers of cards:
+# On several, the samples of a step are shared among them, so that a step has as many samples on any number of cards; with dropout (features that are
+# set to 0 at random) or the contrast the result differs between numbers of cards:
 #
 # ```bash
 # torchrun --nproc-per-node=4 -m dualtask_lite train --profile gpu --source msd --set optimiser.batch=4

@@ -43,7 +43,7 @@ baseline = "reference"  # the models to beat: a name of dualtask models, or a ru
 #   shows how long that run took.
 # - **What you may change.** Every setting of the tumour stage. The stage that finds the pancreas is the baseline's, for
 #   all teams, so that nobody wins by a better box.
-# - **Choose on A to C.** C is [held out](glossary.md#held-out), the one of them that the baseline did not learn from: see there what a change does.
+# - **Choose on A to C.** C trains neither the baseline nor your attempt. Here it serves to choose, so it is no test: see there what a change does.
 # - **Hand in when you are done.** D is for the test. Each hand-in is counted.
 #
 # ## The baseline

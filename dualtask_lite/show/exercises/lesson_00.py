@@ -37,6 +37,7 @@ def _as_ball(answer: float) -> str:
     hint="count the voxels with label 2, then multiply by the volume of one voxel in mm³.",
     solution="(scan.label == 2).sum() counts the voxels; times the three spacings is mm³; divided by 1000 is ml.",
     meaning=_as_ball,
+    rounding=0.05,
 )
 def tumour_ml(scan: Any) -> float:
     return float((scan.label == 2).sum() * math.prod(scan.spacing) / 1000)
@@ -55,6 +56,7 @@ def _against_spread(answer: float, scan: Any) -> str:
     hint="scan.volume[scan.label == 1] are the HU of the pancreas without the tumour; label >= 1 holds both.",
     solution="scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean()",
     meaning=_against_spread,
+    rounding=0.5,
 )
 def contrast(scan: Any) -> Any:
     return scan.volume[scan.label == 1].mean() - scan.volume[scan.label == 2].mean()

@@ -29,6 +29,7 @@ def _margin_in_voxels(answer: float, in_voxels: Field, spacing: Sequence[float])
     hint="outside is ~ball, within 10 mm is in_mm <= 10; the volume of a voxel is the product of spacing.",
     solution="(~ball & (in_mm <= 10)).sum() voxels, times np.prod(spacing) mm³, divided by 1000.",
     meaning=_margin_in_voxels,
+    rounding=0.05,
 )
 def margin_ml(in_mm: Field, spacing: Sequence[float]) -> float:
     return _in_margin(in_mm, spacing)
@@ -39,6 +40,7 @@ def margin_ml(in_mm: Field, spacing: Sequence[float]) -> float:
     hint="read both lines at way == 10 and divide the tight crop's value by the wide crop's.",
     solution='take profiles["published, tight crop"] and profiles["published, wide crop"] where way == 10, and divide.',
     meaning="{answer:.1f}: same lesion, same voxel, but {answer:.1f} times the target, because of the crop alone.",
+    rounding=0.05,
 )
 def factor(profiles: Mapping[str, Field], way: Field) -> float:
     tight, wide = (profiles[f"published, {crop} crop"][way == 10][0] for crop in ("tight", "wide"))
@@ -61,6 +63,7 @@ def repaired(answer: Field, thin: Mask) -> bool:
     hint="subtract the entry for 18 mm from the one for 28 mm; 1 cm is 10 mm.",
     solution="10 * (error[i] - error[j]), where moves[i] is 28 and moves[j] is 18.",
     meaning="{answer:.1f} mm. Dice is 0 for both models, so it cannot distinguish them.",
+    rounding=0.05,
 )
 def worse_by_mm(error: Sequence[float], moves: NDArray[np.integer]) -> float:
     at = dict(zip(moves.tolist(), error, strict=True))

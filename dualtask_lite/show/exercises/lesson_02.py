@@ -20,6 +20,7 @@ _ALIVE = 0.9  # share of the voxels to which a repaired conversion gives a gradi
     hint="d = -tau * logit; a voxel that is probably inside has a negative distance.",
     solution="the logit of 0.9 is log(0.9 / 0.1); multiply it by -2.",
     meaning="{answer:.1f} mm: negative, so inside, and deeper the larger tau is.",
+    rounding=0.05,
 )
 def distance_mm() -> float:
     return logit_to_distance(torch.logit(torch.tensor(0.9)), 2.0, 20.0).item()
@@ -84,6 +85,7 @@ def _against_logit(answer: float, by_logit: Tensor, true: Tensor) -> str:
     hint="by_look, not by_logit; absolute values, then the mean over true.abs() < 6.",
     solution="(by_look - true)[true.abs() < 6].abs().mean()",
     meaning=_against_logit,
+    rounding=0.005,
 )
 def off_mm(by_look: Tensor, true: Tensor) -> float:
     return _error_near_surface(by_look, true)

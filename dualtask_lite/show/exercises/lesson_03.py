@@ -19,6 +19,7 @@ from dualtask_lite.show.exercises.judge import exercise
     hint="saturation(image, view) is the share of one view; count the views where it exceeds 0.5.",
     solution="sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)",
     meaning="{answer:.0%} of the views have lost more than half of their voxels to the clip, and still have the label.",
+    rounding=0.005,
 )
 def ruined(image: Tensor, drawn: Sequence[View]) -> float:
     return sum(saturation(image, view) > 0.5 for view in drawn) / len(drawn)
@@ -29,6 +30,7 @@ def ruined(image: Tensor, drawn: Sequence[View]) -> float:
     hint="probabilities, not logits: torch.sigmoid(logits) first; then squares, then the mean.",
     solution="the mean of the squared difference of torch.sigmoid(logits)[0] and [1], plus that of the two distances.",
     meaning="{answer:.4f}. It is 0 only where each head gives the same output for both views.",
+    rounding=0.00005,
 )
 def consistency(logits: Tensor, distances: Tensor) -> float:
     return out_term(logits[:1], logits[1:], distances[:1], distances[1:]).item()
@@ -39,6 +41,7 @@ def consistency(logits: Tensor, distances: Tensor) -> float:
     hint="four shares, minus the logarithm of each, then the mean; the share of the pair 0, 1 is computed above.",
     solution="share of (i, j): weight[i, j] / (weight[i, j] + the weights of i with the two of the other kind).",
     meaning="{answer:.3f}. It falls when partners become similar and the two kinds become different.",
+    rounding=0.0005,
 )
 def loss_by_hand(cores: Tensor, shells: Tensor, temperature: float) -> float:
     return nt_xent(cores, shells, temperature).item()
@@ -70,6 +73,7 @@ def _by_chance(answer: float, before: Sequence[Tensor], without: Sequence[Tensor
     hint="argmax of each row without the diagonal (a cell is most similar to itself); then compare the kinds.",
     solution="nearest = cosine.fill_diagonal_(-2).argmax(dim=1); then the mean of is_core[nearest] == is_core.",
     meaning=_by_chance,
+    rounding=0.005,
 )
 def own_kind(after: Sequence[Tensor]) -> float:
     return _own_kind(after)

@@ -45,6 +45,7 @@ def median_dice(pancreas: Sequence[Mapping[str, Any]]) -> float:
     hint="the deepest voxel has the smallest (most negative) distance; a depth is positive.",
     solution="-prediction.distance_mm.min()",
     meaning="{answer:.1f} mm: the depth of the tumour according to the distance head.",
+    rounding=0.05,
 )
 def deepest(prediction: Any) -> float:
     return float(-prediction.distance_mm.min())

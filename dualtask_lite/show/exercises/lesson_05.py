@@ -60,6 +60,7 @@ def lower_dice() -> str:
     hint="the others are those of which neither neighbour trains: a chance of 0.2 for each of the two.",
     solution="1 - 0.2**2",
     meaning="{answer:.2f}: nearly every test slice has a neighbour that the network has seen.",
+    rounding=0.005,
 )
 def with_neighbour() -> float:
     return 0.96

@@ -55,6 +55,7 @@ def fit(answer: set[str], memory: Sequence[Mapping[str, Any]]) -> bool:
     hint="four stages, and hours(plans['gpu'], ...) for one of them.",
     solution='4 * hours(plans["gpu"], PEAKS["A100 (bf16)"])',
     meaning="{answer:.1f} hours, at an assumed speed: measure the speed of your card before you rent it.",
+    rounding=0.05,
 )
 def cascade_hours(hours: Callable[[Any, float], float], plans: Mapping[str, Any], PEAKS: Mapping[str, float]) -> float:
     return 4 * hours(plans["gpu"], PEAKS[A100])
@@ -65,10 +66,12 @@ def cascade_hours(hours: Callable[[Any, float], float], plans: Mapping[str, Any]
     hint="count voxels with label 1, times the product of the three zooms, divided by 1000.",
     solution="(np.asarray(found.dataobj) == 1).sum() * np.prod(found.header.get_zooms()) / 1000",
     meaning="{answer:.1f} ml, as in the report that lies beside the label.",
+    tolerance=0,
+    rounding=0.05,
 )
-def pancreas_ml(answer: float, found: Any) -> bool:
+def pancreas_ml(found: Any) -> float:
     voxels = (np.asarray(found.dataobj) == 1).sum()
-    return bool(abs(answer - voxels * np.prod(found.header.get_zooms()[:3]) / 1000) < 0.01)
+    return float(voxels * np.prod(found.header.get_zooms()[:3]) / 1000)
 
 
 @result("07.A")

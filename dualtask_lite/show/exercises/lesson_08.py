@@ -43,6 +43,7 @@ def missed(result: Any) -> int:
     hint="chance does not add up: multiply the spread by the expected best of ten draws with a spread of 1.",
     solution="0.02 * exam.expected_best(10)",
     meaning="{answer:.3f} by chance alone: about a third of the 9.5 points of the claim.",
+    rounding=0.0005,
 )
 def best_of_ten(exam: Any) -> float:
     return float(0.02 * exam.expected_best(10))

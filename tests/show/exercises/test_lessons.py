@@ -2,13 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
+import re
+
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
 from dualtask_lite.method.distance import BAND, signed_distance, to_band
-from dualtask_lite.show.exercises.judge import find_exercise
+from dualtask_lite.show.exercises import judge
+from dualtask_lite.show.exercises.judge import find_exercise, load_lesson
+
+for lesson in ("00", "01", "02", "03", "04", "05", "05b", "06", "07", "08"):
+    load_lesson(lesson)
+
+
+def printed_numbers():
+    """Number of an exercise that compares numbers -> how its message prints the answer, such as ``.1f``."""
+    found = {}
+    for number, task in judge._exercises.items():
+        if "answer" in inspect.signature(task.right).parameters:
+            continue
+        text = inspect.getsource(task.meaning) if callable(task.meaning) else task.meaning
+        if spec := re.search(r"{answer:\+?(\.\d[f%])}", text):
+            found[number] = spec[1]
+    return found
+
+
+@pytest.mark.parametrize(("number", "spec"), printed_numbers().items())
+def test_number_that_the_message_prints_is_right(number, spec):
+    """However small the right answer is: what is right is not refused as copied from its own message."""
+    unit = 10.0 ** -(int(spec[1]) + 2 * (spec[2] == "%"))
+    exact = 1.4 * unit
+    task = dataclasses.replace(find_exercise(number), right=lambda: exact)
+    shown = f"{exact:{spec}}"
+    answer = float(shown.rstrip("%")) / (100 if spec[2] == "%" else 1)
+    assert task.accepts(answer, {})
+    assert not task.accepts(exact + unit, {})
+
 
 THIN = np.zeros((12, 9, 9), bool)
 THIN[5:7, 2:7, 2:7] = True
