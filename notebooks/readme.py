@@ -10,7 +10,7 @@ ANSWERS = {  # what each lesson answers, for the README's table
     "01": "Why should a network predict a distance, and in mm?",
     "02": "How do mask and distance become each other, and when does that train nothing?",
     "03": "What stays the same across scanners?",
-    "04": "What do the two heads and their conversions do together, from training to test?",
+    "04": "How are heads and conversions trained together, and tested?",
     "05": "Is a difference between two methods more than luck, and is the protocol fair?",
     "05b": "What do the terms of the method buy in a new hospital?",
     "06": "Where is it wrong, in mm, and do its two heads know it?",

@@ -160,7 +160,7 @@ def longer_lines(results: Results) -> str:
     gains = {arm: [dice[arm + LONGER][run] - dice[arm][run] for run in runs] for arm in arms}
     rows = [
         {"held out, seed": ", ".join(run)}
-        | {arm: f"{dice[arm][run]:.3f} to {dice[arm + LONGER][run]:.3f}".replace(" to nan", "") for arm in arms}
+        | {arm: " to ".join(filter(None, (written(dice[name][run]) for name in (arm, arm + LONGER)))) for arm in arms}
         for run in runs
     ]
     gained = "; ".join(f"{arm} {np.nanmin(of_arm):+.3f} to {np.nanmax(of_arm):+.3f}" for arm, of_arm in gains.items())
@@ -208,8 +208,8 @@ def reference_lines(results: Results, arms: Sequence[str]) -> str:
     about = (
         f"Dice of {tumours} tumours of made-up hospitals, each held out while the others trained (profile "
         f"`reference`, {results.summary['date'][:10]}). *Own hospitals*: ten training cases, in the box around the "
-        "true pancreas; all else from the whole volume. *Difference*: from segmentation only with the same settings; "
-        "where segmentation only itself has changed settings, from the same run without the change."
+        "true pancreas. *Difference*: from segmentation only with the same settings; of segmentation only itself, from "
+        "the same run without the change."
     )
     return "\n\n".join([fill(about, WIDTH), markdown([arm_row(results, arm) for arm in arms])])
 
@@ -316,7 +316,7 @@ def command(results: Results) -> str:
     """The command that made the latest rows of a table, and its processor."""
     return (
         f"`{results.summary['command']}` ({results.summary['device']}, torch {results.summary['versions']['torch']}); "
-        "`cells.csv` has the seconds, processor and date of each."
+        "dates and processors: `cells.csv`."
     )
 
 

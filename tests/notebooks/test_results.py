@@ -233,7 +233,7 @@ def test_table_of_longer_runs_holds_the_means_of_the_rows(tumours, longer):
         for arm, runs in longer.items():
             means = [fmean(found[part, seed].values()) for found in (tumours[arm], runs) if (part, seed) in found]
             cells.append(" to ".join(f"{mean:.3f}" for mean in means))
-        assert f"| {part}, {seed} | {' | '.join(cells)} |" in words
+        assert " ".join(f"| {part}, {seed} | {' | '.join(cells)} |".split()) in words
     gained = "; ".join(f"{arm} {min(of_arm):+.3f} to {max(of_arm):+.3f}" for arm, of_arm in gains.items())
     assert f"What a run gained from more steps: {gained}." in words
     runs = sorted(longer["segmentation"])
@@ -278,7 +278,7 @@ def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
     assert late["trainings"] >= 5
     assert steps["conclusion"] == "better"
     assert steps["difference"] > max(0, late["difference"]), "worth less than more steps alone"
-    assert f"{NUMBERS[len(runs)].title()} training runs of 9,600 steps, four with A held out" in page
+    assert f"The {NUMBERS[len(runs)]} pairs of 9,600 steps, four with A held out" in page
     assert Counter(part for part, _ in runs) == {"A": 4, "B": 3, "C": 3}
     on_a, on_b, on_c = (f"{difference(longer['full'], longer['segmentation'], [run]):+.3f}" for run in of_all_arms)
     assert max(float(on_a), float(on_b)) < 0 < float(on_c)
@@ -374,7 +374,8 @@ def test_words_on_single_terms_hold_for_the_rows(tumours):
         for arms in (("segmentation", "distance", "conversion"), ("views", "consistency", "contrast", "full"))
     )
     (low, high), (lowest, highest) = ((min(dice), max(dice)) for dice in (two_views, one_view))
-    assert f"({low:.2f} to {high:.2f}, where the arms with one view have {lowest:.2f} to {highest:.2f})" in words
+    with_one = f"the arms with one view have {lowest:.2f} to {highest:.2f}"
+    assert f"(means of the two runs: {low:.2f} to {high:.2f}, where {with_one})" in words
 
 
 def test_words_on_the_distance_alone_hold_for_the_rows(tumours):
