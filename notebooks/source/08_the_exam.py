@@ -44,7 +44,7 @@ baseline = "reference"  # the models to beat: a name of dualtask models, or a ru
 # - **What you may change.** Every setting of the tumour stage. The stage that finds the pancreas is the baseline's, for
 #   all teams, so that nobody wins by a better box.
 # - **Choose on A to C.** C trains neither the baseline nor your attempt. Here it serves to choose, so it is no test: see there what a change does.
-# - **Hand in when you are done.** D is for the test. Each hand-in is counted.
+# - **Hand in when you are done.** D is [held out](glossary.md#held-out) for the test. Each hand-in is counted.
 #
 # ## The baseline
 #

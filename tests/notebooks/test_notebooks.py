@@ -467,7 +467,7 @@ def test_the_baseline_of_lesson_05_learns_with_the_settings_of_the_lesson(small_
     monkeypatch.setattr(ablation, "ablate", partial(ablation.ablate, parts=["C"], progress=False))
     names = {"profile": "laptop", "seed": 0, "overrides": {}, "cases": find_cases(small_data)}
     exec(cell, names | {"new_folder": lambda name: tmp_path / name})
-    dice = [float(r["dice"]) for r in read_rows(tmp_path / "05/matrix/cases.csv") if r["arm"] == "segmentation"]
+    dice = [float(r["dice"]) for r in read_rows(tmp_path / "05/comparison/cases.csv") if r["arm"] == "segmentation"]
     assert sum(dice) / len(dice) > 0.1  # measured 0.30
 
 
