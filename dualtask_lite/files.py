@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import secrets
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from dualtask_lite.errors import DualTaskError
+
+_BLOCK = 1 << 20  # bytes that are read at a time
 
 
 @contextmanager
@@ -46,6 +49,15 @@ def flush_to_disk(path: Path) -> None:
     """Wait until the content of a written file is on the disk, so that a power cut cannot lose it."""
     with path.open("r+b") as file:  # Windows flushes only what is open for writing
         os.fsync(file.fileno())
+
+
+def checksum_of(path: Path, kind: str) -> str:
+    """Compute the hexadecimal checksum of a file; ``kind`` is an algorithm of ``hashlib``."""
+    checksum = hashlib.new(kind, usedforsecurity=False)
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(_BLOCK), b""):
+            checksum.update(block)
+    return checksum.hexdigest()
 
 
 def read_record(path: Path) -> dict[str, Any]:

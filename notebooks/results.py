@@ -290,7 +290,7 @@ def log_lines(results: Results) -> str:
                 "95 %, cases alone": interval(found["interval"]) if found else "",
                 "detected": written(results.mean(arm, "detected"), 2),
                 "by the mean of both heads": written(results.mean(arm, "dice_mean_head")),
-                "in the label's own box": written(results.mean(arm, "dice_own_box")),
+                "in the box around the true pancreas": written(results.mean(arm, "dice_own_box")),
             }
         )
     few = [sentence(results, arm, words) for arm, words in SUBJECTS.items() if not has_verdict(results, arm)]

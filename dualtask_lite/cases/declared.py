@@ -81,16 +81,12 @@ def check_is_ct(described: Mapping[str, Any], file: Path) -> None:
 
 def _meaning(name: str) -> int | None:
     """Our value for a label's name; ``None`` for an unknown name, or one of two structures with different values."""
-    meanings = {_meaning_of_one(part) for part in re.split(_JOINED, name.lower()) if set(_words(part)) - _FILLERS}
+    structures = [set(re.findall(r"[a-z]+", part)) - _FILLERS for part in re.split(_JOINED, name.lower())]
+    meanings = {_meaning_of_one(words) for words in structures if words}
     return meanings.pop() if len(meanings) == 1 else None
 
 
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", name)
-
-
-def _meaning_of_one(name: str) -> int | None:
-    words = set(_words(name)) - _FILLERS
+def _meaning_of_one(words: set[str]) -> int | None:
     if words == {"background"}:
         return 0
     if words - _ORGAN - _LESION:

@@ -7,14 +7,11 @@ on standard error only.
 
 from __future__ import annotations
 
-import warnings
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-import pydicom
 from pydicom.dataset import Dataset
 from pydicom.uid import (
     CTImageStorage,
@@ -26,7 +23,8 @@ from pydicom.uid import (
     MediaStorageDirectoryStorage,
 )
 
-from dualtask_lite.cases.paths import folders_in, is_nifti, visible
+from dualtask_lite.cases.dicom_files import files_of, has_no_preamble, lost_slices, read_tags
+from dualtask_lite.cases.paths import is_broken_link
 from dualtask_lite.errors import DualTaskError
 
 # Only these tags are read: no name, birth date, number or comment of a patient ever enters the program.
@@ -48,74 +46,8 @@ _ROUNDED = 0.101  # mm; unless no slice is farther from its place in an even sta
 _SIDEWAYS = 1.0  # mm; a slice that is moved farther within its plane makes the stack uneven, too
 _CONVERT = "convert the series with dcm2niix, and give the NIfTI file"
 _REMOVE = f"remove this file if it is a localiser or a page of text; else {_CONVERT}"
-_FIRST_GROUPS = (b"\x02\x00", b"\x08\x00")  # what a file without preamble begins with
 _AIR = -1000.0  # HU
-_PREAMBLE = 132  # bytes before the first element, with the mark DICM
 _NAMED = 3  # series that an error names
-
-
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its name, its first bytes or, without a preamble, by the class that pydicom reads."""
-    if is_index(path):
-        return False
-    if path.suffix.lower() == ".dcm":
-        return True
-    try:
-        head = _head(path)
-    except OSError:
-        return False
-    return head[128:] == b"DICM" or _has_no_preamble(path, head)
-
-
-def is_index(path: Path) -> bool:
-    """Whether a file is the index of a DICOM disc."""
-    return path.name.upper() in ("DICOMDIR", "DICOMDIR.")
-
-
-def files_of(folder: Path) -> list[Path]:
-    """The DICOM files directly in a folder, without hidden files and without the index of a disc."""
-    return [path for path in visible(folder) if path.is_file() and not is_nifti(path) and is_dicom(path)]
-
-
-def lost_slices(folder: Path, slices: Iterable[Path]) -> list[Path]:
-    """The broken links and the files cut off before their first element in a folder that are named like its slices."""
-    endings = {path.suffix.lower() for path in slices}
-    named = [path for path in visible(folder) if path.suffix.lower() in endings or not path.suffix[1:].isalpha()]
-    return [path for path in named if _is_broken_link(path) or _is_cut_off(path)] if endings else []
-
-
-def _is_broken_link(path: Path) -> bool:
-    return path.is_symlink() and not path.exists()
-
-
-def _is_cut_off(path: Path) -> bool:
-    """Whether a file is too short for DICOM, and empty or not text."""
-    if is_index(path) or not path.is_file() or path.stat().st_size >= _PREAMBLE:
-        return False
-    head = _head(path)
-    return not head or b"\0" in head
-
-
-def series_below(folder: Path) -> list[Path]:
-    """The folders that hold DICOM files: the given one, or else those below it."""
-    if files_of(folder):
-        return [folder]
-    return [series for subfolder in folders_in(folder) for series in series_below(subfolder)]
-
-
-def _head(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(_PREAMBLE)
-
-
-def _has_no_preamble(path: Path, head: bytes) -> bool:
-    """Whether a file is DICOM without the preamble that the standard requires."""
-    if head[128:] == b"DICM" or head[:2] not in _FIRST_GROUPS:
-        return False
-    try:
-        return str(_dataset(path, ["SOPClassUID"], force=True).get("SOPClassUID", "")).startswith("1.2.840.10008.")
-    except Exception:  # pydicom's errors for other files have no common base class
-        return False
 
 
 def read_series(folder: Path) -> nib.Nifti1Image:
@@ -164,10 +96,11 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
     by_series: dict[str, list[tuple[Path, Dataset]]] = defaultdict(list)
     localisers = 0
     files = files_of(folder)
-    for path in lost_slices(folder, files):
-        what = "is a broken link" if _is_broken_link(path) else "is empty or was cut off"
+    if lost := lost_slices(folder, files):
+        what = "is a broken link" if is_broken_link(lost[0]) else "is empty or was cut off"
         raise DualTaskError(
-            f"{path}: {what}, so a slice of the series may be missing", "fetch it again, or remove it if it is no slice"
+            f"{lost[0]}: {what}, so a slice of the series may be missing",
+            "fetch it again, or remove it if it is no slice",
         )
     for path in files:
         header = _read(path, _HEADER, pixels=False)
@@ -347,7 +280,7 @@ def _padding(content: Dataset, stored: np.ndarray) -> np.ndarray:
 
 def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
     try:
-        content = _dataset(path, tags, pixels=pixels, force=_has_no_preamble(path, _head(path)))
+        content = read_tags(path, tags, pixels=pixels, force=has_no_preamble(path))
         list(content)  # decode each element now, not at its first use
     except Exception as error:  # pydicom's errors for damaged files have no common base class
         raise DualTaskError(f"{path}: is not a readable DICOM file", "copy or fetch it again, or remove it") from error
@@ -356,9 +289,3 @@ def _read(path: Path, tags: list[str], *, pixels: bool) -> Dataset:
         explicit = ExplicitVRLittleEndian if little else ExplicitVRBigEndian
         content.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian if implicit else explicit
     return content
-
-
-def _dataset(path: Path, tags: list[str], *, pixels: bool = False, force: bool = False) -> Dataset:
-    with warnings.catch_warnings(), pydicom.config.disable_value_validation():
-        warnings.simplefilter("ignore")  # warnings quote values of the file, as does the log of the validation
-        return pydicom.dcmread(path, stop_before_pixels=not pixels, specific_tags=list(tags), force=force)

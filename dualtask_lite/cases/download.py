@@ -7,7 +7,6 @@ partial file, and unpack directly into the target folder.
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import shutil
 import tarfile
@@ -24,7 +23,7 @@ from typing import IO, Any
 from urllib.parse import urlsplit
 
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import flush_to_disk, move_into, unwritable
+from dualtask_lite.files import checksum_of, flush_to_disk, move_into, unwritable
 
 #: Called with a description of the step, the number of bytes done and, where known, of all bytes.
 Progress = Callable[[str, int, "int | None"], None]
@@ -142,15 +141,6 @@ def unpack(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return sizes
-
-
-def checksum_of(path: Path, kind: str) -> str:
-    """Compute the hexadecimal checksum of a file; ``kind`` is an algorithm of ``hashlib``."""
-    checksum = hashlib.new(kind, usedforsecurity=False)
-    with path.open("rb") as file:
-        for block in iter(lambda: file.read(_BLOCK), b""):
-            checksum.update(block)
-    return checksum.hexdigest()
 
 
 def _complete(url: str, part: Path, size: int | None, progress: Progress) -> None:

@@ -111,12 +111,12 @@ def check_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         )
         return
     low, high = float(volume.min()), float(volume.max())
-    measured = volume[volume >= _LOWEST]
-    if measured.size:
-        low = float(measured.min())  # not of the padding around the scanner's circle
     if low == high:
         yield Finding("error", f"{name}: every voxel is {low:g}", "export the CT again; this one is empty")
-    elif low > -200 or high < 100:
+        return
+    if high >= _LOWEST:
+        low = float(volume[volume >= _LOWEST].min())  # not of the padding outside the scanner's circle
+    if low > -200 or high < 100:
         yield Finding(
             "warning",
             f"{name}: values from {low:g} to {high:g} do not look like HU (air is -1000)",

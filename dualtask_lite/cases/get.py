@@ -19,11 +19,11 @@ from urllib.parse import urlencode
 
 from dualtask_lite.cases import nih
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.download import FetchError, Progress, checksum_of, fetch, unpack
+from dualtask_lite.cases.download import FetchError, Progress, fetch, unpack
 from dualtask_lite.cases.inventory import take_inventory
 from dualtask_lite.cases.registry import Source
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import read_record, whole_file
+from dualtask_lite.files import checksum_of, read_record, whole_file
 
 _RECEIPTS = ".fetched.json"  # the archives that were unpacked, with the files of each
 _LABELS = "panorama_labels"

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.dicom import files_of, is_dicom, is_index, lost_slices
+from dualtask_lite.cases.dicom_files import files_of, is_dicom, is_index, lost_slices
 from dualtask_lite.cases.layouts import CASE_FOLDERS, LAYOUTS, Dataset, dataset_in
-from dualtask_lite.cases.paths import is_nifti, niftis_in, packed_copy, printable, stem
+from dualtask_lite.cases.paths import is_broken_link, is_nifti, niftis_in, packed_copy, printable, stem
 from dualtask_lite.cases.results import is_result
 from dualtask_lite.errors import DualTaskError
 
@@ -165,7 +165,7 @@ class _Walk:
                     continue
                 if path in used_folders:
                     visit(path)
-                elif not path.exists() or (is_nifti(path) and packed_copy(path)):
+                elif is_broken_link(path) or (is_nifti(path) and packed_copy(path)):
                     self.skipped.append(_skip(path))
                 elif path.parent.name == "labelsTr" and is_nifti(path) and not path.name.startswith("."):
                     self.skipped.append(_orphan(path, unlabelled))
@@ -202,7 +202,7 @@ def _skip(path: Path) -> Skipped:
     """Skip a file that is not a case, with the reason."""
     if path.name.startswith("."):
         return Skipped(path, "is hidden", "rename it if it holds a CT")
-    if not path.exists():
+    if is_broken_link(path):
         remedy = "fetch what it points to (git annex get, or connect its disk), or remove it"
         holds_ct = is_nifti(path) or path.suffix.lower() == ".dcm"
         return Skipped(path, "is a broken link", remedy, may_be_ct=holds_ct)

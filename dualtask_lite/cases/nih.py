@@ -25,7 +25,7 @@ import numpy as np
 from scipy import ndimage
 
 from dualtask_lite.cases.case import Case, Scan
-from dualtask_lite.cases.dicom import series_below
+from dualtask_lite.cases.dicom_files import series_below
 from dualtask_lite.cases.masks import Box
 from dualtask_lite.cases.nifti import UNREADABLE, check_gzip
 from dualtask_lite.cases.paths import folders_in

@@ -24,6 +24,11 @@ def niftis_in(folder: Path) -> list[Path]:
     return [path for path in visible(folder) if path.is_file() and is_nifti(path) and not packed_copy(path)]
 
 
+def is_broken_link(path: Path) -> bool:
+    """Whether a path is a link to what is not there."""
+    return path.is_symlink() and not path.exists()
+
+
 def packed_copy(path: Path) -> Path | None:
     """The file of the same name beside a NIfTI file that is packed, if there is one."""
     packed = path.with_name(f"{path.name}.gz")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dualtask_lite.cases.download import checksum_of
-from dualtask_lite.files import read_record
+from dualtask_lite.files import checksum_of, read_record
 
 NOT_FOR_DIAGNOSIS = "made by Dual-Task Lite for teaching and research; not for diagnosis"  # in each report
 _ENDINGS = {"report": ".json", "mask": "_seg.nii.gz", "distance": "_distance.nii.gz", "preview": ".png"}

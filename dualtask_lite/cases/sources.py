@@ -73,8 +73,7 @@ def find_cases(source: str | Path) -> list[Case]:
     """
     cases = []
     for part in _parts(source):
-        inventory = _inventory_of(part)
-        inventory.require_cases(_path(part))
+        inventory = _inventory_with_cases(part)
         for line in describe_skipped(one for one in inventory.skipped if one.may_be_ct):
             _log.warning("skipped %s", line)
         cases += inventory.cases
@@ -97,14 +96,7 @@ def find_inputs(sources: Sequence[str | Path]) -> Inventory:
     used: set[Path] = set()
     for part in [part for source in sources for part in _parts(source)]:
         path = _path(part)
-        try:
-            found = _inventory_of(part)
-            if len(sources) == 1:
-                found.require_cases(path)
-        except DualTaskError as error:
-            if len(sources) == 1:
-                raise
-            found = Inventory(skipped=[cannot_be_used(path, error)])
+        found = _inventory_beside_others(part) if len(sources) > 1 else _inventory_with_cases(part)
         cases += found.cases
         skipped |= {one.path: one for one in found.skipped}
         if not (found.cases or found.skipped):
@@ -115,6 +107,20 @@ def find_inputs(sources: Sequence[str | Path]) -> Inventory:
     inventory = Inventory(_usable_together(cases), unused)
     inventory.require_cases(_path(sources[0]))
     return inventory
+
+
+def _inventory_with_cases(source: str | Path) -> Inventory:
+    inventory = _inventory_of(source)
+    inventory.require_cases(_path(source))
+    return inventory
+
+
+def _inventory_beside_others(source: str | Path) -> Inventory:
+    """Inventory of one of several sources; one that cannot be used is skipped."""
+    try:
+        return _inventory_of(source)
+    except DualTaskError as error:
+        return Inventory(skipped=[cannot_be_used(_path(source), error)])
 
 
 def _parts(source: str | Path) -> list[str | Path]:

@@ -347,6 +347,7 @@ def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):
         (Case("c", "A", hu(), None), "has no label"),
         (Case("c", "A", hu() // 8 + 130, organ()), "do not look like HU"),
         (Case("c", "A", padded(hu() + 1024), organ()), "do not look like HU"),  # stored values, and a scanner's circle
+        (Case("c", "A", padded(np.full_like(hu(), 40)), organ()), "values from 40 to 40 do not look like HU"),
         (
             Case(
                 "c",

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dualtask_lite.cases import download
 from dualtask_lite.cases.sources import PHANTOM_CASES, find_cases, sources
 from dualtask_lite.cli import app
+from dualtask_lite.files import checksum_of
 
 
 def call(*words):
@@ -54,7 +55,7 @@ def task07(phantom_folder, server, monkeypatch):
     monkeypatch.setitem(DecathlonDataset.resource, "Task07_Pancreas", server.url + server_path)
     archive = phantom_folder.parent / "archive"
     archive.write_bytes(out.getvalue())
-    monkeypatch.setitem(DecathlonDataset.md5, "Task07_Pancreas", download.checksum_of(archive, "md5"))
+    monkeypatch.setitem(DecathlonDataset.md5, "Task07_Pancreas", checksum_of(archive, "md5"))
     return server
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dualtask_lite.cases.case import Case
-from dualtask_lite.cases.dicom import files_of
+from dualtask_lite.cases.dicom_files import files_of
 from dualtask_lite.cases.inventory import describe_skipped
 from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
 from dualtask_lite.cases.sources import find_cases, find_inputs
