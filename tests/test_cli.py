@@ -136,7 +136,7 @@ def test_check_lists_a_bad_case_among_good_ones(typed, tmp_path):
     (tmp_path / "b.nii.gz").write_bytes((tmp_path / "b.nii.gz").read_bytes()[:500])
     code, out, err = typed("data", "check", tmp_path)
     assert code == 1
-    assert "1 of 2 cases have errors" in err
+    assert "found errors in 1 of 2 cases" in err
     assert "2 cases, 0 with a label, 1 with errors" in out
 
 

@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json, print_line, print_table
+from dualtask_lite.cli.shared import (
+    AsJson,
+    app,
+    check_folder_name,
+    counted,
+    out,
+    print_json,
+    print_line,
+    print_table,
+)
 from dualtask_lite.errors import DualTaskError, reason_of
 
 if TYPE_CHECKING:
@@ -91,7 +100,7 @@ def data_get(
     if as_json:
         print_json({"source": name, "folder": str(where), "cases": len(cases), "labelled": labelled})
     else:
-        out.print(f"{where}: {len(cases)} cases, {labelled} with a label", markup=False, highlight=False)
+        out.print(f"{where}: {counted(len(cases), 'case')}, {labelled} with a label", markup=False, highlight=False)
         where_to_look = shlex.quote(as_source(folder)) if folder else name
         out.print(f"try: dualtask data check {where_to_look}", markup=False, highlight=False)
 
@@ -157,13 +166,14 @@ def data_check(
         for line in describe_skipped(inventory.skipped):
             print_line(f"skipped {line}")
         labelled = sum(case.label is not None for case in cases)
-        out.print(f"{len(cases)} cases, {labelled} with a label, {len(bad)} with errors, {len(rows)} findings")
+        in_all, found = counted(len(cases), "case"), counted(len(rows), "finding")
+        out.print(f"{in_all}, {labelled} with a label, {len(bad)} with errors, {found}")
     if bad:
         raise DualTaskError(
-            f"{len(bad)} of {len(cases)} cases have errors", "repair or remove them, see the list above"
+            f"found errors in {len(bad)} of {counted(len(cases), 'case')}", "repair or remove them, see the list above"
         )
     if unusable := sum(one.may_be_ct for one in inventory.skipped):
-        raise DualTaskError(f"{unusable} skipped files or folders may be CTs", "see the list above")
+        raise DualTaskError(f"skipped {counted(unusable, 'path')} where a CT may be", "see the list above")
 
 
 @data_app.command("make")

@@ -19,6 +19,7 @@ from dualtask_lite.cli.shared import (
     Stages,
     app,
     check_folder_name,
+    counted,
     models_of,
     out,
     print_json,
@@ -86,7 +87,7 @@ def evaluate(
         for name, reason in result.failed.items():
             typer.echo(f"failed {name}: {reason}", err=True)
         raise DualTaskError(
-            f"{len(result.failed)} of {len(cases)} cases could not be evaluated; see the list above",
+            f"could not evaluate {len(result.failed)} of {counted(len(cases), 'case')}; see the list above",
             "repair these cases, see dualtask data check",
         )
 

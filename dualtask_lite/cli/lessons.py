@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json
+from dualtask_lite.cli.shared import AsJson, app, check_folder_name, counted, out, print_json
 from dualtask_lite.files import whole_file
 from dualtask_lite.resources import lessons_folder
 
@@ -35,6 +35,6 @@ def lessons(
     if as_json:
         print_json({"written": written, "kept": kept})
         return
-    unchanged = f"; {len(kept)} existing files are unchanged" if kept else ""
-    out.print(f"wrote {len(written)} files to {folder}{unchanged}", markup=False, highlight=False)
+    unchanged = f"; kept {counted(len(kept), 'file')} that existed" if kept else ""
+    out.print(f"wrote {counted(len(written), 'file')} to {folder}{unchanged}", markup=False, highlight=False)
     out.print(f"open them with: jupyter lab {shlex.quote(str(folder))}", markup=False, highlight=False)

@@ -256,7 +256,7 @@ def test_check_lists_each_broken_image_and_continues(tmp_path):
     assert len(finding_of) == len(broken_images()) - 2  # without the missing file and the empty folder
     done = CliRunner().invoke(app, ["data", "check", str(tmp_path), "--json"])
     assert isinstance(done.exception, DualTaskError)
-    assert done.exception.what == f"{len(finding_of)} of {len(finding_of) + 1} cases have errors"
+    assert done.exception.what == f"found errors in {len(finding_of)} of {len(finding_of) + 1} cases"
     findings = json.loads(done.stdout)["findings"]
     errors = {one["case"]: one for one in findings if one["level"] == "error"}
     assert errors.keys() == finding_of.keys()

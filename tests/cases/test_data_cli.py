@@ -166,11 +166,12 @@ def test_the_command_to_make_a_generated_source_works(refused, name, monkeypatch
     assert out.endswith("dualtask data check 'my set'\n")
 
 
-def test_check_fails_when_a_listed_image_is_missing(refused, tmp_path):
+@pytest.mark.parametrize(("missing", "words"), [(1, "1 path"), (2, "2 paths")])
+def test_check_fails_when_a_listed_image_is_missing(refused, tmp_path, missing, words):
     folder = a_source(tmp_path / "X", [0], [[0, 1, 2]])
-    listed = [{"image": f"imagesTr/c{n}.nii.gz", "label": f"labelsTr/c{n}.nii.gz"} for n in range(3)]
+    listed = [{"image": f"imagesTr/c{n}.nii.gz", "label": f"labelsTr/c{n}.nii.gz"} for n in range(1 + missing)]
     (folder / "dataset.json").write_text(json.dumps({"training": listed}))
-    assert refused("check", folder) == (1, "error: 2 skipped files or folders may be CTs; see the list above")
+    assert refused("check", folder) == (1, f"error: skipped {words} where a CT may be; see the list above")
 
 
 def test_web_page_error_names_the_file_to_fetch(refused, task07):

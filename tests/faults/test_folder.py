@@ -54,7 +54,7 @@ TOLD = dict(zip(BROKEN, ("damaged or cut off", "not a readable NIfTI", "not fini
 def test_check_lists_the_broken_cases(typed, folder):
     code, out, err = typed("data", "check", folder, "--json")
     assert code == 1
-    assert err == f"error: 3 of {CASES} cases have errors; repair or remove them, see the list above\n"
+    assert err == f"error: found errors in 3 of {CASES} cases; repair or remove them, see the list above\n"
     output = json.loads(out)
     assert output["cases"] == CASES
     found = {one["case"]: one["finding"] for one in output["findings"] if one["level"] == "error"}

@@ -25,7 +25,7 @@ def test_lessons_command_writes_notebooks_and_keeps_changed_files(typed, tmp_pat
     code, output, _ = typed("lessons", tmp_path / "course", "--solutions")
     assert code == 0
     assert f"wrote {len(BOTH)} files" in output
-    assert f"{len(BOTH) + 1} existing files are unchanged" in output
+    assert f"kept {len(BOTH) + 1} files that existed" in output
     assert mine.read_text() == "my answers"
     assert sorted(path.name for path in (tmp_path / "course" / "solutions").iterdir()) == BOTH
 
