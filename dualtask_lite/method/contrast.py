@@ -182,8 +182,10 @@ def _deepest(distance_mm: torch.Tensor, stride: int) -> torch.Tensor:
 
 def _skeleton(mask: torch.Tensor, stride: int) -> torch.Tensor:
     """(B, 1, X, Y, Z) -> (B, x, y, z): the skeleton (Lee et al. 1994) of every ``stride``-th voxel."""
+    x, y, z = (side // stride for side in mask.shape[2:])  # whole cells only, as of the shell
+    chosen = mask[:, 0, ::stride, ::stride, ::stride][:, :x, :y, :z] > 0
     # Thinning depends on the order of the axes; z, y, x is the published order.
-    cells = (mask[:, 0, ::stride, ::stride, ::stride] > 0).permute(0, 3, 2, 1).cpu().numpy()  # (B, z, y, x)
+    cells = chosen.permute(0, 3, 2, 1).cpu().numpy()  # (B, z, y, x)
     padded = np.pad(cells, ((0, 0), (0, 1), (0, 0), (0, 0)))  # an empty slice separates the samples
     stack = skeletonize(padded.reshape(-1, *cells.shape[2:])) > 0  # all samples in one volume: (B * (z + 1), y, x)
     skeleton = stack.reshape(padded.shape)[:, :-1].transpose(0, 3, 2, 1)

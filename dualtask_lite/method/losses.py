@@ -42,13 +42,29 @@ class Target(NamedTuple):
     distance_mm: torch.Tensor  # (B, 1, X, Y, Z) signed, negative inside
 
 
+def _alike(predicted: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both in one floating type: a sum over the voxels of a patch overflows in half precision.
+
+    Raises:
+        ValueError: when their shapes differ; PyTorch would compare each sample with the truth of all others.
+    """
+    if predicted.shape != truth.shape:
+        raise ValueError(f"prediction {tuple(predicted.shape)} and truth {tuple(truth.shape)} differ in shape")
+    dtype = torch.promote_types(predicted.dtype, torch.float32)
+    return predicted.to(dtype), truth.to(dtype)
+
+
 def dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """1 - soft Dice of each sample, averaged over the batch (Milletari et al. 2016, arXiv 1606.04797).
 
     Args:
         probability: (B, 1, X, Y, Z) in [0, 1].
         mask: (B, 1, X, Y, Z) 0 or 1.
+
+    Raises:
+        ValueError: when the shapes differ; so does each term.
     """
+    probability, mask = _alike(probability, mask)
     overlap = (probability * mask).flatten(1).sum(1)  # (B,)
     size = (probability + mask).flatten(1).sum(1)  # (B,)
     return 1 - ((2 * overlap + 1e-6) / (size + 1e-6)).mean()
@@ -56,6 +72,7 @@ def dice_loss(probability: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def seg_term(logit: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """L_seg: soft Dice plus binary cross-entropy; both (B, 1, X, Y, Z)."""
+    logit, mask = _alike(logit, mask)
     return dice_loss(logit.sigmoid(), mask) + F.binary_cross_entropy_with_logits(logit, mask)
 
 
@@ -70,6 +87,7 @@ def distance_term(
         band: mm.
         surface_weight: weight of the voxels nearer to the surface than a quarter of the band; the others have 1.
     """
+    regressed, distance_mm = _alike(regressed, distance_mm)
     error = (regressed - to_band(distance_mm, band)).abs()
     near = distance_mm.abs() < NEAR_SURFACE * band
     weight = torch.where(near, surface_weight, 1.0).to(error)
@@ -87,6 +105,7 @@ def conv_mask_term(
         tau: temperature in mm; far below one voxel the gradient vanishes (trap 1).
         band: mm.
     """
+    regressed, mask = _alike(regressed, mask)
     return dice_loss(distance_to_probability(from_band(regressed, band), tau), mask)
 
 
@@ -104,6 +123,7 @@ def conv_distance_term(
     Returns:
         Mean absolute error in bands; 0 for a sample with no voxel within the band.
     """
+    logit, distance_mm = _alike(logit, distance_mm)
     within = distance_mm.abs() < band
     error = (logit_to_distance(logit, tau, band) - distance_mm).abs() / band
     return ((error * within).flatten(1).sum(1) / within.flatten(1).sum(1).clamp_min(1)).mean()
@@ -123,10 +143,11 @@ def out_term(
         regressed: (B, 1, X, Y, Z) distance / band of the first view; ``None`` without a distance head.
         other_regressed: of the second view.
     """
+    logit, other_logit = _alike(logit, other_logit)
     difference = F.mse_loss(logit.sigmoid(), other_logit.sigmoid())
     if regressed is None or other_regressed is None:
         return difference
-    return difference + F.mse_loss(regressed, other_regressed)
+    return difference + F.mse_loss(*_alike(regressed, other_regressed))
 
 
 def feat_term(

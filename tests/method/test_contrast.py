@@ -200,6 +200,12 @@ def test_sample_without_lesion_or_shell_has_neither_region():
     assert shell.flatten(1).any(1).tolist() == [False, True, False]
 
 
+@pytest.mark.parametrize("core", ["deepest", "skeleton"])
+def test_core_and_shell_have_one_grid_also_on_a_patch_that_no_stride_divides(core):
+    mask = ellipsoid((20, 27, 32), (9, 12, 16), (6, 7, 8))
+    assert {tuple(region.shape) for region in regions(mask, core=core)} == {(1, 2, 3, 4)}
+
+
 def test_unknown_core_is_refused():
     with pytest.raises(ValueError, match="deepest, skeleton"):
         regions(GOLDEN_A, core="middle")

@@ -109,6 +109,34 @@ def test_golden_conversion_of_a_distance(k, loss):
 # -- each term ----------------------------------------------------------------------------------------------
 
 
+#: Of a prediction and its truth.
+OF_TWO = [dice_loss, seg_term, distance_term, conv_mask_term, conv_distance_term, out_term]
+
+
+@pytest.mark.parametrize("term", OF_TWO)
+@pytest.mark.parametrize("shape", [(4, 8, 8, 8), (1, 1, 8, 8, 8), (4, 1, 8, 8)], ids=["no channel", "one sample", "2D"])
+def test_a_truth_of_another_shape_is_refused(term, shape):
+    """PyTorch would compare each sample with the truth of all others."""
+    with pytest.raises(ValueError, match="differ in shape"):
+        term(torch.rand(4, 1, 8, 8, 8), torch.ones(shape))
+
+
+@pytest.mark.parametrize("term", [dice_loss, seg_term, conv_mask_term])
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int64, torch.float16])
+def test_a_mask_may_have_any_type(term, dtype):
+    mask, predicted = ball(), torch.rand(1, 1, 48, 48, 32, generator=generator())
+    assert term(predicted, mask.to(dtype)) == term(predicted, mask)
+
+
+@pytest.mark.parametrize("term", OF_TWO)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_does_not_overflow(term, dtype):
+    """Its largest value is 65,504, and a patch has more voxels."""
+    predicted = torch.rand(1, 1, 64, 64, 64, generator=generator()).to(dtype)
+    truth = (torch.rand(1, 1, 64, 64, 64, generator=generator(1)) < 0.5).to(dtype)
+    assert term(predicted, truth) == pytest.approx(float(term(predicted.float(), truth.float())), rel=1e-5)
+
+
 def test_dice_of_empty_masks_is_defined():
     nothing = torch.zeros(1, 1, 4, 4, 4)
     assert dice_loss(nothing, nothing).item() == 0
