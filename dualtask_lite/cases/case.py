@@ -46,14 +46,14 @@ class Case:
         centre: the hospital; escaped likewise.
         image: a NIfTI file, the folder of a DICOM series, or an array (X, Y, Z) in HU. A path may be a string.
         label: a NIfTI file or an array on the same grid; 0 background, 1 pancreas, 2 tumour.
-        affine: (4, 4), voxel -> mm in RAS+, of arrays; files bring their own.
+        affine: (4, 4), voxel -> mm in RAS+, of arrays, such as ``np.diag([*spacing, 1])``; files bring their own.
         label_map: value in the label file -> our value, for files with other or fewer values; ``load`` applies it. Any
             value without an entry, except 0, is an error.
         patient: id of the patient, whose cases a split keeps together. By default each case is another patient.
         origin: the known source that published the image first, if the data set names it.
 
     Raises:
-        TypeError: when the image or the label is neither a path nor an array.
+        TypeError: when the image or the label is neither a path nor an array, or an array has no affine.
     """
 
     id: str
@@ -74,6 +74,8 @@ class Case:
                 object.__setattr__(self, name, Path(value))
             elif not isinstance(value, Path | np.ndarray) and not (name == "label" and value is None):
                 raise TypeError(f"case {self.id}: its {name} is {type(value).__name__}, not a path or a numpy array")
+        if isinstance(self.image, np.ndarray) and self.affine is None:
+            raise TypeError(f"case {self.id}: its image is an array; give its affine too, without which no mm is known")
 
     def load(self) -> Scan:
         """Read and check the case.
@@ -201,7 +203,7 @@ def examine(case: Case) -> tuple[Scan | None, list[Finding]]:
             )
         else:
             label_name = str(case.label) if isinstance(case.label, Path) else f"label of {case.id}"
-            label_source = open_image(case.label, case.affine, label_name)
+            label_source = open_image(case.label, source.affine, label_name)
             values, label_affine = on_ras_grid(label_source, label_name)
             values = round_labels(values)
             positioned, meanings = has_position(label_source), meanings_of(case.label_map)

@@ -32,7 +32,7 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
         DualTaskError: when it is not the image of a CT or a label; the message calls it ``name``.
     """
     if isinstance(source, np.ndarray):
-        image: Any = nib.Nifti1Image(source.astype(np.float32), np.eye(4) if affine is None else affine)
+        image: Any = nib.Nifti1Image(source.astype(np.float32), affine)
     elif source.is_dir():
         image = dicom.read_series(source)
     else:

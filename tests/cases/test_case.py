@@ -344,10 +344,16 @@ def test_a_label_that_is_stored_in_another_voxel_order_fits(tmp_path):
 @pytest.mark.parametrize(
     ("case", "message"),
     [
-        (Case("c", "A", hu(), None), "has no label"),
-        (Case("c", "A", hu() // 8 + 130, organ()), "do not look like HU"),
-        (Case("c", "A", padded(hu() + 1024), organ()), "do not look like HU"),  # stored values, and a scanner's circle
-        (Case("c", "A", padded(np.full_like(hu(), 40)), organ()), "values from 40 to 40 do not look like HU"),
+        (Case("c", "A", hu(), None, affine_of()), "has no label"),
+        (Case("c", "A", hu() // 8 + 130, organ(), affine_of()), "do not look like HU"),
+        (
+            Case("c", "A", padded(hu() + 1024), organ(), affine_of()),
+            "do not look like HU",
+        ),  # stored values, and a scanner's circle
+        (
+            Case("c", "A", padded(np.full_like(hu(), 40)), organ(), affine_of()),
+            "values from 40 to 40 do not look like HU",
+        ),
         (
             Case(
                 "c",
@@ -398,8 +404,20 @@ def test_input_without_path_and_array_is_refused_immediately(image, label):
         Case("c", "A", image, label)
 
 
+def test_an_array_without_affine_is_refused_immediately():
+    """With voxels of 1 mm by default, every distance and volume would be wrong without a word."""
+    with pytest.raises(TypeError, match="case c: its image is an array; give its affine"):
+        Case("c", "A", hu(), organ())
+
+
+def test_a_label_in_memory_lies_on_the_grid_of_its_file(tmp_path):
+    file = write(tmp_path / "ct.nii.gz", hu(), affine_of(signs=(-1, 1, 1)))
+    scan = Case("c", "A", file, organ()).load()
+    np.testing.assert_array_equal(scan.label, organ()[::-1])
+
+
 def test_names_that_cannot_be_printed_are_escaped():
-    case = Case("ct\udcff\n\x1b[2J", "Übersicht 胰", hu())
+    case = Case("ct\udcff\n\x1b[2J", "Übersicht 胰", hu(), affine=affine_of())
     assert (case.id, case.centre) == ("ct%FF%0A%1B[2J", "Übersicht 胰")
 
 
@@ -479,7 +497,7 @@ def test_a_damaged_qform_beside_a_good_sform_is_a_warning(tmp_path):
 def test_values_above_the_range_of_ct_are_a_warning():
     volume = hu().astype(np.float32)
     volume[0, 0, 0] = 62_512
-    (finding,) = check(Case("c", "A", volume, organ()))
+    (finding,) = check(Case("c", "A", volume, organ(), affine_of()))
     assert finding.what == "c: values up to 62512 are above the range of CT"
 
 
@@ -500,8 +518,8 @@ def test_the_digest_is_of_the_voxels_not_of_the_file(tmp_path, good):
         write(tmp_path / "turned.nii.gz", hu()[::-1, ::-1], lps),
     ]
     assert {Case("x", "B", copy).digest() for copy in copies} == {good.digest()}
-    assert Case("x", "B", hu()).digest() == good.digest()
-    assert Case("x", "B", hu(seed=1)).digest() != good.digest()
+    assert Case("x", "B", hu(), affine=affine_of()).digest() == good.digest()
+    assert Case("x", "B", hu(seed=1), affine=affine_of()).digest() != good.digest()
 
 
 def test_the_digest_follows_a_file_that_changes(good):

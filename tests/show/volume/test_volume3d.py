@@ -101,7 +101,7 @@ def test_oblique_grid_keeps_its_position():
 def test_large_ct_stays_below_the_default_limit():
     volume = np.zeros((256, 256, 160), np.float32)
     volume[0, 0, 0] = -1000
-    block = cut_block(Case("a", "A", volume).load(), {})
+    block = cut_block(Case("a", "A", volume, affine=np.eye(4)).load(), {})
     assert LIMIT / 2 < block.nbytes <= LIMIT
 
 
@@ -120,7 +120,7 @@ def test_block_with_empty_prediction_keeps_the_body():
 def test_volume_of_air_is_kept_completely():
     volume = np.full((6, 7, 8), -1000, np.float32)
     volume[0, 0, 0] = -900
-    assert cut_block(Case("a", "A", volume).load(), {}).ct.shape == (6, 7, 8)
+    assert cut_block(Case("a", "A", volume, affine=np.eye(4)).load(), {}).ct.shape == (6, 7, 8)
 
 
 def test_extreme_values_are_clipped_without_overflow():
@@ -174,7 +174,7 @@ def test_largest_page_stays_below_its_limit(tmp_path):
     rng = np.random.default_rng(0)
     volume = rng.uniform(-1024, 3071, (160, 160, 90)).astype(np.float32)
     label = rng.integers(0, 3, volume.shape).astype(np.uint8)
-    file = page(Case("a", "A", volume, label), label, tmp_path / "a.html")
+    file = page(Case("a", "A", volume, label, np.eye(4)), label, tmp_path / "a.html")
     assert file.stat().st_size < 12e6
 
 
