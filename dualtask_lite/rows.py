@@ -43,7 +43,7 @@ def pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> list[Pai
 
     Args:
         rows: results with ``arm``, ``centre``, ``case``, ``seed`` and the metric, of one target, protocol, head and
-            box. ``part`` is the held-out part of a training; by default the centre.
+            box. ``part`` is the held-out part of a training; rows without it are of one training for each seed.
         arm: to compare.
         baseline: the arm to compare it with.
         metric: a column; pairs with an undefined value are skipped.
@@ -58,7 +58,7 @@ def pairs(rows: Sequence[Row], arm: str, baseline: str, metric: str) -> list[Pai
     for row in rows:
         if row["arm"] not in values:
             continue
-        training = (str(row.get("part", row["centre"])), str(row["seed"]))
+        training = (str(row.get("part", "")), str(row["seed"]))
         key = (training, str(row["centre"]), str(row["case"]))
         if key in values[row["arm"]]:
             raise ValueError(

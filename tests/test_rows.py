@@ -4,11 +4,12 @@ import math
 
 import pytest
 
+from dualtask_lite.engine.judging.statistics import compare
 from dualtask_lite.rows import Pair, mean_of, number, pairs
 
 
 def row(arm, case, seed, dice, centre="A", **other):
-    return {"arm": arm, "centre": centre, "case": case, "seed": seed, "dice": dice, **other}
+    return {"arm": arm, "centre": centre, "case": case, "seed": seed, "dice": dice, "part": centre, **other}
 
 
 @pytest.mark.parametrize(("text", "value"), [("0.5", 0.5), ("True", 1.0), (False, 0.0), (3, 3.0)])
@@ -49,6 +50,16 @@ def test_a_part_that_is_not_the_centre_makes_trainings():
         row(arm, case, 0, 0.5, part=part) for arm in ("segmentation", "full") for case, part in (("a", 0), ("b", 1))
     ]
     assert [pair.training for pair in pairs(rows, "full", "segmentation", "dice")] == [("0", "0"), ("1", "0")]
+
+
+def test_rows_without_a_part_are_of_one_training_for_each_seed():
+    """Those of ``dualtask evaluate``, whose test hospitals are not training runs."""
+    rows = [row(arm, "a", seed, 0.5, centre) for arm in ("segmentation", "full") for seed in (0, 1) for centre in "ABC"]
+    for one in rows:
+        del one["part"]
+    assert {pair.training for pair in pairs(rows, "full", "segmentation", "dice")} == {("", "0"), ("", "1")}
+    (found,) = compare(rows, "segmentation", "dice")
+    assert (found["trainings"], found["conclusion"]) == (2, "not shown")
 
 
 def test_rows_that_are_not_filtered_are_refused():

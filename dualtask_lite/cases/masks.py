@@ -38,7 +38,13 @@ class Box:
 
     @classmethod
     def around(cls, mask: np.ndarray, margin: float = 0.0, spacing: Sequence[float] = (1, 1, 1)) -> Box | None:
-        """The box of a mask (X, Y, Z) with a margin in mm, clipped to the volume; ``None`` when the mask is empty."""
+        """The box of a mask (X, Y, Z) with a margin in mm, clipped to the volume; ``None`` when the mask is empty.
+
+        Raises:
+            ValueError: when the mask has other axes, such as a channel.
+        """
+        if mask.ndim != 3:
+            raise ValueError(f"the mask has the shape {mask.shape}; give (X, Y, Z)")
         start, stop = [], []
         for axis in range(3):
             used = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))

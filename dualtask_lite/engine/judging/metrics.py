@@ -73,11 +73,11 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[fl
         All have the same weight, as in MedPy; the NSD of DeepMind weights them by area.
 
     Raises:
-        ValueError: when the masks are on different grids.
+        ValueError: when the masks are on different grids, have other axes, or hold values other than 0 and 1.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    prediction, truth = prediction.astype(bool), truth.astype(bool)
+    prediction, truth = _as_mask(prediction, "prediction"), _as_mask(truth, "truth")
     box = Box.around(prediction | truth, max(spacing), spacing) or Box.whole(truth.shape)
     prediction, truth = prediction[box.slices], truth[box.slices]  # the rest of the volume changes no metric
     return {
@@ -86,6 +86,14 @@ def case_metrics(prediction: np.ndarray, truth: np.ndarray, spacing: Sequence[fl
         **_volumes(prediction, truth, spacing),
         "detected": bool((prediction & truth).any()) if truth.any() else math.nan,
     }
+
+
+def _as_mask(values: np.ndarray, name: str) -> np.ndarray:
+    """A mask as bool; a probability or a label map is not a mask."""
+    mask = values.astype(bool)
+    if (mask != values).any():
+        raise ValueError(f"the {name} holds values other than 0 and 1; give a mask of one target")
+    return mask
 
 
 def summarise(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

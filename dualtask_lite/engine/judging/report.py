@@ -46,7 +46,7 @@ class Examination:
 
     Attributes:
         examples: best, median and worst case, each with the fields of ``show.report.contents.Example``.
-        doubts: the fields of ``show.report.contents.Doubts``; None when no case was examined.
+        doubts: the fields of ``show.report.contents.Doubts``; None when no error is known.
         missing: section of the report -> why it is incomplete.
     """
 
@@ -136,21 +136,28 @@ def evaluated_cases(rows: Sequence[dict[str, Any]], source: str) -> list[Case]:
 
 
 def examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[str, Any]]) -> Examination:
-    """Predict the evaluated cases again, measure the warnings on all of them, and collect the examples."""
+    """Predict the evaluated cases again, measure the warnings where the error is known, and collect the examples.
+
+    The Dice of a target that the label lacks is undefined here as in the table, so such a case has no known error.
+    """
     chosen, examples, judged, changed = choose_examples(rows), {}, [], []
+    target = STAGES[models[-1].settings.stage].target
     with progress_bar() as bar:
         for case in bar.track(cases, description="predicting"):
             scan = case.load()
             prediction = predict_scan(models, scan)
-            result = disagreement(models, scan, prediction)
-            judged.append(judge(scan, prediction, result))
+            assert scan.label is not None  # it was evaluated
+            doubt_mm = None
+            if target_mask(scan.label, target).any():
+                result = disagreement(models, scan, prediction)
+                judged.append(judge(scan, prediction, result))
+                doubt_mm = result.heads_mm
             if case.id not in chosen:
                 continue
             role, row = chosen[case.id]
             (again,) = score(scan, prediction, [row["target"]])
             if abs(again["dice"] - float(row["dice"])) > _TOLERANCE:
                 changed.append(case.id)
-            assert scan.label is not None  # ``score`` checks it
             shown, truth = prediction.targets[row["target"]], target_mask(scan.label, row["target"])
             examples[role] = {
                 "role": role,
@@ -159,7 +166,7 @@ def examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[
                 "mask": prediction.mask,
                 "distance_mm": shown.distance_mm,
                 "error_mm": surface_error_mm(shown.mask, truth, scan.spacing),
-                "doubt_mm": result.heads_mm if result.target == row["target"] else None,
+                "doubt_mm": doubt_mm if row["target"] == target else None,
             }
     missing = {}
     if not chosen:
@@ -171,7 +178,10 @@ def examine(models: Sequence[Model], cases: Sequence[Case], rows: Sequence[dict[
             f"Case {', '.join(changed)} now has another Dice than in the table: the cases or the model have changed. "
             "Evaluate again."
         )
-    return Examination([examples[role] for role, _ in chosen.values()], _doubts(result.target, judged), missing)
+    if not judged:
+        missing["doubts"] = f"No label has the target, {target}, so no error is known to compare the warnings with."
+    doubts = _doubts(target, judged) if judged else None
+    return Examination([examples[role] for role, _ in chosen.values()], doubts, missing)
 
 
 def choose_examples(rows: Sequence[dict[str, Any]]) -> dict[str, tuple[str, dict[str, Any]]]:

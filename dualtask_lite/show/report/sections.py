@@ -126,7 +126,9 @@ def _doubts(report: Report) -> Iterator[str]:
         "share of the error that this saves, compared with a perfect warning; 0 is no better than chance. A tumour "
         "that all predictions miss gives no warning."
     )
-    yield _table(doubts.summary, f"Warnings against the true error, {len(doubts.rows)} cases")
+    yield _table(
+        doubts.summary, f"Warnings against the true error, {len(doubts.rows)} cases whose label has the {doubts.target}"
+    )
     warning, label = doubts.shown
     yield trust.warning_against_error(doubts.rows, warning, label, doubts.correlation).to_html()
     yield trust.risk_coverage(doubts.curves, doubts.perfect).to_html()

@@ -21,6 +21,7 @@ from dualtask_lite.engine.judging.metrics import METRICS, case_metrics, summaris
 CT = (0.8, 0.8, 5.0)  # mm, a thick-slice CT
 ONE = (1.0, 1.0, 1.0)
 MM = st.floats(0.25, 8.0, width=32)
+ISOTROPIC = (1.0, 1.0, 1.0)
 SPACINGS = st.tuples(MM, MM, MM)
 UNDEFINED = math.nan
 ROUNDING = 1e-4  # mm; MONAI keeps distances of up to 100 mm here in float32
@@ -156,6 +157,23 @@ def test_one_voxel_that_meets_the_truth_detects_it():
 def test_masks_of_different_shape_are_refused():
     with pytest.raises(ValueError, match="differ in shape"):
         case_metrics(np.ones((3, 3, 3), bool), np.ones((3, 3, 4), bool), ONE)
+
+
+@pytest.mark.parametrize("axes", [(0,), (3,), (0, 1)], ids=["channel first", "channel last", "batch and channel"])
+def test_masks_with_a_channel_are_refused(axes):
+    """Not taken for two empty masks, whose metrics are undefined."""
+    mask = np.expand_dims(box((8, 9, 10), (2, 2, 2), (6, 6, 6)), axes)
+    with pytest.raises(ValueError, match=r"give \(X, Y, Z\)"):
+        case_metrics(mask, mask, ISOTROPIC)
+
+
+@pytest.mark.parametrize("value", [0.4, 2])
+@pytest.mark.parametrize("name", ["prediction", "truth"])
+def test_a_probability_or_a_label_map_is_no_mask(name, value):
+    mask = box((8, 9, 10), (2, 2, 2), (6, 6, 6))
+    with pytest.raises(ValueError, match=f"the {name} holds values other than 0 and 1"):
+        case_metrics(**{"prediction": mask, "truth": mask} | {name: mask * value}, spacing=ISOTROPIC)
+    same(case_metrics(mask.astype(np.uint8), mask.astype(float), ISOTROPIC), case_metrics(mask, mask, ISOTROPIC))
 
 
 def test_neither_mask_is_changed():

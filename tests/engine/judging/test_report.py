@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -94,7 +95,28 @@ def test_evaluation_without_a_defined_dice_says_why_there_is_no_example(cascade,
     contents = collect(evaluated(cascade, tmp_path, [row(case.id, "")]))
     assert contents["examples"] == []
     assert set(contents["missing"]) == {"examples"}
+    assert contents["doubts"] is not None, "the label has a tumour, whatever the table says"
     assert "no label has a target" in contents["missing"]["examples"]
+
+
+@pytest.mark.parametrize("without", [1, 4], ids=["one", "all"])
+def test_warnings_are_measured_only_where_the_label_has_the_target(cascade, phantom_folder, tmp_path, without):
+    """An empty label is no truth about tumours: any prediction would count as an error of 1."""
+    source = shutil.copytree(phantom_folder, tmp_path / "source")
+    cases = [case for case in find_cases(str(source)) if case.centre == "C"]
+    assert len(cases) == 4
+    for case in cases[:without]:
+        label = nib.load(case.label)
+        organ = np.minimum(np.asarray(label.dataobj), 1)
+        nib.save(nib.Nifti1Image(organ, label.affine, label.header), case.label)
+    run = evaluated(cascade, tmp_path, [row(case.id, "0.5", "pancreas") for case in cases])
+    contents = collect(run, str(source))
+    if without == 4:
+        assert contents["doubts"] is None
+        assert "No label has the target, tumour" in contents["missing"]["doubts"]
+    else:
+        assert [one["case"] for one in contents["doubts"]["rows"]] == [case.id for case in cases[without:]]
+        assert "doubts" not in contents["missing"]
 
 
 def test_evaluation_in_which_every_case_failed_is_not_called_missing(cascade, tmp_path):

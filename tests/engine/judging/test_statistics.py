@@ -24,7 +24,7 @@ from dualtask_lite.rows import Pair, pairs
 
 
 def row(arm, case, seed, dice, centre="A"):
-    return {"arm": arm, "centre": centre, "case": case, "seed": seed, "dice": dice}
+    return {"arm": arm, "centre": centre, "part": centre, "case": case, "seed": seed, "dice": dice}
 
 
 def simulated(rng, effect, *, cases=14, seeds=2, arms=("better",)):
