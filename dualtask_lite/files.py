@@ -103,7 +103,7 @@ def check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
-        remedy = "choose another folder with -o, or check your permissions"
+        remedy = "choose another folder, or check your permissions"
         raise DualTaskError(unwritable(folder, error).what, remedy) from error
 
 

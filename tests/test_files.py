@@ -48,7 +48,7 @@ def test_a_folder_is_tried_without_a_trace(tmp_path, monkeypatch):
     check_writable(Path("new"))
     assert os.listdir(tmp_path) == []
     (tmp_path / "file").touch()
-    with pytest.raises(DualTaskError, match=r"file.new: cannot be written .*; choose another folder with -o"):
+    with pytest.raises(DualTaskError, match=r"file.new: cannot be written .*; choose another folder, or check"):
         check_writable(tmp_path / "file" / "new")
 
 

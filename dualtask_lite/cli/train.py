@@ -47,6 +47,7 @@ def train(
     from dualtask_lite.engine.training.devices import rank
     from dualtask_lite.engine.training.selection import checked_split
     from dualtask_lite.engine.training.train import train as train_stage
+    from dualtask_lite.files import check_writable
     from dualtask_lite.resources import as_model
 
     if resume:
@@ -60,6 +61,8 @@ def train(
         _check_new_folders(plan)
     unfinished = [(run_folder, settings) for run_folder, settings in plan if not _is_finished(run_folder, settings)]
     # Check every stage before the first one is trained; nothing is written before that.
+    for run_folder, _ in unfinished:
+        check_writable(run_folder)
     splits = []
     with progress_bar(rank() == 0) as bar:
         track: Track = partial(bar.track, description="comparing images")

@@ -255,6 +255,9 @@ class Settings(Section):
     def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
         """Read settings from a YAML file, with overrides by dotted name.
 
+        A file that holds every setting, such as the ``config.yaml`` of a run, stands for what differs from its profile
+        and stage: with another profile or stage in ``overrides``, all other settings are those of the new one.
+
         Raises:
             DualTaskError: when the file cannot be read or a setting is unknown or ill-typed.
         """
@@ -271,7 +274,10 @@ class Settings(Section):
                 f"{path}: holds a {type(values).__name__}, not settings",
                 "write lines of the form name: value",
             )
-        return resolve(_merged(values, _nested(overrides or {})), origin=str(path))
+        changes = _nested(overrides or {})
+        if changes.keys() & {"profile", "stage"}:
+            values = _without_defaults(values, origin=str(path))
+        return resolve(_merged(values, changes), origin=str(path))
 
     def changed(self, overrides: Mapping[str, Any]) -> Settings:
         """A validated copy with some values changed, by dotted name."""
@@ -296,6 +302,27 @@ def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:
         weights = {term: weight for term, weight in weights.items() if term not in TUMOUR_TERMS}
     merged = _merged(merged, {"objective": {"weights": weights}})
     return _validated(_merged(merged, values), origin=origin)
+
+
+def _without_defaults(values: Mapping[str, Any], *, origin: str) -> Mapping[str, Any]:
+    """Of values that are all settings of a run, those that its profile and stage do not set; else the same values."""
+    own = resolve(values, origin=origin)
+    if values != own.model_dump(mode="json"):
+        return values
+    kind = {"profile": own.profile, "stage": own.stage}
+    return {**kind, **_differing(values, resolve(kind, origin=origin).model_dump(mode="json"))}
+
+
+def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that differ from the defaults, in their sections."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
+            if inner := _differing(value, defaults[name]):
+                found[name] = inner
+        elif name not in defaults or value != defaults[name]:
+            found[name] = value
+    return found
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:

@@ -183,6 +183,22 @@ def test_overrides_precede_the_file_and_the_file_the_profile(tmp_path):
     assert settings.optimiser.lr == Settings.of("gpu").optimiser.lr
 
 
+@pytest.mark.parametrize("new", [{"stage": "pancreas-coarse"}, {"profile": "gpu"}, {"profile": "reference"}])
+@pytest.mark.parametrize("profile", ["laptop", "colab", "paper"])
+def test_all_settings_of_a_run_do_not_hold_back_another_profile_or_stage(tmp_path, profile, new):
+    """Only what the run changed is kept: its other numbers are those of its own profile and stage."""
+    Settings.of(profile, {"optimiser.steps": 7, "data.held_out": "B"}).write(tmp_path / "config.yaml")
+    expected = Settings.of(new.get("profile", profile), {"optimiser.steps": 7, "data.held_out": "B"} | new)
+    assert Settings.read(tmp_path / "config.yaml", new) == expected
+
+
+def test_a_short_file_keeps_each_of_its_settings_in_another_profile(tmp_path):
+    """Also one that equals its own profile: somebody wrote it."""
+    steps = Settings.of("laptop").optimiser.steps
+    (tmp_path / "c.yaml").write_text(f"profile: laptop\noptimiser: {{steps: {steps}}}\n")
+    assert Settings.read(tmp_path / "c.yaml", {"profile": "gpu"}) == Settings.of("gpu", {"optimiser.steps": steps})
+
+
 def test_assignments_are_yaml():
     assert parse_assignments(["sample.patch=[32, 32, 16]", "views.keep_first=true", "data.held_out=C"]) == {
         "sample.patch": [32, 32, 16],

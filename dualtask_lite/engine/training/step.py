@@ -109,7 +109,7 @@ class Steps:
         # In fp16 the scaler leaves out the step instead. Here the weights are lost, but not written.
         if not math.isfinite(values.pop("gradient")) and scaler_of(self.fabric) is None:
             raise _not_finite(step, "the gradient", batch)
-        return {"step": step + 1, "lr": f"{rate:.4g}", **values, **norms}
+        return {"step": step + 1, "lr": float(f"{rate:.4g}"), **values, **norms}
 
     @torch.no_grad()
     def _average_weights(self) -> None:

@@ -34,7 +34,7 @@ from dualtask_lite.engine.training.memory import check_memory, first_reduction, 
 from dualtask_lite.engine.training.selection import checked_split, training_cases
 from dualtask_lite.engine.training.step import Steps, make_optimiser
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import remove_leftovers
+from dualtask_lite.files import check_writable, remove_leftovers
 from dualtask_lite.method.network import DualTaskNet
 
 if TYPE_CHECKING:
@@ -80,14 +80,18 @@ def train(
         The run folder: ``config.yaml``, ``metrics.csv``, ``model.safetensors``, ``last.ckpt`` and ``manifest.json``.
 
     Raises:
-        DualTaskError: when there is no case to train on, no label contains the target, the folder holds a run already
-            or a run with other cases, the memory does not suffice, or the loss is not finite. Nothing is written before
-            all checks have passed and all cases are read.
+        DualTaskError: when there is no case to train on, no label contains the target, the folder cannot be written or
+            holds a run already, a resumed run has no checkpoint, other cases, or settings that give its weights another
+            meaning, the memory does not suffice, or the loss is not finite. Nothing is written before all checks have
+            passed and all cases are read.
     """
     started = time.perf_counter()
     folder = Path(folder)
-    if not resume:
+    if resume:
+        _refuse_another_run(folder, settings)
+    else:
         _refuse_a_run(folder)
+    check_writable(folder)
     fabric = make_fabric(settings)
     files.reset_peak_memory(fabric.device)
     memory_message = check_memory(settings, fabric.device)
@@ -114,6 +118,34 @@ def train(
 def _refuse_a_run(folder: Path) -> None:
     if (folder / files.METRICS).exists() or (folder / files.CHECKPOINT).exists():
         raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
+
+
+def _refuse_another_run(folder: Path, settings: Settings) -> None:
+    """Refuse to go on with weights that other settings began, or without the checkpoint of a finished run."""
+    has_checkpoint = (folder / files.CHECKPOINT).exists()
+    if (folder / files.MODEL).exists() and not has_checkpoint:
+        raise DualTaskError(
+            f"{folder}: holds a model without {files.CHECKPOINT}, so its training cannot go on",
+            "restore that file, or start a new run in another folder",
+        )
+    if not has_checkpoint:
+        return
+    begun, asked = _of_the_weights(Settings.read(folder / files.CONFIG)), _of_the_weights(settings)
+    for name in (name for name, value in asked.items() if value != begun[name]):
+        raise DualTaskError(
+            f"{folder}: holds a run with {name} {begun[name]}, not {asked[name]}", "choose another folder for this one"
+        )
+
+
+def _of_the_weights(settings: Settings) -> dict[str, Any]:
+    """The settings that say what the weights mean; the others may change when a run goes on."""
+    return {
+        "stage": settings.stage,
+        "seed": settings.seed,
+        "network": settings.network,
+        "sample.spacing": settings.sample.spacing,
+        "objective.band": settings.objective.band,
+    }
 
 
 @dataclass(frozen=True)

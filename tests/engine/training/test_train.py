@@ -20,7 +20,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.digests import file_digests
 from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine import run as files
-from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.config import Settings, parse_assignments
 from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.training import devices, memory
 from dualtask_lite.engine.training import step as engine
@@ -299,6 +299,29 @@ def test_a_run_is_not_resumed_with_another_split(tmp_path):
     assert (tmp_path / "model.safetensors").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    "change", ["stage=pancreas-coarse", "seed=1", "network.width=16", "sample.spacing=[4, 4, 4]", "objective.band=10"]
+)
+def test_a_run_is_not_resumed_under_another_name(tmp_path, change):
+    """A finished model would only get the new settings as its label."""
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 1})
+    train(chosen, tmp_path, split=split(), progress=False)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DualTaskError, match=f"holds a run with {change.partition('=')[0]}"):
+        train(chosen.changed(parse_assignments([change])), tmp_path, split=split(), progress=False, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_model_without_its_checkpoint_is_not_trained_anew(tmp_path):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 1})
+    train(chosen, tmp_path, split=split(), progress=False)
+    (tmp_path / "last.ckpt").unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(DualTaskError, match=r"holds a model without last\.ckpt"):
+        train(chosen.changed({"optimiser.steps": 2}), tmp_path, split=split(), progress=False, resume=True)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_checkpoint_of_an_older_version_resumes(tmp_path):
     net = torch.nn.Linear(2, 1)
     files.save_checkpoint(tmp_path / "last.ckpt", net, torch.optim.Adam(net.parameters()), 2)
@@ -366,6 +389,7 @@ def test_looking_at_the_gradients_changes_nothing(tmp_path):
     assert [name for name in written[0] if name.startswith("grad_")] == shares
     assert [bool(row["grad_seg"]) for row in written] == [False, True] * 3
     assert rows[1]["grad_seg"] == float(written[1]["grad_seg"]) > 0
+    assert rows[1]["lr"] == float(written[1]["lr"]) > 0
     assert rows[1]["grad_dist_seg_head"] == rows[1]["grad_seg_distance_head"] == rows[1]["grad_slice_seg_head"] == 0
     assert rows[1]["grad_conv_mask_distance_head"] > 0
 
