@@ -322,16 +322,18 @@ def test_a_table_has_a_column_for_each_key_of_any_row(capsys):
 
 
 @pytest.mark.parametrize(
-    "command", ["predict {run} {data} -o {out}", "evaluate {run} -o {out}", "report {run} -o {out}/x"]
+    "command",
+    ["train -o {out}", "predict {run} {data} -o {out}", "evaluate {run} -o {out}", "report {run} -o {out}/x"],
 )
 def test_an_output_that_cannot_be_written_is_found_before_the_work(typed, cascade, tmp_path, monkeypatch, command):
     run, data = shutil.copytree(cascade, tmp_path / "run"), cts(tmp_path / "in", "ct.nii.gz")
     call("evaluate", run)
     (tmp_path / "taken").touch()
-    monkeypatch.setattr(Case, "load", lambda _: pytest.fail("a case was read"))
+    for method in ("load", "digest"):
+        monkeypatch.setattr(Case, method, lambda _: pytest.fail("a case was read"))
     code, _, err = typed(*command.format(run=run, data=data, out=tmp_path / "taken" / "out").split())
     assert code == 1
-    assert "cannot be written (Not a directory); choose another folder with -o" in err
+    assert "cannot be written (Not a directory); choose another folder, or check" in err
 
 
 def test_lessons_print_a_command_that_a_shell_understands(tmp_path):
@@ -443,7 +445,7 @@ def test_the_prediction_of_another_image_of_one_name_is_kept(typed, cascade, tmp
     assert code == 1
     assert "1 of 2 inputs" in err
     (reason,) = json.loads(out)["failed"].values()
-    assert "is the result of another image; choose another folder with -o" in reason
+    assert "is the result of another image; choose another folder, or give" in reason
     assert {path: path.read_bytes() for path in before} == before
     assert (tmp_path / "out" / "other_seg.nii.gz").exists()
     (tmp_path / "p1").rename(tmp_path / "moved")

@@ -19,7 +19,8 @@ from dualtask_lite.cases.case import CT_WINDOW, Case
 from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.predict import Prediction, in_cascade_order
 from dualtask_lite.engine.run import MODEL, Model, save_model, write_json
-from dualtask_lite.errors import DualTaskError
+from dualtask_lite.engine.saving import predict_into, refuse_to_replace
+from dualtask_lite.errors import DualTaskError, reason_of
 from dualtask_lite.files import report_write_errors
 
 NOT_FOR_DIAGNOSIS = "For teaching and research only, not for diagnosis."
@@ -50,12 +51,12 @@ INFERENCE: dict[str, Any] = {
 
 
 class Evaluator:
-    """The program of the bundle: predicts each case and writes its mask and distance on the grid of its image.
+    """The program of the bundle: predicts each case into a folder, as ``dualtask predict`` does, without a picture.
 
     Args:
         inferer: :func:`~dualtask_lite.engine.predict.predict_scan` with its models; called with ``scan=``.
         dataset: the cases.
-        output_dir: folder for ``NAME_seg.nii.gz`` and ``NAME_distance.nii.gz`` (mm).
+        output_dir: folder for ``NAME_seg.nii.gz``, ``NAME_distance.nii.gz`` (mm) and ``NAME.json``.
     """
 
     def __init__(self, inferer: Callable[..., Prediction], dataset: Sequence[Case], output_dir: str) -> None:
@@ -65,13 +66,21 @@ class Evaluator:
         """Predict all cases.
 
         Raises:
-            DualTaskError: on the first case that cannot be read or written.
+            DualTaskError: before all work, when a file would be replaced that is not the unchanged result of an earlier
+                prediction; after it, when some cases could not be predicted.
         """
+        refuse_to_replace(self.dataset, self.output_dir)
+        failed = []
         for case in self.dataset:
-            scan = case.load()
-            prediction = self.inferer(scan=scan)
-            scan.save(prediction.mask, self.output_dir / f"{case.id}_seg.nii.gz")
-            scan.save(prediction.distance_mm, self.output_dir / f"{case.id}_distance.nii.gz")
+            try:
+                predict_into(self.output_dir, case, lambda scan: self.inferer(scan=scan))
+            except Exception as error:  # one bad case does not stop the others
+                failed.append(f"{case.id}: {reason_of(error)}")
+        if failed:
+            raise DualTaskError(
+                f"{len(failed)} of {len(self.dataset)} inputs could not be predicted: {'; '.join(failed)}",
+                "repair or remove them, and run it again",
+            )
 
 
 def export_bundle(models: Sequence[Model], folder: Path) -> Path:
@@ -204,6 +213,7 @@ def _readme(models: Sequence[Model]) -> str:
 `dataset_dir` is a NIfTI file or a folder of them; `--device cpu` chooses a device. `out` then holds, on the grid of
 each input, `NAME_seg.nii.gz` (0 background, 1 pancreas, 2 tumour) and `NAME_distance.nii.gz` (mm to the surface of the
 last stage's target, negative inside): the same voxels as `dualtask predict models CT.nii.gz -o out` on the same device.
+`NAME.json` has volumes and warnings. A mask that was changed by hand is not replaced.
 
 The configuration calls the package `dualtask-lite`, which must be installed: the region of a stage depends on the
 result of the stage before it, and that is code, not a network. The weights are safetensors with their settings as

@@ -1,6 +1,7 @@
 """The MONAI bundle: MONAI's command gives the same voxels as predict, and the bundle names no case."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,8 +16,8 @@ from monai.bundle.utils import DEFAULT_METADATA
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.export import export_bundle
-from dualtask_lite.engine.predict import predict_scan
+from dualtask_lite.engine.export import Evaluator, export_bundle
+from dualtask_lite.engine.predict import Prediction, TargetPrediction, predict_scan
 from dualtask_lite.engine.run import TrainingCase, build_network, load_models, save_model
 from dualtask_lite.errors import DualTaskError
 
@@ -66,6 +67,50 @@ def test_bundle_gives_the_mask_of_predict(tmp_path, ct, stages):
         assert np.array_equal(written.affine, nib.load(ct).affine)
         assert written.get_data_dtype() == voxels.dtype
         assert np.array_equal(np.asarray(written.dataobj), np.asarray(expected.dataobj))
+
+
+def a_prediction(scan):
+    mask = (scan.volume > 0).astype(np.uint8)
+    stage = {"stage": "tumour-fine", "volume_ml": 1.0, "seconds": 0.1}
+    return Prediction(
+        {"tumour": TargetPrediction(mask > 0, mask.astype(np.float32), mask.astype(np.float32), {})}, [stage]
+    )
+
+
+@pytest.fixture
+def evaluator(tmp_path, ct):
+    """Of a folder with two CTs, one of them damaged, into a folder below it."""
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a_damaged.nii.gz").write_bytes(ct.read_bytes()[:2000])
+    shutil.copyfile(ct, tmp_path / "in" / "ct.nii.gz")
+
+    def make():
+        return Evaluator(
+            lambda scan: a_prediction(scan), find_cases(str(tmp_path / "in")), str(tmp_path / "in" / "out")
+        )
+
+    return make
+
+
+def test_bundle_predicts_the_other_cases_and_not_its_own_results(evaluator, tmp_path):
+    for _ in range(2):
+        with pytest.raises(DualTaskError, match="1 of 2 inputs could not be predicted: a_damaged"):
+            evaluator().run()
+        names = {path.name for path in (tmp_path / "in" / "out").iterdir()}
+        assert names == {"ct_seg.nii.gz", "ct_distance.nii.gz", "ct.json"}
+
+
+@pytest.mark.parametrize("corrected", [True, False], ids=["corrected", "of another program"])
+def test_bundle_replaces_no_mask_that_it_did_not_write(evaluator, tmp_path, corrected):
+    if corrected:
+        with pytest.raises(DualTaskError, match="could not be predicted"):
+            evaluator().run()
+    mask = tmp_path / "in" / "out" / "ct_seg.nii.gz"
+    mask.parent.mkdir(exist_ok=True)
+    mask.write_bytes(b"by hand")
+    with pytest.raises(DualTaskError, match="was changed after" if corrected else "is not a result"):
+        evaluator().run()
+    assert mask.read_bytes() == b"by hand"
 
 
 @pytest.fixture
