@@ -177,6 +177,7 @@ def make_notebook(
     *,
     folder: Path = HERE,
     measurement: Mapping[str, Any] | None = None,
+    has_buttons: bool = True,
 ) -> NotebookNode:
     """Turn a source into a notebook without outputs; of the cells tagged with a variant ``keep`` stays.
 
@@ -185,6 +186,7 @@ def make_notebook(
         keep: the variants to keep.
         folder: where it will lie; links lead from there.
         measurement: its time and memory; by default those kept from the last ``make demo``.
+        has_buttons: whether it can be opened elsewhere, at the address of the repository.
     """
     notebook = jupytext.read(source)
     bootstrap = address.bootstrap()
@@ -201,7 +203,8 @@ def make_notebook(
         if cell.cell_type == "markdown":
             cell.source = with_meanings(cell.source, folder)
         cells.append(cell)
-    buttons = address.links(f"{folder.relative_to(HERE.parent).as_posix()}/{source.stem}.ipynb")
+    place = f"{folder.relative_to(HERE.parent).as_posix()}/{source.stem}.ipynb"
+    buttons = address.links(place) if has_buttons else ""
     cells[0].source = cells[0].source.replace("{measured}", in_words(measurement or measured(), source.stem))
     cells[0].source += f"\n\n{HONEST} {buttons}".rstrip()
     notebook.cells = cells
@@ -417,8 +420,12 @@ def write_results() -> None:
 
 def write_assignments(folder: Path) -> None:
     """Write every lesson as an assignment of nbgrader."""
-    notebooks = {source.stem: make_notebook(source, ("blank", "solution")) for source in lessons()}
-    grading.write_course(folder, notebooks, GLOSSARY)
+    grading.write_course(folder, {source.stem: to_be_assigned(source) for source in lessons()}, GLOSSARY)
+
+
+def to_be_assigned(source: Path) -> NotebookNode:
+    """A lesson for ``grading``; without buttons, which open the notebook that cannot be graded."""
+    return make_notebook(source, ("blank", "solution"), has_buttons=False)
 
 
 def main() -> None:

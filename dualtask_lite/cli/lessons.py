@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 import typer
 
 from dualtask_lite.cli.shared import AsJson, app, check_folder_name, counted, out, print_json
+from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.resources import lessons_folder
 
@@ -22,9 +24,11 @@ def lessons(
 ) -> None:
     """Write the notebooks of the installed version. Existing files are not changed."""
     source = lessons_folder()
-    patterns = ("[0-9][0-9]*_*.ipynb", "glossary.md", *(("solutions/*.ipynb",) if solutions else ()))
+    solved = sorted(source.glob("solutions/[0-9][0-9]*_*.ipynb"))
+    blank = [source / path.name for path in solved]  # by these names: a copy in a clone is not a lesson
+    _refuse_notebooks_that_were_run(blank)
     written, kept = [], []
-    for path in sorted(path for pattern in patterns for path in source.glob(pattern)):
+    for path in (*blank, source / "glossary.md", *(solved if solutions else ())):
         target = folder / path.relative_to(source)
         if target.exists():
             kept.append(str(target))
@@ -38,3 +42,14 @@ def lessons(
     unchanged = f"; kept {counted(len(kept), 'file')} that existed" if kept else ""
     out.print(f"wrote {counted(len(written), 'file')} to {folder}{unchanged}", markup=False, highlight=False)
     out.print(f"open them with: jupyter lab {shlex.quote(str(folder))}", markup=False, highlight=False)
+
+
+def _refuse_notebooks_that_were_run(notebooks: list[Path]) -> None:
+    """In a clone the lessons may hold the answers of whoever worked in them."""
+    for path in notebooks:
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        if any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
+            raise DualTaskError(
+                f"{path}: was run, so it may hold answers",
+                "save your work elsewhere, and restore the lesson with make notebooks",
+            )

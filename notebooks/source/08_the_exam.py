@@ -102,7 +102,8 @@ run = train(attempt, folder / "attempt" / "tumour-coarse", split=split)
 # ### Exercise 1
 #
 # How many steps would fill the **budget** of 180 seconds? `manifest` says how long your attempt took (`seconds`) and how
-# many steps it made (`steps`). Reading the cases takes a part of that time, too; leave it in.
+# many steps it made (`steps`). Reading the cases takes a part of that time, too; leave it in. Write the answer as an expression of
+# these two, because another run takes another time.
 
 # %%
 manifest = read_json(run / "manifest.json")

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
 
 from dualtask_lite.show.exercises.judge import find_exercise
 
@@ -32,17 +33,20 @@ build = load_builder()
 
 
 def assignment(source):
-    return build.grading.as_assignment(build.make_notebook(source, ("blank", "solution")))
+    return build.grading.as_assignment(build.to_be_assigned(source))
 
 
 @pytest.mark.parametrize("source", build.lessons(), ids=lambda path: path.stem)
 def test_every_exercise_is_an_answer_and_a_locked_test(source):
     notebook = assignment(source)
-    marks = [cell.metadata.nbgrader for cell in notebook.cells if "nbgrader" in cell.metadata]
+    first, *exercises = [cell for cell in notebook.cells if "nbgrader" in cell.metadata]
+    assert first.metadata.nbgrader.grade_id == "parameters"
+    assert (first.metadata.nbgrader.locked, first.metadata.nbgrader.grade) == (True, False)
+    marks = [cell.metadata.nbgrader for cell in exercises]
     assert [mark.solution for mark in marks] == [True, False] * (len(marks) // 2)
     assert all(mark.locked == mark.grade == (not mark.solution) for mark in marks)
     assert sum(mark.get("points", 0) for mark in marks) == len(marks) // 2 >= 3
-    for mark, cell in ((cell.metadata.nbgrader, cell) for cell in notebook.cells if "nbgrader" in cell.metadata):
+    for mark, cell in zip(marks, exercises, strict=True):
         if mark.solution:
             blank, _, rest = cell.source.partition("### BEGIN SOLUTION")
             assert blank.rstrip().endswith("= ...")
@@ -53,7 +57,11 @@ def test_a_check_that_the_learner_defined_gives_no_point():
     exercise = [("blank", "tumour_ml = ..."), ("solution", "tumour_ml = 1"), ("check", 'check("00.2", tumour_ml)')]
     cells = [nbformat.v4.new_code_cell(text, metadata={"tags": [tag]}) for tag, text in exercise]
     *_, checked = build.grading.as_assignment(nbformat.v4.new_notebook(cells=cells)).cells
-    lesson = {"tumour_ml": ..., "check": lambda number, answer: SimpleNamespace(state="right")}
+
+    def check(number, answer):
+        return SimpleNamespace(state="right")
+
+    lesson = {"tumour_ml": ..., "check": check, "display": print}
     with pytest.raises(AssertionError, match="Not attempted"):
         exec(checked.source, lesson)
 
@@ -83,14 +91,45 @@ def test_a_copied_cell_does_not_stop_the_grading(tmp_path):
     steps = config.Autograde.sanitize_preprocessors
     notebook = assignment(next(path for path in build.lessons() if path.stem == NAME))
     marked = [cell for cell in notebook.cells if "nbgrader" in cell.metadata]
-    notebook.cells = [*copy.deepcopy(marked[:2]), *notebook.cells]
+    notebook.cells = [*copy.deepcopy(marked[1:3]), *notebook.cells]
     DeduplicateIds().preprocess(notebook, {})
-    notebook.cells.append(copy.deepcopy(marked[0]))
+    notebook.cells.append(copy.deepcopy(marked[1]))
     del notebook.cells[-1].metadata.nbgrader["grade_id"]  # as OverwriteCells leaves a cell of another lesson
     for step in steps[steps.index(OverwriteCells) + 1 :]:
         run = step().preprocess if isinstance(step, type) else step
         notebook, _ = run(notebook, {})
     assert [cell for cell in notebook.cells if "nbgrader" in cell.metadata] == marked
+
+
+def test_an_exercise_that_is_not_attempted_does_not_end_run_all():
+    """JupyterLab goes on after a cell with this tag, and so does nbclient."""
+    exercise = [("blank", "tumour_ml = ..."), ("solution", "tumour_ml = 1"), ("check", 'check("00.2", tumour_ml)')]
+    cells = [nbformat.v4.new_code_cell(text, metadata={"tags": [tag]}) for tag, text in exercise]
+    notebook = build.grading.as_assignment(nbformat.v4.new_notebook(cells=cells))
+    notebook.cells[0].source = "tumour_ml = ..."
+    notebook.cells.append(nbformat.v4.new_code_cell("print('next')"))
+    *_, checked, following = NotebookClient(notebook, kernel_name="python3").execute().cells
+    assert [output.output_type for output in checked.outputs] == ["display_data", "error"]
+    assert following.outputs[0].text == "next\n"
+
+
+def test_the_instructors_settings_stay_when_the_course_is_written_again(tmp_path):
+    settings(tmp_path)
+    config = tmp_path / "nbgrader_config.py"
+    config.write_text(config.read_text() + 'c.CourseDirectory.course_id = "autumn"\nc.Exchange.root = "/exchange"\n')
+    (tmp_path / "dualtask_grading.py").write_text("of an older version")
+    found = settings(tmp_path)
+    assert (found.CourseDirectory.course_id, found.Exchange.root) == ("autumn", "/exchange")
+    assert found.ExecutePreprocessor.timeout == 600
+
+
+def test_an_assignment_has_no_button_to_the_notebook_that_cannot_be_graded(monkeypatch, tmp_path):
+    address = tmp_path / "address.txt"
+    address.write_text("https://github.com/me/course")
+    monkeypatch.setattr(build.address, "KEPT", address)
+    source = build.lessons()[0]
+    assert "colab.research" in nbformat.writes(build.make_notebook(source, ("blank",)))
+    assert "colab.research" not in nbformat.writes(build.to_be_assigned(source))
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +140,7 @@ def course(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("course")
     (source,) = (path for path in build.lessons() if path.stem == NAME)
-    notebook = build.make_notebook(source, ("blank", "solution"))
+    notebook = build.to_be_assigned(source)
     given = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", []))
     given.source = given.source.replace("overrides: dict = {}", 'overrides: dict = {"steps": 1}')
     build.grading.write_course(folder, {NAME: notebook}, build.GLOSSARY)
@@ -115,7 +154,7 @@ def course(tmp_path_factory):
         yield folder, api
 
 
-def hand_in(folder, student, answers):
+def hand_in(folder, student, answers, parameters=None):
     """Copy the released notebook, with these answers by number, to where nbgrader collects."""
     released = folder / "release" / NAME
     place = folder / "submitted" / student / NAME
@@ -125,6 +164,8 @@ def hand_in(folder, student, answers):
         number = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix("answer-").replace("-", ".")
         if number in answers:
             cell.source = answers[number]
+        if number == "parameters":
+            cell.source = parameters or cell.source
     nbformat.write(notebook, place / f"{NAME}.ipynb")
 
 
@@ -156,3 +197,38 @@ def test_nbgrader_gives_points_for_right_answers_only(course, variant):
         points = (submission.score, submission.max_score)
     every = len(answers_of(variant))
     assert points == (every if variant == "solution" else 0, every)
+
+
+def points_of(api, student):
+    with api.gradebook as gradebook:
+        return gradebook.find_submission(NAME, student).score
+
+
+@pytest.mark.filterwarnings("ignore:Object of type")
+def test_neither_a_warning_nor_a_folder_of_the_learner_costs_a_point(course):
+    """nbgrader gives none to a test that prints to stderr; and no other machine has the learner's folders."""
+    folder, api = course
+    answers = {number: f"{text}\nimport sys" for number, text in answers_of("solution").items()}
+    last = max(answers)
+    answers[last] += (
+        "\nimport atexit, threading, time\ndef nag():\n    while True:\n        print('!', file=sys.stderr)"
+    )
+    answers[last] += "\n        time.sleep(0.001)\nthreading.Thread(target=nag, daemon=True).start()"
+    hand_in(folder, "warned", answers, parameters='data_dir = "/content/drive"\nraise OSError("no such folder")')
+    graded = api.autograde(NAME, "warned")
+    assert graded["success"], graded.get("error") or graded.get("log")
+    assert points_of(api, "warned") == len(answers)
+
+
+@pytest.mark.filterwarnings("ignore:Object of type")
+def test_a_notebook_that_was_not_released_is_named(course):
+    """It would have no points, although its answers are right."""
+    folder, api = course
+    hand_in(folder, "other", {})
+    nbformat.write(
+        build.make_notebook(next(path for path in build.lessons() if path.stem == NAME), ("solution",)),
+        folder / "submitted" / "other" / NAME / f"{NAME}.ipynb",
+    )
+    graded = api.autograde(NAME, "other")
+    assert not graded["success"]
+    assert "this is not the notebook that was released" in graded["log"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
 from pathlib import Path
 
+import nbformat
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,6 +30,31 @@ def test_lessons_command_writes_notebooks_and_keeps_changed_files(typed, tmp_pat
     assert f"kept {len(BOTH) + 1} files that existed" in output
     assert mine.read_text() == "my answers"
     assert sorted(path.name for path in (tmp_path / "course" / "solutions").iterdir()) == BOTH
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """The lessons of a clone, in which somebody may work."""
+    lessons = shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks", ignore=shutil.ignore_patterns("runs"))
+    monkeypatch.setattr("dualtask_lite.cli.lessons.lessons_folder", lambda: lessons)
+    return lessons
+
+
+def test_a_notebook_that_was_run_in_a_clone_is_not_handed_out(clone, typed, tmp_path):
+    """It may hold the answers of the instructor."""
+    notebook = nbformat.read(clone / BOTH[2], 4)
+    next(cell for cell in notebook.cells if cell.cell_type == "code").execution_count = 1
+    nbformat.write(notebook, clone / BOTH[2])
+    code, _, error = typed("lessons", tmp_path / "course")
+    assert code == 1
+    assert f"{BOTH[2]}: was run, so it may hold answers" in error
+    assert not (tmp_path / "course").exists()
+
+
+def test_a_copy_of_a_lesson_in_a_clone_is_not_handed_out(clone, typed, tmp_path):
+    shutil.copyfile(clone / BOTH[2], clone / BOTH[2].replace(".ipynb", "-Copy1.ipynb"))
+    assert typed("lessons", tmp_path / "course")[0] == 0
+    assert sorted(path.name for path in (tmp_path / "course").iterdir()) == [*BOTH, "glossary.md"]
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import html
 import math
 import re
 import secrets
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -29,6 +30,7 @@ from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_s
 from dualtask_lite.engine.run import MANIFEST, Model, load_models, read_json, write_json
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import check_writable
 from dualtask_lite.rows import number, pairs
 
 FEWEST_CASES = (
@@ -104,7 +106,7 @@ def hand_in(
 
     Raises:
         DualTaskError: when the name is empty or too long, a case was used in training or cannot be evaluated, the
-            baseline predicts another target, or the board holds hand-ins of another exam.
+            baseline predicts another target, or the board holds hand-ins of another exam or cannot be written.
     """
     name = name.strip()
     if not 0 < len(name) <= LONGEST_NAME:
@@ -122,6 +124,7 @@ def hand_in(
     exam = _exam_id(labelled)
     if board is not None:
         _check_same_exam(Path(board), exam, target)
+        check_writable(Path(board))
     models = _with_earlier_stages(own, reference)
     evaluations = evaluate_cascades([models, reference], labelled, progress=progress)
     own_rows, baseline_rows = (_target_rows(evaluation, target) for evaluation in evaluations)
@@ -152,6 +155,7 @@ def add_to_board(folder: str | Path, row: Mapping[str, Any]) -> Path:
     team = re.sub(r"[^a-z0-9]+", "-", str(row["team"]).lower()).strip("-") or "team"
     file = Path(folder) / f"{team}-{secrets.token_hex(8)}.json"  # unique on all machines
     write_json(file, plain(row))
+    file.chmod(0o644)  # whatever the umask of the team: all others read it
     return file
 
 
@@ -164,17 +168,26 @@ def read_board(folder: str | Path) -> list[dict[str, Any]]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DualTaskError(f"{folder}: there is no such folder", "name the folder to which the teams hand in")
-    rows = []
-    for file in sorted(folder.glob("*.json")):
-        if file.name.startswith("."):  # being written
-            continue
-        row = read_json(file)
+    rows = _hand_ins(folder)
+    exams = {file: (row["exam"], row["target"]) for file, row in rows.items()}
+    counts = Counter(exams.values())
+    if len(counts) > 1:
+        rarest = min(counts, key=lambda exam: counts[exam])
+        files = ", ".join(file.name for file, exam in exams.items() if exam == rarest)
+        raise DualTaskError(
+            f"{folder}: holds hand-ins of more than one exam; of the rarest {files}", "keep a folder for each exam"
+        )
+    return sorted(rows.values(), key=lambda row: str(row["time"]))
+
+
+def _hand_ins(folder: Path) -> dict[Path, dict[str, Any]]:
+    """The rows of a board by their files; a file that is no hand-in is refused."""
+    files = [file for file in sorted(folder.glob("*.json")) if not file.name.startswith(".")]  # these are being written
+    rows = {file: read_json(file) for file in files}
+    for file, row in rows.items():
         if not _is_hand_in(row):
             raise DualTaskError(f"{file}: is not a hand-in of the exam", "move it out of the folder of the board")
-        rows.append(row)
-    if len({(row["exam"], row["target"]) for row in rows}) > 1:
-        raise DualTaskError(f"{folder}: holds hand-ins of more than one exam", "keep a folder for each exam")
-    return sorted(rows, key=lambda row: str(row["time"]))
+    return rows
 
 
 def _is_hand_in(row: Any) -> bool:
@@ -244,8 +257,12 @@ def _exam_id(cases: Sequence[Case]) -> str:
 
 def _check_same_exam(board: Path, exam: str, target: str) -> None:
     """Refuse a board of another exam, before the evaluation."""
-    if board.is_dir() and any((row["exam"], row["target"]) != (exam, target) for row in read_board(board)):
-        raise DualTaskError(f"{board}: holds hand-ins of another exam", "choose another folder for this one")
+    for file, row in _hand_ins(board).items():
+        if (row["exam"], row["target"]) != (exam, target):
+            raise DualTaskError(
+                f"{file}: is the hand-in of team {row['team']} to another exam",
+                "move it out of the folder of the board, or choose the cases of that exam or another folder",
+            )
 
 
 def _target_rows(evaluation: Evaluation, target: str) -> list[dict[str, Any]]:

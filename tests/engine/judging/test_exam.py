@@ -126,10 +126,28 @@ def test_a_baseline_of_another_target_is_refused(cascade, hospital):
 
 
 def test_a_board_of_another_exam_is_refused_before_any_evaluation(cascade, hospital, monkeypatch, tmp_path):
-    exam.add_to_board(tmp_path, row(exam="another"))
+    """It names the file: one team that forgot the cases of this exam would lock out all others."""
+    file = exam.add_to_board(tmp_path, row("Ada", exam="another"))
     monkeypatch.setattr(exam, "evaluate_cascades", None)
-    with pytest.raises(DualTaskError, match="another exam; choose another folder"):
+    with pytest.raises(DualTaskError, match=f"{file.name}: is the hand-in of team Ada to another exam"):
         exam.hand_in(cascade, board=tmp_path, baseline=cascade, cases=hospital, **CPU)
+
+
+def test_a_board_that_cannot_be_written_is_found_before_any_evaluation(cascade, hospital, monkeypatch, tmp_path):
+    (tmp_path / "taken").touch()
+    monkeypatch.setattr(exam, "evaluate_cascades", None)
+    with pytest.raises(DualTaskError, match="cannot be written"):
+        exam.hand_in(cascade, board=tmp_path / "taken" / "board", baseline=cascade, cases=hospital, **CPU)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes")
+def test_every_team_can_read_the_hand_ins_of_the_others(tmp_path):
+    before = os.umask(0o077)
+    try:
+        file = exam.add_to_board(tmp_path, row())
+    finally:
+        os.umask(before)
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def hand_in_often(folder, team):
@@ -204,7 +222,6 @@ def test_a_hand_in_with_a_value_that_the_board_cannot_compare_is_named(tmp_path,
 def test_a_board_of_two_exams_or_none_is_refused(tmp_path):
     with pytest.raises(DualTaskError, match="no such folder"):
         exam.read_board(tmp_path / "nowhere")
-    for name in "12":
-        exam.add_to_board(tmp_path, row(exam=name))
-    with pytest.raises(DualTaskError, match="more than one exam"):
+    files = [exam.add_to_board(tmp_path, row(exam=name)) for name in "121"]
+    with pytest.raises(DualTaskError, match=f"more than one exam; of the rarest {files[1].name};"):
         exam.read_board(tmp_path)
