@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    config: Annotated[Path | None, typer.Argument(help="Settings as YAML, like the config.yaml of a run.")] = None,
+    config: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Settings as YAML, like the config.yaml of a run, of which another --stage or --profile keeps what it changed."
+        ),
+    ] = None,
     profile: Annotated[str | None, typer.Option(help="laptop, reference, colab, gpu or paper.")] = None,
     stage: Stages = None,
     source: Annotated[str | None, typer.Option(help="Known source or folder (data.source).")] = None,
