@@ -40,10 +40,11 @@ NAMES = {  # arm -> its name in a table
     "full": "all terms, with two views",
     "full-samples": "all terms, with two views of as many samples",
 }
-LONGER, AVERAGED = "+optimiser.steps=9600", "+optimiser.average=300"
+LONGER, LONGEST, AVERAGED = "+optimiser.steps=9600", "+optimiser.steps=19200", "+optimiser.average=300"
 CHANGES = {  # changed settings of an arm -> their name in a table
     "": "",
     LONGER: ", four times as long",
+    LONGEST: ", eight times as long",
     AVERAGED: ", moving average of the weights",
     "+network.width=16": ", network twice as wide",
     "+optimiser.lr=0.001": ", a quarter of the learning rate",
@@ -155,12 +156,12 @@ def longer_lines(results: Results) -> str:
     runs = sorted({(row["part"], row["seed"]) for row in results.tumours if row["arm"] == BASELINE + LONGER})
     dice = {
         arm: {(part, seed): results.mean(arm, part=part, seed=seed) for part, seed in runs}
-        for arm in (*arms, *(arm + LONGER for arm in arms))
+        for arm in (arm + length for arm in arms for length in ("", LONGER, LONGEST))
     }
     gains = {arm: [dice[arm + LONGER][run] - dice[arm][run] for run in runs] for arm in arms}
     rows = [
         {"held out, seed": ", ".join(run)}
-        | {arm: " to ".join(filter(None, (written(dice[name][run]) for name in (arm, arm + LONGER)))) for arm in arms}
+        | {arm: " to ".join(filter(None, (written(dice[arm + n][run]) for n in ("", LONGER, LONGEST)))) for arm in arms}
         for run in runs
     ]
     gained = "; ".join(f"{arm} {np.nanmin(of_arm):+.3f} to {np.nanmax(of_arm):+.3f}" for arm, of_arm in gains.items())
@@ -176,7 +177,8 @@ def longer_lines(results: Results) -> str:
         f"({min(late):+.3f} to {max(late):+.3f}, {stdev(late):.3f})."
     )
     title = (
-        "Dice of each training run that was repeated with four times as many steps, after 2,400 and after 9,600 steps:"
+        "Dice of each training run that was repeated with four times as many steps, after 2,400 and after 9,600 steps "
+        "(a third number: after 19,200):"
     )
     return "\n\n".join([title, markdown(rows), fill(about, WIDTH)])
 

@@ -23,7 +23,7 @@ def train(
     config: Annotated[
         Path | None,
         typer.Argument(
-            help="Settings as YAML, like the config.yaml of a run, of which another --stage or --profile keeps what it changed."
+            help="Settings as YAML, like the config.yaml of a run; another --stage or --profile keeps what it changed."
         ),
     ] = None,
     profile: Annotated[str | None, typer.Option(help="laptop, reference, colab, gpu or paper.")] = None,
