@@ -231,7 +231,8 @@ def test_table_of_longer_runs_holds_the_means_of_the_rows(tumours, longer):
     for part, seed in longer["segmentation"]:
         cells = []
         for arm, runs in longer.items():
-            means = [fmean(found[part, seed].values()) for found in (tumours[arm], runs) if (part, seed) in found]
+            lengths = (tumours[arm], runs, tumours.get(arm + results.LONGEST, {}))
+            means = [fmean(found[part, seed].values()) for found in lengths if (part, seed) in found]
             cells.append(" to ".join(f"{mean:.3f}" for mean in means))
         assert " ".join(f"| {part}, {seed} | {' | '.join(cells)} |".split()) in words
     gained = "; ".join(f"{arm} {min(of_arm):+.3f} to {max(of_arm):+.3f}" for arm, of_arm in gains.items())
@@ -287,6 +288,33 @@ def test_words_on_more_steps_hold_for_the_rows(tumours, longer):
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     for run in of_all_arms:
         assert min(longer, key=lambda arm: at_home[(arm + LONGER, *run)]) == "full"
+
+
+def test_words_on_the_longest_runs_hold_for_the_rows(tumours):
+    """Those of the table's page, of its log and of lesson 05b: one pair, on C with seed 1."""
+    run = ("C", "1")
+    pair = {arm: tumours[arm + results.LONGEST] for arm in ("segmentation", "conversion")}
+    assert all(list(runs) == [run] for runs in pair.values()), "one pair"
+    before, after = (
+        {arm: f"{fmean(tumours[arm + length][run].values()):.3f}" for arm in pair}
+        for length in (LONGER, results.LONGEST)
+    )
+    source = (ROOT / "notebooks" / "source" / "05b_what_the_terms_buy.py").read_text(encoding="utf-8")
+    alone, both = (f"({before[arm]} to {after[arm]})" for arm in pair)
+    log, page = words_of(LOG), words_of(PAGE)
+    assert f"gains no more on the unseen hospital {alone}, `conversion` does {both}, and they end level" in source
+    assert "segmentation only gains no more and the conversions end level with it" in page
+    assert before["segmentation"] > after["segmentation"]
+    assert before["conversion"] < after["conversion"]
+    late = difference(pair["conversion"], pair["segmentation"])
+    assert f"gains no more in the new hospital {alone}" in log
+    assert f"The conversions gain {both} and end level with it ({late:+.3f})" in log
+    assert abs(late) < 0.01
+    at_home = {
+        row["arm"]: float(row["train_dice"]) for row in rows_of("curves.csv") if (row["part"], row["seed"]) == run
+    }
+    little, more = (at_home["segmentation" + length] for length in (LONGER, results.LONGEST))
+    assert f"it still gains on its own training cases ({little:.3f} to {more:.3f})" in log
 
 
 def test_words_on_the_run_that_failed_hold_for_the_rows(tumours, longer):
@@ -366,16 +394,19 @@ def test_work_of_a_step_is_what_the_names_of_the_arms_say():
 
 def test_words_on_single_terms_hold_for_the_rows(tumours):
     """The log and lesson 05b: too few training runs for a verdict."""
-    assert all(2 <= len(tumours[arm]) < 5 for arm in ("views", "consistency", "contrast"))
+    assert all(3 <= len(tumours[arm]) < 5 for arm in ("views", "consistency", "contrast"))
+    terms = ("segmentation", "distance", "conversion", "views", "consistency", "contrast", "full")
+    shared = sorted(set.intersection(*(set(tumours[arm]) for arm in terms)))
+    assert shared == [("A", "2"), ("B", "2"), ("C", "1")]
     words = words_of(LOG)
     at_home = {(row["arm"], row["part"], row["seed"]): float(row["train_dice"]) for row in rows_of("curves.csv")}
     one_view, two_views = (
-        [fmean(at_home[arm, part, "2"] for part in "AB") for arm in arms]
+        [fmean(at_home[(arm, *run)] for run in shared) for arm in arms]
         for arms in (("segmentation", "distance", "conversion"), ("views", "consistency", "contrast", "full"))
     )
     (low, high), (lowest, highest) = ((min(dice), max(dice)) for dice in (two_views, one_view))
     with_one = f"the arms with one view have {lowest:.2f} to {highest:.2f}"
-    assert f"(means of the two runs: {low:.2f} to {high:.2f}, where {with_one})" in words
+    assert f"(means of the three runs: {low:.2f} to {high:.2f}, where {with_one})" in words
 
 
 def test_words_on_the_distance_alone_hold_for_the_rows(tumours):
@@ -415,6 +446,8 @@ def test_words_on_two_trainings_of_the_pancreas_stage_hold_for_the_rows():
     assert sorted(apart) == [("A", "0"), ("B", "0"), ("B", "1"), ("C", "1")]
     longer, alone = dice["segmentation" + LONGER], dice["segmentation"]
     assert [run for run in longer if longer[run] != alone[run]] == [("B", "0"), ("C", "0")]
+    again = dice["full"]["C", "1"]
+    assert all(dice[arm]["C", "1"] == again for arm in ("segmentation" + results.LONGEST, "contrast"))
     assert longer["B", "0"] == dice["distance"]["B", "0"], "the same stage, trained on a processor without AVX512"
     for run in (("A", "0"), ("B", "1"), ("C", "1")):
         assert longer[run] == alone[run], "trained again, on a processor without AVX512"
