@@ -283,7 +283,7 @@ outcome("05b.C")
 #
 # **A flat end does not show that a run has ended.** The curves are nearly flat at the right, the short ones too, because the
 # learning rate falls to zero there, whatever is left to learn. Only a longer run tells. One pair, on C with seed 1, was repeated with 19,200
-# steps: `segmentation` gains no more on the unseen hospital (0.488 to 0.480), `conversion` does (0.455 to 0.488), and they end level. For the
+# steps: `segmentation` stays about where it was on the unseen hospital (0.488 to 0.480), `conversion` gains (0.455 to 0.488), and they end level. For the
 # other runs, and above all for `full`, which is behind on its own training cases, the end is open. So compare arms at equal steps, which cost the same, **and** at the
 # length from which on more steps change nothing.
 #
