@@ -161,8 +161,11 @@ def _is_finished(folder: Path, settings: Settings) -> bool:
     """Whether a run has all its steps, which is reported; with more steps in its settings it continues."""
     from dualtask_lite.engine.run import CONFIG, steps_of_model
     from dualtask_lite.engine.training.devices import rank
+    from dualtask_lite.engine.training.train import check_resumable
 
     steps, wanted = steps_of_model(folder), settings.optimiser.steps
+    if steps is not None and wanted > steps:
+        check_resumable(folder, settings)  # of every stage, before the first one is trained
     if steps is not None and rank() == 0:
         more = f"continues to step {wanted}" if wanted > steps else f"raise optimiser.steps in its {CONFIG} to continue"
         typer.echo(f"note: {folder} is finished with {steps} steps; {more}", err=True)

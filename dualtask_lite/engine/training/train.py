@@ -88,7 +88,7 @@ def train(
     started = time.perf_counter()
     folder = Path(folder)
     if resume:
-        _refuse_another_run(folder, settings)
+        check_resumable(folder, settings)
     else:
         _refuse_a_run(folder)
     check_writable(folder)
@@ -120,8 +120,12 @@ def _refuse_a_run(folder: Path) -> None:
         raise DualTaskError(f"{folder}: holds a run already", "choose another folder, or go on with --resume")
 
 
-def _refuse_another_run(folder: Path, settings: Settings) -> None:
-    """Refuse to go on with weights that other settings began, or without the checkpoint of a finished run."""
+def check_resumable(folder: Path, settings: Settings) -> None:
+    """Check that a run can go on with these settings; one without model and checkpoint begins.
+
+    Raises:
+        DualTaskError: when a finished run has lost its checkpoint, or other settings began its weights.
+    """
     has_checkpoint = (folder / files.CHECKPOINT).exists()
     if (folder / files.MODEL).exists() and not has_checkpoint:
         raise DualTaskError(

@@ -322,6 +322,19 @@ def test_a_model_without_its_checkpoint_is_not_trained_anew(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_lost_checkpoint_of_a_cascade_is_found_before_any_stage_goes_on(tmp_path, typed):
+    for stage in ("pancreas-coarse", "tumour-coarse"):
+        chosen = Settings.of("laptop", {**TINY, "stage": stage, "optimiser.steps": 1})
+        train(chosen, tmp_path / stage, split=split(), progress=False)
+        chosen.changed({"optimiser.steps": 2}).write(tmp_path / stage / "config.yaml")
+    (tmp_path / "tumour-coarse" / "last.ckpt").unlink()
+    code, _, error = typed("train", "--resume", tmp_path)
+    assert code == 1
+    assert "tumour-coarse: holds a model without last.ckpt" in error
+    assert "tumour-coarse is finished with 1 steps; continues" not in error
+    assert [files.steps_of_model(tmp_path / stage) for stage in ("pancreas-coarse", "tumour-coarse")] == [1, 1]
+
+
 def test_checkpoint_of_an_older_version_resumes(tmp_path):
     net = torch.nn.Linear(2, 1)
     files.save_checkpoint(tmp_path / "last.ckpt", net, torch.optim.Adam(net.parameters()), 2)
