@@ -164,7 +164,7 @@ def hand_in(folder, student, answers, parameters=None):
         number = cell.metadata.get("nbgrader", {}).get("grade_id", "").removeprefix("answer-").replace("-", ".")
         if number in answers:
             cell.source = answers[number]
-        if number == "parameters":
+        if "parameters" in cell.metadata.get("tags", []):
             cell.source = parameters or cell.source
     nbformat.write(notebook, place / f"{NAME}.ipynb")
 
@@ -218,6 +218,15 @@ def test_neither_a_warning_nor_a_folder_of_the_learner_costs_a_point(course):
     graded = api.autograde(NAME, "warned")
     assert graded["success"], graded.get("error") or graded.get("log")
     assert points_of(api, "warned") == len(answers)
+    released, run = (
+        nbformat.read(place / NAME / f"{NAME}.ipynb", 4).cells
+        for place in (folder / "release", folder / "autograded" / "warned")
+    )
+    given, used = (
+        next(cell.source for cell in cells if "parameters" in cell.metadata.get("tags", []))
+        for cells in (released, run)
+    )
+    assert used == given
 
 
 @pytest.mark.filterwarnings("ignore:Object of type")
