@@ -4,6 +4,7 @@ Each test starts two CPU processes with torchrun or fabric, as a user would.
 """
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -48,7 +49,15 @@ train(Settings.read(sys.argv[1]), sys.argv[2], resume=True, callback=lambda row:
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
-FABRIC = (str(Path(sys.executable).with_name("fabric")), "run", "--accelerator=cpu", "--devices=2")
+
+
+def fabric_launcher():
+    """With a port of its own: the default of ``fabric run`` is one for all, and these tests may run side by side."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fabric = str(Path(sys.executable).with_name("fabric"))
+    return (fabric, "run", "--accelerator=cpu", "--devices=2", f"--main-port={port}")
 
 
 def two_processes(*words, ok=True, launcher=TORCHRUN):
@@ -78,7 +87,7 @@ def runs(tmp_path_factory, phantom_folder):
 
     one("one")
     two("two")
-    two("fabric", launcher=FABRIC)
+    two("fabric", launcher=fabric_launcher())
     one("one-two", stop=2)
     two("one-two")
     two("two-one", stop=2)
