@@ -24,6 +24,7 @@ from dualtask_lite.engine.run import read_json, read_rows
 from dualtask_lite.rows import Row, mean_of, number, pairs
 from dualtask_lite.show.figures import results as figures
 from dualtask_lite.show.picture import Picture
+from dualtask_lite.words import interval_in_words, signed
 
 RESULTS = Path(__file__).parents[1] / "data" / "results"
 REFERENCE, EXAM, SAMPLES = RESULTS / "reference", RESULTS / "exam", RESULTS / "ablation_samples"
@@ -119,11 +120,6 @@ def written(value: float, digits: int = 3) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def interval(ends: Sequence[float]) -> str:
-    """An interval of a table, empty when it cannot be had."""
-    return "" if math.isnan(ends[0]) else f"{ends[0]:+.3f} to {ends[1]:+.3f}"
-
-
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """A table from rows that share their columns."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([*row.values()] for row in rows)]
@@ -133,10 +129,8 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
 def compared(results: Results, arm: str, head: str) -> dict[str, str]:
     """The last cells of an arm's row: its difference from segmentation only, below ``head``, and the interval."""
     found: Row | dict[str, Any] = results.comparisons.get(arm, {})
-    return {
-        head: f"{found['difference']:+.3f}" if found else "",
-        "95 %, training runs and cases": interval(found["hierarchical"]) or "too few training runs" if found else "",
-    }
+    ends = interval_in_words(found["hierarchical"], "too few training runs") if found else ""
+    return {head: signed(found["difference"]) if found else "", "95 %, training runs and cases": ends}
 
 
 def arm_row(results: Results, arm: str) -> dict[str, str]:
@@ -164,17 +158,20 @@ def longer_lines(results: Results) -> str:
         | {arm: " to ".join(filter(None, (written(dice[arm + n][run]) for n in ("", LONGER, LONGEST)))) for arm in arms}
         for run in runs
     ]
-    gained = "; ".join(f"{arm} {np.nanmin(of_arm):+.3f} to {np.nanmax(of_arm):+.3f}" for arm, of_arm in gains.items())
+    gained = "; ".join(
+        f"{arm} {interval_in_words([np.nanmin(of_arm), np.nanmax(of_arm)])}" for arm, of_arm in gains.items()
+    )
     early, late = (
         [dice[RECIPE + length][run] - dice[BASELINE + length][run] for run in runs] for length in ("", LONGER)
     )
     same_runs = [row for row in results.tumours if (row["part"], row["seed"]) in runs]
     (found,) = (one for one in compare(same_runs, BASELINE, "dice") if one["arm"] == RECIPE)
+    later = signed(results.comparisons[RECIPE + LONGER]["difference"])
     about = (
         f"What a run gained from more steps: {gained}. In these {len(runs)} runs the conversions changed the Dice by "
-        f"{found['difference']:+.3f} after 2,400 steps ({min(early):+.3f} to {max(early):+.3f} in one run, standard "
-        f"deviation {stdev(early):.3f}), and by {results.comparisons[RECIPE + LONGER]['difference']:+.3f} after 9,600 "
-        f"({min(late):+.3f} to {max(late):+.3f}, {stdev(late):.3f})."
+        f"{signed(found['difference'])} after 2,400 steps ({interval_in_words([min(early), max(early)])} in one run, "
+        f"standard deviation {stdev(early):.3f}), and by {later} after 9,600 "
+        f"({interval_in_words([min(late), max(late)])}, {stdev(late):.3f})."
     )
     title = (
         "Dice of each training run that was repeated with four times as many steps, after 2,400 and after 9,600 steps "
@@ -191,7 +188,8 @@ def without_the_largest(results: Results, arm: str) -> str:
     part, seed = max(differences, key=lambda training: abs(mean_of(differences[training])))
     kept = [row for row in results.tumours if (row["part"], row["seed"]) != (part, seed)]
     (found,) = (one for one in compare(kept, BASELINE, "dice") if one["arm"] == arm)
-    return f"Without the run that differs most (hospital {part}, seed {seed}) it would be {found['difference']:+.3f}."
+    left = signed(found["difference"])
+    return f"Without the run that differs most (hospital {part}, seed {seed}) it would be {left}."
 
 
 def sentence(results: Results, arm: str, subject: str) -> str:
@@ -226,7 +224,7 @@ def page_lines(results: Results) -> str:
         f" By the spread between the runs, it takes {needed} pairs to show a difference of 0.05, or {needed_later} of "
         "four times as many steps."
     )
-    claim = f"The claim, as this kit reads it, is {CLAIMED:+.3f} on patients."
+    claim = f"The claim, as this kit reads it, is {signed(CLAIMED)} on patients."
     return "\n\n".join(
         [
             reference_lines(results, arms),
@@ -262,7 +260,7 @@ def exam_lines(exam: Results, reference: Results) -> str:
     found = exam.comparisons[RECIPE]
     reached = found["difference"] >= CLAIMED and found["conclusion"] == "better"
     sentences = [
-        f"The claim, as read here, is {CLAIMED:+.3f} on patients. It was the aim, with an interval above zero: "
+        f"The claim, as read here, is {signed(CLAIMED)} on patients. It was the aim, with an interval above zero: "
         f"{'reached' if reached else 'missed'}.",
         sentence(exam, RECIPE, "The distance and both conversions change the Dice by"),
         sentence(reference, RECIPE, "On A, B and C, each held out in turn, it was"),
@@ -286,10 +284,10 @@ def log_lines(results: Results) -> str:
         rows.append(
             {
                 "arm": arm,
-                "minus segmentation, by hospital": ", ".join(f"{c} {d:+.3f}" for c, d in found["by_centre"].items())
+                "minus segmentation, by hospital": ", ".join(f"{c} {signed(d)}" for c, d in found["by_centre"].items())
                 if found
                 else "",
-                "95 %, cases alone": interval(found["interval"]) if found else "",
+                "95 %, cases alone": interval_in_words(found["interval"], "") if found else "",
                 "detected": written(results.mean(arm, "detected"), 2),
                 "by the mean of both heads": written(results.mean(arm, "dice_mean_head")),
                 "in the box around the true pancreas": written(results.mean(arm, "dice_own_box")),

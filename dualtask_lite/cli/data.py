@@ -14,13 +14,13 @@ from dualtask_lite.cli.shared import (
     AsJson,
     app,
     check_folder_name,
-    counted,
     out,
     print_json,
     print_line,
     print_table,
 )
 from dualtask_lite.errors import DualTaskError, reason_of
+from dualtask_lite.words import counted
 
 if TYPE_CHECKING:
     from dualtask_lite.cases.case import Case

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,13 @@ from dualtask_lite.cli.shared import (
     Stages,
     app,
     check_folder_name,
-    counted,
     models_of,
     out,
     print_json,
     print_table,
 )
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.words import counted, interval_in_words, signed
 
 SHOWN = ("dice", "nsd_2mm", "hd95_mm", "assd_mm")  # metrics in the table of an evaluation
 
@@ -194,9 +193,9 @@ def _print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
             {key: record[key] for key in ("target", "protocol", "metric", "arm", "cases")}
             | {
                 "minus": record["baseline"],
-                "difference": f"{record['difference']:+.3f}",
-                "95 %, training runs and cases": _interval(record["hierarchical"]),
-                "95 %, cases alone": _interval(record["interval"]),
+                "difference": signed(record["difference"]),
+                "95 %, training runs and cases": interval_in_words(record["hierarchical"]),
+                "95 %, cases alone": interval_in_words(record["interval"]),
                 "p (Holm)": f"{record['p_holm']:.3g}",
                 "conclusion": record["conclusion"],
             }
@@ -209,8 +208,3 @@ def _print_comparisons(comparisons: Sequence[Mapping[str, Any]]) -> None:
 
 def _mean(statistics: Mapping[str, float]) -> str:
     return f"{statistics['mean']:.3f} ({statistics['n']})" if statistics["n"] else "undefined (0)"
-
-
-def _interval(interval: tuple[float, float]) -> str:
-    low, high = interval
-    return f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "undefined"

@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from dualtask_lite.cli.shared import AsJson, app, check_folder_name, counted, out, print_json
+from dualtask_lite.cli.shared import AsJson, app, check_folder_name, out, print_json
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import whole_file
 from dualtask_lite.resources import lessons_folder
+from dualtask_lite.words import counted
 
 
 @app.command()

@@ -83,11 +83,6 @@ def check_folder_name(path: Path | None) -> Path | None:
     return path
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 case``, ``2 cases``: a number with its noun, whose plural ends in s."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
 def print_line(line: str) -> None:
     """Print one line without markup, with special characters in file names escaped."""
     out.print(printable(line), markup=False, highlight=False)

@@ -9,6 +9,8 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
+from dualtask_lite.words import counted, interval_in_words, signed
+
 Row = Mapping[str, Any]
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 320, 92, 60, 14  # of the figure, in its own units
@@ -47,12 +49,12 @@ class Board:
             return "There is no hand-in yet."
         first = self.teams[0]
         best = max(team["difference"] for team in self.teams)
-        teams, hand_ins = _count(len(self.teams), "team"), _count(self.hand_ins, "hand-in")
+        teams, hand_ins = counted(len(self.teams), "team"), counted(self.hand_ins, "hand-in")
         return (
             f"{teams}, {hand_ins}, {first['cases']} cases. "
             f"Baseline: {first['target']} Dice {first['baseline_dice']:.3f}. "
-            f"The best difference from it is {best:+.3f}. "
-            f"Luck alone gives {self.luck[self.hand_ins - 1]:+.3f} as the best of {hand_ins}."
+            f"The best difference from it is {signed(best)}. "
+            f"Luck alone gives {signed(self.luck[self.hand_ins - 1])} as the best of {hand_ins}."
         )
 
     def _row(self, rank: int, team: Row) -> str:
@@ -61,10 +63,10 @@ class Board:
             "place": str(rank),
             "team": html.escape(str(team["team"])),
             "Dice": f"<strong>{team['dice']:.3f}</strong>",
-            "difference from the baseline": f"{team['difference']:+.3f} <span class='interval'>({team['low']:+.3f} to "
-            f"{team['high']:+.3f})</span>{self._interval(team)}",
+            "difference from the baseline": f"{signed(team['difference'])} <span class='interval'>("
+            f"{interval_in_words((team['low'], team['high']))})</span>{self._interval(team)}",
             "hand-ins": str(team["hand_ins"]),
-            "best by luck alone": f"{team['luck']:+.3f}",
+            "best by luck alone": signed(team["luck"]),
             "trained": "unknown" if seconds is None else f"{seconds / 60:.1f} min",
         }
         columns = [f'<td data-head="{head}"><span>{cell}</span></td>' for head, cell in cells.items()]
@@ -103,7 +105,7 @@ class Board:
         for value in sorted({0.0, round(min(values), 3), round(max(values), 3)}):
             y = at(1, value)[1]
             parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH}" y1="{y}" y2="{y}"/>')
-            parts.append(f'<text x="{_LEFT - 6}" y="{y + 5}" text-anchor="end">{value:+.3f}</text>')
+            parts.append(f'<text x="{_LEFT - 6}" y="{y + 5}" text-anchor="end">{signed(value)}</text>')
         for number in sorted({1, (1 + last) // 2, last}):
             x = at(number, 0)[0]
             parts.append(f'<text x="{x}" y="{_HEIGHT - _BOTTOM + 22}" text-anchor="middle">{number}</text>')
@@ -111,16 +113,12 @@ class Board:
         parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">hand-ins of a team</text>')
         for team in self.teams:
             x, y = at(team["hand_ins"], team["difference"])
-            name = html.escape(f"{team['team']}: {team['difference']:+.3f}, hand-ins: {team['hand_ins']}")
+            name = html.escape(f"{team['team']}: {signed(team['difference'])}, hand-ins: {team['hand_ins']}")
             parts.append(f'<circle cx="{x}" cy="{y}" r="6"><title>{name}</title></circle>')
         above = sum(team["difference"] > team["luck"] for team in self.teams)
         words = html.escape(
             f"Best difference of each team against its number of hand-ins. {above} of {len(self.teams)} lie above the "
-            f"curve of luck alone, which reaches {curve[-1][1]:+.3f} at {last} hand-ins."
+            f"curve of luck alone, which reaches {signed(curve[-1][1])} at {last} hand-ins."
         )
         drawn = f'<svg role="img" aria-label="{words}" viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg>'
         return f"<figure>{drawn}<figcaption>{words}</figcaption></figure>"
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"

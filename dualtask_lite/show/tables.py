@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 
 from dualtask_lite.rows import Row, mean_of, number
 from dualtask_lite.show.table import Table
+from dualtask_lite.words import interval_in_words, signed
 
 
 def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
@@ -81,23 +81,20 @@ def differences(comparisons: Sequence[Row]) -> Table:
     Args:
         comparisons: of one metric, see ``engine.judging.statistics.compare``.
     """
+    few = "too few training runs"
     lines = [
         {
             "arm": comparison["arm"],
-            "difference": f"{comparison['difference']:+.3f}",
-            "over training runs and cases": _ends(comparison["hierarchical"]),
-            "over cases alone": _ends(comparison["interval"]),
+            "difference": signed(comparison["difference"]),
+            "over training runs and cases": interval_in_words(comparison["hierarchical"], few),
+            "over cases alone": interval_in_words(comparison["interval"], few),
             "p (Holm)": f"{comparison['p_holm']:.2g}",
-            "by hospital": {name: f"{value:+.3f}" for name, value in comparison["by_centre"].items()},
+            "by hospital": {name: signed(value) for name, value in comparison["by_centre"].items()},
             "conclusion": comparison["conclusion"],
         }
         for comparison in comparisons
     ]
     return Table(lines, "Difference from the baseline, with 95 % intervals")
-
-
-def _ends(interval: Sequence[float]) -> str:
-    return "too few training runs" if math.isnan(interval[0]) else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
 
 
 def _median(values: Iterable[float]) -> float | None:

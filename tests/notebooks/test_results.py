@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from dualtask_lite.engine.judging.statistics import compare, conclusion
+from dualtask_lite.words import signed
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "notebooks"))  # where the scripts that write the pages lie
@@ -213,7 +214,7 @@ def test_page_says_what_is_left_without_the_training_that_differs_most(tumours):
     part, seed = most = max(means, key=lambda key: abs(means[key]))
     left = difference(arm, baseline, means.keys() - {most})
     words = " ".join(part_of(PAGE).split())
-    assert f"most (hospital {part}, seed {seed}) it would be {left:+.3f}." in words
+    assert f"most (hospital {part}, seed {seed}) it would be {signed(left)}." in words
 
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")

@@ -32,6 +32,7 @@ from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import check_writable
 from dualtask_lite.rows import number, pairs
+from dualtask_lite.words import interval_in_words, signed
 
 FEWEST_CASES = (
     10  # for a verdict: between equal models, one of ten intervals over 10 cases excludes 0, and more over fewer
@@ -70,8 +71,8 @@ class HandIn:
             verdict = f"no verdict, which needs {FEWEST_CASES} cases"
         return (
             f"{row['team']}: {row['target']} Dice {row['dice']:.3f} on {row['cases']} cases of the exam, baseline "
-            f"{row['baseline_dice']:.3f}. The difference is {row['difference']:+.3f} (95 % interval {low:+.3f} to "
-            f"{high:+.3f}): {verdict}. Worst case: {worst['case']}, Dice {worst['dice']:.2f}, "
+            f"{row['baseline_dice']:.3f}. The difference is {signed(row['difference'])} (95 % interval "
+            f"{interval_in_words((low, high))}): {verdict}. Worst case: {worst['case']}, Dice {worst['dice']:.2f}, "
             f"{worst['volume_ml_truth']:.1f} ml."
         )
 

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from dualtask_lite.rows import Pair, Row, pairs
+from dualtask_lite.words import interval_in_words, signed
 
 T = TypeVar("T", bound=Hashable)
 Groups = Sequence[NDArray[np.float64]]
@@ -236,9 +237,9 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
         baseline: its name in the sentence.
     """
     if record["trainings"] == 1:
-        return f"{record['difference']:+.3f} in one training run, which is no verdict"
-    low, high = record["hierarchical"]
-    ends = f" ({low:+.3f} to {high:+.3f})" if math.isfinite(low) else ""
+        return f"{signed(record['difference'])} in one training run, which is no verdict"
+    interval = interval_in_words(record["hierarchical"], "")
+    ends = f" ({interval})" if interval else ""
     shown = {
         "better": f"better than {baseline}",
         "worse": f"worse than {baseline}",
@@ -246,7 +247,7 @@ def in_words(record: Mapping[str, Any], baseline: str = "segmentation only") -> 
     }[record["conclusion"]]
     if record["trainings"] < FEWEST_TRAININGS:
         shown = "not shown, since so few give no verdict"
-    return f"{record['difference']:+.3f} over {record['trainings']} training runs{ends}: {shown}"
+    return f"{signed(record['difference'])} over {record['trainings']} training runs{ends}: {shown}"
 
 
 def _baseline_of(arm: str, baseline: str, arms: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
+from dualtask_lite.words import interval_in_words, signed
 
 
 def _paired(rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -19,7 +20,7 @@ def _paired(rows: Sequence[Mapping[str, Any]]) -> list[float]:
 def _how_many_gain(answer: float, rows: Sequence[Mapping[str, Any]]) -> str:
     differences = _paired(rows)
     gained = sum(one > 0 for one in differences)
-    return f"{answer:+.3f} on average; {gained} of {len(differences)} cases gained."
+    return f"{signed(answer)} on average; {gained} of {len(differences)} cases gained."
 
 
 @exercise(
@@ -81,8 +82,8 @@ def on_other_patients(comparisons: Sequence[Mapping[str, Any]]) -> tuple[str, st
     letter = "a" if alone[0] > 0 or alone[1] < 0 else "b"
     return (
         letter,
-        f"Over cases alone {alone[0]:+.3f} to {alone[1]:+.3f}. With models that are trained anew: over training runs "
-        f"and cases {together[0]:+.3f} to {together[1]:+.3f}, from {one['trainings']} of them: {one['conclusion']}.",
+        f"Over cases alone {interval_in_words(alone)}. With models that are trained anew: over training runs "
+        f"and cases {interval_in_words(together)}, from {one['trainings']} of them: {one['conclusion']}.",
     )
 
 

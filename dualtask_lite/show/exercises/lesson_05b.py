@@ -8,6 +8,7 @@ from typing import Any
 from dualtask_lite.rows import Row, mean_of, number
 from dualtask_lite.show.exercises.choices import result
 from dualtask_lite.show.exercises.judge import exercise
+from dualtask_lite.words import signed
 
 _SAME = 0.05  # a smaller difference of a mean precision or recall counts as no change
 _BEHIND = 0.05  # Dice
@@ -90,8 +91,8 @@ def _by_training(tumours: Sequence[Row]) -> dict[tuple[str, ...], list[Row]]:
 
 def _what_it_decides(answer: float, tumours: Sequence[Row], compare: Compare) -> str:
     whole = _conversion(compare, tumours)
-    everything = f"{whole['difference']:+.3f} over all {whole['trainings']} training runs"
-    return f"{answer:+.3f}, against {everything}: so much depends on one of them."
+    everything = f"{signed(whole['difference'])} over all {whole['trainings']} training runs"
+    return f"{signed(answer)}, against {everything}: so much depends on one of them."
 
 
 @exercise(
@@ -161,8 +162,8 @@ def share_of_the_samples(halved: Sequence[Mapping[str, Any]]) -> tuple[str, str]
     each = ", ".join(f"{centre} {lost_there / views[centre]:.0%}" for centre, lost_there in samples.items())
     return (
         letter,
-        f"{lost['segmentation+optimiser.batch=2']:+.3f} of {lost['views']:+.3f}, a share of {share:.0%} on average; "
-        f"by hospital: {each}.",
+        f"{signed(lost['segmentation+optimiser.batch=2'])} of {signed(lost['views'])}, a share of {share:.0%} on "
+        f"average; by hospital: {each}.",
     )
 
 
@@ -189,4 +190,4 @@ def chosen_in_the_exam(comparisons: Sequence[Mapping[str, Any]], on_d: Sequence[
         next(one["difference"] for one in records if one["arm"] == "conversion") for records in (comparisons, on_d)
     )
     letter = "b" if abs(after - before) <= _ALIKE else "a" if after > before else "c"
-    return letter, f"{after:+.3f} on D, {before:+.3f} on A, B and C."
+    return letter, f"{signed(after)} on D, {signed(before)} on A, B and C."

@@ -7,6 +7,7 @@ from typing import Any
 
 from dualtask_lite.show.exercises.choices import result as outcome_of
 from dualtask_lite.show.exercises.judge import exercise
+from dualtask_lite.words import interval_in_words, signed
 
 BUDGET = 180  # seconds
 _SAME = 0.05  # Dice; a smaller change of a difference counts as no change
@@ -61,6 +62,6 @@ def difference_on_the_exam(result: Any, mean_dice: Mapping[str, float]) -> tuple
     known, new = mean_dice["attempt"] - mean_dice["baseline"], result.row["difference"]
     letter = "a" if new > known + _SAME else "c" if new < known - _SAME else "b"
     return letter, (
-        f"{known:+.3f} there, {new:+.3f} on D, with an interval from {result.row['low']:+.3f} to "
-        f"{result.row['high']:+.3f} over {result.row['cases']} tumours."
+        f"{signed(known)} there, {signed(new)} on D, with an interval from "
+        f"{interval_in_words((result.row['low'], result.row['high']))} over {result.row['cases']} tumours."
     )

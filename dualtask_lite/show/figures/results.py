@@ -5,7 +5,6 @@ Their input comes from ``dualtask ablate``: the rows of ``cases.csv`` and the co
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from dualtask_lite.rows import Row, number, pairs
 from dualtask_lite.show import palette
 from dualtask_lite.show.figures.parts import tidy
 from dualtask_lite.show.picture import Picture, new_figure
+from dualtask_lite.words import counted, interval_in_words, signed
 
 _NAMES = {"dice": "Dice", "nsd_2mm": "NSD at 2 mm"}
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -55,7 +55,7 @@ def paired(
         axes.plot(x, y, marker, color=colour, mec="black", mew=0.5, ms=7, alpha=0.8, label=f"centre {centre}")
         notes.append(
             f"Centre {centre}: {len(x)} cases, {(y > x).sum()} better, {(y < x).sum()} worse, mean difference "
-            f"{(y - x).mean():+.3f}."
+            f"{signed((y - x).mean())}."
         )
     name = _NAMES.get(metric, metric)
     axes.set(xlabel=f"{name}, {baseline}", ylabel=f"{name}, {arm}", xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
@@ -88,7 +88,7 @@ def arms(
     axes = figure.subplots()
     axes.axvline(0, color=palette.ink(), lw=1)
     if claimed is not None:
-        axes.axvline(claimed, color=palette.VERMILLION, lw=1.5, ls=":", label=f"{claimed:+.3f}, as claimed")
+        axes.axvline(claimed, color=palette.VERMILLION, lw=1.5, ls=":", label=f"{signed(claimed)}, as claimed")
     notes = [f"{_sample_size(record)}: {_draw_arm(axes, row, record)}" for row, record in enumerate(shown)]
     first, name = shown[0], _NAMES.get(metric, metric)
     axes.set_yticks(range(len(shown)), [f"{record['arm']}\n{_sample_size(record)}" for record in shown])
@@ -103,7 +103,7 @@ def arms(
 
 def _sample_size(comparison: Row) -> str:
     trainings = comparison["trainings"]
-    return f"{comparison['cases']} cases, {trainings} training run{'s' if trainings > 1 else ''}"
+    return f"{counted(comparison['cases'], 'case')}, {counted(trainings, 'training run')}"
 
 
 def _draw_arm(axes: Axes, row: int, comparison: Row) -> str:
@@ -130,14 +130,16 @@ def _draw_arm(axes: Axes, row: int, comparison: Row) -> str:
     )
     for values, below, name, style in marks:
         axes.plot(values, [row + below] * len(values), label=None if row else name, **style)
-    over_trainings = f"{low:+.3f} to {high:+.3f}" if math.isfinite(low) else "no interval over training runs"
+    over_trainings = interval_in_words((low, high), "no interval over training runs")
     axes.annotate(
-        f"{middle:+.3f} ({over_trainings})\np after Holm {p:.2g}",
+        f"{signed(middle)} ({over_trainings})\np after Holm {p:.2g}",
         (1.01, row),
         xycoords=("axes fraction", "data"),
         va="center",
         fontsize=9,
     )
-    cases = f"{over_cases[0]:+.3f} to {over_cases[1]:+.3f}" if math.isfinite(over_cases[0]) else "no interval"
+    cases = interval_in_words(over_cases, "no interval")
     note = f" ({comparison['note']})" if comparison["note"] else ""
-    return f"{comparison['arm']} {middle:+.3f} ({over_trainings}), over cases alone {cases}, p after Holm {p:.2g}{note}"
+    return (
+        f"{comparison['arm']} {signed(middle)} ({over_trainings}), over cases alone {cases}, p after Holm {p:.2g}{note}"
+    )
