@@ -48,7 +48,10 @@ def lessons(
 def _refuse_notebooks_that_were_run(notebooks: list[Path]) -> None:
     """In a clone the lessons may hold the answers of whoever worked in them."""
     for path in notebooks:
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        try:
+            cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        except (OSError, ValueError, LookupError, TypeError) as error:  # such as a clone in the middle of a merge
+            raise DualTaskError(f"{path}: is missing or damaged", "restore the lesson with make notebooks") from error
         if any(cell.get("outputs") or cell.get("execution_count") for cell in cells):
             raise DualTaskError(
                 f"{path}: was run, so it may hold answers",

@@ -87,3 +87,15 @@ def test_wheel_writes_both_builds_without_an_address(installed, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert Path(done.stdout.strip()).is_relative_to(installed)
+
+
+@pytest.mark.parametrize("content", [None, "<<<<<<< HEAD\n{}", "{}", "[]"])
+def test_a_damaged_notebook_of_a_clone_is_named(clone, typed, tmp_path, content):
+    """Such as one in the middle of a merge."""
+    lesson = clone / BOTH[2]
+    lesson.unlink()
+    if content:
+        lesson.write_text(content)
+    code, _, error = typed("lessons", tmp_path / "course")
+    assert code == 1
+    assert f"{BOTH[2]}: is missing or damaged; restore the lesson with make notebooks" in error
