@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from dualtask_lite.errors import DualTaskError
 
 _BLOCK = 1 << 20  # bytes that are read at a time
@@ -37,6 +39,30 @@ def whole_file(path: Path) -> Iterator[Path]:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, so that no second process writes to it; the system releases it at the process's end.
+
+    Raises:
+        DualTaskError: when another process holds it, or the folder cannot be created.
+    """
+    with report_write_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise DualTaskError(
+            f"{folder}: another process writes to it", "wait until it has finished, or choose another folder"
+        ) from error
+    except (OSError, NotImplementedError):
+        pass  # a file system without locks; if it cannot be written to at all, the first file says so
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(folder: Path) -> None:

@@ -1,12 +1,16 @@
 """Files that are written completely, on every system and beside other processes, and records that may be damaged."""
 
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import check_writable, read_record, remove_leftovers, whole_file
+from dualtask_lite.files import check_writable, only_writer, read_record, remove_leftovers, whole_file
 
 
 @pytest.fixture
@@ -39,6 +43,37 @@ def test_processes_of_one_id_do_not_share_a_temporary_file(tmp_path):
         second.write_text("second")
         assert first.read_text() == "first"
     assert os.listdir(tmp_path) == ["x"]
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from dualtask_lite.files import only_writer
+with only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_folder_has_one_writer_until_its_process_is_killed(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "run")], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(DualTaskError, match="another process writes to it; wait"), only_writer(tmp_path / "run"):
+            pass
+        other.kill()
+    for _ in range(2):
+        with only_writer(tmp_path / "run"):
+            pass
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOLCK, "No locks available"), NotImplementedError("no flock")])
+def test_a_file_system_without_locks_is_written_to(tmp_path, monkeypatch, error):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with only_writer(tmp_path / "run"):
+        (tmp_path / "run" / "x").write_text("written")
 
 
 def test_a_folder_is_tried_without_a_trace(tmp_path, monkeypatch):

@@ -34,7 +34,7 @@ from dualtask_lite.engine.training.memory import check_memory, first_reduction, 
 from dualtask_lite.engine.training.selection import checked_split, training_cases
 from dualtask_lite.engine.training.step import Steps, make_optimiser
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import check_writable, remove_leftovers
+from dualtask_lite.files import check_writable, only_writer, remove_leftovers
 from dualtask_lite.method.network import DualTaskNet
 
 if TYPE_CHECKING:
@@ -80,10 +80,10 @@ def train(
         The run folder: ``config.yaml``, ``metrics.csv``, ``model.safetensors``, ``last.ckpt`` and ``manifest.json``.
 
     Raises:
-        DualTaskError: when there is no case to train on, no label contains the target, the folder cannot be written or
-            holds a run already, a resumed run has no checkpoint, other cases, or settings that give its weights another
-            meaning, the memory does not suffice, or the loss is not finite. Nothing is written before all checks have
-            passed and all cases are read.
+        DualTaskError: when there is no case to train on, no label contains the target, the folder cannot be written,
+            holds a run already or another process writes to it, a resumed run has no checkpoint, other cases, or
+            settings that give its weights another meaning, the memory does not suffice, or the loss is not finite.
+            Nothing is written before all checks have passed and all cases are read.
     """
     started = time.perf_counter()
     folder = Path(folder)
@@ -173,15 +173,16 @@ class _Run:
         if not self.steps.fabric.is_global_zero:
             yield None
             return
-        self.steps.settings.write(self.folder / files.CONFIG)
-        if on_start:
-            on_start()
-        remove_leftovers(self.folder)
-        log = files.MetricsLog(self.folder / files.METRICS, self.steps.columns(), finished=self.first)
-        try:
-            yield log
-        finally:
-            log.close()
+        with only_writer(self.folder):
+            self.steps.settings.write(self.folder / files.CONFIG)
+            if on_start:
+                on_start()
+            remove_leftovers(self.folder)
+            log = files.MetricsLog(self.folder / files.METRICS, self.steps.columns(), finished=self.first)
+            try:
+                yield log
+            finally:
+                log.close()
 
     def optimise(
         self, log: files.MetricsLog | None, bar: Any, callback: Callback | None, on_validation: OnValidation | None

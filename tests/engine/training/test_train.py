@@ -30,7 +30,7 @@ from dualtask_lite.engine.training.selection import checked_split
 from dualtask_lite.engine.training.step import learning_rate, ramp
 from dualtask_lite.engine.training.train import evenly, train
 from dualtask_lite.errors import DualTaskError
-from dualtask_lite.files import whole_file
+from dualtask_lite.files import only_writer, whole_file
 from dualtask_lite.method.losses import PAPER_WEIGHTS
 
 TINY = {
@@ -670,6 +670,19 @@ def test_a_part_of_a_run_is_not_continued_with_other_settings(tmp_path, left):
     with pytest.raises(DualTaskError, match="holds a run already"):
         train(Settings.of("laptop", {**TINY, "objective.tau": 9}), tmp_path / "rest", split=split(), progress=False)
     assert [file.name for file in (tmp_path / "rest").iterdir()] == [left]
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_folder_that_another_process_trains_in_is_left_alone(tmp_path, resume):
+    run = tmp_path / "run"
+    if resume:
+        train(Settings.of("laptop", {**TINY, "optimiser.steps": 1}), run, split=split(), progress=False)
+    with only_writer(run):
+        before = {path.name: path.read_bytes() for path in run.iterdir()}
+        with pytest.raises(DualTaskError, match="run: another process writes to it; wait until"):
+            train(Settings.of("laptop", TINY), run, split=split(), progress=False, resume=resume)
+        assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    train(Settings.of("laptop", TINY), run, split=split(), progress=False, resume=resume)
 
 
 def test_a_run_that_begins_while_another_reads_its_cases_is_not_overwritten(tmp_path, monkeypatch):
