@@ -240,7 +240,7 @@ def exam_row(exam: Results, arm: str) -> dict[str, str]:
         "arm": ARMS[arm],
         "training runs": str(exam.training_runs(arm)),
         "Dice": written(exam.mean(arm)),
-        "NSD at 2 mm": written(exam.mean(arm, "nsd_2mm")),
+        "NSD at 2 mm (4 mm voxels)": written(exam.mean(arm, "nsd_2mm")),
         "HD95 in mm": written(exam.mean(arm, "hd95_mm"), 1),
         "detected": written(exam.mean(arm, "detected"), 2),
         **compared(exam, arm, "difference in Dice"),

@@ -26,7 +26,11 @@ def bench(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=1, help="Of all: run the card's tests and the reference table as well, so long; -o: folder."),
+        typer.Option(
+            min=1,
+            help="With the part all: minutes to spend. Runs the GPU tests as well, and in the time left a table of "
+            "arms on new patients of hospital D; -o names a folder.",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -16,7 +16,7 @@ def board(
     file: Annotated[Path, typer.Option("--out", "-o", help="The page.")] = Path("board.html"),
     as_json: AsJson = False,
 ) -> None:
-    """Write one self-contained HTML page of the exam: the best hand-in of each team, and the effect of chance."""
+    """Write the leaderboard of the exam as one HTML page: the best hand-in of each team, and the effect of chance."""
     from dualtask_lite.engine.judging import exam
     from dualtask_lite.files import whole_file
     from dualtask_lite.show.board import Board

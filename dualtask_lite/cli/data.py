@@ -60,7 +60,7 @@ def data_list(as_json: AsJson = False) -> None:
 
 @data_app.command("get")
 def data_get(
-    name: Annotated[str, typer.Argument(help="phantom, msd, nih or panorama; see dualtask data list.")],
+    name: Annotated[str, typer.Argument(help="A source of dualtask data list, such as msd, nih or panorama.")],
     folder: Annotated[
         Path | None,
         typer.Option(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from dualtask_lite.rows import Row, mean_of, number
 from dualtask_lite.show.table import Table
-from dualtask_lite.words import interval_in_words, signed
+from dualtask_lite.words import counted, interval_in_words, signed
 
 
 def arms(rows: Sequence[Row], *, metric: str = "dice") -> Table:
@@ -94,7 +94,8 @@ def differences(comparisons: Sequence[Row]) -> Table:
         }
         for comparison in comparisons
     ]
-    return Table(lines, "Difference from the baseline, with 95 % intervals")
+    corrected = f"p corrected for {counted(len(lines), 'comparison')}"
+    return Table(lines, f"Difference from the baseline, with 95 % intervals, and {corrected}")
 
 
 def _median(values: Iterable[float]) -> float | None:

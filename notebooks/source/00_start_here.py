@@ -48,8 +48,7 @@ data_dir = ""  # a folder with cases; empty: the embedded three-centre data
 # %% [markdown]
 # ## The task
 #
-# Pancreatic cancer is mostly found late: in the United States 13 of 100 patients are alive five years
-# after the diagnosis [1]. The best chance is an operation, and whether that is possible depends on how
+# Pancreatic cancer is mostly found late: in the United States the five-year relative survival is 13 % [1]. The best chance is an operation, and whether that is possible depends on how
 # far the tumour reaches and on which vessels it touches. So a radiologist measures it in CT and reports
 # its size in three directions and its contact with each vessel [2]. Many tumours are small and some outgrow the organ, the
 # border is faint, and the grey value is often close to that of the organ around it.

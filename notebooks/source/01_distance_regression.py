@@ -66,7 +66,8 @@ panels(
 
 # %% [markdown]
 # (Right: blue is below 0, so inside, red is above.) No square holds 0: the **surface** lies between two squares, where the sign changes. So the mask can
-# be read off the distance again, exactly: inside is where the distance is negative.
+# be read off the distance again, exactly: inside is where the distance is negative. The distance runs from centre to centre, so it is up to half a
+# square more than the way to the surface.
 #
 # ## The same in three dimensions
 #
@@ -151,8 +152,8 @@ panels(
 # %% [markdown]
 # ### Exercise 1
 #
-# A surgeon asks for a margin of 10 mm around the ball. How many ml of the volume lie **outside the ball
-# and at most 10 mm from its surface**? One ml is 1000 mm³. Use `in_mm`, `ball` and `spacing`.
+# A surgeon asks for a margin of 10 mm around the ball. How many ml of the volume lie **outside the ball,
+# where `in_mm` is at most 10**? One ml is 1000 mm³. Use `in_mm`, `ball` and `spacing`.
 
 # %% tags=["exercise", "blank"]
 margin_ml = ...
@@ -339,7 +340,7 @@ outcome("01.B")
 
 # %% [markdown]
 # As soon as the masks part, Dice as a score has nothing more to say: moved by 18 mm and by 30 mm are equally wrong. The error of the
-# distance still tells how far away the prediction is. That is one motive for asking a network for both.
+# distance still grows, although ever more slowly: beyond the band of 20 mm it is flat, too. That is one motive for asking a network for both.
 
 # %% [markdown]
 # ### Exercise 4
@@ -431,8 +432,8 @@ choice(
 )
 
 # %% [markdown]
-# This is all of the training. The optimiser AdamW moves the weights against the [gradient](glossary.md#gradient), and OneCycleLR makes its steps first
-# larger, then smaller and smaller.
+# This is all of the training. The optimiser AdamW moves the weights against the [gradient](glossary.md#gradient), and OneCycleLR makes its steps, the
+# **[learning rate](glossary.md#learning-rate)**, first larger, then smaller and smaller.
 
 # %%
 torch.manual_seed(seed)
@@ -498,7 +499,8 @@ panels(
 # %% [markdown]
 # ## What is known now
 #
-# - A network learns a rough distance in mm. Its target must not depend on the crop or on the voxel size.
+# - A network learns a rough distance in mm. Its target must not depend on the crop or on the voxel size, so the kit resamples
+#   all cases to one grid before it measures.
 # - Whether that helps with tumours of another hospital is not tested; the claim of +9.5 points stands as it was.
 #
 # ## Summary

@@ -119,7 +119,7 @@ print(f"distance there and back, largest error: {(again - distance)[near].abs().
 # %% [markdown]
 # No voxel changes, whatever tau is. So why not take any tau? Because the loss does not cut at a half. It compares
 # the **probabilities** with the mask, and these are blurred by tau. How well do they fit in the best case, when the
-# distance is perfect? The soft [Dice](glossary.md#dice) [3] tells, for balls of three sizes:
+# distance is perfect? (Here it is the distance to the ideal ball. That of lesson 01, from centre to centre, blurs a little less.) The soft [Dice](glossary.md#dice) [3] tells, for balls of three sizes:
 
 
 # %%
@@ -254,7 +254,7 @@ show_source(gradient_alive)
 
 # %% [markdown]
 # Here are more ways that code of this kind has used. `sigmoid(-k d)` with k = 1500 [2] and k = 100 is steep: there d was divided
-# by its maximum and so runs from -1 to 1. The last three have a temperature in mm.
+# by its maximum, here by the band of 20 mm, which is the same for every lesion. The last three have a temperature in mm.
 
 # %%
 ways = {

@@ -99,7 +99,8 @@ panels(
 )
 
 # %% [markdown]
-# Contrast, noise and texture change; the tumour stays where it is, so its label holds for every view. But how much the tumour
+# Contrast, noise and texture change; the tumour stays in its place, give or take half a kernel (one to three voxels), so its label nearly
+# holds for every view. But how much the tumour
 # differs from its surroundings changes:
 
 # %% tags=["choice"]
@@ -344,7 +345,7 @@ show_source(nt_xent)
 # ## A short training
 #
 # Does it work? The network of the kit learns for a short while on two centres, with two views of every patch and three
-# terms: segmentation, output consistency, and the contrast. The contrast has the weight 1 instead of the published 0.1, because
+# terms: segmentation, output consistency (of the probabilities; the distance is not trained here), and the contrast. The contrast has the weight 1 instead of the published 0.1, because
 # the training is so short. Beside it stands a training without the contrast, from the same weights and on the same samples: what
 # both of them change, the contrast did not do. The last centre is only looked at: the embeddings of its core and shell cells
 # are compared, one core cell and one shell cell of each patient, so that no patient's core is compared with itself.
@@ -494,7 +495,7 @@ for when, (core_cells, shell_cells, differ) in {
             "": when,
             "core with core": within[others].mean().item(),
             "core with shell": cosine[is_core][:, ~is_core].mean().item(),
-            "two views' answers differ by": differ,
+            "two views' probabilities differ by": differ,
         }
     )
 Table(rows, f"Centre {held_out}, never trained on: cosine similarity, and consistency", digits=4)
@@ -544,7 +545,8 @@ check("03.4", own_kind)
 #
 # ## Summary
 #
-# - Random convolution changes the appearance and keeps the anatomy, so labels hold for every view.
+# - Random convolution changes the appearance and keeps the anatomy in its place to within half a kernel, so
+#   labels hold for every view.
 # - Some views are saturated and show nothing: count, and draw again.
 # - Output consistency asks for equal answers; a network that knows nothing has them for free.
 # - NT-Xent pulls core cells together and pushes the shell away, in the features, over all views. Core cells also come together

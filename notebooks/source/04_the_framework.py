@@ -392,7 +392,7 @@ print(picture.save(folder / f"{scan.id}.png"))
 # %% [markdown]
 # ### Exercise 3
 #
-# How deep below the tumour's surface, in mm, is the voxel that the distance head calls deepest? The
+# How deep, in mm, does the distance head say that its deepest voxel lies? The
 # distance is `prediction.distance_mm`, negative inside; give a positive number.
 
 # %% tags=["exercise", "blank"]

@@ -176,8 +176,8 @@ print(f"mean difference {together.mean():+.3f}, interval {low:+.3f} to {high:+.3
 # | run 3 | -0.10 | -0.14 | -0.08 | -0.12 | -0.11 |
 # | mean | +0.02 | -0.02 | +0.04 | 0.00 | **+0.01** |
 #
-# *Draw patients*, four columns with replacement: 3, 3, 1, 4 gives a mean of +0.025; 2, 2, 4, 1 gives -0.005. *Draw training runs*, two rows (one fewer
-# than there are, because so few would make the interval too narrow): 1 and 2 gives +0.07, 1 and 3 gives -0.03, 3 and 3 gives -0.11. Which
+# *Draw patients*, four columns with replacement: 3, 3, 1, 4 gives a mean of +0.025; 2, 2, 4, 1 gives -0.005. *Draw training runs*, two of the three rows (with so
+# few runs, drawing as many as there are would make the interval too narrow): 1 and 2 gives +0.07, 1 and 3 gives -0.03, 3 and 3 gives -0.11. Which
 # runs are drawn moves the mean far more than which patients. The **hierarchical** interval draws both. It is then widened by the factor
 # of Student's t, because few runs tell little of how much runs differ. Conclusions need this interval:
 

@@ -39,8 +39,8 @@ data_dir = ""  # not used: this lesson reads a table that comes with the kit
 # ## The table
 #
 # Each **training run** holds out one hospital with all its 48 patients and learns from the two others; then the held-out patients
-# are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a hospital and a seed; in four of
-# these `full` came later, on another processor, and has its own, with nearly the same mean Dice; so have the long runs on C with seed 0. Every arm is scored on the mask of the
+# are predicted from the whole volume. The stage that finds the pancreas is the same for all arms of a hospital and a seed, except in the few
+# runs that came later, on another processor (the log of the table names them): for these it was trained again, with nearly the same mean Dice. Every arm is scored on the mask of the
 # segmentation head, and all arms get the same number of steps and of images a step, unless the name of an arm says otherwise. So
 # arms with one view differ in their terms only; an arm with two views also sees half as many samples (see below). This took hours, so the rows come with the kit:
 
@@ -180,12 +180,13 @@ learning_curves(curves)
 outcome("05b.B")
 
 # %% [markdown]
-# A line is the mean over the seeds, its band runs from the lowest to the highest. Read the training cases first. An arm that is behind on
-# its **own training cases** has not learned what there is to carry over: what its terms do in a new hospital cannot be seen
-# from this run. At the left end of the curves, already after more steps than a lesson trains, the arms differ by how fast they learn.
+# A line is the mean over the seeds, its band runs from the lowest to the highest. Read the training cases first. A regulariser may
+# lower them a little; but an arm that is far behind on its **own training cases**, and still rising there, may only need more steps. Then its
+# result in the new hospital is not its last word. At the left end of the curves, already after more steps than a lesson trains, the arms differ by how fast they learn.
 #
 # Then compare validation with the unseen hospital. Both are new patients; only the latter are of a new hospital.
-# Where their Dice is lower, a method that generalises better could recover the difference; where it is not, there is nothing to recover.
+# Where their Dice is lower, a method that makes the model independent of the hospital could recover the difference; where it is not, there
+# is nothing of that kind to recover.
 # And where an arm is low in all three, the run itself failed. Do not compare the losses of two arms: an arm with more terms
 # has a larger sum, and it grows while the ramped terms join in.
 
@@ -279,10 +280,10 @@ outcome("05b.C")
 # Read the table by rows, since a mean over the hospitals hides them. Each arm gained in every run. So the table at the top of the lesson
 # compares runs before their end: a term that seems to help may only help to learn faster. After 9,600 steps `conversion` is behind on
 # A and B, although level in one run of each, and ahead in two of the three runs of C. `full` ends last on A and on B; on C, where it ran once, its place depends on the
-# measurement: it is first from the whole volume (table), and last in the box around the true pancreas (curves).
+# measurement: it is first from the whole volume (table), and last in the learning curves.
 #
 # **A flat end does not show that a run has ended.** The curves are nearly flat at the right, the short ones too, because the
-# learning rate falls to zero there, whatever is left to learn. Only a longer run tells. One pair, on C with seed 1, was repeated with 19,200
+# [learning rate](glossary.md#learning-rate) falls to zero there, whatever is left to learn. Only a longer run tells. One pair, on C with seed 1, was repeated with 19,200
 # steps: `segmentation` stays about where it was on the unseen hospital (0.488 to 0.480), `conversion` gains (0.455 to 0.488), and they end level. For the
 # other runs, and above all for `full`, which is behind on its own training cases, the end is open. So compare arms at equal steps, which cost the same, **and** at the
 # length from which on more steps change nothing.
@@ -347,8 +348,8 @@ outcome("05b.D")
 # ## How a run fails
 #
 # A low Dice has two causes. **[Precision](glossary.md#precision)** is the share of the marked volume that is tumour, so it is low where too much is
-# marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Both are means over the
-# patients with a tumour; a false alarm in a patient without one lowers neither.
+# marked. **[Recall](glossary.md#recall)** is the share of the tumour that is marked, so it is low where tumours are missed. Recall is the mean over the
+# patients with a tumour, precision over those of them in whom anything was marked; a false alarm in a patient without one lowers neither.
 # Look at the rows of `segmentation` as well: a baseline that fails in one training run raises every difference from it.
 
 # %% tags=["choice"]
@@ -519,7 +520,7 @@ for asked, answers in {
 # ## Summary
 #
 # - One training run is no verdict, however many cases it is tested on.
-# - Look at the training cases first: an arm that is behind there, or a baseline that failed there, decides the mean by itself.
+# - Look at the training cases first: an arm that is far behind there may only need more steps, and a baseline that failed there decides the mean by itself.
 # - Ask whether more steps would change the comparison: in every run that was repeated here each arm gained from them.
 # - Two views of a sample are half as many samples: credit a term only against a baseline with the same data and the same work.
 # - Precision, recall and the worst case say how a run fails.

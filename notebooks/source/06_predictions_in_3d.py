@@ -327,7 +327,8 @@ check("06.2", share_within_2mm)
 # ## Could it have warned you?
 #
 # At a new hospital there are no labels. But this network has two heads, and it can be asked
-# again with another [imaging view](glossary.md#imaging-view) of the same CT. Where the answers **disagree**, at
+# again with another [imaging view](glossary.md#imaging-view) of the same CT (which it never saw in training, so it may also change its answer
+# because the view is strange to it). Where the answers **disagree**, at
 # least one of them is wrong. Each such disagreement is an **uncertainty estimate**, one number for a case; we call it a *warning*. Is it higher where the *risk*,
 # the true error 1 - Dice, is higher? Take four cases with the risks 0.2, 0.4, 0.6 and 0.8, and a warning that swaps the middle
 # two: from the lowest to the highest warning, the risks are 0.2, 0.6, 0.4, 0.8.
@@ -427,8 +428,8 @@ check("06.3", risk_left)
 #
 # [Lesson 00](00_start_here.ipynb) named two reasons why a new hospital differs: its scanner and its patients. Look at the
 # tumours themselves: how large they are, what kind they are, and how well they were marked. *Solid* tumours are firm tissue,
-# a little darker than the pancreas; *cystic* ones are filled with fluid and much darker; *iso* ones are as grey as the
-# pancreas around them.
+# a little darker than the pancreas; *cystic* ones are filled with fluid and much darker; *iso* (isoattenuating) ones are nearly as bright as
+# the pancreas around them, 7 to 9 HU darker on average.
 
 # %%
 from dualtask_lite.cases.phantom import lesion

@@ -39,12 +39,12 @@ baseline = "reference"  # the models to beat: a name of dualtask models, or a ru
 # %% [markdown]
 # ## The rules
 #
-# - **Budget.** Three minutes of training on two cores for the run that you hand in, or what your own GPU does; trials are free. The board
-#   shows how long that run took.
+# - **Budget.** Three minutes of training for the run that you hand in, on two cores or on your own GPU; trials do not count. The board (a
+#   leaderboard) shows how long that run took.
 # - **What you may change.** Every setting of the tumour stage. The stage that finds the pancreas is the baseline's, for
 #   all teams, so that nobody wins by a better box.
 # - **Choose on A to C.** C trains neither the baseline nor your attempt. Here it serves to choose, so it is no test: see there what a change does.
-# - **Hand in when you are done.** D is [held out](glossary.md#held-out) for the test. Each hand-in is counted.
+# - **Hand in when you are done.** D is [held out](glossary.md#held-out) for the test. Each hand-in (submission) is counted.
 #
 # ## The baseline
 #

@@ -84,8 +84,8 @@ def _frame(
     panels.append(Panel("difference", apart, colours_of("cividis"), ("0", "1"), lines))
     again = " and ".join(f"view {n}" for n, share in enumerate(lost, start=1) if share > MOST_SATURATED)
     words = (
-        "Bright and dark may be swapped; edges keep their position. Training draws a view again when the clip "
-        f"saturates more than {MOST_SATURATED:.0%} of it: here {again or 'neither'}."
+        "Bright and dark may be swapped; edges move by at most half a kernel. Training draws a view again when the "
+        f"clip saturates more than {MOST_SATURATED:.0%} of it: here {again or 'neither'}."
     )
     return Frame(panels, numbers, words)
 

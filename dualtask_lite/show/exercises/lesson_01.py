@@ -26,7 +26,7 @@ def _margin_in_voxels(answer: float, in_voxels: Field, spacing: Sequence[float])
 
 @exercise(
     "01.1",
-    hint="outside is ~ball, within 10 mm is in_mm <= 10; the volume of a voxel is the product of spacing.",
+    hint="outside is ~ball; the volume of a voxel is the product of spacing.",
     solution="(~ball & (in_mm <= 10)).sum() voxels, times np.prod(spacing) mm³, divided by 1000.",
     meaning=_margin_in_voxels,
     rounding=0.05,
@@ -62,7 +62,7 @@ def repaired(answer: Field, thin: Mask) -> bool:
     "01.4",
     hint="subtract the entry for 18 mm from the one for 28 mm; 1 cm is 10 mm.",
     solution="10 * (error[i] - error[j]), where moves[i] is 28 and moves[j] is 18.",
-    meaning="{answer:.1f} mm. Dice is 0 for both models, so it cannot distinguish them.",
+    meaning="{answer:.1f} mm. Dice is 0 for both predictions, so it cannot distinguish them.",
     rounding=0.05,
 )
 def worse_by_mm(error: Sequence[float], moves: NDArray[np.integer]) -> float:

@@ -47,7 +47,8 @@ def _parts_of_the_gap(answer: float, ends: Sequence[Row]) -> str:
     hospital = mean_of(row["validation_dice"] for row in baseline) - mean_of(row["unseen_dice"] for row in baseline)
     return (
         f"{answer:.2f}. Of it {answer - hospital:.2f} is lost with new patients of the training hospitals already, "
-        f"{hospital:.2f} with the new hospital. A method that only generalises better can recover the second part."
+        f"{hospital:.2f} with the new hospital. A method that only makes the model "
+        "independent of the hospital can recover the second part, one that generalises better to any patient both."
     )
 
 

@@ -17,7 +17,7 @@ _SAME = 0.05  # Dice; a smaller change of a difference counts as no change
     "08.1",
     hint="steps divided by seconds is the number of steps in a second; the budget is 180 seconds.",
     solution='int(180 * manifest["steps"] / manifest["seconds"])',
-    meaning="{answer:.0f} steps, if the machine stays as busy as it was. Leave some for a second try.",
+    meaning="{answer:.0f} steps, if the machine stays as busy as it was. Stay a little below: the clock counts.",
 )
 def steps_in_budget(answer: float, manifest: Mapping[str, Any]) -> bool:
     expected = BUDGET * manifest["steps"] / manifest["seconds"]
