@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from filelock import FileLock, Timeout
 from dualtask_lite.errors import DualTaskError
 
 _BLOCK = 1 << 20  # bytes that are read at a time
+_TEMPORARY = re.compile(r"^(\.tmp-[0-9a-f]{8}\.)+")  # begins the names that whole_file gives
 
 
 @contextmanager
@@ -67,8 +69,9 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files of a killed process from a folder that only one process writes to."""
-    for path in folder.glob(f".tmp-{'[0-9a-f]' * 8}.*"):  # the names that whole_file gives
-        path.unlink(missing_ok=True)
+    for path in folder.glob(".tmp-*"):
+        if _TEMPORARY.match(path.name):
+            path.unlink(missing_ok=True)
 
 
 def flush_to_disk(path: Path) -> None:
@@ -134,7 +137,8 @@ def check_writable(folder: Path) -> None:
 
 
 def unwritable(path: Path, error: OSError) -> DualTaskError:
-    """Describe why a file or folder cannot be written, and what to do."""
+    """Describe why a file or folder cannot be written, and what to do; a temporary file is called by its final name."""
+    path = path.with_name(_TEMPORARY.sub("", path.name)) if path.name else path
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DualTaskError(
             f"{path}: the disk is full",

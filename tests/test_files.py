@@ -36,6 +36,17 @@ def test_a_file_is_flushed_while_it_is_open_for_writing(flushed, tmp_path):
     assert (tmp_path / "x").read_text() == "new"
 
 
+def test_a_failed_write_names_the_file_and_not_its_temporary(tmp_path):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with (
+        pytest.raises(DualTaskError, match=r"[/\\]a.nii.gz: the disk is full"),
+        whole_file(tmp_path / "a.nii.gz") as outer,
+        whole_file(outer),
+    ):
+        raise full
+    assert os.listdir(tmp_path) == []
+
+
 def test_processes_of_one_id_do_not_share_a_temporary_file(tmp_path):
     """Two containers may give their processes the same ids, and share a folder."""
     with whole_file(tmp_path / "x") as first, whole_file(tmp_path / "x") as second:

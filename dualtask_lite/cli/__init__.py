@@ -23,6 +23,7 @@ from dualtask_lite.cli import export, models, bench, lessons  # noqa: F401
 from dualtask_lite.cases.paths import printable
 from dualtask_lite.cli.shared import app
 from dualtask_lite.errors import DualTaskError
+from dualtask_lite.files import unwritable
 
 __all__ = ["app", "main"]
 
@@ -42,7 +43,8 @@ def main() -> None:
     except OSError as error:  # for example standard output on a full disk
         if os.environ.get("DUALTASK_DEBUG"):
             raise
-        _end(f"{error}; free some disk space, or check your permissions")
+        remedy = "free some disk space, or check your permissions"
+        _end(str(unwritable(Path(error.filename), error)) if error.filename else f"{error}; {remedy}")
     except SystemExit as end:
         if end.code == 130:  # Ctrl-C, as typer passes it on
             training = sys.argv[1:2] == ["train"]

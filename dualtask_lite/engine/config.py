@@ -346,6 +346,11 @@ def _validated(values: Mapping[str, Any], *, origin: str) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             known = _setting_names(Settings)
+            section, dot, setting = str(first["loc"][-1]).partition(".")
+            if dot and name in known:
+                raise DualTaskError(
+                    f"{origin}: {name!r} stands in one line", f"write {section}: and below it, indented, {setting}: ..."
+                ) from error
             raise DualTaskError(
                 f"{origin}: unknown setting {name!r}",
                 f"remove it{_did_you_mean(name, known) or ', or see the sections of dualtask_lite.engine.config'}",

@@ -273,9 +273,18 @@ class BoxMaps:
 
 
 def predict_box(model: Model, scan: Scan, box: Box) -> BoxMaps:
-    """Predict the target of a stage on the scan's grid; the network processes only ``box``."""
+    """Predict the target of a stage on the scan's grid; the network processes only ``box``.
+
+    Raises:
+        DualTaskError: when an output is not finite, since NaN would look like a mask in which nothing was found.
+    """
     region = cut_region(scan, model.settings, box, labelled=False)
     maps = predict_heads(model.net, region.image, model.settings).cpu()
+    if not maps.isfinite().all():
+        raise DualTaskError(
+            f"{scan.id}: the answer of {model.path} is not finite",
+            "fetch this model again, or train it again (on a GPU with machine.precision=32-true)",
+        )
     settings = model.settings
     heads, head, band = trained_heads(settings), output_head(settings), settings.objective.band
     return BoxMaps(resample(maps, box.shape).numpy(), box, scan.shape, heads, head, band)

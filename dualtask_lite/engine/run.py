@@ -77,8 +77,7 @@ def build_network(settings: Settings) -> DualTaskNet:
 
 def save_model(path: Path, net: torch.nn.Module, settings: Settings, cases: Sequence[TrainingCase]) -> None:
     """Write the weights, with the settings and the training and validation cases as metadata."""
-    text = json.dumps(settings.model_dump(mode="json"))  # in ASCII: a path of a source may be no valid UTF-8
-    _write(path, net.state_dict(), {"settings": text, "cases": _cases_to_json(cases)})
+    _write(path, net.state_dict(), {"settings": _settings_to_json(settings), "cases": _cases_to_json(cases)})
 
 
 def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
@@ -96,7 +95,7 @@ def load_model(path: str | Path, device: str | torch.device = "auto") -> Model:
     remedy = "train one with dualtask train, or give a run folder or a name of dualtask models"
     tensors, info = _read(file, "a model", remedy)
     try:
-        settings = Settings.model_validate(json.loads(info["settings"]))
+        settings = _settings_from_json(info["settings"])
         cases = _cases_from_json(info["cases"])
         net = build_network(settings)
         net.load_state_dict(tensors)
@@ -142,6 +141,7 @@ def save_checkpoint(
     step: int,
     scaler: torch.amp.GradScaler | None = None,
     *,
+    settings: Settings | None = None,
     cases: Sequence[TrainingCase] = (),
 ) -> None:
     """Write everything that is needed to resume after ``step`` finished steps.
@@ -152,12 +152,14 @@ def save_checkpoint(
         optimiser: of the network.
         step: number of finished steps.
         scaler: of the gradients, in fp16.
+        settings: that the weights have their meaning from.
         cases: the training and validation cases, which a resumed run keeps.
     """
     tensors = {f"net.{name}": tensor for name, tensor in net.state_dict().items()}
     for number, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{number}.{name}": value for name, value in state.items()}
     info = {"step": str(step), "scaler": json.dumps(scaler.state_dict() if scaler else {})}
+    info |= {"settings": _settings_to_json(settings)} if settings else {}
     _write(path, tensors, info | {"cases": _cases_to_json(cases)})
 
 
@@ -188,7 +190,9 @@ def load_checkpoint(
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
         if scaler and (scaling := json.loads(info.get("scaler", "{}"))):
             scaler.load_state_dict(scaling)
-        return int(info["step"])
+        if (step := int(info["step"])) < 0:
+            raise ValueError("no step has a negative number")
+        return step
     except (LookupError, ValueError, RuntimeError) as error:
         raise DualTaskError(f"{path}: does not fit the settings of its run", _RESTART) from error
 
@@ -199,12 +203,36 @@ def cases_of_checkpoint(path: Path) -> tuple[TrainingCase, ...]:
     Raises:
         DualTaskError: when the checkpoint is missing or damaged.
     """
-    with _opened(path, "a checkpoint", _RESTART) as file:
-        info = file.metadata() or {}
     try:
-        return _cases_from_json(info.get("cases", "[]"))
+        return _cases_from_json(_about_checkpoint(path).get("cases", "[]"))
     except (TypeError, ValueError) as error:
         raise DualTaskError(f"{path}: is damaged: its list of cases cannot be read", _RESTART) from error
+
+
+def settings_of_checkpoint(path: Path) -> Settings | None:
+    """The settings that a checkpoint was trained with; ``None`` for checkpoints of older versions.
+
+    Raises:
+        DualTaskError: when the checkpoint is missing or damaged.
+    """
+    try:
+        text = _about_checkpoint(path).get("settings")
+        return _settings_from_json(text) if text else None
+    except (TypeError, ValueError) as error:
+        raise DualTaskError(f"{path}: is damaged: its settings cannot be read", _RESTART) from error
+
+
+def _about_checkpoint(path: Path) -> Mapping[str, str]:
+    with _opened(path, "a checkpoint", _RESTART) as file:
+        return file.metadata() or {}
+
+
+def _settings_to_json(settings: Settings) -> str:
+    return json.dumps(settings.model_dump(mode="json"))  # in ASCII: a path of a source may be no valid UTF-8
+
+
+def _settings_from_json(text: str) -> Settings:
+    return Settings.model_validate(json.loads(text))
 
 
 def _cases_to_json(cases: Sequence[TrainingCase]) -> str:
@@ -212,7 +240,10 @@ def _cases_to_json(cases: Sequence[TrainingCase]) -> str:
 
 
 def _cases_from_json(text: str) -> tuple[TrainingCase, ...]:
-    return tuple(TrainingCase(**case) for case in json.loads(text))
+    cases = tuple(TrainingCase(**case) for case in json.loads(text))
+    if any(case.role not in ("train", "validation") for case in cases):
+        raise ValueError("a case neither trained nor validated")
+    return cases
 
 
 def _write(path: Path, tensors: Mapping[str, torch.Tensor], info: dict[str, str]) -> None:

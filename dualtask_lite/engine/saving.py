@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -86,7 +87,7 @@ def refuse_to_replace(cases: Sequence[Case], folder: Path) -> None:
     for case in cases:
         files = result_files(folder, case.id)
         for path in files.values():
-            if path.exists() and not is_result(path):
+            if os.path.exists(path) and not is_result(path):  # of too long a name pathlib does not answer
                 raise DualTaskError(
                     f"{path}: is not a result of dualtask predict, and that of case {case.id} would replace it",
                     "choose another folder",

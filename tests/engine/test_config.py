@@ -171,6 +171,12 @@ def test_a_word_that_is_no_truth_value_is_shown():
         Settings.of("laptop", parse_assignments(["views.keep_first=maybe"]))
 
 
+def test_a_setting_of_a_section_in_one_line_of_a_file_is_explained(tmp_path):
+    (tmp_path / "flat.yaml").write_text("optimiser.steps: 3\n")
+    with pytest.raises(DualTaskError, match=r"'optimiser.steps' stands in one line; write optimiser: and below it"):
+        Settings.read(tmp_path / "flat.yaml")
+
+
 def test_an_empty_file_gives_the_laptop_profile(tmp_path):
     (tmp_path / "empty.yaml").write_text("")
     assert Settings.read(tmp_path / "empty.yaml") == Settings.of("laptop")

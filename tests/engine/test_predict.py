@@ -47,6 +47,11 @@ def bright_box(shape=(30, 28, 26), spacing=(2.0, 2.0, 2.0), hu=240, where=(slice
     return Case("box", "A", volume, None, np.diag([*spacing, 1.0])).load()
 
 
+def test_an_answer_that_is_no_number_is_an_error_and_no_empty_mask():
+    with pytest.raises(DualTaskError, match="box: the answer of pancreas-coarse is not finite; fetch this model again"):
+        predict_scan([model("pancreas-coarse", level=float("nan"))], bright_box())
+
+
 def test_stages_run_in_cascade_order_for_any_input_order():
     scan = bright_box()
     stages = ["tumour-fine", "pancreas-fine", "tumour-coarse", "pancreas-coarse"]

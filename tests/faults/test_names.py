@@ -51,6 +51,21 @@ def test_a_name_too_long_for_its_results_is_to_be_shortened(typed, cascade, phan
     assert code == 1
     assert "File name too long" in output + err
     assert "give the case or the folder a shorter name" in " ".join((output + err).split())
+    assert ".tmp-" not in output + err
+
+
+@pytest.mark.parametrize("length", [240, 245])
+def test_a_name_too_long_stops_no_other_case(typed, cascade, phantom_folder, tmp_path, length):
+    """Also where the folder of the results exists, so that files are looked for in it."""
+    ct = next((phantom_folder / "C" / "imagesTr").glob("*.nii.gz"))
+    (tmp_path / "cts").mkdir()
+    (tmp_path / "out").mkdir()
+    for name in ("n" * length, "short"):
+        shutil.copy(ct, tmp_path / "cts" / f"{name}.nii.gz")
+    code, _, err = typed("predict", cascade, tmp_path / "cts", "-o", tmp_path / "out")
+    assert code == 1
+    assert "1 of 2 inputs could not be predicted" in err
+    assert (tmp_path / "out" / "short_seg.nii.gz").exists()
 
 
 class Tags(HTMLParser):

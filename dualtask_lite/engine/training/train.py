@@ -126,18 +126,21 @@ def check_resumable(folder: Path, settings: Settings) -> None:
     Raises:
         DualTaskError: when a finished run has lost its checkpoint, or other settings began its weights.
     """
-    has_checkpoint = (folder / files.CHECKPOINT).exists()
-    if (folder / files.MODEL).exists() and not has_checkpoint:
+    checkpoint = folder / files.CHECKPOINT
+    if (folder / files.MODEL).exists() and not checkpoint.exists():
         raise DualTaskError(
             f"{folder}: holds a model without {files.CHECKPOINT}, so its training cannot go on",
             "restore that file, or start a new run in another folder",
         )
-    if not has_checkpoint:
+    if not checkpoint.exists():
         return
-    begun, asked = _of_the_weights(Settings.read(folder / files.CONFIG)), _of_the_weights(settings)
+    # Not those of config.yaml, in which the steps may be raised, so that other lines may be changed, too.
+    recorded = files.settings_of_checkpoint(checkpoint) or Settings.read(folder / files.CONFIG)
+    begun, asked = _of_the_weights(recorded), _of_the_weights(settings)
     for name in (name for name, value in asked.items() if value != begun[name]):
         raise DualTaskError(
-            f"{folder}: holds a run with {name} {begun[name]}, not {asked[name]}", "choose another folder for this one"
+            f"{folder}: holds a run with {name} {begun[name]}, not {asked[name]}",
+            f"choose another folder for this one, or correct its {files.CONFIG}",
         )
 
 
@@ -207,7 +210,9 @@ class _Run:
             stop = fabric.broadcast(stop) if callback else False
             if log and (is_last or stop or step % machine.checkpoint_every == 0):
                 checkpoint, scaler = self.folder / files.CHECKPOINT, scaler_of(fabric)
-                files.save_checkpoint(checkpoint, steps.net, steps.optimiser, step, scaler, cases=self.cases)
+                files.save_checkpoint(
+                    checkpoint, steps.net, steps.optimiser, step, scaler, settings=settings, cases=self.cases
+                )
             if stop:
                 break
         return step, row

@@ -5,6 +5,7 @@ import csv
 import errno
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch.optim.swa_utils import AveragedModel
 
 from dualtask_lite.cases.case import Case
@@ -310,6 +313,36 @@ def test_a_run_is_not_resumed_under_another_name(tmp_path, change):
     with pytest.raises(DualTaskError, match=f"holds a run with {change.partition('=')[0]}"):
         train(chosen.changed(parse_assignments([change])), tmp_path, split=split(), progress=False, resume=True)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_run_whose_settings_were_edited_is_not_resumed(tmp_path, typed):
+    """The file in which the steps are raised does not say what the weights mean: the checkpoint does."""
+    train(Settings.of("laptop", {**TINY, "optimiser.steps": 1}), tmp_path, split=split(), progress=False)
+    config = tmp_path / "config.yaml"
+    edited = Settings.read(config).changed({"optimiser.steps": 2, "objective.band": 10.0})
+    edited.write(config)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    words = r"holds a run with objective.band 20.0, not 10.0; .* or correct its config.yaml"
+    with pytest.raises(DualTaskError, match=words):
+        train(edited, tmp_path, split=split(), progress=False, resume=True)
+    code, _, error = typed("train", "--resume", tmp_path)
+    assert code == 1
+    assert re.search(words, " ".join(error.split()))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("step", "-1"), ("cases", '[{"id":"a","centre":"A","digest":"","role":"test"}]')]
+)
+def test_a_checkpoint_with_impossible_records_is_refused(tmp_path, name, value):
+    chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 1})
+    train(chosen, tmp_path, split=split(), progress=False)
+    checkpoint = tmp_path / "last.ckpt"
+    with safe_open(checkpoint, "pt") as file:
+        tensors, about = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    save_file(tensors, checkpoint, about | {name: value})
+    with pytest.raises(DualTaskError, match=r"last.ckpt: (does not fit|is damaged)"):
+        train(chosen.changed({"optimiser.steps": 2}), tmp_path, split=split(), progress=False, resume=True)
 
 
 def test_a_model_without_its_checkpoint_is_not_trained_anew(tmp_path):
