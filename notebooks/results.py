@@ -120,6 +120,12 @@ def written(value: float, digits: int = 3) -> str:
     return "" if math.isnan(value) else f"{value:.{digits}f}"
 
 
+def in_order(values: Sequence[float]) -> str:
+    """The values of a run after more and more steps; dots where one before the last is missing."""
+    last = max((place for place, value in enumerate(values) if not math.isnan(value)), default=-1)
+    return " to ".join(written(value) or "..." for value in values[: last + 1])
+
+
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """A table from rows that share their columns."""
     lines = [list(rows[0]), ["---"] * len(rows[0]), *([*row.values()] for row in rows)]
@@ -155,7 +161,7 @@ def longer_lines(results: Results) -> str:
     gains = {arm: [dice[arm + LONGER][run] - dice[arm][run] for run in runs] for arm in arms}
     rows = [
         {"held out, seed": ", ".join(run)}
-        | {arm: " to ".join(filter(None, (written(dice[arm + n][run]) for n in ("", LONGER, LONGEST)))) for arm in arms}
+        | {arm: in_order([dice[arm + length][run] for length in ("", LONGER, LONGEST)]) for arm in arms}
         for run in runs
     ]
     gained = "; ".join(
@@ -175,7 +181,7 @@ def longer_lines(results: Results) -> str:
     )
     title = (
         "Dice of each training run that was repeated with four times as many steps, after 2,400 and after 9,600 steps "
-        "(a third number: after 19,200):"
+        "(a third number: after 19,200; ...: not run):"
     )
     return "\n\n".join([title, markdown(rows), fill(about, WIDTH)])
 

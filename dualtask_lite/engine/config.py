@@ -6,7 +6,6 @@ A settings file is YAML with the sections below; missing settings come from its 
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from dualtask_lite.engine.nested import as_nested, did_you_mean, differences, merge
 from dualtask_lite.engine.profiles import COARSE, PROFILES, TUMOUR, TUMOUR_TERMS
 from dualtask_lite.engine.strict_yaml import parse_yaml
 from dualtask_lite.errors import DualTaskError
@@ -142,9 +142,7 @@ class Objective(Section):
     @classmethod
     def _known_terms(cls, weights: dict[str, float]) -> dict[str, float]:
         if unknown := sorted(set(weights) - set(TERMS)):
-            raise ValueError(
-                f"unknown term {unknown[0]!r}{_did_you_mean(unknown[0], TERMS)}; terms: {', '.join(TERMS)}"
-            )
+            raise ValueError(f"unknown term {unknown[0]!r}{did_you_mean(unknown[0], TERMS)}; terms: {', '.join(TERMS)}")
         if not any(weights.get(term) for term in ("seg", "dist")):
             raise ValueError("at least one of seg and dist needs a weight above 0: the other terms only add to them")
         return weights
@@ -249,7 +247,7 @@ class Settings(Section):
         Raises:
             DualTaskError: on an unknown or ill-typed setting; it names the nearest valid one.
         """
-        return resolve({"profile": profile, **_nested(overrides or {})}, origin="settings")
+        return resolve({"profile": profile, **as_nested(overrides or {})}, origin="settings")
 
     @classmethod
     def read(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -274,14 +272,14 @@ class Settings(Section):
                 f"{path}: holds a {type(values).__name__}, not settings",
                 "write lines of the form name: value",
             )
-        changes = _nested(overrides or {})
+        changes = as_nested(overrides or {})
         if changes.keys() & {"profile", "stage"}:
             values = _without_defaults(values, origin=str(path))
-        return resolve(_merged(values, changes), origin=str(path))
+        return resolve(merge(values, changes), origin=str(path))
 
     def changed(self, overrides: Mapping[str, Any]) -> Settings:
         """A validated copy with some values changed, by dotted name."""
-        return _validated(_merged(self.model_dump(mode="json"), _nested(overrides)), origin="settings")
+        return _validated(merge(self.model_dump(mode="json"), as_nested(overrides)), origin="settings")
 
     def write(self, path: Path) -> None:
         """Write the settings as YAML."""
@@ -292,16 +290,16 @@ class Settings(Section):
 def resolve(values: Mapping[str, Any], *, origin: str) -> Settings:
     """Add missing settings from the profile and the stage, and validate all of them."""
     choice = _validated({key: values[key] for key in ("profile", "stage") if key in values}, origin=origin)
-    merged = _merged({"profile": choice.profile, "stage": choice.stage}, PROFILES[choice.profile])
+    merged = merge({"profile": choice.profile, "stage": choice.stage}, PROFILES[choice.profile])
     if choice.stage == "pancreas-coarse":
-        merged = _merged(merged, COARSE[choice.profile])
+        merged = merge(merged, COARSE[choice.profile])
     if choice.profile == "paper":
-        merged = _merged(merged, TUMOUR.get(choice.stage, {}))
+        merged = merge(merged, TUMOUR.get(choice.stage, {}))
     weights = merged["objective"].get("weights", PAPER_WEIGHTS)
     if STAGES[choice.stage].target == "pancreas":
         weights = {term: weight for term, weight in weights.items() if term not in TUMOUR_TERMS}
-    merged = _merged(merged, {"objective": {"weights": weights}})
-    return _validated(_merged(merged, values), origin=origin)
+    merged = merge(merged, {"objective": {"weights": weights}})
+    return _validated(merge(merged, values), origin=origin)
 
 
 def _without_defaults(values: Mapping[str, Any], *, origin: str) -> Mapping[str, Any]:
@@ -310,19 +308,7 @@ def _without_defaults(values: Mapping[str, Any], *, origin: str) -> Mapping[str,
     if values != own.model_dump(mode="json"):
         return values
     kind = {"profile": own.profile, "stage": own.stage}
-    return {**kind, **_differing(values, resolve(kind, origin=origin).model_dump(mode="json"))}
-
-
-def _differing(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that differ from the defaults, in their sections."""
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and isinstance(defaults.get(name), Mapping):
-            if inner := _differing(value, defaults[name]):
-                found[name] = inner
-        elif name not in defaults or value != defaults[name]:
-            found[name] = value
-    return found
+    return {**kind, **differences(values, resolve(kind, origin=origin).model_dump(mode="json"))}
 
 
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
@@ -353,7 +339,7 @@ def _validated(values: Mapping[str, Any], *, origin: str) -> Settings:
                 ) from error
             raise DualTaskError(
                 f"{origin}: unknown setting {name!r}",
-                f"remove it{_did_you_mean(name, known) or ', or see the sections of dualtask_lite.engine.config'}",
+                f"remove it{did_you_mean(name, known) or ', or see the sections of dualtask_lite.engine.config'}",
             ) from error
         reason = first["msg"].removeprefix("Value error, ")
         where = f"setting {name!r}: " if name else ""
@@ -368,38 +354,3 @@ def _setting_names(model: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(info.default, Section):
             names += _setting_names(type(info.default), f"{prefix}{field}.")
     return names
-
-
-def _did_you_mean(name: str, known: Any) -> str:
-    """``, did you mean 'x'?`` for the nearest valid name, also in another section."""
-    candidates = list(known)
-    leaves = {candidate.rpartition(".")[2]: candidate for candidate in candidates}
-    leaf = name.rpartition(".")[2]
-    nearest = (
-        [leaves[leaf]]
-        if leaf in leaves
-        else difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
-        or [leaves[close] for close in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.8)]
-    )
-    return f", did you mean {nearest[0]!r}?" if nearest else ""
-
-
-def _nested(overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """``{"a.b": 1}`` -> ``{"a": {"b": 1}}``."""
-    nested: dict[str, Any] = {}
-    for key, value in overrides.items():
-        *sections, leaf = key.split(".")
-        values: Any = {leaf: _nested(value) if isinstance(value, Mapping) else value}
-        for section in reversed(sections):
-            values = {section: values}
-        nested = _merged(nested, values)
-    return nested
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """``base`` updated by ``changes``, section by section."""
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
-        merged[key] = _merged(merged[key], value) if both else value
-    return merged
