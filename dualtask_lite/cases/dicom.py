@@ -8,6 +8,7 @@ on standard error only.
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -31,6 +32,7 @@ from dualtask_lite.errors import DualTaskError
 _HEADER = [
     *("Modality", "SeriesInstanceUID", "SeriesNumber", "ImageOrientationPatient", "ImagePositionPatient"),
     *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "ImageType", "SOPClassUID"),
+    *("AcquisitionNumber", "ConvolutionKernel"),
 ]
 _CT_IMAGES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _PIXELS = [
@@ -69,6 +71,7 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     row, column = _directions(first)
     normal = np.cross(row, column)
     slices.sort(key=lambda entry: float(normal @ _position(entry[1])))
+    _check_one_volume(folder, slices)
     first = slices[0][1]
     affine = np.eye(4)
     affine[:3, 0] = row * float(first.PixelSpacing[1])
@@ -175,6 +178,29 @@ def _on_same_grid(one: Dataset, other: Dataset) -> bool:
     same = (one.Rows, one.Columns) == (other.Rows, other.Columns)
     same &= np.allclose(one.PixelSpacing, other.PixelSpacing, rtol=1e-3)
     return bool(same and np.allclose(_directions(one), _directions(other), atol=1e-3))
+
+
+def _check_one_volume(folder: Path, slices: list[tuple[Path, Dataset]]) -> None:
+    """Refuse two times or two reconstructions whose slices lie between each other, where they seem one even stack.
+
+    One acquisition after the other, each with a slice or a block of them, is one volume.
+
+    Args:
+        folder: for messages.
+        slices: in the order of their positions.
+    """
+    for tag in ("AcquisitionNumber", "ConvolutionKernel"):
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, (_, header) in enumerate(slices):
+            places[str(header.get(tag))].append(place)
+        groups = [(value, found) for value, found in places.items() if len(found) > 1]  # in the order of their begins
+        for (one, below), (other, above) in pairwise(groups):
+            if above[0] < below[-1]:
+                named = f"{one} ({slices[below[0]][0].name}) and {other} ({slices[above[0]][0].name})"
+                raise DualTaskError(
+                    f"{folder}: slices of {tag} {named} lie between each other",
+                    "they are two times or two reconstructions: put each into a folder of its own",
+                )
 
 
 def _check_numbers(path: Path, header: Dataset) -> None:

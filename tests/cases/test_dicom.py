@@ -211,6 +211,45 @@ def test_a_series_number_for_each_slice_is_named(tmp_path, write_series):
         Case("s", "A", folder).load()
 
 
+def valued(tag, values):
+    """Give each slice its value of a tag; None leaves the tag away."""
+
+    def change(data, index):
+        if values[index] is not None:
+            setattr(data, tag, values[index])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("tag", "one", "other"),
+    [
+        ("AcquisitionNumber", 1, 2),
+        ("AcquisitionNumber", 0, None),
+        ("ConvolutionKernel", "B30f", "B60f"),
+        ("ConvolutionKernel", ["Br40", "3"], ["Br60", "3"]),
+    ],
+)
+@pytest.mark.parametrize("pattern", [[0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0]])
+def test_two_volumes_in_one_stack_are_refused(tmp_path, write_series, tag, one, other, pattern):
+    """Their slices are even: two phases of 5 mm make one volume of 2.5 mm."""
+    values = [(one, other)[number] for number in pattern]
+    folder = write_series(tmp_path / "s", hu(), turned(), change=valued(tag, values))
+    with pytest.raises(DualTaskError, match=rf"slices of {tag} .*\(00000\d\.dcm\) lie between each other") as caught:
+        Case("s", "A", folder).load()
+    assert str(folder) in caught.value.what
+    assert "a folder of its own" in caught.value.remedy
+
+
+@pytest.mark.parametrize("tag", ["AcquisitionNumber", "ConvolutionKernel"])
+@pytest.mark.parametrize(
+    "values", ["111111", "123456", "654321", "112233", "332211", "111112", "121111", [None] * 6, [None, *"11111"]]
+)
+def test_acquisitions_one_after_the_other_are_one_volume(tmp_path, write_series, tag, values):
+    write_series(tmp_path / "s", hu(), turned(), change=valued(tag, list(values)))
+    assert Case("s", "A", tmp_path / "s").load().shape == SHAPE
+
+
 @pytest.mark.parametrize("modality", ["SEG", "RTDOSE"])
 def test_an_image_of_another_modality_beside_the_slices_is_ignored(tmp_path, write_series, modality):
     folder = write_series(tmp_path / "s", hu(), turned())
