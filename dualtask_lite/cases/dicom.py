@@ -32,7 +32,7 @@ from dualtask_lite.errors import DualTaskError
 _HEADER = [
     *("Modality", "SeriesInstanceUID", "SeriesNumber", "ImageOrientationPatient", "ImagePositionPatient"),
     *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "ImageType", "SOPClassUID"),
-    *("AcquisitionNumber", "ConvolutionKernel"),
+    *("AcquisitionNumber", "ConvolutionKernel", "RescaleSlope", "RescaleIntercept"),
 ]
 _CT_IMAGES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _PIXELS = [
@@ -134,6 +134,7 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
         if missing := [tag for tag in _HEADER[3:6] if not header.get(tag)]:
             raise DualTaskError(f"{path}: has no {missing[0]}, so its position is unknown", _REMOVE)
     _check_one_grid(slices)
+    _check_rescaled(slices)
     return slices
 
 
@@ -178,6 +179,20 @@ def _on_same_grid(one: Dataset, other: Dataset) -> bool:
     same = (one.Rows, one.Columns) == (other.Rows, other.Columns)
     same &= np.allclose(one.PixelSpacing, other.PixelSpacing, rtol=1e-3)
     return bool(same and np.allclose(_directions(one), _directions(other), atol=1e-3))
+
+
+def _check_rescaled(slices: list[tuple[Path, Dataset]]) -> None:
+    """Refuse slices of which some tell how they become HU and others do not; the error names one of the fewer."""
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        without = [path for path, header in slices if header.get(tag) is None]
+        having = [path for path, header in slices if header.get(tag) is not None]
+        if without and having:
+            odd, usual = sorted((without, having), key=len)
+            has = "has no" if odd is without else "has a"
+            raise DualTaskError(
+                f"{odd[0]}: {has} {tag}, unlike {usual[0].name}, so its HU are unknown",
+                f"copy or fetch the series again, or {_CONVERT}",
+            )
 
 
 def _check_one_volume(folder: Path, slices: list[tuple[Path, Dataset]]) -> None:

@@ -211,6 +211,32 @@ def test_a_series_number_for_each_slice_is_named(tmp_path, write_series):
         Case("s", "A", folder).load()
 
 
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("how", ["left away", "empty"])
+@pytest.mark.parametrize(("without", "odd"), [([2], 2), ([0], 0), ([0, 1, 3, 4, 5], 2), ([1, 4], 1)])
+def test_a_slice_that_alone_lacks_its_rescaling_is_named(tmp_path, write_series, tag, how, without, odd):
+    """Read with 0 or 1 instead, it would be a slice of other HU than its neighbours."""
+
+    def change(data, index):
+        if index in without and how == "empty":
+            setattr(data, tag, None)
+        elif index in without:
+            delattr(data, tag)
+
+    folder = write_series(tmp_path / "s", hu(), turned(), change=change)
+    has = "has no" if odd in without else "has a"
+    with pytest.raises(DualTaskError, match=rf"00000{odd}\.dcm: {has} {tag}, unlike 00000\d\.dcm"):
+        Case("s", "A", folder).load()
+
+
+def test_a_series_without_any_rescaling_is_read_as_hu(tmp_path, write_series):
+    def change(data, _):
+        del data.RescaleSlope, data.RescaleIntercept
+
+    write_series(tmp_path / "s", hu(), turned(), intercept=0, change=change)
+    assert np.array_equal(Case("s", "A", tmp_path / "s").load().volume, hu()[::-1, ::-1])
+
+
 def valued(tag, values):
     """Give each slice its value of a tag; None leaves the tag away."""
 
