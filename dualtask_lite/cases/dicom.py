@@ -229,6 +229,8 @@ def _check_numbers(path: Path, header: Dataset) -> None:
         damaged = len(numbers) != count or not np.isfinite(numbers).all()
         if tag == "ImageOrientationPatient" and not damaged:
             damaged = not np.allclose(np.linalg.norm(numbers.reshape(2, 3), axis=1), 1, atol=0.01)  # not unit vectors
+        if tag == "PixelSpacing" and not damaged:
+            damaged = not (numbers > 0).all()  # a negative one would mirror the patient
         if damaged:
             raise DualTaskError(f"{path}: its {tag} is damaged", f"copy or fetch the series again, or {_CONVERT}")
 
@@ -236,7 +238,8 @@ def _check_numbers(path: Path, header: Dataset) -> None:
 def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) -> np.ndarray:
     """Vector from one slice to the next, mm in DICOM's directions; refuses an uneven stack."""
     if len(slices) == 1:
-        return normal * float(slices[0][1].get("SliceThickness") or 1)
+        thickness = float(slices[0][1].get("SliceThickness") or 0)
+        return normal * (thickness if thickness > 0 else 1)  # a negative one would mirror the patient
     positions = np.array([_position(header) for _, header in slices])
     steps = np.diff(positions, axis=0)
     distances = steps @ normal

@@ -461,6 +461,28 @@ def test_an_array_without_affine_is_refused_immediately():
         Case("c", "A", hu(), organ())
 
 
+@pytest.mark.parametrize(
+    ("affine", "message"),
+    [
+        (np.zeros((4, 4)), "is singular"),
+        (np.diag([1.0, 1, 0, 1]), "is singular"),
+        (np.diag([1.0, np.nan, 1, 1]), "is singular"),
+        (np.diag([1.0, np.inf, 1, 1]), "is singular"),
+        (np.eye(3), "is not a matrix of 4 x 4 numbers"),
+        (np.ones(4), "is not a matrix of 4 x 4 numbers"),
+        (np.array(1.0), "is not a matrix of 4 x 4 numbers"),
+        (np.full((4, 4), "a"), "is not a matrix of 4 x 4 numbers"),
+        (SPACING, "is not a matrix of 4 x 4 numbers"),
+    ],
+)
+def test_an_array_with_a_wrong_affine_is_refused(affine, message):
+    case = Case("c", "A", hu(), organ(), affine)
+    for read in (case.load, case.digest):
+        with pytest.raises(DualTaskError, match=f"c: its affine {message}"):
+            read()
+    assert [finding.level for finding in check(case)] == ["error"]
+
+
 def test_a_label_in_memory_lies_on_the_grid_of_its_file(tmp_path):
     file = write(tmp_path / "ct.nii.gz", hu(), affine_of(signs=(-1, 1, 1)))
     scan = Case("c", "A", file, organ()).load()

@@ -113,6 +113,13 @@ def test_a_single_slice_takes_its_thickness(tmp_path, write_series):
     np.testing.assert_allclose(Case("s", "A", tmp_path / "s").load().spacing, SPACING, atol=1e-4)
 
 
+@pytest.mark.parametrize("thickness", [0, -2.5, None])
+def test_a_single_slice_without_a_thickness_is_not_mirrored(tmp_path, write_series, thickness):
+    write_series(tmp_path / "s", hu(shape=(14, 11, 1)), turned(), SliceThickness=thickness)
+    image = Case("s", "A", tmp_path / "s").load().source
+    assert image.affine[2, 2] == pytest.approx(1)
+
+
 def test_run_length_encoding_is_read(tmp_path, write_series):
     write_series(tmp_path / "s", hu(), turned())
     for file in (tmp_path / "s").iterdir():
@@ -167,6 +174,9 @@ BROKEN = {
         {"change": a_tag(ImageOrientationPatient=[0] * 6)},
         "ImageOrientationPatient is damaged",
     ),
+    "pixels of no size": ({"PixelSpacing": [0, 0]}, "PixelSpacing is damaged"),
+    "pixels of no height": ({"change": a_tag(PixelSpacing=[0, 0.7])}, "PixelSpacing is damaged"),
+    "pixels of a negative size": ({"PixelSpacing": [0.9, -0.7]}, "PixelSpacing is damaged"),
     "no columns": ({"change": a_tag(Columns=None)}, "is a DICOM file that was cut off"),
     "another modality": ({"Modality": "MR"}, "is MR, not CT"),
     "many frames": ({"change": a_tag(NumberOfFrames=3)}, "many slices in one file"),
