@@ -8,6 +8,7 @@ on standard error only.
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import nibabel as nib
@@ -31,6 +32,7 @@ from dualtask_lite.errors import DualTaskError
 _HEADER = [
     *("Modality", "SeriesInstanceUID", "SeriesNumber", "ImageOrientationPatient", "ImagePositionPatient"),
     *("PixelSpacing", "SliceThickness", "Rows", "Columns", "NumberOfFrames", "ImageType", "SOPClassUID"),
+    *("AcquisitionNumber", "ConvolutionKernel", "RescaleSlope", "RescaleIntercept"),
 ]
 _CT_IMAGES = (CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage)
 _PIXELS = [
@@ -69,6 +71,7 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     row, column = _directions(first)
     normal = np.cross(row, column)
     slices.sort(key=lambda entry: float(normal @ _position(entry[1])))
+    _check_one_volume(folder, slices)
     first = slices[0][1]
     affine = np.eye(4)
     affine[:3, 0] = row * float(first.PixelSpacing[1])
@@ -131,6 +134,7 @@ def _one_series(folder: Path) -> list[tuple[Path, Dataset]]:
         if missing := [tag for tag in _HEADER[3:6] if not header.get(tag)]:
             raise DualTaskError(f"{path}: has no {missing[0]}, so its position is unknown", _REMOVE)
     _check_one_grid(slices)
+    _check_rescaled(slices)
     return slices
 
 
@@ -177,6 +181,43 @@ def _on_same_grid(one: Dataset, other: Dataset) -> bool:
     return bool(same and np.allclose(_directions(one), _directions(other), atol=1e-3))
 
 
+def _check_rescaled(slices: list[tuple[Path, Dataset]]) -> None:
+    """Refuse slices of which some tell how they become HU and others do not; the error names one of the fewer."""
+    for tag in ("RescaleSlope", "RescaleIntercept"):
+        without = [path for path, header in slices if header.get(tag) is None]
+        having = [path for path, header in slices if header.get(tag) is not None]
+        if without and having:
+            odd, usual = sorted((without, having), key=len)
+            has = "has no" if odd is without else "has a"
+            raise DualTaskError(
+                f"{odd[0]}: {has} {tag}, unlike {usual[0].name}, so its HU are unknown",
+                f"copy or fetch the series again, or {_CONVERT}",
+            )
+
+
+def _check_one_volume(folder: Path, slices: list[tuple[Path, Dataset]]) -> None:
+    """Refuse two times or two reconstructions whose slices lie between each other, where they seem one even stack.
+
+    One acquisition after the other, each with a slice or a block of them, is one volume.
+
+    Args:
+        folder: for messages.
+        slices: in the order of their positions.
+    """
+    for tag in ("AcquisitionNumber", "ConvolutionKernel"):
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, (_, header) in enumerate(slices):
+            places[str(header.get(tag))].append(place)
+        groups = [(value, found) for value, found in places.items() if len(found) > 1]  # in the order of their begins
+        for (one, below), (other, above) in pairwise(groups):
+            if above[0] < below[-1]:
+                named = f"{one} ({slices[below[0]][0].name}) and {other} ({slices[above[0]][0].name})"
+                raise DualTaskError(
+                    f"{folder}: slices of {tag} {named} lie between each other",
+                    "they are two times or two reconstructions: put each into a folder of its own",
+                )
+
+
 def _check_numbers(path: Path, header: Dataset) -> None:
     for tag, count in _NUMBERS.items():
         if not (value := header.get(tag)):
@@ -188,6 +229,8 @@ def _check_numbers(path: Path, header: Dataset) -> None:
         damaged = len(numbers) != count or not np.isfinite(numbers).all()
         if tag == "ImageOrientationPatient" and not damaged:
             damaged = not np.allclose(np.linalg.norm(numbers.reshape(2, 3), axis=1), 1, atol=0.01)  # not unit vectors
+        if tag == "PixelSpacing" and not damaged:
+            damaged = not (numbers > 0).all()  # a negative one would mirror the patient
         if damaged:
             raise DualTaskError(f"{path}: its {tag} is damaged", f"copy or fetch the series again, or {_CONVERT}")
 
@@ -195,7 +238,8 @@ def _check_numbers(path: Path, header: Dataset) -> None:
 def _step(folder: Path, slices: list[tuple[Path, Dataset]], normal: np.ndarray) -> np.ndarray:
     """Vector from one slice to the next, mm in DICOM's directions; refuses an uneven stack."""
     if len(slices) == 1:
-        return normal * float(slices[0][1].get("SliceThickness") or 1)
+        thickness = float(slices[0][1].get("SliceThickness") or 0)
+        return normal * (thickness if thickness > 0 else 1)  # a negative one would mirror the patient
     positions = np.array([_position(header) for _, header in slices])
     steps = np.diff(positions, axis=0)
     distances = steps @ normal

@@ -16,6 +16,9 @@ from dualtask_lite.cases.nifti import UNREADABLE
 
 LABELS = {0: "background", 1: "pancreas", 2: "tumour"}
 _SPACING = (0.05, 30.0)  # mm; smallest and largest side of a CT voxel
+_WIDEST = 1000.0  # mm; no bore is wider, and only one extent, along the table, may be longer
+_NARROW = 100.0  # mm; a body of 200 to 800 mm whose header counts in cm seems narrower,
+_FINE = 0.5  # mm; and its pixels seem finer; a crop of a CT has coarser ones
 _AFFINE_ROUNDING = 0.1  # of a voxel; sform and qform may differ by this much
 _GRID_ROUNDING = 0.01  # of a voxel; label and image may differ by this much
 _LABEL_ROUNDING = 1e-3  # a label may differ from a whole number by this much
@@ -44,6 +47,7 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
             "error", f"{name}: voxels of {shown} mm are not plausible for a CT{stated}", "correct the spacing (in mm)"
         )
         return
+    yield from _check_extent(image.shape * spacing, float(np.median(spacing)), name)
     directions = image.affine[:3, :3] / spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > 0.02:
         yield Finding(
@@ -52,6 +56,31 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
             "resample it; distances in mm and volumes are off otherwise",
         )
     yield from _check_affines(image, name)
+
+
+def _check_extent(extent: np.ndarray, pixel: float, name: str) -> Iterator[Finding]:
+    """Check the size of the whole volume, by its second largest extent: a slab is thin, and a scan may be long.
+
+    Args:
+        extent: along each axis, mm.
+        pixel: the median side of a voxel, mm; the side of a pixel whichever axis runs along the table.
+        name: for messages.
+    """
+    shown = " x ".join(f"{side:.0f}" if side >= 10 else f"{side:.2g}" for side in extent)
+    width = np.median(extent)
+    if width > _WIDEST:
+        yield Finding(
+            "error",
+            f"{name}: measures {shown} mm, wider than any CT scanner",
+            "correct the spacing (in mm)",
+        )
+    elif width < _NARROW and pixel < _FINE:
+        yield Finding(
+            "warning",
+            f"{name}: measures only {shown} mm; are its units cm?",
+            "if so, correct the spacing (in mm): all distances and volumes are wrong otherwise; if it is a crop of a "
+            "CT with fine pixels, no action is needed",
+        )
 
 
 def _unit_of(image: nib.Nifti1Image) -> str:

@@ -32,6 +32,7 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
         DualTaskError: when it is not the image of a CT or a label; the message calls it ``name``.
     """
     if isinstance(source, np.ndarray):
+        _check_affine(affine, name)
         image: Any = nib.Nifti1Image(source.astype(np.float32), affine)
     elif source.is_dir():
         image = dicom.read_series(source)
@@ -98,6 +99,23 @@ def check_gzip(file: Path, name: str) -> None:
         ) from error
 
 
+def _check_affine(affine: Any, name: str) -> None:
+    """Refuse an affine that is no matrix of voxel -> mm."""
+    try:
+        affine = np.asarray(affine, float)
+    except (TypeError, ValueError):
+        affine = np.empty(0)
+    if affine.shape != (4, 4):
+        raise DualTaskError(
+            f"{name}: its affine is not a matrix of 4 x 4 numbers", "give voxel -> mm, say np.diag([*spacing, 1])"
+        )
+    singular = not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
+    if singular or np.isnan(io_orientation(affine)).any():  # or nearly singular: two axes are parallel
+        raise DualTaskError(
+            f"{name}: its affine is singular, so its voxels have no size", "export it again with its geometry"
+        )
+
+
 def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Voxels (float32) of an image on the RAS+ grid, and that grid's affine.
 
@@ -105,11 +123,7 @@ def on_ras_grid(image: nib.Nifti1Image, name: str) -> tuple[np.ndarray, np.ndarr
         DualTaskError: when the file is damaged, its affine is singular, or its voxels do not fit into memory.
     """
     affine = image.affine
-    singular = affine is None or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-12
-    if singular or np.isnan(io_orientation(affine)).any():  # or nearly singular: two axes are parallel
-        raise DualTaskError(
-            f"{name}: its affine is singular, so its voxels have no size", "export it again with its geometry"
-        )
+    _check_affine(affine, name)
     try:
         voxels = np.asarray(image.dataobj, dtype=np.float32)
     except UNREADABLE as error:

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case, check
+from dualtask_lite.cases.findings import check_grid
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cli import app
 from dualtask_lite.errors import DualTaskError
@@ -373,6 +374,56 @@ def test_usable_defect_is_a_warning(case, message):
     case.load()
 
 
+SIZES = {  # voxels and spacing in mm of whole CTs, slabs and crops
+    "abdomen": ((512, 512, 200), (0.7, 0.7, 2.5)),
+    "abdomen, fine": ((512, 512, 400), (0.5, 0.5, 0.625)),
+    "slab": ((512, 512, 6), (0.98, 0.98, 2.5)),
+    "whole body": ((512, 512, 700), (0.98, 0.98, 2.5)),
+    "whole trunk at 1.5 mm": ((270, 220, 260), (1.5, 1.5, 1.5)),
+    "phantom": ((96, 96, 30), (4.0, 4.0, 5.0)),
+    "sagittal": ((300, 512, 512), (2.5, 0.8, 0.8)),
+}
+RIGHT = {
+    **SIZES,
+    "one slice": ((512, 512, 1), (0.7, 0.7, 5.0)),
+    "crop": ((64, 64, 40), (0.6, 0.6, 0.4)),
+    "small crop": ((12, 10, 8), (0.8, 0.9, 5.0)),
+    "one coronal plane of a whole body": ((512, 1, 2000), (0.98, 0.98, 1.0)),
+}
+
+
+def sized(size, factor=1.0):
+    """The findings for an array of this size whose spacing is wrong by a factor."""
+    shape, spacing = size
+    image = nib.Nifti1Image(np.broadcast_to(np.int16(0), shape), np.diag([*np.multiply(spacing, factor), 1]))
+    return list(check_grid(image, "c"))
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_a_ct_its_slab_and_its_crop_are_of_a_plausible_size(name):
+    assert sized(RIGHT[name]) == []
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_spacing_in_cm_is_a_warning(name):
+    (finding,) = sized(SIZES[name], 0.1)
+    assert finding.level == "warning"
+    assert "measures only" in finding.what
+    assert "are its units cm?" in finding.what
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_a_spacing_that_is_ten_times_too_large_is_an_error(name):
+    (finding,) = sized(SIZES[name], 10)
+    assert finding.level == "error"
+    assert "wider than any CT scanner" in finding.what or "not plausible for a CT" in finding.what
+
+
+def test_a_suspicious_size_is_shown():
+    (finding,) = sized(((512, 512, 200), (0.07, 0.07, 0.25)))
+    assert finding.what == "c: measures only 36 x 36 x 50 mm; are its units cm?"
+
+
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair, nib.Nifti2Pair])
 def test_every_kind_of_nifti_is_read_and_saved(tmp_path, kind):
     name = "ct.img" if "Pair" in kind.__name__ else "ct.nii.gz"
@@ -408,6 +459,28 @@ def test_an_array_without_affine_is_refused_immediately():
     """With voxels of 1 mm by default, every distance and volume would be wrong without a word."""
     with pytest.raises(TypeError, match="case c: its image is an array; give its affine"):
         Case("c", "A", hu(), organ())
+
+
+@pytest.mark.parametrize(
+    ("affine", "message"),
+    [
+        (np.zeros((4, 4)), "is singular"),
+        (np.diag([1.0, 1, 0, 1]), "is singular"),
+        (np.diag([1.0, np.nan, 1, 1]), "is singular"),
+        (np.diag([1.0, np.inf, 1, 1]), "is singular"),
+        (np.eye(3), "is not a matrix of 4 x 4 numbers"),
+        (np.ones(4), "is not a matrix of 4 x 4 numbers"),
+        (np.array(1.0), "is not a matrix of 4 x 4 numbers"),
+        (np.full((4, 4), "a"), "is not a matrix of 4 x 4 numbers"),
+        (SPACING, "is not a matrix of 4 x 4 numbers"),
+    ],
+)
+def test_an_array_with_a_wrong_affine_is_refused(affine, message):
+    case = Case("c", "A", hu(), organ(), affine)
+    for read in (case.load, case.digest):
+        with pytest.raises(DualTaskError, match=f"c: its affine {message}"):
+            read()
+    assert [finding.level for finding in check(case)] == ["error"]
 
 
 def test_a_label_in_memory_lies_on_the_grid_of_its_file(tmp_path):

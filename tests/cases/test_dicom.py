@@ -113,6 +113,13 @@ def test_a_single_slice_takes_its_thickness(tmp_path, write_series):
     np.testing.assert_allclose(Case("s", "A", tmp_path / "s").load().spacing, SPACING, atol=1e-4)
 
 
+@pytest.mark.parametrize("thickness", [0, -2.5, None])
+def test_a_single_slice_without_a_thickness_is_not_mirrored(tmp_path, write_series, thickness):
+    write_series(tmp_path / "s", hu(shape=(14, 11, 1)), turned(), SliceThickness=thickness)
+    image = Case("s", "A", tmp_path / "s").load().source
+    assert image.affine[2, 2] == pytest.approx(1)
+
+
 def test_run_length_encoding_is_read(tmp_path, write_series):
     write_series(tmp_path / "s", hu(), turned())
     for file in (tmp_path / "s").iterdir():
@@ -167,6 +174,9 @@ BROKEN = {
         {"change": a_tag(ImageOrientationPatient=[0] * 6)},
         "ImageOrientationPatient is damaged",
     ),
+    "pixels of no size": ({"PixelSpacing": [0, 0]}, "PixelSpacing is damaged"),
+    "pixels of no height": ({"change": a_tag(PixelSpacing=[0, 0.7])}, "PixelSpacing is damaged"),
+    "pixels of a negative size": ({"PixelSpacing": [0.9, -0.7]}, "PixelSpacing is damaged"),
     "no columns": ({"change": a_tag(Columns=None)}, "is a DICOM file that was cut off"),
     "another modality": ({"Modality": "MR"}, "is MR, not CT"),
     "many frames": ({"change": a_tag(NumberOfFrames=3)}, "many slices in one file"),
@@ -209,6 +219,71 @@ def test_a_series_number_for_each_slice_is_named(tmp_path, write_series):
         data.save_as(path)
     with pytest.raises(DualTaskError, match="each of its 6 images has a SeriesInstanceUID of its own"):
         Case("s", "A", folder).load()
+
+
+@pytest.mark.parametrize("tag", ["RescaleSlope", "RescaleIntercept"])
+@pytest.mark.parametrize("how", ["left away", "empty"])
+@pytest.mark.parametrize(("without", "odd"), [([2], 2), ([0], 0), ([0, 1, 3, 4, 5], 2), ([1, 4], 1)])
+def test_a_slice_that_alone_lacks_its_rescaling_is_named(tmp_path, write_series, tag, how, without, odd):
+    """Read with 0 or 1 instead, it would be a slice of other HU than its neighbours."""
+
+    def change(data, index):
+        if index in without and how == "empty":
+            setattr(data, tag, None)
+        elif index in without:
+            delattr(data, tag)
+
+    folder = write_series(tmp_path / "s", hu(), turned(), change=change)
+    has = "has no" if odd in without else "has a"
+    with pytest.raises(DualTaskError, match=rf"00000{odd}\.dcm: {has} {tag}, unlike 00000\d\.dcm"):
+        Case("s", "A", folder).load()
+
+
+def test_a_series_without_any_rescaling_is_read_as_hu(tmp_path, write_series):
+    def change(data, _):
+        del data.RescaleSlope, data.RescaleIntercept
+
+    write_series(tmp_path / "s", hu(), turned(), intercept=0, change=change)
+    assert np.array_equal(Case("s", "A", tmp_path / "s").load().volume, hu()[::-1, ::-1])
+
+
+def valued(tag, values):
+    """Give each slice its value of a tag; None leaves the tag away."""
+
+    def change(data, index):
+        if values[index] is not None:
+            setattr(data, tag, values[index])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("tag", "one", "other"),
+    [
+        ("AcquisitionNumber", 1, 2),
+        ("AcquisitionNumber", 0, None),
+        ("ConvolutionKernel", "B30f", "B60f"),
+        ("ConvolutionKernel", ["Br40", "3"], ["Br60", "3"]),
+    ],
+)
+@pytest.mark.parametrize("pattern", [[0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 1, 1], [0, 1, 1, 1, 1, 0]])
+def test_two_volumes_in_one_stack_are_refused(tmp_path, write_series, tag, one, other, pattern):
+    """Their slices are even: two phases of 5 mm make one volume of 2.5 mm."""
+    values = [(one, other)[number] for number in pattern]
+    folder = write_series(tmp_path / "s", hu(), turned(), change=valued(tag, values))
+    with pytest.raises(DualTaskError, match=rf"slices of {tag} .*\(00000\d\.dcm\) lie between each other") as caught:
+        Case("s", "A", folder).load()
+    assert str(folder) in caught.value.what
+    assert "a folder of its own" in caught.value.remedy
+
+
+@pytest.mark.parametrize("tag", ["AcquisitionNumber", "ConvolutionKernel"])
+@pytest.mark.parametrize(
+    "values", ["111111", "123456", "654321", "112233", "332211", "111112", "121111", [None] * 6, [None, *"11111"]]
+)
+def test_acquisitions_one_after_the_other_are_one_volume(tmp_path, write_series, tag, values):
+    write_series(tmp_path / "s", hu(), turned(), change=valued(tag, list(values)))
+    assert Case("s", "A", tmp_path / "s").load().shape == SHAPE
 
 
 @pytest.mark.parametrize("modality", ["SEG", "RTDOSE"])
