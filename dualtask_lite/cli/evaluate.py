@@ -50,7 +50,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model on the whole volumes of new cases; cases that were used in training are refused."""
+    """Evaluate a model on the whole volumes of new cases; cases that were used in training are refused.
+
+    Ctrl-C keeps the finished cases, and lists the others as failed; the same command begins again.
+    """
     from dualtask_lite.cases.sources import absolute, find_cases
     from dualtask_lite.engine.judging import evaluation as engine
     from dualtask_lite.files import check_writable
@@ -65,7 +68,15 @@ def evaluate(
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
     engine.check_evaluation_folder(where, cases, from_where, models)
     check_writable(where)
-    result = engine.evaluate(models, cases)
+    try:
+        result = engine.evaluate(models, cases)
+    except engine.InterruptedEvaluation as interrupt:
+        (part,) = interrupt.evaluations
+        kept = engine.write_interrupted(part, where, from_where, models)
+        without = sum(reason == engine.INTERRUPTED for reason in part.failed.values())
+        what = f"without {counted(without, 'unfinished case')}" if kept else "the whole evaluation that it already held"
+        typer.echo(f"kept in {where}: {what}; repeat the command to evaluate all cases", err=True)
+        raise
     try:
         engine.write_evaluation(result, where, from_where, models)
     finally:  # a full disk does not take the table away, nor a closed terminal the files

@@ -30,6 +30,8 @@ from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model, read_json, read_rows, write_json, write_rows
 from dualtask_lite.errors import DualTaskError, reason_of
 
+INTERRUPTED = "the evaluation was interrupted before this case; repeat it"  # why an unfinished case has no result
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -46,6 +48,18 @@ class Evaluation:
     failed: dict[str, str]
 
 
+class InterruptedEvaluation(KeyboardInterrupt):
+    """Ctrl-C in the middle of an evaluation: an interrupt as any other, except for who wants the finished cases.
+
+    Attributes:
+        evaluations: of the finished cases, one for each cascade; all other cases are ``failed``, as ``INTERRUPTED``.
+    """
+
+    def __init__(self, evaluations: Sequence[Evaluation] = ()) -> None:
+        super().__init__()  # its message stays empty: a notebook would print all rows
+        self.evaluations = evaluations
+
+
 def evaluate(
     models: Sequence[Model], cases: Sequence[Case], *, heads: bool = False, progress: bool = True
 ) -> Evaluation:
@@ -59,6 +73,7 @@ def evaluate(
 
     Raises:
         DualTaskError: when one of the cases was used in training, or none has a label.
+        InterruptedEvaluation: a ``KeyboardInterrupt`` with the results of the finished cases.
     """
     return evaluate_cascades([models], cases, heads=heads, progress=progress)[0]
 
@@ -79,6 +94,7 @@ def evaluate_cascades(
 
     Raises:
         DualTaskError: see ``evaluate``.
+        InterruptedEvaluation: see ``evaluate``.
     """
     cases = labelled_cases(cases)
     if not cases:
@@ -88,20 +104,31 @@ def evaluate_cascades(
         refuse_training_cases(models, cases)
     before_last = zip(*(models[:-1] for models in cascades), strict=False)
     shared = [same[0] for same in takewhile(_are_the_same, before_last)]
-    rows: list[list[dict[str, Any]]] = [[] for _ in cascades]
+    finished: dict[str, list[list[dict[str, Any]]]] = {}  # case -> its rows of each cascade
     failed: dict[str, str] = {}
-    with progress_bar(progress) as bar:
-        for case in bar.track(cases, description="evaluating"):
-            try:
-                scan = case.load()
-                earlier = predict_scan(shared, scan).targets if shared else {}
-                scored = [_scored(models, scan, earlier, len(shared), heads=heads) for models in cascades]
-            except Exception as error:  # one bad case does not stop the others
-                failed[case.id] = reason_of(error)
-            else:
-                for total, new in zip(rows, scored, strict=True):
-                    total += new
-    return [Evaluation(total, summary_of(total), failed) for total in rows]
+
+    def evaluations() -> list[Evaluation]:
+        totals = [[row for scored in finished.values() for row in scored[number]] for number in range(len(cascades))]
+        return [Evaluation(rows, summary_of(rows), failed) for rows in totals]
+
+    try:
+        with progress_bar(progress) as bar:
+            for case in bar.track(cases, description="evaluating"):
+                try:
+                    scan = case.load()
+                    earlier = predict_scan(shared, scan).targets if shared else {}
+                    finished[case.id] = [
+                        _scored(models, scan, earlier, len(shared), heads=heads) for models in cascades
+                    ]
+                except Exception as error:  # one bad case does not stop the others
+                    failed[case.id] = reason_of(error)
+    except KeyboardInterrupt as interrupt:
+        if not finished:
+            raise
+        unfinished = [case.id for case in cases if case.id not in finished.keys() | failed.keys()]
+        failed |= dict.fromkeys(unfinished, INTERRUPTED)
+        raise InterruptedEvaluation(evaluations()) from interrupt
+    return evaluations()
 
 
 def _are_the_same(models: Sequence[Model]) -> bool:
@@ -246,6 +273,27 @@ def write_evaluation(
         "failed": evaluation.failed,
     }
     write_json(folder / "summary.json", plain(summary))
+
+
+def write_interrupted(
+    evaluation: Evaluation, folder: Path, source: str | None = None, models: Sequence[Model] = ()
+) -> bool:
+    """Write the finished cases of an interrupted evaluation, unless they would replace a whole one.
+
+    Args:
+        evaluation: of the finished cases.
+        folder: see ``write_evaluation``.
+        source: see ``write_evaluation``.
+        models: see ``write_evaluation``.
+
+    Returns:
+        Whether they were written.
+    """
+    earlier = folder / "summary.json"
+    if earlier.exists() and INTERRUPTED not in read_json(earlier).get("failed", {}).values():
+        return False
+    write_evaluation(evaluation, folder, source, models)
+    return True
 
 
 def _paths_of(models: Sequence[Model], folder: Path) -> list[str]:

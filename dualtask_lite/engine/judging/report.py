@@ -24,13 +24,14 @@ from dualtask_lite.engine.judging.disagreement import (
     summarise_warnings,
     surface_error_mm,
 )
-from dualtask_lite.engine.judging.evaluation import score
+from dualtask_lite.engine.judging.evaluation import INTERRUPTED, score
 from dualtask_lite.engine.predict import in_cascade_order, predict_scan
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, Model, load_models, provenance, read_json, read_rows
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import as_model
+from dualtask_lite.words import counted
 
 _PLOTTED = (
     "heads_probability",
@@ -81,6 +82,11 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
     if not rows:
         missing |= _missing_without_rows(failed, quoted)
     else:
+        if unfinished := sum(reason == INTERRUPTED for reason in failed.values()):
+            missing["evaluation"] = (
+                f"The evaluation was interrupted before {counted(unfinished, 'case')}, and no average includes them. "
+                f"Evaluate again: dualtask evaluate {quoted}"
+            )
         try:
             evaluated = [run / "evaluation" / path for path in evaluation.get("models", [])] or [run]
             models = in_cascade_order([one for path in evaluated for one in load_models(path, pick_device(device))])

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import pickle
 from dataclasses import replace
 
 import nibabel as nib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import evaluation as engine
@@ -179,6 +180,33 @@ def test_an_unexpected_error_of_a_case_does_not_stop_the_others(oracle, monkeypa
     result = engine.evaluate([model()], [case("odd"), case("good")], progress=False)
     assert result.summary["tumour"]["all"]["n_cases"] == 1
     assert "KeyError: 4" in result.failed["odd"]
+
+
+@pytest.mark.parametrize("step", ["predict_scan", "score"])
+def test_an_interrupt_keeps_the_finished_cases_for_whoever_wants_them(monkeypatch, oracle, step):
+    """And is a plain interrupt for all others, such as a notebook or the pool of an ablation."""
+    real = getattr(engine, step)
+
+    def until_the_second(*args):
+        name = next(one.id for one in args if isinstance(one, Scan))
+        if name == "second":
+            raise KeyboardInterrupt
+        return {}[4] if name == "odd" else real(*args)
+
+    monkeypatch.setattr(engine, step, until_the_second)
+    cases = [case("odd", seed=3), case("first"), case("second", seed=1), case("third", seed=2)]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        engine.evaluate_cascades([[model()], [model()]], cases, progress=False)
+    for evaluation in pickle.loads(pickle.dumps(caught.value)).evaluations:
+        assert [row["case"] for row in evaluation.rows] == ["first"]
+        assert evaluation.summary["tumour"]["all"]["n_cases"] == 1
+        assert list(evaluation.failed) == ["odd", "second", "third"]
+        assert "KeyError: 4" in evaluation.failed["odd"]
+        assert evaluation.failed["second"] == evaluation.failed["third"] == engine.INTERRUPTED
+    assert str(caught.value) == ""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        engine.evaluate([model()], cases[2:], progress=False)
+    assert type(caught.value) is KeyboardInterrupt, "no case was finished"
 
 
 def test_the_table_of_an_ablation_is_not_overwritten(tmp_path):
