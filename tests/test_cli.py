@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.phantom import make_case
+from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cli import app, main
 from dualtask_lite.cli.shared import print_table
 from dualtask_lite.engine import predict as prediction
@@ -263,17 +264,17 @@ def test_evaluation_of_other_cases_is_not_overwritten_and_a_report_shows_its_own
 
 def test_an_interrupted_evaluation_keeps_its_finished_cases(typed, cascade, tmp_path, monkeypatch):
     run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    real, folder = Case.load, run / "evaluation"
+    real, folder = evaluation.examine, run / "evaluation"
 
     def interrupt_at(name):
-        def load(case):
+        def examine(case):
             if case.id == name:
                 raise KeyboardInterrupt
             return real(case)
 
-        monkeypatch.setattr(Case, "load", load)
-        code, out, err = typed("evaluate", run)
-        monkeypatch.setattr(Case, "load", real)
+        with monkeypatch.context() as cut:
+            cut.setattr(evaluation, "examine", examine)
+            code, out, err = typed("evaluate", run)
         assert (code, out) == (130, "")
         assert err.splitlines()[-1] == "interrupted"
         return err
@@ -297,6 +298,19 @@ def test_an_interrupted_evaluation_keeps_its_finished_cases(typed, cascade, tmp_
     whole = {path.name: path.read_bytes() for path in folder.iterdir()}
     assert "the whole evaluation that it already held" in interrupt_at("C_003")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_evaluate_prints_the_warnings_about_a_case(typed, cascade, phantom_folder, tmp_path):
+    source = shutil.copytree(phantom_folder / "C", tmp_path / "C")
+    image = find_cases(source)[1].image
+    ct = nib.load(image)
+    nib.save(nib.Nifti1Image(np.asarray(ct.dataobj) + np.float32(1024), ct.affine), image)
+    code, out, err = typed("evaluate", cascade, "--source", source, "-o", tmp_path / "out", "--json")
+    assert code == 0
+    ((name, (warning,)),) = json.loads(out)["warnings"].items()
+    assert name == find_cases(source)[1].id
+    assert "do not look like HU" in warning
+    assert [line for line in err.splitlines() if "note" not in line] == [f"warning: {warning}"]
 
 
 @pytest.mark.parametrize("size", [(0, 8, 8), (-5, 8, 8), (3, 3, 3)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dualtask_lite.cases.paths import printable
 from dualtask_lite.cli.shared import (
     MODEL_HELP,
     AsJson,
@@ -81,7 +83,8 @@ def evaluate(
         engine.write_evaluation(result, where, from_where, models)
     finally:  # a full disk does not take the table away, nor a closed terminal the files
         if as_json:
-            print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
+            found = {"summary": result.summary, "failed": result.failed, "warnings": result.warnings}
+            print_json(engine.plain(found | {"out": str(where)}))
         else:
             print_table(
                 [
@@ -93,6 +96,8 @@ def evaluate(
             )
     if not as_json:
         out.print(f"wrote {where / 'cases.csv'} and summary.json", markup=False, highlight=False)
+    for warning in chain.from_iterable(result.warnings.values()):
+        typer.echo(f"warning: {printable(warning)}", err=True)
     if result.failed:
         for name, reason in result.failed.items():
             typer.echo(f"failed {name}: {reason}", err=True)

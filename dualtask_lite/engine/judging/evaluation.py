@@ -6,14 +6,14 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.case import Case, Scan, examine
 from dualtask_lite.cases.masks import dice, target_mask
 from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
@@ -41,11 +41,13 @@ class Evaluation:
         rows: one dict for each case and target: ``case``, ``centre``, ``target`` and the metrics.
         summary: target -> centre (and ``all``) -> metric -> statistics over the cases.
         failed: case id -> why it could not be evaluated; no average includes such a case (METHOD, trap 14).
+        warnings: case id -> what ``dualtask data check`` warns of; such a case counts as any other.
     """
 
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
     failed: dict[str, str]
+    warnings: dict[str, list[str]] = field(default_factory=dict)
 
 
 class InterruptedEvaluation(KeyboardInterrupt):
@@ -106,16 +108,19 @@ def evaluate_cascades(
     shared = [same[0] for same in takewhile(_are_the_same, before_last)]
     finished: dict[str, list[list[dict[str, Any]]]] = {}  # case -> its rows of each cascade
     failed: dict[str, str] = {}
+    warnings: dict[str, list[str]] = {}
 
     def evaluations() -> list[Evaluation]:
         totals = [[row for scored in finished.values() for row in scored[number]] for number in range(len(cascades))]
-        return [Evaluation(rows, summary_of(rows), failed) for rows in totals]
+        return [Evaluation(rows, summary_of(rows), failed, warnings) for rows in totals]
 
     try:
         with progress_bar(progress) as bar:
             for case in bar.track(cases, description="evaluating"):
                 try:
-                    scan = case.load()
+                    scan, found = _load(case)
+                    if found:
+                        warnings[case.id] = found
                     earlier = predict_scan(shared, scan).targets if shared else {}
                     finished[case.id] = [
                         _scored(models, scan, earlier, len(shared), heads=heads) for models in cascades
@@ -129,6 +134,16 @@ def evaluate_cascades(
         failed |= dict.fromkeys(unfinished, INTERRUPTED)
         raise InterruptedEvaluation(evaluations()) from interrupt
     return evaluations()
+
+
+def _load(case: Case) -> tuple[Scan, list[str]]:
+    """Read a case once, as ``Case.load`` does, with the warnings about its image and its label."""
+    scan, findings = examine(case)
+    for finding in findings:
+        if finding.level == "error":
+            raise DualTaskError(finding.what, finding.remedy)
+    assert scan is not None  # an unreadable file has raised an error above
+    return scan, [f"{finding.what}; {finding.remedy}" for finding in findings]
 
 
 def _are_the_same(models: Sequence[Model]) -> bool:
@@ -271,6 +286,7 @@ def write_evaluation(
         "models": _paths_of(models, folder),
         "summary": evaluation.summary,
         "failed": evaluation.failed,
+        "warnings": evaluation.warnings,
     }
     write_json(folder / "summary.json", plain(summary))
 

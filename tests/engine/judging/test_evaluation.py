@@ -5,12 +5,14 @@ import json
 import math
 import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
+from dualtask_lite.cases import case as cases
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import Settings
@@ -175,11 +177,55 @@ def test_unreadable_case_is_listed_and_in_no_average(oracle, tmp_path):
 
 
 def test_an_unexpected_error_of_a_case_does_not_stop_the_others(oracle, monkeypatch):
-    real = Case.load
-    monkeypatch.setattr(Case, "load", lambda self: real(self) if self.id == "good" else {}[4])
+    real = engine.examine
+    monkeypatch.setattr(engine, "examine", lambda case: real(case) if case.id == "good" else {}[4])
     result = engine.evaluate([model()], [case("odd"), case("good")], progress=False)
     assert result.summary["tumour"]["all"]["n_cases"] == 1
     assert "KeyError: 4" in result.failed["odd"]
+
+
+def shifted(affine, mm):
+    moved = affine.copy()
+    moved[0, 3] += mm
+    return moved
+
+
+def sheared(affine):
+    tilted = affine.copy()
+    tilted[1, 2] = 0.4
+    return tilted
+
+
+STRANGE = {  # what is wrong: (voxels, affine of the image by sform, by qform, of the label), and the warning
+    "not HU": (lambda volume, own: (volume + 1024, own, own, own), "do not look like HU"),
+    "gantry tilt": (lambda volume, own: (volume, sheared(own), None, sheared(own)), "not at right angles"),
+    "two positions": (lambda volume, own: (volume, own, shifted(own, 7), own), "are 7 mm apart"),
+    "label moved": (lambda volume, own: (volume, own, own, shifted(own, 0.9)), "lies 0.9 mm from its image"),
+}
+
+
+@pytest.mark.parametrize("wrong", STRANGE)
+def test_warnings_about_a_case_are_kept_and_change_no_score(oracle, tmp_path, monkeypatch, wrong):
+    """As dualtask data check gives them, without reading a file twice."""
+    one, (change, message) = case("odd"), STRANGE[wrong]
+    volume, sform, qform, label_affine = change(one.image, one.affine)
+    image = nib.Nifti1Image(volume, sform)
+    image.set_sform(sform, 1)
+    image.set_qform(qform, 0 if qform is None else 1)
+    nib.save(image, tmp_path / "odd.nii.gz")
+    nib.save(nib.Nifti1Image(one.label, label_affine), tmp_path / "label.nii.gz")
+    odd = Case("odd", "C", tmp_path / "odd.nii.gz", tmp_path / "label.nii.gz")
+    read, real = [], cases.open_image
+    monkeypatch.setattr(cases, "open_image", lambda path, *rest: read.append(path) or real(path, *rest))
+    result = engine.evaluate([model()], [odd, case("good", seed=1)], progress=False)
+    assert [path for path in read if isinstance(path, Path)] == [odd.image, odd.label]
+    assert list(result.warnings) == ["odd"]
+    (warning,) = result.warnings["odd"]
+    assert message in warning
+    assert result.summary["tumour"]["all"]["n_cases"] == 2
+    assert set(result.rows[0]) == set(result.rows[1])
+    engine.write_evaluation(result, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"] == {"odd": [warning]}
 
 
 @pytest.mark.parametrize("step", ["predict_scan", "score"])
