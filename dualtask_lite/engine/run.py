@@ -29,6 +29,7 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import report_write_errors, whole_file
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.resources import run_folder
+from dualtask_lite.rows import number as as_number
 
 MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
     "model.safetensors",
@@ -272,15 +273,16 @@ def seconds_until(path: Path, step: int) -> float:
     return max((float(row["seconds"] or 0) for row in rows if int(row["step"]) <= step), default=0.0)
 
 
-def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_rows(path: Path, columns: Sequence[str] = (), *, numbers: Sequence[str] | None = ()) -> list[dict[str, str]]:
     """Rows of a CSV file, as text, without an incomplete last row; empty if the file does not exist.
 
     Args:
         path: of the file.
         columns: that the table must have; a spreadsheet may have saved it with other separators.
+        numbers: those of these columns that hold numbers only, ``None`` for all; a spreadsheet may write 0,5 for 0.5.
 
     Raises:
-        DualTaskError: when the file cannot be read as CSV, or lacks one of the columns.
+        DualTaskError: when the file cannot be read as CSV, or lacks one of the columns or a number.
     """
     if not path.exists():
         return []
@@ -290,9 +292,24 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             if missing := [name for name in columns if name not in (reader.fieldnames or columns)]:
                 raise DualTaskError(f"{path}: has no column {missing[0]}, with commas between the columns", remedy)
-            return [row for row in reader if None not in row.values()]
+            return [row for row in _checked(reader, path, numbers) if None not in row.values()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DualTaskError(f"{path}: cannot be read as a table ({error})", remedy) from error
+
+
+def _checked(reader: csv.DictReader[str], path: Path, numbers: Sequence[str] | None) -> Iterator[dict[str, str]]:
+    """Rows of a table, if none has more fields than there are columns, and numbers where they must be."""
+    remedy = "write its numbers with a decimal point, as 0.5, or create it again"
+    for row in reader:
+        where = f"{path}: line {reader.line_num}"
+        if None in row:  # the key of surplus fields: without quotes 0,5 is two fields
+            raise DualTaskError(f"{where} has more fields than there are columns", remedy)
+        for name in row if numbers is None else numbers:
+            try:
+                as_number(row[name])
+            except ValueError as error:
+                raise DualTaskError(f"{where}, column {name}: {row[name]!r} is not a number", remedy) from error
+        yield row
 
 
 def read_json(path: Path) -> Any:

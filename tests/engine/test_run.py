@@ -73,3 +73,24 @@ def test_a_table_with_other_columns_is_refused(tmp_path, text):
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(DualTaskError, match=r"metrics\.csv: has no column step"):
         seconds_until(tmp_path / "metrics.csv", 3)
+
+
+@pytest.mark.parametrize("numbers", [["dice"], None])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('2,"0,5"', r"line 3, column dice: '0,5' is not a number; .*decimal point"),
+        ("2,0,5", "line 3 has more fields than there are columns"),
+        ("2,good", "line 3, column dice: 'good' is not a number"),
+    ],
+)
+def test_a_number_that_a_spreadsheet_wrote_with_a_comma_is_named(tmp_path, row, message, numbers):
+    (tmp_path / "cases.csv").write_text(f"step,dice\n1,0.5\n{row}\n3,0.7\n")
+    with pytest.raises(DualTaskError, match=rf"cases\.csv: {message}"):
+        read_rows(tmp_path / "cases.csv", ["dice"], numbers=numbers)
+
+
+def test_every_value_that_the_kit_writes_for_a_number_is_one(tmp_path):
+    (tmp_path / "cases.csv").write_text("step,dice\n1,nan\n2,\n3,True\n4,-1e-05\n5\n")
+    found = read_rows(tmp_path / "cases.csv", ["step"], numbers=None)
+    assert [row["dice"] for row in found] == ["nan", "", "True", "-1e-05"]

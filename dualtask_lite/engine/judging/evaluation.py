@@ -337,7 +337,7 @@ def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str, mo
         raise DualTaskError(f"{folder}: holds the table of dualtask ablate", "choose another --out")
     if not (folder / "summary.json").exists():
         return
-    summary, written = read_json(folder / "summary.json"), read_rows(folder / "cases.csv")
+    summary, written = read_json(folder / "summary.json"), read_rows(folder / "cases.csv", ["case"])
     there, remedy = summary.get("source"), "choose another --out, or remove it"
     if there not in (None, source) or not {row["case"] for row in written} <= {case.id for case in cases}:
         raise DualTaskError(f"{folder}: holds the evaluation of other cases{f', of {there}' if there else ''}", remedy)

@@ -69,7 +69,8 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
     """
     stages = read_stages(run)
     rows: list[dict[str, Any]] = [
-        dict(row) for row in read_rows(run / "evaluation" / "cases.csv", ["case", "target", "dice"])
+        dict(row)
+        for row in read_rows(run / "evaluation" / "cases.csv", ["case", "target", "dice"], numbers=["dice"])
     ]
     evaluation = _read_optional(run / "evaluation" / "summary.json")
     trained_on = stages[-1]["settings"]["data"]["source"]
@@ -121,7 +122,7 @@ def read_stages(run: Path) -> list[dict[str, Any]]:
             {
                 "name": settings.stage,
                 "settings": settings.model_dump(mode="json"),
-                "curves": read_rows(folder / METRICS),
+                "curves": read_rows(folder / METRICS, ["step"], numbers=None),
                 "manifest": _read_optional(folder / MANIFEST),
             }
         )

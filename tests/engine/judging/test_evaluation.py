@@ -261,6 +261,14 @@ def test_the_table_of_an_ablation_is_not_overwritten(tmp_path):
         engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
 
 
+@pytest.mark.parametrize("table", ['case;centre;dice\n"one";C;0,5\n', "name,dice\none,0.5\n", "case,dice\none,0,5\n"])
+def test_a_table_that_a_spreadsheet_saved_is_named_before_the_evaluation(tmp_path, table):
+    engine.write_evaluation(engine.Evaluation([], {}, {}), tmp_path, "phantom")
+    (tmp_path / "cases.csv").write_text(table)
+    with pytest.raises(DualTaskError, match=r"cases\.csv: (has no column case|line 2 has more fields)"):
+        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+
+
 def test_the_evaluation_of_another_model_is_not_overwritten(tmp_path):
     """One pancreas stage with each of several tumour stages has the same default folder."""
     first, second = (replace(model(), path=tmp_path / name / "model.safetensors") for name in ("t1", "t2"))
