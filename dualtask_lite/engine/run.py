@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import StrictInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -114,7 +115,8 @@ def steps_of_model(folder: Path) -> int | None:
     """
     if not (folder / MODEL).exists():
         return None
-    return min(load_model(folder, "cpu").settings.optimiser.steps, read_json(folder / MANIFEST)["steps"])
+    manifest = read_json(folder / MANIFEST, {"steps": StrictInt})
+    return min(load_model(folder, "cpu").settings.optimiser.steps, manifest["steps"])
 
 
 def load_models(path: str | Path, device: str | torch.device = "auto") -> list[Model]:
@@ -312,16 +314,30 @@ def _checked(reader: csv.DictReader[str], path: Path, numbers: Sequence[str] | N
         yield row
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
+def read_json(path: Path, entries: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Content of a JSON file that holds an object.
+
+    Args:
+        path: of the file.
+        entries: name -> type of those entries that are used, for pydantic; ``X | None`` may be missing.
 
     Raises:
-        DualTaskError: when the file is missing or damaged.
+        DualTaskError: when the file is missing, damaged or no object, or an entry is missing or of another type.
     """
+    remedy = "remove it, or create it again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: wrong encoding or wrong JSON
-        raise DualTaskError(f"{path}: cannot be read ({error})", "remove it, or create it again") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: wrong encoding or wrong JSON
+        raise DualTaskError(f"{path}: cannot be read ({error})", remedy) from error
+    if not isinstance(content, dict):
+        raise DualTaskError(f"{path}: holds no JSON object", remedy)
+    for name, wanted in (entries or {}).items():
+        try:
+            TypeAdapter(wanted).validate_python(content.get(name))
+        except ValidationError as error:
+            what = "is not as dualtask writes it" if name in content else "is missing"
+            raise DualTaskError(f"{path}: its entry {name} {what}", remedy) from error
+    return content
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import InstanceOf, StrictFloat, StrictInt
 
 from dualtask_lite.cases.case import Case, Scan, examine
 from dualtask_lite.cases.masks import dice, target_mask
@@ -30,6 +31,23 @@ from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model, read_json, read_rows, write_json, write_rows
 from dualtask_lite.errors import DualTaskError, reason_of
 
+_Text = InstanceOf[str]  # pydantic's own str refuses a path that is no valid UTF-8
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    mean: StrictFloat | None
+    sd: StrictFloat | None
+    n: StrictInt
+
+
+#: The entries of ``summary.json`` that are read again, for ``read_json``; an older version wrote fewer.
+SUMMARY = {
+    "source": _Text | None,
+    "models": list[_Text] | None,
+    "summary": dict[_Text, dict[_Text, dict[str, StrictInt | _Statistics]]] | None,
+    "failed": dict[_Text, _Text] | None,
+}
 INTERRUPTED = "the evaluation was interrupted before this case; repeat it"  # why an unfinished case has no result
 
 
@@ -306,7 +324,7 @@ def write_interrupted(
         Whether they were written.
     """
     earlier = folder / "summary.json"
-    if earlier.exists() and INTERRUPTED not in read_json(earlier).get("failed", {}).values():
+    if earlier.exists() and INTERRUPTED not in (read_json(earlier, SUMMARY).get("failed") or {}).values():
         return False
     write_evaluation(evaluation, folder, source, models)
     return True
@@ -337,7 +355,7 @@ def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str, mo
         raise DualTaskError(f"{folder}: holds the table of dualtask ablate", "choose another --out")
     if not (folder / "summary.json").exists():
         return
-    summary, written = read_json(folder / "summary.json"), read_rows(folder / "cases.csv", ["case"])
+    summary, written = read_json(folder / "summary.json", SUMMARY), read_rows(folder / "cases.csv", ["case"])
     there, remedy = summary.get("source"), "choose another --out, or remove it"
     if there not in (None, source) or not {row["case"] for row in written} <= {case.id for case in cases}:
         raise DualTaskError(f"{folder}: holds the evaluation of other cases{f', of {there}' if there else ''}", remedy)

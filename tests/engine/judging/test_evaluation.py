@@ -261,6 +261,26 @@ def test_the_table_of_an_ablation_is_not_overwritten(tmp_path):
         engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
 
 
+WRONG_SUMMARIES = [
+    "[]",
+    "null",
+    "[" * 100_000,
+    '{"source": 3}',
+    '{"models": 3}',
+    '{"models": [3]}',
+    '{"failed": ["C_000"]}',
+    '{"summary": {"tumour": 3}}',
+    '{"summary": {"tumour": {"all": {"dice": {}}}}}',
+]
+
+
+@pytest.mark.parametrize("content", WRONG_SUMMARIES, ids=lambda content: content[:20])
+def test_a_summary_of_another_shape_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(DualTaskError, match=r"summary\.json: .*remove it, or create it again"):
+        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+
+
 @pytest.mark.parametrize("table", ['case;centre;dice\n"one";C;0,5\n', "name,dice\none,0.5\n", "case,dice\none,0,5\n"])
 def test_a_table_that_a_spreadsheet_saved_is_named_before_the_evaluation(tmp_path, table):
     engine.write_evaluation(engine.Evaluation([], {}, {}), tmp_path, "phantom")
