@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.phantom import make_case
+from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cli import app, main
 from dualtask_lite.cli.shared import print_table
 from dualtask_lite.engine import predict as prediction
@@ -25,6 +26,7 @@ from dualtask_lite.engine.judging import ablation, evaluation
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.engine.judging.summary import summarise_cells
 from dualtask_lite.engine.run import read_rows
+from dualtask_lite.words import counted
 
 COMMANDS = [
     "doctor",
@@ -258,6 +260,57 @@ def test_evaluation_of_other_cases_is_not_overwritten_and_a_report_shows_its_own
     assert read_rows(run / "evaluation" / "cases.csv") == rows
     assert json.loads(call("report", run, "--json").stdout)["missing"] == {}
     call("evaluate", run, "--source", other / "C")  # the same again may be repeated
+
+
+def test_an_interrupted_evaluation_keeps_its_finished_cases(typed, cascade, tmp_path, monkeypatch):
+    run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
+    real, folder = evaluation.examine, run / "evaluation"
+
+    def interrupt_at(name):
+        def examine(case):
+            if case.id == name:
+                raise KeyboardInterrupt
+            return real(case)
+
+        with monkeypatch.context() as cut:
+            cut.setattr(evaluation, "examine", examine)
+            code, out, err = typed("evaluate", run)
+        assert (code, out) == (130, "")
+        assert err.splitlines()[-1] == "interrupted"
+        return err
+
+    interrupt_at("C_000")
+    assert not folder.exists(), "no case is finished"
+    for name, finished in (("C_001", 1), ("C_003", 3)):  # a second interrupted one replaces the first
+        err = interrupt_at(name)
+        unfinished = counted(4 - finished, "unfinished case")
+        assert f"kept in {folder}: without {unfinished}; repeat the command to evaluate all cases" in err
+        assert len({row["case"] for row in read_rows(folder / "cases.csv")}) == finished
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["summary"]["tumour"]["all"]["n_cases"] == finished
+        assert set(summary["failed"].values()) == {evaluation.INTERRUPTED}
+        assert len(summary["failed"]) == 4 - finished
+    missing = json.loads(call("report", run, "--json").stdout)["missing"]["evaluation"]
+    assert "was interrupted before 1 case" in missing
+    assert missing.endswith(f"dualtask evaluate {run}")
+    assert "C_003" in (run / "report.html").read_text(encoding="utf-8")
+    assert typed("evaluate", run)[0] == 0
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    assert "the whole evaluation that it already held" in interrupt_at("C_003")
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
+
+
+def test_evaluate_prints_the_warnings_about_a_case(typed, cascade, phantom_folder, tmp_path):
+    source = shutil.copytree(phantom_folder / "C", tmp_path / "C")
+    image = find_cases(source)[1].image
+    ct = nib.load(image)
+    nib.save(nib.Nifti1Image(np.asarray(ct.dataobj) + np.float32(1024), ct.affine), image)
+    code, out, err = typed("evaluate", cascade, "--source", source, "-o", tmp_path / "out", "--json")
+    assert code == 0
+    ((name, (warning,)),) = json.loads(out)["warnings"].items()
+    assert name == find_cases(source)[1].id
+    assert "do not look like HU" in warning
+    assert [line for line in err.splitlines() if "note" not in line] == [f"warning: {warning}"]
 
 
 @pytest.mark.parametrize("size", [(0, 8, 8), (-5, 8, 8), (3, 3, 3)])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from dualtask_lite.cases.paths import printable
 from dualtask_lite.cli.shared import (
     MODEL_HELP,
     AsJson,
@@ -50,7 +52,10 @@ def evaluate(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     as_json: AsJson = False,
 ) -> None:
-    """Evaluate a model on the whole volumes of new cases; cases that were used in training are refused."""
+    """Evaluate a model on the whole volumes of new cases; cases that were used in training are refused.
+
+    Ctrl-C keeps the finished cases, and lists the others as failed; the same command begins again.
+    """
     from dualtask_lite.cases.sources import absolute, find_cases
     from dualtask_lite.engine.judging import evaluation as engine
     from dualtask_lite.files import check_writable
@@ -65,12 +70,21 @@ def evaluate(
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
     engine.check_evaluation_folder(where, cases, from_where, models)
     check_writable(where)
-    result = engine.evaluate(models, cases)
+    try:
+        result = engine.evaluate(models, cases)
+    except engine.InterruptedEvaluation as interrupt:
+        (part,) = interrupt.evaluations
+        kept = engine.write_interrupted(part, where, from_where, models)
+        without = sum(reason == engine.INTERRUPTED for reason in part.failed.values())
+        what = f"without {counted(without, 'unfinished case')}" if kept else "the whole evaluation that it already held"
+        typer.echo(f"kept in {where}: {what}; repeat the command to evaluate all cases", err=True)
+        raise
     try:
         engine.write_evaluation(result, where, from_where, models)
     finally:  # a full disk does not take the table away, nor a closed terminal the files
         if as_json:
-            print_json(engine.plain({"summary": result.summary, "failed": result.failed, "out": str(where)}))
+            found = {"summary": result.summary, "failed": result.failed, "warnings": result.warnings}
+            print_json(engine.plain(found | {"out": str(where)}))
         else:
             print_table(
                 [
@@ -82,6 +96,8 @@ def evaluate(
             )
     if not as_json:
         out.print(f"wrote {where / 'cases.csv'} and summary.json", markup=False, highlight=False)
+    for warning in chain.from_iterable(result.warnings.values()):
+        typer.echo(f"warning: {printable(warning)}", err=True)
     if result.failed:
         for name, reason in result.failed.items():
             typer.echo(f"failed {name}: {reason}", err=True)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import StrictInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -29,6 +30,7 @@ from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import report_write_errors, whole_file
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.resources import run_folder
+from dualtask_lite.rows import number as as_number
 
 MODEL, CHECKPOINT, METRICS, CONFIG, MANIFEST = (
     "model.safetensors",
@@ -112,7 +114,8 @@ def steps_of_model(folder: Path) -> int | None:
     """
     if not (folder / MODEL).exists():
         return None
-    return min(load_model(folder, "cpu").settings.optimiser.steps, read_json(folder / MANIFEST)["steps"])
+    manifest = read_json(folder / MANIFEST, {"steps": StrictInt})
+    return min(load_model(folder, "cpu").settings.optimiser.steps, manifest["steps"])
 
 
 def load_models(path: str | Path, device: str | torch.device = "auto") -> list[Model]:
@@ -303,15 +306,16 @@ def seconds_until(path: Path, step: int) -> float:
     return max((float(row["seconds"] or 0) for row in rows if int(row["step"]) <= step), default=0.0)
 
 
-def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
+def read_rows(path: Path, columns: Sequence[str] = (), *, numbers: Sequence[str] | None = ()) -> list[dict[str, str]]:
     """Rows of a CSV file, as text, without an incomplete last row; empty if the file does not exist.
 
     Args:
         path: of the file.
         columns: that the table must have; a spreadsheet may have saved it with other separators.
+        numbers: those of these columns that hold numbers only, ``None`` for all; a spreadsheet may write 0,5 for 0.5.
 
     Raises:
-        DualTaskError: when the file cannot be read as CSV, or lacks one of the columns.
+        DualTaskError: when the file cannot be read as CSV, or lacks one of the columns or a number.
     """
     if not path.exists():
         return []
@@ -321,21 +325,50 @@ def read_rows(path: Path, columns: Sequence[str] = ()) -> list[dict[str, str]]:
             reader = csv.DictReader(file)
             if missing := [name for name in columns if name not in (reader.fieldnames or columns)]:
                 raise DualTaskError(f"{path}: has no column {missing[0]}, with commas between the columns", remedy)
-            return [row for row in reader if None not in row.values()]
+            return [row for row in _checked(reader, path, numbers) if None not in row.values()]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DualTaskError(f"{path}: cannot be read as a table ({error})", remedy) from error
 
 
-def read_json(path: Path) -> Any:
-    """Content of a JSON file.
+def _checked(reader: csv.DictReader[str], path: Path, numbers: Sequence[str] | None) -> Iterator[dict[str, str]]:
+    """Rows of a table, if none has more fields than there are columns, and numbers where they must be."""
+    remedy = "write its numbers with a decimal point, as 0.5, or create it again"
+    for row in reader:
+        where = f"{path}: line {reader.line_num}"
+        if None in row:  # the key of surplus fields: without quotes 0,5 is two fields
+            raise DualTaskError(f"{where} has more fields than there are columns", remedy)
+        for name in row if numbers is None else numbers:
+            try:
+                as_number(row[name])
+            except ValueError as error:
+                raise DualTaskError(f"{where}, column {name}: {row[name]!r} is not a number", remedy) from error
+        yield row
+
+
+def read_json(path: Path, entries: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Content of a JSON file that holds an object.
+
+    Args:
+        path: of the file.
+        entries: name -> type of those entries that are used, for pydantic; ``X | None`` may be missing.
 
     Raises:
-        DualTaskError: when the file is missing or damaged.
+        DualTaskError: when the file is missing, damaged or no object, or an entry is missing or of another type.
     """
+    remedy = "remove it, or create it again"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:  # ValueError: wrong encoding or wrong JSON
-        raise DualTaskError(f"{path}: cannot be read ({error})", "remove it, or create it again") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: wrong encoding or wrong JSON
+        raise DualTaskError(f"{path}: cannot be read ({error})", remedy) from error
+    if not isinstance(content, dict):
+        raise DualTaskError(f"{path}: holds no JSON object", remedy)
+    for name, wanted in (entries or {}).items():
+        try:
+            TypeAdapter(wanted).validate_python(content.get(name))
+        except ValidationError as error:
+            what = "is not as dualtask writes it" if name in content else "is missing"
+            raise DualTaskError(f"{path}: its entry {name} {what}", remedy) from error
+    return content
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

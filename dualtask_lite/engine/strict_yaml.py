@@ -56,6 +56,8 @@ def parse_yaml(text: str, origin: str) -> Any:
     except yaml.reader.ReaderError as error:
         line, column = text.count("\n", 0, error.position), error.position - text.rfind("\n", 0, error.position)
         where, reason = f"line {line + 1}, column {column}: ", f"the character {chr(error.character)!r} is not allowed"
+    except RecursionError:
+        where, reason = "", "it is nested too deeply"
     except (ValueError, LookupError, AttributeError) as error:  # PyYAML does not catch those of its own conversions
         where, reason = "", f"a value is not of the type that it is marked with: {error}"
     remedy = "correct this line: each name once, indented with spaces and not with tabs"

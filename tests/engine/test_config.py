@@ -122,6 +122,12 @@ def test_a_value_that_is_not_of_its_marked_type_is_refused(text):
         parse_assignments([f"seed={text}"])
 
 
+@pytest.mark.parametrize("text", ["[" * 10_000, "{a: " * 10_000, "".join(" " * n + "a:\n" for n in range(2000))])
+def test_yaml_that_is_nested_too_deeply_is_refused(text):
+    with pytest.raises(DualTaskError, match=r"cannot be read as YAML \(it is nested too deeply\)"):
+        parse_assignments([f"data={text}"])
+
+
 DATES = ["2024-01-02", "2024-13-45", "2024-01-02 10:00:00"]
 NUMBERS = ["12", "0", "-3", "+5", "001", "017", "100047_00002", "0x1F", "0b1", "12:30", "1_0.5", "00.5", ".5", "1e5"]
 WORDS = ["no", "No", "yes", "on", "OFF", "="]

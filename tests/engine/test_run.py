@@ -9,13 +9,16 @@ from dualtask_lite.engine import run
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.run import (
     CONFIG,
+    MANIFEST,
     MODEL,
     build_network,
     load_model,
     load_models,
+    read_json,
     read_rows,
     save_model,
     seconds_until,
+    steps_of_model,
 )
 from dualtask_lite.errors import DualTaskError
 
@@ -73,3 +76,53 @@ def test_a_table_with_other_columns_is_refused(tmp_path, text):
     (tmp_path / "metrics.csv").write_text(text)
     with pytest.raises(DualTaskError, match=r"metrics\.csv: has no column step"):
         seconds_until(tmp_path / "metrics.csv", 3)
+
+
+@pytest.mark.parametrize("numbers", [["dice"], None])
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ('2,"0,5"', r"line 3, column dice: '0,5' is not a number; .*decimal point"),
+        ("2,0,5", "line 3 has more fields than there are columns"),
+        ("2,good", "line 3, column dice: 'good' is not a number"),
+    ],
+)
+def test_a_number_that_a_spreadsheet_wrote_with_a_comma_is_named(tmp_path, row, message, numbers):
+    (tmp_path / "cases.csv").write_text(f"step,dice\n1,0.5\n{row}\n3,0.7\n")
+    with pytest.raises(DualTaskError, match=rf"cases\.csv: {message}"):
+        read_rows(tmp_path / "cases.csv", ["dice"], numbers=numbers)
+
+
+def test_every_value_that_the_kit_writes_for_a_number_is_one(tmp_path):
+    (tmp_path / "cases.csv").write_text("step,dice\n1,nan\n2,\n3,True\n4,-1e-05\n5\n")
+    found = read_rows(tmp_path / "cases.csv", ["step"], numbers=None)
+    assert [row["dice"] for row in found] == ["nan", "", "True", "-1e-05"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[]", "holds no JSON object"),
+        ("null", "holds no JSON object"),
+        ("3", "holds no JSON object"),
+        ("{", "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
+        ('{"steps": ' * 100_000, "cannot be read"),
+        ("{}", "its entry steps is missing"),
+        ('{"steps": "4"}', "its entry steps is not as dualtask writes it"),
+        ('{"steps": null}', "its entry steps is not as dualtask writes it"),
+        ('{"steps": [4]}', "its entry steps is not as dualtask writes it"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_manifest_of_another_shape_is_named(saved, content, message):
+    file = saved / "stage" / MANIFEST
+    file.write_text(content)
+    with pytest.raises(DualTaskError, match=rf"manifest\.json: {message}"):
+        steps_of_model(file.parent)
+
+
+def test_an_entry_that_may_be_missing_may_be(tmp_path):
+    (tmp_path / "summary.json").write_text('{"failed": null}')
+    wanted = {"failed": dict[str, str] | None, "models": list[str] | None}
+    assert read_json(tmp_path / "summary.json", wanted) == {"failed": None}

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import StrictFloat, StrictInt
 
 from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import STAGES, Settings
@@ -193,10 +194,14 @@ def write_summary(table: ResultTable, plan: Plan, command: str, threads: int) ->
     return summary
 
 
+#: The entries of a manifest that the table keeps of a cell, for ``read_json``.
+_RECORDED = {"steps": StrictInt, "seconds": StrictFloat, "device": str, "versions": dict[str, str], "date": str}
+
+
 def read_cell(cell: Cell, plan: Plan, out: Path) -> dict[str, Any]:
     """Read the results of a finished cell, as arguments of ``ResultTable.add``."""
     run = cell.folder(out) / plan.stages[-1]
-    manifest, settings = read_json(run / MANIFEST), stage_settings(cell, plan, plan.stages[-1])
+    manifest, settings = read_json(run / MANIFEST, _RECORDED), stage_settings(cell, plan, plan.stages[-1])
     samples = settings.optimiser.batch
     return {
         "cases": read_rows(cell.folder(out) / CASES),

@@ -6,14 +6,15 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import InstanceOf, StrictFloat, StrictInt
 
-from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.case import Case, Scan, examine
 from dualtask_lite.cases.masks import dice, target_mask
 from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
@@ -30,6 +31,25 @@ from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.run import Model, read_json, read_rows, write_json, write_rows
 from dualtask_lite.errors import DualTaskError, reason_of
 
+_Text = InstanceOf[str]  # pydantic's own str refuses a path that is no valid UTF-8
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    mean: StrictFloat | None
+    sd: StrictFloat | None
+    n: StrictInt
+
+
+#: The entries of ``summary.json`` that are read again, for ``read_json``; an older version wrote fewer.
+SUMMARY = {
+    "source": _Text | None,
+    "models": list[_Text] | None,
+    "summary": dict[_Text, dict[_Text, dict[str, StrictInt | _Statistics]]] | None,
+    "failed": dict[_Text, _Text] | None,
+}
+INTERRUPTED = "the evaluation was interrupted before this case; repeat it"  # why an unfinished case has no result
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -39,11 +59,25 @@ class Evaluation:
         rows: one dict for each case and target: ``case``, ``centre``, ``target`` and the metrics.
         summary: target -> centre (and ``all``) -> metric -> statistics over the cases.
         failed: case id -> why it could not be evaluated; no average includes such a case (METHOD, trap 14).
+        warnings: case id -> what ``dualtask data check`` warns of; such a case counts as any other.
     """
 
     rows: list[dict[str, Any]]
     summary: dict[str, Any]
     failed: dict[str, str]
+    warnings: dict[str, list[str]] = field(default_factory=dict)
+
+
+class InterruptedEvaluation(KeyboardInterrupt):
+    """Ctrl-C in the middle of an evaluation: an interrupt as any other, except for who wants the finished cases.
+
+    Attributes:
+        evaluations: of the finished cases, one for each cascade; all other cases are ``failed``, as ``INTERRUPTED``.
+    """
+
+    def __init__(self, evaluations: Sequence[Evaluation] = ()) -> None:
+        super().__init__()  # its message stays empty: a notebook would print all rows
+        self.evaluations = evaluations
 
 
 def evaluate(
@@ -59,6 +93,7 @@ def evaluate(
 
     Raises:
         DualTaskError: when one of the cases was used in training, or none has a label.
+        InterruptedEvaluation: a ``KeyboardInterrupt`` with the results of the finished cases.
     """
     return evaluate_cascades([models], cases, heads=heads, progress=progress)[0]
 
@@ -79,6 +114,7 @@ def evaluate_cascades(
 
     Raises:
         DualTaskError: see ``evaluate``.
+        InterruptedEvaluation: see ``evaluate``.
     """
     cases = labelled_cases(cases)
     if not cases:
@@ -88,20 +124,44 @@ def evaluate_cascades(
         refuse_training_cases(models, cases)
     before_last = zip(*(models[:-1] for models in cascades), strict=False)
     shared = [same[0] for same in takewhile(_are_the_same, before_last)]
-    rows: list[list[dict[str, Any]]] = [[] for _ in cascades]
+    finished: dict[str, list[list[dict[str, Any]]]] = {}  # case -> its rows of each cascade
     failed: dict[str, str] = {}
-    with progress_bar(progress) as bar:
-        for case in bar.track(cases, description="evaluating"):
-            try:
-                scan = case.load()
-                earlier = predict_scan(shared, scan).targets if shared else {}
-                scored = [_scored(models, scan, earlier, len(shared), heads=heads) for models in cascades]
-            except Exception as error:  # one bad case does not stop the others
-                failed[case.id] = reason_of(error)
-            else:
-                for total, new in zip(rows, scored, strict=True):
-                    total += new
-    return [Evaluation(total, summary_of(total), failed) for total in rows]
+    warnings: dict[str, list[str]] = {}
+
+    def evaluations() -> list[Evaluation]:
+        totals = [[row for scored in finished.values() for row in scored[number]] for number in range(len(cascades))]
+        return [Evaluation(rows, summary_of(rows), failed, warnings) for rows in totals]
+
+    try:
+        with progress_bar(progress) as bar:
+            for case in bar.track(cases, description="evaluating"):
+                try:
+                    scan, found = _load(case)
+                    if found:
+                        warnings[case.id] = found
+                    earlier = predict_scan(shared, scan).targets if shared else {}
+                    finished[case.id] = [
+                        _scored(models, scan, earlier, len(shared), heads=heads) for models in cascades
+                    ]
+                except Exception as error:  # one bad case does not stop the others
+                    failed[case.id] = reason_of(error)
+    except KeyboardInterrupt as interrupt:
+        if not finished:
+            raise
+        unfinished = [case.id for case in cases if case.id not in finished.keys() | failed.keys()]
+        failed |= dict.fromkeys(unfinished, INTERRUPTED)
+        raise InterruptedEvaluation(evaluations()) from interrupt
+    return evaluations()
+
+
+def _load(case: Case) -> tuple[Scan, list[str]]:
+    """Read a case once, as ``Case.load`` does, with the warnings about its image and its label."""
+    scan, findings = examine(case)
+    for finding in findings:
+        if finding.level == "error":
+            raise DualTaskError(finding.what, finding.remedy)
+    assert scan is not None  # an unreadable file has raised an error above
+    return scan, [f"{finding.what}; {finding.remedy}" for finding in findings]
 
 
 def _are_the_same(models: Sequence[Model]) -> bool:
@@ -244,8 +304,30 @@ def write_evaluation(
         "models": _paths_of(models, folder),
         "summary": evaluation.summary,
         "failed": evaluation.failed,
+        "warnings": evaluation.warnings,
     }
     write_json(folder / "summary.json", plain(summary))
+
+
+def write_interrupted(
+    evaluation: Evaluation, folder: Path, source: str | None = None, models: Sequence[Model] = ()
+) -> bool:
+    """Write the finished cases of an interrupted evaluation, unless they would replace a whole one.
+
+    Args:
+        evaluation: of the finished cases.
+        folder: see ``write_evaluation``.
+        source: see ``write_evaluation``.
+        models: see ``write_evaluation``.
+
+    Returns:
+        Whether they were written.
+    """
+    earlier = folder / "summary.json"
+    if earlier.exists() and INTERRUPTED not in (read_json(earlier, SUMMARY).get("failed") or {}).values():
+        return False
+    write_evaluation(evaluation, folder, source, models)
+    return True
 
 
 def _paths_of(models: Sequence[Model], folder: Path) -> list[str]:
@@ -273,7 +355,7 @@ def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str, mo
         raise DualTaskError(f"{folder}: holds the table of dualtask ablate", "choose another --out")
     if not (folder / "summary.json").exists():
         return
-    summary, written = read_json(folder / "summary.json"), read_rows(folder / "cases.csv")
+    summary, written = read_json(folder / "summary.json", SUMMARY), read_rows(folder / "cases.csv", ["case"])
     there, remedy = summary.get("source"), "choose another --out, or remove it"
     if there not in (None, source) or not {row["case"] for row in written} <= {case.id for case in cases}:
         raise DualTaskError(f"{folder}: holds the evaluation of other cases{f', of {there}' if there else ''}", remedy)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import StrictFloat
 from scipy import integrate, stats
 
 from dualtask_lite.cases.case import Case, Scan
@@ -191,9 +192,9 @@ def _hand_ins(folder: Path) -> dict[Path, dict[str, Any]]:
     return rows
 
 
-def _is_hand_in(row: Any) -> bool:
+def _is_hand_in(row: Mapping[str, Any]) -> bool:
     """Whether the content of a file is a row as ``hand_in`` writes it, which the board can compare and draw."""
-    if not isinstance(row, dict) or not set(COLUMNS) <= set(row):
+    if not set(COLUMNS) <= set(row):
         return False
     texts, scores = (row[name] for name in ("team", "time", "exam", "target")), [row[name] for name in SCORES]
     seconds = row.get("trained_seconds")
@@ -328,5 +329,5 @@ def _training_seconds(models: Sequence[Model]) -> float | None:
         manifest = model.path.parent / MANIFEST
         if not manifest.exists():
             return None
-        seconds.append(float(read_json(manifest)["seconds"]))
+        seconds.append(float(read_json(manifest, {"seconds": StrictFloat})["seconds"]))
     return round(sum(seconds), 1)

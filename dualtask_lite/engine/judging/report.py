@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import StrictInt
+
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import target_mask
 from dualtask_lite.cases.sources import find_cases
@@ -24,13 +26,24 @@ from dualtask_lite.engine.judging.disagreement import (
     summarise_warnings,
     surface_error_mm,
 )
-from dualtask_lite.engine.judging.evaluation import score
+from dualtask_lite.engine.judging.evaluation import INTERRUPTED, SUMMARY, score
 from dualtask_lite.engine.predict import in_cascade_order, predict_scan
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, Model, load_models, provenance, read_json, read_rows
+from dualtask_lite.engine.run import (
+    CONFIG,
+    MANIFEST,
+    METRICS,
+    Model,
+    TrainingCase,
+    load_models,
+    provenance,
+    read_json,
+    read_rows,
+)
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import as_model
+from dualtask_lite.words import counted
 
 _PLOTTED = (
     "heads_probability",
@@ -38,6 +51,9 @@ _PLOTTED = (
     "unsure",
 )  # warnings with a curve; the first also with a plot by case
 _TOLERANCE = 0.01  # Dice; if the new score of a case differs by more, the case or the model has changed
+
+
+_SHOWN = {"steps": StrictInt, "cases": list[TrainingCase] | None}  # entries of a manifest on which the page relies
 
 
 @dataclass(frozen=True)
@@ -68,21 +84,26 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
     """
     stages = read_stages(run)
     rows: list[dict[str, Any]] = [
-        dict(row) for row in read_rows(run / "evaluation" / "cases.csv", ["case", "target", "dice"])
+        dict(row) for row in read_rows(run / "evaluation" / "cases.csv", ["case", "target", "dice"], numbers=["dice"])
     ]
-    evaluation = _read_optional(run / "evaluation" / "summary.json")
+    evaluation = _read_optional(run / "evaluation" / "summary.json", SUMMARY)
     trained_on = stages[-1]["settings"]["data"]["source"]
     missing, quoted = {}, shlex.quote(as_model(run))
     if not all(stage["curves"] for stage in stages):
         missing["curves"] = f"Part of this run is not trained yet: dualtask train --resume {quoted}"
     if not all(stage["manifest"] for stage in stages):
         missing["manifest"] = f"The training is not finished, so there is no manifest: dualtask train --resume {quoted}"
-    examination, failed = Examination(), evaluation.get("failed", {})
+    examination, failed = Examination(), evaluation.get("failed") or {}
     if not rows:
         missing |= _missing_without_rows(failed, quoted)
     else:
+        if unfinished := sum(reason == INTERRUPTED for reason in failed.values()):
+            missing["evaluation"] = (
+                f"The evaluation was interrupted before {counted(unfinished, 'case')}, and no average includes them. "
+                f"Evaluate again: dualtask evaluate {quoted}"
+            )
         try:
-            evaluated = [run / "evaluation" / path for path in evaluation.get("models", [])] or [run]
+            evaluated = [run / "evaluation" / path for path in evaluation.get("models") or ()] or [run]
             models = in_cascade_order([one for path in evaluated for one in load_models(path, pick_device(device))])
             cases = evaluated_cases(rows, source or evaluation.get("source") or trained_on)
             examination = examine(models, cases, rows)
@@ -94,7 +115,7 @@ def collect(run: Path, source: str | None = None, device: str = "auto") -> dict[
         "title": f"Run {run.resolve().name}",
         "stages": stages,
         "rows": rows,
-        "summary": evaluation.get("summary", {}),
+        "summary": evaluation.get("summary") or {},
         "failed": failed,
         "examples": examination.examples,
         "doubts": examination.doubts,
@@ -115,8 +136,8 @@ def read_stages(run: Path) -> list[dict[str, Any]]:
             {
                 "name": settings.stage,
                 "settings": settings.model_dump(mode="json"),
-                "curves": read_rows(folder / METRICS),
-                "manifest": _read_optional(folder / MANIFEST),
+                "curves": read_rows(folder / METRICS, ["step"], numbers=None),
+                "manifest": _read_optional(folder / MANIFEST, _SHOWN),
             }
         )
     return sorted(stages, key=lambda stage: list(STAGES).index(stage["name"]))
@@ -242,6 +263,6 @@ def _doubts(target: str, judged: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _read_optional(path: Path) -> dict[str, Any]:
-    """Read a JSON file; empty when it does not exist."""
-    return read_json(path) if path.exists() else {}
+def _read_optional(path: Path, entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Read a JSON file with these entries, see ``read_json``; empty when it does not exist."""
+    return read_json(path, entries) if path.exists() else {}

@@ -200,7 +200,7 @@ def _table(rows: Sequence[Row], caption: str) -> str:
 
 def _mean(metric: Mapping[str, Any] | None) -> str:
     """Write ``mean ± standard deviation (number of cases)``."""
-    if not metric or metric["mean"] is None or not metric["n"]:
+    if not isinstance(metric, Mapping) or metric["mean"] is None or not metric["n"]:
         return "-"
     spread = "" if metric["sd"] is None else f" ± {metric['sd']:.2f}"
     return f"{metric['mean']:.2f}{spread} ({metric['n']})"

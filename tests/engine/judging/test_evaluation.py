@@ -3,14 +3,17 @@
 import csv
 import json
 import math
+import pickle
 from dataclasses import replace
+from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 
-from dualtask_lite.cases.case import Case
+from dualtask_lite.cases import case as cases
+from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import evaluation as engine
@@ -174,16 +177,115 @@ def test_unreadable_case_is_listed_and_in_no_average(oracle, tmp_path):
 
 
 def test_an_unexpected_error_of_a_case_does_not_stop_the_others(oracle, monkeypatch):
-    real = Case.load
-    monkeypatch.setattr(Case, "load", lambda self: real(self) if self.id == "good" else {}[4])
+    real = engine.examine
+    monkeypatch.setattr(engine, "examine", lambda case: real(case) if case.id == "good" else {}[4])
     result = engine.evaluate([model()], [case("odd"), case("good")], progress=False)
     assert result.summary["tumour"]["all"]["n_cases"] == 1
     assert "KeyError: 4" in result.failed["odd"]
 
 
+def shifted(affine, mm):
+    moved = affine.copy()
+    moved[0, 3] += mm
+    return moved
+
+
+def sheared(affine):
+    tilted = affine.copy()
+    tilted[1, 2] = 0.4
+    return tilted
+
+
+STRANGE = {  # what is wrong: (voxels, affine of the image by sform, by qform, of the label), and the warning
+    "not HU": (lambda volume, own: (volume + 1024, own, own, own), "do not look like HU"),
+    "gantry tilt": (lambda volume, own: (volume, sheared(own), None, sheared(own)), "not at right angles"),
+    "two positions": (lambda volume, own: (volume, own, shifted(own, 7), own), "are 7 mm apart"),
+    "label moved": (lambda volume, own: (volume, own, own, shifted(own, 0.9)), "lies 0.9 mm from its image"),
+}
+
+
+@pytest.mark.parametrize("wrong", STRANGE)
+def test_warnings_about_a_case_are_kept_and_change_no_score(oracle, tmp_path, monkeypatch, wrong):
+    """As dualtask data check gives them, without reading a file twice."""
+    one, (change, message) = case("odd"), STRANGE[wrong]
+    volume, sform, qform, label_affine = change(one.image, one.affine)
+    image = nib.Nifti1Image(volume, sform)
+    image.set_sform(sform, 1)
+    image.set_qform(qform, 0 if qform is None else 1)
+    nib.save(image, tmp_path / "odd.nii.gz")
+    nib.save(nib.Nifti1Image(one.label, label_affine), tmp_path / "label.nii.gz")
+    odd = Case("odd", "C", tmp_path / "odd.nii.gz", tmp_path / "label.nii.gz")
+    read, real = [], cases.open_image
+    monkeypatch.setattr(cases, "open_image", lambda path, *rest: read.append(path) or real(path, *rest))
+    result = engine.evaluate([model()], [odd, case("good", seed=1)], progress=False)
+    assert [path for path in read if isinstance(path, Path)] == [odd.image, odd.label]
+    assert list(result.warnings) == ["odd"]
+    (warning,) = result.warnings["odd"]
+    assert message in warning
+    assert result.summary["tumour"]["all"]["n_cases"] == 2
+    assert set(result.rows[0]) == set(result.rows[1])
+    engine.write_evaluation(result, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"] == {"odd": [warning]}
+
+
+@pytest.mark.parametrize("step", ["predict_scan", "score"])
+def test_an_interrupt_keeps_the_finished_cases_for_whoever_wants_them(monkeypatch, oracle, step):
+    """And is a plain interrupt for all others, such as a notebook or the pool of an ablation."""
+    real = getattr(engine, step)
+
+    def until_the_second(*args):
+        name = next(one.id for one in args if isinstance(one, Scan))
+        if name == "second":
+            raise KeyboardInterrupt
+        return {}[4] if name == "odd" else real(*args)
+
+    monkeypatch.setattr(engine, step, until_the_second)
+    cases = [case("odd", seed=3), case("first"), case("second", seed=1), case("third", seed=2)]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        engine.evaluate_cascades([[model()], [model()]], cases, progress=False)
+    for evaluation in pickle.loads(pickle.dumps(caught.value)).evaluations:
+        assert [row["case"] for row in evaluation.rows] == ["first"]
+        assert evaluation.summary["tumour"]["all"]["n_cases"] == 1
+        assert list(evaluation.failed) == ["odd", "second", "third"]
+        assert "KeyError: 4" in evaluation.failed["odd"]
+        assert evaluation.failed["second"] == evaluation.failed["third"] == engine.INTERRUPTED
+    assert str(caught.value) == ""
+    with pytest.raises(KeyboardInterrupt) as caught:
+        engine.evaluate([model()], cases[2:], progress=False)
+    assert type(caught.value) is KeyboardInterrupt, "no case was finished"
+
+
 def test_the_table_of_an_ablation_is_not_overwritten(tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(DualTaskError, match="holds the table of dualtask ablate"):
+        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+
+
+WRONG_SUMMARIES = [
+    "[]",
+    "null",
+    "[" * 100_000,
+    '{"source": 3}',
+    '{"models": 3}',
+    '{"models": [3]}',
+    '{"failed": ["C_000"]}',
+    '{"summary": {"tumour": 3}}',
+    '{"summary": {"tumour": {"all": {"dice": {}}}}}',
+]
+
+
+@pytest.mark.parametrize("content", WRONG_SUMMARIES, ids=lambda content: content[:20])
+def test_a_summary_of_another_shape_is_named(tmp_path, content):
+    (tmp_path / "summary.json").write_text(content)
+    with pytest.raises(DualTaskError, match=r"summary\.json: .*remove it, or create it again"):
+        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+
+
+@pytest.mark.parametrize("table", ['case;centre;dice\n"one";C;0,5\n', "name,dice\none,0.5\n", "case,dice\none,0,5\n"])
+def test_a_table_that_a_spreadsheet_saved_is_named_before_the_evaluation(tmp_path, table):
+    engine.write_evaluation(engine.Evaluation([], {}, {}), tmp_path, "phantom")
+    (tmp_path / "cases.csv").write_text(table)
+    with pytest.raises(DualTaskError, match=r"cases\.csv: (has no column case|line 2 has more fields)"):
         engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
 
 

@@ -188,7 +188,13 @@ def test_expected_best_of_n_draws_equals_the_textbook_value(draws, expected):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{}", "is not a hand-in"), ("{", "cannot be read"), ("[]", "not a hand-in")]
+    ("content", "message"),
+    [
+        ("{}", "is not a hand-in"),
+        ("{", "cannot be read"),
+        ("[]", "holds no JSON object"),
+        ("[" * 100_000, "cannot be read"),
+    ],
 )
 def test_a_file_that_is_no_hand_in_is_named(tmp_path, content, message):
     (tmp_path / "notes.json").write_text(content)

@@ -119,6 +119,30 @@ def test_warnings_are_measured_only_where_the_label_has_the_target(cascade, phan
         assert "doubts" not in contents["missing"]
 
 
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("evaluation/summary.json", "[]"),
+        ("evaluation/summary.json", "null"),
+        ("evaluation/summary.json", '{"models": 3}'),
+        ("evaluation/summary.json", '{"summary": {"tumour": {"all": {"dice": 3}, "C": 3}}}'),
+        ("evaluation/cases.csv", "case;target;dice\nC_000;tumour;0,5\n"),
+        ("evaluation/cases.csv", 'case,target,dice\nC_000,tumour,"0,5"\n'),
+        ("tumour-coarse/manifest.json", "[]"),
+        ("tumour-coarse/manifest.json", "null"),
+        ("tumour-coarse/manifest.json", "{}"),
+        ("tumour-coarse/manifest.json", '{"steps": 3, "cases": [{"id": "A_000"}]}'),
+        ("tumour-coarse/metrics.csv", "step;total\n1;0,5\n"),
+        ("tumour-coarse/metrics.csv", 'step,total\n1,"0,5"\n'),
+    ],
+)
+def test_a_file_of_another_shape_is_named(cascade, tmp_path, file, content):
+    run = evaluated(cascade, tmp_path, [row("C_000", "0.5")])
+    (run / file).write_text(content)
+    with pytest.raises(DualTaskError, match=Path(file).name):
+        collect(run)
+
+
 def test_evaluation_in_which_every_case_failed_is_not_called_missing(cascade, tmp_path):
     failed = {"C_1": "not a readable NIfTI", "C_2": "has no voxels"}
     contents = collect(evaluated(cascade, tmp_path, [], failed))
