@@ -23,7 +23,8 @@ from dualtask_lite.cases.case import Scan
 from dualtask_lite.cases.masks import Box, dice, target_mask
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.engine.predict import predict_scan
-from dualtask_lite.engine.run import load_models, read_rows
+from dualtask_lite.engine.records import read_rows
+from dualtask_lite.engine.run import load_models
 from dualtask_lite.resources import data_file
 from dualtask_lite.rows import number
 from dualtask_lite.show import palette

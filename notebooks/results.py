@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 from readme import write_part
 
 from dualtask_lite.engine.judging.statistics import FEWEST_TRAININGS, compare, in_words
-from dualtask_lite.engine.run import read_json, read_rows
+from dualtask_lite.engine.records import read_json, read_rows
 from dualtask_lite.rows import Row, mean_of, number, pairs
 from dualtask_lite.show.figures import results as figures
 from dualtask_lite.show.picture import Picture

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from dualtask_lite.cases.case import Case
+from dualtask_lite.cases.case import Case, examine
 from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.cli import app, main
@@ -25,7 +25,7 @@ from dualtask_lite.engine.doctor import Check, Diagnosis
 from dualtask_lite.engine.judging import ablation, evaluation
 from dualtask_lite.engine.judging.metrics import case_metrics
 from dualtask_lite.engine.judging.summary import summarise_cells
-from dualtask_lite.engine.run import read_rows
+from dualtask_lite.engine.records import read_rows
 from dualtask_lite.words import counted
 
 COMMANDS = [
@@ -221,7 +221,7 @@ def test_a_cascade_that_was_cut_is_resumed_from_any_folder(typed, tmp_path, monk
         "C",
     ]
     with monkeypatch.context() as cut:
-        cut.setattr("dualtask_lite.engine.run.write_json", lambda *_: sys.exit("power cut"))
+        cut.setattr("dualtask_lite.engine.records.write_json", lambda *_: sys.exit("power cut"))
         assert typed("train", *words, "-o", tmp_path / "run")[0] == "power cut"
     assert sorted(os.listdir(tmp_path / "run")) == ["pancreas-coarse", "tumour-coarse"]
     monkeypatch.chdir(tmp_path / "elsewhere")
@@ -264,16 +264,16 @@ def test_evaluation_of_other_cases_is_not_overwritten_and_a_report_shows_its_own
 
 def test_an_interrupted_evaluation_keeps_its_finished_cases(typed, cascade, tmp_path, monkeypatch):
     run = shutil.copytree(cascade, tmp_path / "run", ignore=shutil.ignore_patterns("evaluation"))
-    real, folder = evaluation.examine, run / "evaluation"
+    folder = run / "evaluation"
 
     def interrupt_at(name):
-        def examine(case):
+        def examine_or_stop(case):
             if case.id == name:
                 raise KeyboardInterrupt
-            return real(case)
+            return examine(case)
 
         with monkeypatch.context() as cut:
-            cut.setattr(evaluation, "examine", examine)
+            cut.setattr("dualtask_lite.cases.case.examine", examine_or_stop)
             code, out, err = typed("evaluate", run)
         assert (code, out) == (130, "")
         assert err.splitlines()[-1] == "interrupted"

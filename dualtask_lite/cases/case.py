@@ -83,12 +83,20 @@ class Case:
         Raises:
             DualTaskError: for the first error that forbids its use; it names the file and a remedy.
         """
+        return self.load_with_warnings()[0]
+
+    def load_with_warnings(self) -> tuple[Scan, list[str]]:
+        """Read and check the case, with what ``dualtask data check`` warns of.
+
+        Raises:
+            DualTaskError: see ``load``.
+        """
         scan, findings = examine(self)
         for finding in findings:
             if finding.level == "error":
                 raise DualTaskError(finding.what, finding.remedy)
         assert scan is not None  # an unreadable file has raised an error above
-        return scan
+        return scan, [f"{finding.what}; {finding.remedy}" for finding in findings]
 
     def digest(self) -> str:
         """SHA-256 of the CT's voxels; independent of the file's name, compression, data type and voxel order."""

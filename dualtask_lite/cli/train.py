@@ -48,7 +48,8 @@ def train(
     On N GPUs: torchrun --nproc-per-node=N -m dualtask_lite train ...; optimiser.batch is shared by all of them.
     """
     from dualtask_lite.engine.progress import progress_bar
-    from dualtask_lite.engine.run import CONFIG, MANIFEST, read_json
+    from dualtask_lite.engine.records import read_json
+    from dualtask_lite.engine.run import CONFIG, MANIFEST
     from dualtask_lite.engine.training.devices import rank
     from dualtask_lite.engine.training.selection import checked_split
     from dualtask_lite.engine.training.train import train as train_stage

@@ -18,7 +18,8 @@ from typing import Any
 from dualtask_lite.cases.case import CT_WINDOW, Case
 from dualtask_lite.engine.config import STAGES
 from dualtask_lite.engine.predict import Prediction, in_cascade_order
-from dualtask_lite.engine.run import MODEL, Model, save_model, write_json
+from dualtask_lite.engine.records import write_json
+from dualtask_lite.engine.run import MODEL, Model, save_model
 from dualtask_lite.engine.saving import predict_into, refuse_to_replace
 from dualtask_lite.errors import DualTaskError, reason_of
 from dualtask_lite.files import report_write_errors

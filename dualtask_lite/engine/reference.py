@@ -22,19 +22,8 @@ from dualtask_lite.engine.judging.curves import CURVE
 from dualtask_lite.engine.judging.evaluation import summary_of
 from dualtask_lite.engine.judging.plan import BASELINE
 from dualtask_lite.engine.predict import predict_box
-from dualtask_lite.engine.run import (
-    CONFIG,
-    MANIFEST,
-    METRICS,
-    MODEL,
-    Model,
-    load_model,
-    read_json,
-    read_rows,
-    save_model,
-    write_json,
-    write_rows,
-)
+from dualtask_lite.engine.records import read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, MODEL, Model, load_model, save_model
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.method.network import DualTaskNet
 from dualtask_lite.resources import CASCADES, data_file

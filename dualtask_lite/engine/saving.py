@@ -13,7 +13,7 @@ from dualtask_lite.cases.findings import check_grid, check_voxels
 from dualtask_lite.cases.nifti import digest_of_voxels
 from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, changed_volumes, is_result, result_files, volume_digests
 from dualtask_lite.engine.predict import Prediction
-from dualtask_lite.engine.run import write_json
+from dualtask_lite.engine.records import write_json
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.files import read_record, whole_file
 

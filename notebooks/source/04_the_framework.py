@@ -127,7 +127,8 @@ Table(
 # blocks of the *decoder* double the grid again. *Skips* add the encoder's features of the same size.
 
 # %%
-from dualtask_lite.engine.run import build_network, read_rows
+from dualtask_lite.engine.records import read_rows
+from dualtask_lite.engine.run import build_network
 
 figures.network_diagram(
     build_network(settings["tumour-coarse"]), settings["tumour-coarse"].sample.patch

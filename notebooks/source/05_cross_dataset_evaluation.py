@@ -64,7 +64,7 @@ for name, split in turns.items():
 
 # %%
 from dualtask_lite.engine.judging.ablation import ablate
-from dualtask_lite.engine.run import read_rows
+from dualtask_lite.engine.records import read_rows
 
 folder = new_folder("05")
 coarse = {"sample.spacing": [7, 7, 7], "sample.patch": [16, 16, 16]}

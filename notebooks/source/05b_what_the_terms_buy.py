@@ -45,7 +45,7 @@ data_dir = ""  # not used: this lesson reads a table that comes with the kit
 # arms with one view differ in their terms only; an arm with two views also sees half as many samples (see below). This took hours, so the rows come with the kit:
 
 # %%
-from dualtask_lite.engine.run import read_json, read_rows
+from dualtask_lite.engine.records import read_json, read_rows
 from dualtask_lite.resources import data_file
 from dualtask_lite.show import tables
 from dualtask_lite.show.lesson import check, choice, outcome, run_manifest, show_source

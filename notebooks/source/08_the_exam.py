@@ -54,7 +54,8 @@ baseline = "reference"  # the models to beat: a name of dualtask models, or a ru
 # %%
 from dualtask_lite.cases.splits import leave_one_centre_out
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.run import load_models, read_json
+from dualtask_lite.engine.records import read_json
+from dualtask_lite.engine.run import load_models
 from dualtask_lite.engine.training.train import train
 from dualtask_lite.show.lesson import check, choice, new_folder, outcome, run_manifest, show_source
 from dualtask_lite.show.lesson_cases import lesson_cases
@@ -273,7 +274,7 @@ Table(exam.standings(hand_ins), "The board", columns=columns, digits=3)
 
 # %%
 from dualtask_lite.engine.judging.statistics import compare, in_words
-from dualtask_lite.engine.run import read_rows
+from dualtask_lite.engine.records import read_rows
 from dualtask_lite.resources import data_file
 
 rows = read_rows(data_file("results/exam/cases.csv"))

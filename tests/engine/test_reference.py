@@ -14,7 +14,8 @@ from dualtask_lite.cases.phantom import make_case
 from dualtask_lite.engine import reference
 from dualtask_lite.engine.judging.evaluation import refuse_training_cases, score
 from dualtask_lite.engine.predict import in_cascade_order, predict_scan
-from dualtask_lite.engine.run import load_model, load_models, read_rows
+from dualtask_lite.engine.records import read_rows
+from dualtask_lite.engine.run import load_model, load_models
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import CASCADES, data_file, run_folder
 from dualtask_lite.rows import number

@@ -7,6 +7,7 @@ import torch
 
 from dualtask_lite.engine import run
 from dualtask_lite.engine.config import Settings
+from dualtask_lite.engine.records import read_json, read_rows, seconds_until
 from dualtask_lite.engine.run import (
     CONFIG,
     MANIFEST,
@@ -14,10 +15,7 @@ from dualtask_lite.engine.run import (
     build_network,
     load_model,
     load_models,
-    read_json,
-    read_rows,
     save_model,
-    seconds_until,
     steps_of_model,
 )
 from dualtask_lite.errors import DualTaskError

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.engine.run import read_rows
+from dualtask_lite.engine.records import read_rows
 from dualtask_lite.show import figures
 
 CASES = int(os.environ.get("DUALTASK_CASES", 12))

@@ -19,6 +19,7 @@ import torch
 
 from dualtask_lite.cases.results import NOT_FOR_DIAGNOSIS, result_files
 from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine import records
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging.ablation import ablate
@@ -48,7 +49,7 @@ def test_full_disk_keeps_the_last_checkpoint_and_training_resumes(
                 size = 100_000 if file == "last.ckpt" else (run / "metrics.csv").stat().st_size + 9
                 stack.enter_context(small_files(size))
             if row["step"] == 1 and file == "metrics.csv":
-                assert len(files.read_rows(run / "metrics.csv")) == 1
+                assert len(records.read_rows(run / "metrics.csv")) == 1
 
         changes = {"machine.checkpoint_every": 1 if file == "last.ckpt" else 3}
         with pytest.raises(DualTaskError, match=rf"{file}: cannot be written \(File too large\); choose another"):
@@ -57,11 +58,11 @@ def test_full_disk_keeps_the_last_checkpoint_and_training_resumes(
     net = files.build_network(settings)
     if file == "last.ckpt":
         assert files.load_checkpoint(run / "last.ckpt", net, torch.optim.AdamW(net.parameters())) == 1
-    assert len(files.read_rows(run / "metrics.csv")) == 2  # without the half row
+    assert len(records.read_rows(run / "metrics.csv")) == 2  # without the half row
     train(settings, run, resume=True, progress=False)
     output = [files.load_model(folder).net.state_dict() for folder in (unbroken, run)]
     assert all(torch.equal(tensor, output[1][name]) for name, tensor in output[0].items())
-    assert len(files.read_rows(run / "metrics.csv")) == 4
+    assert len(records.read_rows(run / "metrics.csv")) == 4
 
 
 def test_ablation_reports_errors_of_its_processes(tiny_run, phantom_folder, tmp_path, small_files):

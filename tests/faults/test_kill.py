@@ -20,6 +20,7 @@ import pytest
 import torch
 
 from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine import records
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging.ablation import ablate
@@ -130,7 +131,7 @@ def files_in(folder):
 def check_same_run(run, whole):
     states = [files.load_model(folder).net.state_dict() for folder in (whole, run)]
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
-    rows = [files.read_rows(folder / "metrics.csv") for folder in (whole, run)]
+    rows = [records.read_rows(folder / "metrics.csv") for folder in (whole, run)]
     plain = [[{key: value for key, value in row.items() if key != "seconds"} for row in table] for table in rows]
     assert plain[0] == plain[1]
     manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (whole, run)]
@@ -188,11 +189,11 @@ def test_a_training_that_was_killed_at_random(begin, where, tmp_path, check_comp
     assert [end(one) for one in go_on(tmp_path / "whole")] == [0] * processes, (tmp_path / "log").read_text()
     if processes == 1:
         check_same_run(tmp_path / "whole", where / "whole")  # the same seed in a fresh process
-    steps = len(files.read_rows(tmp_path / "whole" / "metrics.csv"))
+    steps = len(records.read_rows(tmp_path / "whole" / "metrics.csv"))
     for number in itertools.count():
         run = tmp_path / str(number)
         while kills < wanted and not (run / "model.safetensors").exists():
-            done = len(files.read_rows(run / "metrics.csv"))
+            done = len(records.read_rows(run / "metrics.csv"))
             step = draw.randint(done and done - 1, steps)  # a resumed run begins with the rows of its checkpoint
             group, log = go_on(run), run / "metrics.csv"
             moment = draw.uniform(0, 0.05)
@@ -292,7 +293,7 @@ def test_an_ablation_that_was_killed_at_random(begin, phantom_folder, tiny_run, 
             time.sleep(0.1)
         check_complete_files(out)
         assert end(go_on(out)) == 0, (tmp_path / "log").read_text()
-        assert files.read_rows(out / "cases.csv") == files.read_rows(whole / "cases.csv")
+        assert records.read_rows(out / "cases.csv") == records.read_rows(whole / "cases.csv")
         contents = [json.loads((folder / "summary.json").read_text()) for folder in (out, whole)]
         assert contents[0]["results"] == contents[1]["results"]
         if kills == wanted:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.engine.run import read_rows
+from dualtask_lite.engine.records import read_rows
 
 HOSPITAL = "<img src=x onerror=alert(1)>"
 NAMES = [

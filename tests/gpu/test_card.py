@@ -17,7 +17,8 @@ from dualtask_lite.engine.export import Evaluator, export_bundle
 from dualtask_lite.engine.inference import predict_region
 from dualtask_lite.engine.judging.disagreement import disagreement
 from dualtask_lite.engine.predict import predict_scan
-from dualtask_lite.engine.run import Model, build_network, load_model, load_models, read_rows
+from dualtask_lite.engine.records import read_rows
+from dualtask_lite.engine.run import Model, build_network, load_model, load_models
 from dualtask_lite.engine.training.devices import make_fabric, set_up
 from dualtask_lite.engine.training.memory import MARGIN, release_memory, step_bytes
 from dualtask_lite.engine.training.step import Steps, make_optimiser

@@ -22,7 +22,7 @@ from dualtask_lite.cases.exam import make_exam
 from dualtask_lite.cases.phantom import make_phantom
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.judging import ablation
-from dualtask_lite.engine.run import read_rows
+from dualtask_lite.engine.records import read_rows
 from dualtask_lite.show.exercises import OUTCOME_TYPE, VERDICT_TYPE
 from dualtask_lite.show.exercises.judge import find_exercise
 from dualtask_lite.show.lesson import MANIFEST_TYPE

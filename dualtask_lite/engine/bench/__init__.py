@@ -17,7 +17,8 @@ from dualtask_lite.engine.bench.start import first_step
 from dualtask_lite.engine.bench.step import data_wait, default_layout_step, eager_step, layers, tuned_step
 from dualtask_lite.engine.bench.whole_case import compare_reference_with_monai, compare_with_monai, predict
 from dualtask_lite.engine.config import Settings
-from dualtask_lite.engine.run import provenance, read_json, write_json
+from dualtask_lite.engine.records import read_json, write_json
+from dualtask_lite.engine.run import provenance
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 

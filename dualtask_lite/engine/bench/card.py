@@ -24,7 +24,7 @@ from dualtask_lite.engine.bench.step import tuned_step
 from dualtask_lite.engine.bench.timing import four_digits
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging.plan import option_of
-from dualtask_lite.engine.run import read_json, read_rows, write_json
+from dualtask_lite.engine.records import read_json, read_rows, write_json
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.engine.training.memory import release_memory, step_bytes
 

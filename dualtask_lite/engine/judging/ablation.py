@@ -43,16 +43,8 @@ from dualtask_lite.engine.judging.plan import (
 from dualtask_lite.engine.judging.summary import summarise_cells
 from dualtask_lite.engine.judging.table import ResultTable
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.run import (
-    MANIFEST,
-    MODEL,
-    load_model,
-    provenance,
-    read_json,
-    read_rows,
-    write_json,
-    write_rows,
-)
+from dualtask_lite.engine.records import read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.run import MANIFEST, MODEL, load_model, provenance
 from dualtask_lite.engine.training.devices import pick_device, select_card, visible_cards
 from dualtask_lite.engine.training.selection import check_target_is_labelled
 from dualtask_lite.engine.training.train import train

@@ -16,7 +16,8 @@ import numpy as np
 from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.dataset import Region, training_region
-from dualtask_lite.engine.run import METRICS, read_rows, write_rows
+from dualtask_lite.engine.records import read_rows, write_rows
+from dualtask_lite.engine.run import METRICS
 from dualtask_lite.engine.training.train import evenly, region_scores
 from dualtask_lite.method.network import DualTaskNet
 

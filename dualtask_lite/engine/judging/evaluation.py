@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from pydantic import InstanceOf, StrictFloat, StrictInt
 
-from dualtask_lite.cases.case import Case, Scan, examine
+from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import dice, target_mask
 from dualtask_lite.cases.sources import absolute
 from dualtask_lite.engine.config import STAGES
@@ -28,7 +28,8 @@ from dualtask_lite.engine.predict import (
     predict_scan,
 )
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.run import Model, read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.records import read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.run import Model
 from dualtask_lite.errors import DualTaskError, reason_of
 
 _Text = InstanceOf[str]  # pydantic's own str refuses a path that is no valid UTF-8
@@ -136,7 +137,7 @@ def evaluate_cascades(
         with progress_bar(progress) as bar:
             for case in bar.track(cases, description="evaluating"):
                 try:
-                    scan, found = _load(case)
+                    scan, found = case.load_with_warnings()
                     if found:
                         warnings[case.id] = found
                     earlier = predict_scan(shared, scan).targets if shared else {}
@@ -152,16 +153,6 @@ def evaluate_cascades(
         failed |= dict.fromkeys(unfinished, INTERRUPTED)
         raise InterruptedEvaluation(evaluations()) from interrupt
     return evaluations()
-
-
-def _load(case: Case) -> tuple[Scan, list[str]]:
-    """Read a case once, as ``Case.load`` does, with the warnings about its image and its label."""
-    scan, findings = examine(case)
-    for finding in findings:
-        if finding.level == "error":
-            raise DualTaskError(finding.what, finding.remedy)
-    assert scan is not None  # an unreadable file has raised an error above
-    return scan, [f"{finding.what}; {finding.remedy}" for finding in findings]
 
 
 def _are_the_same(models: Sequence[Model]) -> bool:

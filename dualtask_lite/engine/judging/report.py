@@ -29,17 +29,8 @@ from dualtask_lite.engine.judging.disagreement import (
 from dualtask_lite.engine.judging.evaluation import INTERRUPTED, SUMMARY, score
 from dualtask_lite.engine.predict import in_cascade_order, predict_scan
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.run import (
-    CONFIG,
-    MANIFEST,
-    METRICS,
-    Model,
-    TrainingCase,
-    load_models,
-    provenance,
-    read_json,
-    read_rows,
-)
+from dualtask_lite.engine.records import read_json, read_rows
+from dualtask_lite.engine.run import CONFIG, MANIFEST, METRICS, Model, TrainingCase, load_models, provenance
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError
 from dualtask_lite.resources import as_model

@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dualtask_lite.engine.run import provenance, read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.records import read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.run import provenance
 from dualtask_lite.errors import DualTaskError
 
 KEYS = ("arm", "protocol", "part", "seed")  # these columns identify a cell

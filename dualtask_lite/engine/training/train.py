@@ -23,6 +23,7 @@ from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.masks import dice
 from dualtask_lite.cases.sources import absolute
 from dualtask_lite.cases.splits import Split
+from dualtask_lite.engine import records
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.data.cache import training_regions
@@ -171,7 +172,7 @@ class _Run:
     started: float  # time at which the training was called, earlier by the seconds that a resumed run has used
 
     @contextmanager
-    def open_log(self, on_start: Callable[[], None] | None) -> Iterator[files.MetricsLog | None]:
+    def open_log(self, on_start: Callable[[], None] | None) -> Iterator[records.MetricsLog | None]:
         """Write the settings and open ``metrics.csv``; ``None`` except in process 0."""
         if not self.steps.fabric.is_global_zero:
             yield None
@@ -181,14 +182,14 @@ class _Run:
             if on_start:
                 on_start()
             remove_leftovers(self.folder)
-            log = files.MetricsLog(self.folder / files.METRICS, self.steps.columns(), finished=self.first)
+            log = records.MetricsLog(self.folder / files.METRICS, self.steps.columns(), finished=self.first)
             try:
                 yield log
             finally:
                 log.close()
 
     def optimise(
-        self, log: files.MetricsLog | None, bar: Any, callback: Callback | None, on_validation: OnValidation | None
+        self, log: records.MetricsLog | None, bar: Any, callback: Callback | None, on_validation: OnValidation | None
     ) -> tuple[int, dict[str, Any]]:
         """Do all remaining steps; returns the number of the last step and its row of metrics."""
         steps, settings, fabric = self.steps, self.steps.settings, self.steps.fabric
@@ -230,7 +231,7 @@ class _Run:
         final_dice = {"train": self.mean_dice(own_regions), "validation": validation_dice}
         if not fabric.is_global_zero:
             return
-        files.write_json(
+        records.write_json(
             self.folder / files.MANIFEST,
             {
                 "command": shlex.join(["dualtask", "train", str(self.folder / files.CONFIG)]),
@@ -266,7 +267,7 @@ def _prepare(
     checkpoint, first = folder / files.CHECKPOINT, 0
     if resume and checkpoint.exists():
         first = files.load_checkpoint(checkpoint, net, optimiser, scaler_of(fabric))
-        started -= files.seconds_until(folder / files.METRICS, first)
+        started -= records.seconds_until(folder / files.METRICS, first)
     fabric.barrier()  # no process writes before all have read
     steps = Steps(fabric, net, model, optimiser, settings, regions)
     return _Run(steps, folder, validation, bool(split.validation), cases, first, started)

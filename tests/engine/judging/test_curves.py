@@ -11,7 +11,8 @@ from dualtask_lite.cases.splits import Split
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import curves
 from dualtask_lite.engine.judging.curves import CURVE, LearningCurve, read_curve
-from dualtask_lite.engine.run import METRICS, read_rows, write_rows
+from dualtask_lite.engine.records import read_rows, write_rows
+from dualtask_lite.engine.run import METRICS
 from dualtask_lite.engine.training import train as engine_train
 
 

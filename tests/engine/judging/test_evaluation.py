@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dualtask_lite.cases import case as cases
-from dualtask_lite.cases.case import Case, Scan
+from dualtask_lite.cases.case import Case, Scan, examine
 from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import evaluation as engine
@@ -177,8 +177,8 @@ def test_unreadable_case_is_listed_and_in_no_average(oracle, tmp_path):
 
 
 def test_an_unexpected_error_of_a_case_does_not_stop_the_others(oracle, monkeypatch):
-    real = engine.examine
-    monkeypatch.setattr(engine, "examine", lambda case: real(case) if case.id == "good" else {}[4])
+    read = "dualtask_lite.cases.case.examine"
+    monkeypatch.setattr(read, lambda case: examine(case) if case.id == "good" else {}[4])
     result = engine.evaluate([model()], [case("odd"), case("good")], progress=False)
     assert result.summary["tumour"]["all"]["n_cases"] == 1
     assert "KeyError: 4" in result.failed["odd"]

@@ -9,7 +9,7 @@ import pytest
 from dualtask_lite.engine.judging.evaluation import plain
 from dualtask_lite.engine.judging.statistics import compare
 from dualtask_lite.engine.judging.summary import summarise_cells
-from dualtask_lite.engine.run import read_rows
+from dualtask_lite.engine.records import read_rows
 
 
 def rows(protocol, seed, *dice, arm="x", error=0.0):

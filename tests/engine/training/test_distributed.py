@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from dualtask_lite.cases.sources import find_cases
+from dualtask_lite.engine import records
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.training.train import train
@@ -96,7 +97,7 @@ def runs(tmp_path_factory, phantom_folder):
 
 
 def numbers(folder):
-    rows = files.read_rows(folder / "metrics.csv")
+    rows = records.read_rows(folder / "metrics.csv")
     return {name: [float(row[name] or "nan") for row in rows] for name in rows[0] if name != "seconds"}
 
 
@@ -146,5 +147,5 @@ def test_an_error_in_one_process_ends_all(runs, tmp_path):
     )
     done = two_processes(script, runs / "settings.yaml", tmp_path / "run", 9, ok=False)
     assert "OSError: process 1 is broken" in done.stderr
-    assert [row["step"] for row in files.read_rows(tmp_path / "run" / "metrics.csv")] == ["1", "2"]  # it had begun
+    assert [row["step"] for row in records.read_rows(tmp_path / "run" / "metrics.csv")] == ["1", "2"]  # it had begun
     assert not (tmp_path / "run" / "model.safetensors").exists()

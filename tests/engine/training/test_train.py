@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from dualtask_lite.cases.case import Case
 from dualtask_lite.cases.digests import file_digests
 from dualtask_lite.cases.splits import Split
+from dualtask_lite.engine import records
 from dualtask_lite.engine import run as files
 from dualtask_lite.engine.config import Settings, parse_assignments
 from dualtask_lite.engine.inference import predict_region
@@ -115,7 +116,7 @@ def test_interrupted_run_resumes_to_identical_weights(tmp_path, views):
         assert torch.equal(tensor, weights(broken)[name]), name
     drop = {"seconds"}
     a, b = (
-        [{k: v for k, v in row.items() if k not in drop} for row in files.read_rows(run / "metrics.csv")]
+        [{k: v for k, v in row.items() if k not in drop} for row in records.read_rows(run / "metrics.csv")]
         for run in (straight, broken)
     )
     assert a == b
@@ -187,7 +188,7 @@ def test_another_seed_gives_other_weights(tmp_path):
 def test_network_learns_a_ball(tmp_path):
     chosen = Settings.of("laptop", {**TINY, "optimiser.steps": 60, "augment.elastic": 0, "machine.validate_every": 60})
     run = train(chosen, tmp_path / "run", split=split(2, 1), progress=False)
-    rows = files.read_rows(run / "metrics.csv")
+    rows = records.read_rows(run / "metrics.csv")
     assert float(rows[-1]["val_dice"]) > 0.7
     assert float(rows[-1]["dist"]) < 0.7 * float(rows[0]["dist"])
 
@@ -216,7 +217,7 @@ def test_stopped_run_validates_the_weights_that_it_saves(tmp_path):
         run = train(chosen, tmp_path / str(every), split=split(), progress=False, callback=stop)
         dice.append(json.loads((run / "manifest.json").read_text())["dice"])
     assert dice[1] == dice[0]
-    assert dice[1]["validation"] == float(files.read_rows(tmp_path / "1" / "metrics.csv")[-1]["val_dice"])
+    assert dice[1]["validation"] == float(records.read_rows(tmp_path / "1" / "metrics.csv")[-1]["val_dice"])
 
 
 def write_cases(folder, names):
@@ -378,11 +379,11 @@ def test_resumed_run_counts_all_its_seconds_and_keeps_its_columns(tmp_path):
     chosen = Settings.of("laptop", {**TINY, "machine.gradients_every": 1})
     train(chosen, tmp_path, split=split(), progress=False, callback=lambda row: row["step"] == 2)
     assert files.steps_of_model(tmp_path) == 2
-    before = files.read_rows(tmp_path / "metrics.csv")
+    before = records.read_rows(tmp_path / "metrics.csv")
     before[-1]["seconds"] = "1000"
-    files.write_rows(tmp_path / "metrics.csv", before)
+    records.write_rows(tmp_path / "metrics.csv", before)
     train(chosen.changed({"machine.gradients_every": 0}), tmp_path, split=split(), progress=False, resume=True)
-    rows = files.read_rows(tmp_path / "metrics.csv")
+    rows = records.read_rows(tmp_path / "metrics.csv")
     assert [row["grad_seg"] for row in rows] == [row["grad_seg"] for row in before] + [""] * 4
     assert float(rows[-1]["seconds"]) > 1000
     assert json.loads((tmp_path / "manifest.json").read_text())["seconds"] > 1000
@@ -401,7 +402,7 @@ def test_a_finished_run_trains_on_when_its_steps_are_raised(tmp_path):
     before = weights(run)["seg_head.weight"]
     train(chosen.changed({"optimiser.steps": 4}), run, split=split(), progress=False, resume=True)
     assert json.loads((run / "manifest.json").read_text())["steps"] == 4
-    assert [int(row["step"]) for row in files.read_rows(run / "metrics.csv")] == [1, 2, 3, 4]
+    assert [int(row["step"]) for row in records.read_rows(run / "metrics.csv")] == [1, 2, 3, 4]
     assert not torch.equal(weights(run)["seg_head.weight"], before)
 
 
@@ -430,7 +431,7 @@ def test_looking_at_the_gradients_changes_nothing(tmp_path):
     run = train(looked, tmp_path / "looked", split=split(), progress=False, callback=rows.append)
     for name, tensor in weights(plain).items():
         assert torch.equal(tensor, weights(run)[name]), name
-    written = files.read_rows(run / "metrics.csv")
+    written = records.read_rows(run / "metrics.csv")
     shares = [f"grad_{term}{part}" for term in PAPER_WEIGHTS for part in ("", "_seg_head", "_distance_head")]
     assert [name for name in written[0] if name.startswith("grad_")] == shares
     assert [bool(row["grad_seg"]) for row in written] == [False, True] * 3
@@ -454,14 +455,14 @@ def test_gradient_of_a_term_equals_training_on_it_alone(tmp_path, monkeypatch):
         return real(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
-    (row,) = files.read_rows(train(chosen, tmp_path / "run", split=split(), progress=False) / "metrics.csv")
+    (row,) = records.read_rows(train(chosen, tmp_path / "run", split=split(), progress=False) / "metrics.csv")
     assert np.hypot(float(row["grad_seg"]), float(row["grad_seg_seg_head"])) == pytest.approx(found["norm"], rel=1e-4)
 
 
 def test_gradients_are_measured_in_mixed_precision_too(tmp_path):
     larger = {**TINY, "sample.patch": [32, 32, 32], "optimiser.steps": 1, "machine.gradients_every": 1}
     (exact,), (rounded,) = (
-        files.read_rows(
+        records.read_rows(
             train(
                 Settings.of("laptop", {**larger, "machine.precision": precision}),
                 tmp_path / precision,
@@ -686,7 +687,7 @@ def test_a_lesion_of_any_shape_trains_every_term(tmp_path):
     for stage in ("pancreas-coarse", "tumour-coarse", "tumour-fine"):
         chosen = Settings.of("laptop", {**TINY, **changes, "stage": stage})
         run = train(chosen, tmp_path / stage, split=Split(tuple(cases), (), ()), progress=False)
-        assert all(np.isfinite(float(row["total"])) for row in files.read_rows(run / "metrics.csv"))
+        assert all(np.isfinite(float(row["total"])) for row in records.read_rows(run / "metrics.csv"))
 
 
 def test_a_taken_folder_is_not_overwritten(tmp_path):
