@@ -19,6 +19,7 @@ _SPACING = (0.05, 30.0)  # mm; smallest and largest side of a CT voxel
 _WIDEST = 1000.0  # mm; no bore is wider, and only one extent, along the table, may be longer
 _NARROW = 100.0  # mm; a body of 200 to 800 mm whose header counts in cm seems narrower,
 _FINE = 0.5  # mm; and its pixels seem finer; a crop of a CT has coarser ones
+_GAP = 1.5  # times their thickness; slices that are farther apart leave tissue out
 _AFFINE_ROUNDING = 0.1  # of a voxel; sform and qform may differ by this much
 _GRID_ROUNDING = 0.01  # of a voxel; label and image may differ by this much
 _LABEL_ROUNDING = 1e-3  # a label may differ from a whole number by this much
@@ -48,6 +49,13 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
         )
         return
     yield from _check_extent(image.shape * spacing, float(np.median(spacing)), name)
+    thickness = image.extra.get("slice_thickness", 0)
+    if 0 < thickness * _GAP < spacing[2]:
+        yield Finding(
+            "warning",
+            f"{name}: its slices are {spacing[2]:.3g} mm apart, but {thickness:.3g} mm thick",
+            "fetch the series again if slices between them were left out; else no action is needed",
+        )
     directions = image.affine[:3, :3] / spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > 0.02:
         yield Finding(
