@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from dualtask_lite.cases import nifti
 from dualtask_lite.cases.case import Case, check
 from dualtask_lite.cases.findings import check_grid
 from dualtask_lite.cases.phantom import make_case
@@ -220,6 +221,34 @@ def test_what_follows_a_whole_gzip_file_is_ignored(tmp_path):
     before = Case("c", "A", file).load().volume
     file.write_bytes(file.read_bytes() + b"\0garbage")
     np.testing.assert_array_equal(Case("c", "A", file).load().volume, before)
+
+
+def in_members(file, sizes):
+    """Pack the bytes of a CT again, as one gzip member of each size and one of the rest; returns the members."""
+    raw, members = nib.Nifti1Image(hu(), np.diag([*SPACING, 1])).to_bytes(), []
+    for size in (*sizes, len(raw)):
+        members.append(gzip.compress(raw[:size], mtime=0))
+        raw = raw[size:]
+    file.write_bytes(b"".join(members))
+    return members
+
+
+@pytest.mark.parametrize("sizes", [[600], [352, 500], [3] * 200, [1999, 0]])
+@pytest.mark.parametrize("behind", [b"", b"\x1f", b"\0garbage"])
+@pytest.mark.parametrize("block", [2, 7, 2**16])
+def test_each_member_of_a_gzip_file_is_checked(tmp_path, monkeypatch, sizes, behind, block):
+    monkeypatch.setattr(nifti, "_BLOCK", block)
+    file = tmp_path / "ct.nii.gz"
+    members = in_members(file, sizes)
+    whole = file.read_bytes()
+    file.write_bytes(whole + behind)
+    assert np.array_equal(Case("c", "A", file).load().volume, hu())
+    wrong = bytearray(whole)
+    wrong[-8] ^= 1  # the checksum of the last member; every voxel is there
+    for damaged in (bytes(wrong), whole[:-1], whole[: -len(members[-1]) + 5]):
+        file.write_bytes(damaged)
+        with pytest.raises(DualTaskError, match="damaged or cut off|not a readable NIfTI"):
+            Case("c", "A", file).load()
 
 
 @pytest.mark.parametrize("name", ["text", "empty", "gzipped text"])
