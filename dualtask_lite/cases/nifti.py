@@ -34,6 +34,8 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
     """
     if isinstance(source, np.ndarray):
         _check_affine(affine, name)
+        if source.dtype.kind not in "biuf":
+            raise DualTaskError(f"{name}: is an array of {source.dtype}, not of HU", "give numbers, say int16")
         image: Any = nib.Nifti1Image(source.astype(np.float32), affine)
     elif source.is_dir():
         image = dicom.read_series(source)
@@ -63,7 +65,8 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
     if len(image.shape) == 3:
         return image
     volume = image.slicer[(..., *(0,) * (len(image.shape) - 3))]
-    volume.set_filename(image.get_filename())  # nibabel drops it, and it tells a file from an array
+    if file := image.get_filename():
+        volume.set_filename(file)  # nibabel drops it, and it tells a file from an array
     return volume
 
 

@@ -247,7 +247,7 @@ def test_each_member_of_a_gzip_file_is_checked(tmp_path, monkeypatch, sizes, beh
     wrong[-8] ^= 1  # the checksum of the last member; every voxel is there
     for damaged in (bytes(wrong), whole[:-1], whole[: -len(members[-1]) + 5]):
         file.write_bytes(damaged)
-        with pytest.raises(DualTaskError, match="damaged or cut off|not a readable NIfTI"):
+        with pytest.raises(DualTaskError, match=r"damaged or cut off|not a readable NIfTI"):
             Case("c", "A", file).load()
 
 
@@ -482,6 +482,35 @@ def test_a_path_may_be_a_string(good):
 def test_input_without_path_and_array_is_refused_immediately(image, label):
     with pytest.raises(TypeError, match=r"case c: its (image|label) is .*, not a path or a numpy array"):
         Case("c", "A", image, label)
+
+
+@pytest.mark.parametrize(("name", "centre"), [(3, "A"), (None, "A"), (Path("c"), "A"), ("c", 3), ("c", None)])
+def test_a_name_that_is_no_text_is_refused_immediately(name, centre):
+    with pytest.raises(
+        TypeError, match=r"case .*: its (id|centre) is (int|NoneType|PosixPath|WindowsPath), not a text"
+    ):
+        Case(name, centre, hu(), affine=affine_of())
+
+
+@pytest.mark.parametrize("extra", [(1,), (1, 1)])
+def test_singleton_axes_of_arrays_are_squeezed(extra):
+    case = Case("c", "A", hu().reshape(*SHAPE, *extra), organ().reshape(*SHAPE, *extra), affine_of())
+    assert check(case) == []
+    scan = case.load()
+    assert np.array_equal(scan.volume, hu())
+    assert np.array_equal(scan.label, organ())
+    assert case.digest() == Case("c", "A", hu(), affine=affine_of()).digest()
+
+
+@pytest.mark.parametrize("dtype", [complex, np.complex64, str, bytes, object, "M8[s]", [("R", "u1")]])
+def test_an_array_without_real_numbers_is_refused(dtype):
+    """Cast silently, a complex one would lose its half, and text of digits would become HU."""
+    wrong = np.ones(SHAPE, "i8").astype(dtype)
+    for image, label in ((wrong, organ()), (hu(), wrong)):
+        with pytest.raises(DualTaskError, match="c: is an array of "):
+            Case("c", "A", image, label, affine_of()).load()
+    with pytest.raises(DualTaskError, match="c: is an array of "):
+        Case("c", "A", wrong, affine=affine_of()).digest()
 
 
 def test_an_array_without_affine_is_refused_immediately():
