@@ -24,6 +24,7 @@ _AFFINE_ROUNDING = 0.1  # of a voxel; sform and qform may differ by this much
 _GRID_ROUNDING = 0.01  # of a voxel; label and image may differ by this much
 _LABEL_ROUNDING = 1e-3  # a label may differ from a whole number by this much
 _LOWEST = -1100.0  # HU; below it lies padding only
+_STORED = 500.0  # HU; most tissue lies above in a CT of stored values, shifted by 1024
 _HIGHEST = 10_000.0  # HU; metal reaches some thousands
 
 
@@ -153,6 +154,9 @@ def check_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         return
     if high >= _LOWEST:
         low = float(volume[volume >= _LOWEST].min())  # not of the padding outside the scanner's circle
+    within = float(volume.min(where=volume > low, initial=high))  # not of a frame, which may have the value of air
+    if high > low and within > -200 and np.percentile(volume[volume > low], 90) > _STORED:
+        low = within
     if low > -200 or high < 100:
         yield Finding(
             "warning",

@@ -403,6 +403,24 @@ def test_usable_defect_is_a_warning(case, message):
     case.load()
 
 
+@pytest.mark.parametrize("frame", [-1024, -1000, -1100, -2000, -3024])
+@pytest.mark.parametrize("sides", [1, 3])
+def test_stored_values_in_a_frame_of_any_value_are_a_warning(frame, sides):
+    volume = np.random.default_rng(0).normal(40, 60, (24, 24, 8)).astype(np.float32).clip(-900)
+    volume[8:16, :8] = -1000  # air
+    for values, warned in ((volume + 1024, True), (volume, False)):
+        values[:sides] = values[-sides:] = frame
+        found = [one.what for one in check(Case("c", "A", values, affine=affine_of())) if "like HU" in one.what]
+        assert len(found) == warned
+
+
+def test_a_body_without_its_air_is_no_warning():
+    """A mask of the body may have set what is around to -1000, so that no value lies between air and fat."""
+    volume = np.random.default_rng(0).normal(40, 60, (24, 24, 8)).clip(-150).astype(np.float32)
+    volume[:, :8] = -1000
+    assert [one.what for one in check(Case("c", "A", volume, affine=affine_of()))] == ["c: has no label"]
+
+
 SIZES = {  # voxels and spacing in mm of whole CTs, slabs and crops
     "abdomen": ((512, 512, 200), (0.7, 0.7, 2.5)),
     "abdomen, fine": ((512, 512, 400), (0.5, 0.5, 0.625)),
