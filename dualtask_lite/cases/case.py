@@ -53,7 +53,8 @@ class Case:
         origin: the known source that published the image first, if the data set names it.
 
     Raises:
-        TypeError: when the image or the label is neither a path nor an array, or an array has no affine.
+        TypeError: when the id or the centre is no text, the image or the label is neither a path nor an array, or an
+            array has no affine.
     """
 
     id: str
@@ -67,7 +68,10 @@ class Case:
 
     def __post_init__(self) -> None:
         for name in ("id", "centre"):
-            object.__setattr__(self, name, printable(getattr(self, name)))
+            value = getattr(self, name)
+            if not isinstance(value, str):
+                raise TypeError(f"case {self.id}: its {name} is {type(value).__name__}, not a text")
+            object.__setattr__(self, name, printable(value))
         for name in ("image", "label"):
             value = getattr(self, name)
             if isinstance(value, str):

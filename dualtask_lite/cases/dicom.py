@@ -60,7 +60,8 @@ def read_series(folder: Path) -> nib.Nifti1Image:
 
     Returns:
         Voxels (columns, rows, slices) in HU, float32, slices in the order of their positions; the affine maps them to
-        mm in RAS+ (DICOM standard, part 3, C.7.6.2.1.1). A tilted gantry makes it sheared.
+        mm in RAS+ (DICOM standard, part 3, C.7.6.2.1.1). A tilted gantry makes it sheared. ``extra`` holds the
+        thickness of a slice in mm, 0 if it is unknown.
 
     Raises:
         DualTaskError: when there is no series or more than one, it is not CT, slices are missing or duplicated, their
@@ -83,7 +84,8 @@ def read_series(folder: Path) -> nib.Nifti1Image:
     volume: np.ndarray = np.empty((*pixels.T.shape, len(slices)), np.float32)
     for index, (path, _) in enumerate(slices):
         volume[..., index] = pixels.T if index == 0 else _hu(path).T
-    image = nib.Nifti1Image(volume, affine)
+    thickness = float(first.get("SliceThickness") or 0)
+    image = nib.Nifti1Image(volume, affine, extra={"slice_thickness": thickness})  # NIfTI has no field for it
     image.header.set_xyzt_units("mm")
     return image
 

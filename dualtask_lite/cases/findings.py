@@ -19,10 +19,12 @@ _SPACING = (0.05, 30.0)  # mm; smallest and largest side of a CT voxel
 _WIDEST = 1000.0  # mm; no bore is wider, and only one extent, along the table, may be longer
 _NARROW = 100.0  # mm; a body of 200 to 800 mm whose header counts in cm seems narrower,
 _FINE = 0.5  # mm; and its pixels seem finer; a crop of a CT has coarser ones
+_GAP = 1.5  # times their thickness; slices that are farther apart leave tissue out
 _AFFINE_ROUNDING = 0.1  # of a voxel; sform and qform may differ by this much
 _GRID_ROUNDING = 0.01  # of a voxel; label and image may differ by this much
 _LABEL_ROUNDING = 1e-3  # a label may differ from a whole number by this much
 _LOWEST = -1100.0  # HU; below it lies padding only
+_STORED = 500.0  # HU; most tissue lies above in a CT of stored values, shifted by 1024
 _HIGHEST = 10_000.0  # HU; metal reaches some thousands
 
 
@@ -48,6 +50,13 @@ def check_grid(image: nib.Nifti1Image, name: str) -> Iterator[Finding]:
         )
         return
     yield from _check_extent(image.shape * spacing, float(np.median(spacing)), name)
+    thickness = image.extra.get("slice_thickness", 0)
+    if 0 < thickness * _GAP < spacing[2]:
+        yield Finding(
+            "warning",
+            f"{name}: its slices are {spacing[2]:.3g} mm apart, but {thickness:.3g} mm thick",
+            "fetch the series again if slices between them were left out; else no action is needed",
+        )
     directions = image.affine[:3, :3] / spacing
     if np.abs(directions.T @ directions - np.eye(3)).max() > 0.02:
         yield Finding(
@@ -145,6 +154,9 @@ def check_voxels(volume: np.ndarray, name: str) -> Iterator[Finding]:
         return
     if high >= _LOWEST:
         low = float(volume[volume >= _LOWEST].min())  # not of the padding outside the scanner's circle
+    within = float(volume.min(where=volume > low, initial=high))  # not of a frame, which may have the value of air
+    if high > low and within > -200 and np.percentile(volume[volume > low], 90) > _STORED:
+        low = within
     if low > -200 or high < 100:
         yield Finding(
             "warning",

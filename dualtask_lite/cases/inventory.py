@@ -191,7 +191,10 @@ def cannot_be_used(path: Path, error: DualTaskError) -> Skipped:
 
 
 def _orphan(label: Path, unlabelled: Sequence[str]) -> Skipped:
-    """Skip a label without an image of its name; suggest the unlabelled case with the most similar name."""
+    """Skip a label of no case; without an image of its name, suggest the unlabelled case with the most similar one."""
+    names = {stem(image).removesuffix("_0000") for image in niftis_in(label.parent.parent / "imagesTr")}
+    if stem(label).removesuffix("_0000") in names:
+        return Skipped(label, "is a label that dataset.json does not list", "list it with its image, or remove it")
     by_letters = {name.casefold(): name for name in unlabelled}
     near = difflib.get_close_matches(stem(label).casefold(), by_letters, n=1)
     remedy = f"if it belongs to {by_letters[near[0]]}, give both the same name" if near else "add its image"

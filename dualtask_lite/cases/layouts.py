@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from dualtask_lite.cases import nih, panorama
 from dualtask_lite.cases.case import Case
@@ -81,6 +84,7 @@ def _decathlon(folder: Path) -> Dataset | None:
         for name, image, label in triples
         if image.is_file()
     ]
+    _check_labels_differ(cases, folder / "dataset.json")
     missing = tuple(image for _, image, _ in triples if not image.is_file())
     if not cases:
         example = f", for example {missing[0]} is missing" if missing else ""
@@ -89,14 +93,28 @@ def _decathlon(folder: Path) -> Dataset | None:
     return Dataset("Task07", cases, (folder / "dataset.json",), missing)
 
 
+def _check_labels_differ(cases: list[Case], file: Path) -> None:
+    """Refuse a list that gives one label to two images: one of the two would be learnt with the label of another."""
+    image_of: dict[str, Path | np.ndarray] = {}
+    for case in cases:
+        if case.label is None:
+            continue
+        image = image_of.setdefault(os.path.abspath(str(case.label)), case.image)
+        if os.path.abspath(str(image)) != os.path.abspath(str(case.image)):
+            raise DualTaskError(
+                f"{file}: gives the label {case.label} to both {image} and {case.image}",
+                "give each image its own label in training, or remove dataset.json to pair files by name",
+            )
+
+
 def _description(folder: Path) -> dict[str, Any]:
     """Content of ``dataset.json``; empty when there is none."""
     file = folder / "dataset.json"
     if not file.is_file():
         return {}
     try:
-        described = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:  # of the text's encoding as well as of JSON
+        described = json.loads(file.read_text(encoding="utf-8-sig"))  # Windows may put a mark in front
+    except (ValueError, RecursionError) as error:  # of the text's encoding as well as of JSON; nested too deeply
         raise DualTaskError(
             f"{file}: is not JSON ({error})", "repair it, or remove it to pair files by name"
         ) from error

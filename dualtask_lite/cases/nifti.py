@@ -6,7 +6,7 @@ import hashlib
 import math
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
@@ -20,6 +20,7 @@ from dualtask_lite.errors import DualTaskError
 RAS = axcodes2ornt(("R", "A", "S"))
 UNREADABLE = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)  # what nibabel raises
 _BLOCK = 2**16  # bytes of a gzip file that are unpacked at a time, to at most 68 MB
+_GZIP = b"\x1f\x8b"  # what each member of a gzip file begins with
 _GZIP_RATIO = 1032  # largest compression ratio of gzip
 
 
@@ -33,6 +34,8 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
     """
     if isinstance(source, np.ndarray):
         _check_affine(affine, name)
+        if source.dtype.kind not in "biuf":
+            raise DualTaskError(f"{name}: is an array of {source.dtype}, not of HU", "give numbers, say int16")
         image: Any = nib.Nifti1Image(source.astype(np.float32), affine)
     elif source.is_dir():
         image = dicom.read_series(source)
@@ -62,7 +65,8 @@ def open_image(source: Path | np.ndarray, affine: np.ndarray | None, name: str) 
     if len(image.shape) == 3:
         return image
     volume = image.slicer[(..., *(0,) * (len(image.shape) - 3))]
-    volume.set_filename(image.get_filename())  # nibabel drops it, and it tells a file from an array
+    if file := image.get_filename():
+        volume.set_filename(file)  # nibabel drops it, and it tells a file from an array
     return volume
 
 
@@ -86,17 +90,30 @@ def check_gzip(file: Path, name: str) -> None:
     """
     if file.suffix.lower() != ".gz":
         return
-    stream = zlib.decompressobj(wbits=31)  # 31: one gzip member, with its checksum; what follows is ignored
     try:
         with file.open("rb") as packed:
-            while not stream.eof and (block := packed.read(_BLOCK)):
-                stream.decompress(block)
-        if not stream.eof:
-            raise EOFError("its end is missing")
+            block = packed.read(_BLOCK)
+            while True:
+                block = _after_member(packed, block)
+                if not block.startswith(_GZIP):
+                    return  # the end of the file, or what follows a whole one
     except (OSError, EOFError, zlib.error) as error:
         raise DualTaskError(
             f"{name}: is damaged or cut off ({_first_line(error)})", "fetch or export it again"
         ) from error
+
+
+def _after_member(packed: BinaryIO, block: bytes) -> bytes:
+    """Unpack a member of a gzip file, of which ``block`` was read already; return the first bytes behind it."""
+    stream = zlib.decompressobj(wbits=31)  # 31: one gzip member, with its checksum
+    while block and not stream.eof:
+        stream.decompress(block)
+        if not stream.eof:
+            block = packed.read(_BLOCK)
+    if not stream.eof:
+        raise EOFError("its end is missing")
+    behind = stream.unused_data
+    return behind if len(behind) >= len(_GZIP) else behind + packed.read(_BLOCK)
 
 
 def _check_affine(affine: Any, name: str) -> None:

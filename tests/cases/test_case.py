@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from dualtask_lite.cases import nifti
 from dualtask_lite.cases.case import Case, check
 from dualtask_lite.cases.findings import check_grid
 from dualtask_lite.cases.phantom import make_case
@@ -222,6 +223,34 @@ def test_what_follows_a_whole_gzip_file_is_ignored(tmp_path):
     np.testing.assert_array_equal(Case("c", "A", file).load().volume, before)
 
 
+def in_members(file, sizes):
+    """Pack the bytes of a CT again, as one gzip member of each size and one of the rest; returns the members."""
+    raw, members = nib.Nifti1Image(hu(), np.diag([*SPACING, 1])).to_bytes(), []
+    for size in (*sizes, len(raw)):
+        members.append(gzip.compress(raw[:size], mtime=0))
+        raw = raw[size:]
+    file.write_bytes(b"".join(members))
+    return members
+
+
+@pytest.mark.parametrize("sizes", [[600], [352, 500], [3] * 200, [1999, 0]])
+@pytest.mark.parametrize("behind", [b"", b"\x1f", b"\0garbage"])
+@pytest.mark.parametrize("block", [2, 7, 2**16])
+def test_each_member_of_a_gzip_file_is_checked(tmp_path, monkeypatch, sizes, behind, block):
+    monkeypatch.setattr(nifti, "_BLOCK", block)
+    file = tmp_path / "ct.nii.gz"
+    members = in_members(file, sizes)
+    whole = file.read_bytes()
+    file.write_bytes(whole + behind)
+    assert np.array_equal(Case("c", "A", file).load().volume, hu())
+    wrong = bytearray(whole)
+    wrong[-8] ^= 1  # the checksum of the last member; every voxel is there
+    for damaged in (bytes(wrong), whole[:-1], whole[: -len(members[-1]) + 5]):
+        file.write_bytes(damaged)
+        with pytest.raises(DualTaskError, match=r"damaged or cut off|not a readable NIfTI"):
+            Case("c", "A", file).load()
+
+
 @pytest.mark.parametrize("name", ["text", "empty", "gzipped text"])
 def test_a_file_that_only_has_the_name_of_nifti_is_to_be_fetched_again(tmp_path, name):
     broken_images()[name][0](tmp_path)
@@ -374,6 +403,24 @@ def test_usable_defect_is_a_warning(case, message):
     case.load()
 
 
+@pytest.mark.parametrize("frame", [-1024, -1000, -1100, -2000, -3024])
+@pytest.mark.parametrize("sides", [1, 3])
+def test_stored_values_in_a_frame_of_any_value_are_a_warning(frame, sides):
+    volume = np.random.default_rng(0).normal(40, 60, (24, 24, 8)).astype(np.float32).clip(-900)
+    volume[8:16, :8] = -1000  # air
+    for values, warned in ((volume + 1024, True), (volume, False)):
+        values[:sides] = values[-sides:] = frame
+        found = [one.what for one in check(Case("c", "A", values, affine=affine_of())) if "like HU" in one.what]
+        assert len(found) == warned
+
+
+def test_a_body_without_its_air_is_no_warning():
+    """A mask of the body may have set what is around to -1000, so that no value lies between air and fat."""
+    volume = np.random.default_rng(0).normal(40, 60, (24, 24, 8)).clip(-150).astype(np.float32)
+    volume[:, :8] = -1000
+    assert [one.what for one in check(Case("c", "A", volume, affine=affine_of()))] == ["c: has no label"]
+
+
 SIZES = {  # voxels and spacing in mm of whole CTs, slabs and crops
     "abdomen": ((512, 512, 200), (0.7, 0.7, 2.5)),
     "abdomen, fine": ((512, 512, 400), (0.5, 0.5, 0.625)),
@@ -453,6 +500,35 @@ def test_a_path_may_be_a_string(good):
 def test_input_without_path_and_array_is_refused_immediately(image, label):
     with pytest.raises(TypeError, match=r"case c: its (image|label) is .*, not a path or a numpy array"):
         Case("c", "A", image, label)
+
+
+@pytest.mark.parametrize(("name", "centre"), [(3, "A"), (None, "A"), (Path("c"), "A"), ("c", 3), ("c", None)])
+def test_a_name_that_is_no_text_is_refused_immediately(name, centre):
+    with pytest.raises(
+        TypeError, match=r"case .*: its (id|centre) is (int|NoneType|PosixPath|WindowsPath), not a text"
+    ):
+        Case(name, centre, hu(), affine=affine_of())
+
+
+@pytest.mark.parametrize("extra", [(1,), (1, 1)])
+def test_singleton_axes_of_arrays_are_squeezed(extra):
+    case = Case("c", "A", hu().reshape(*SHAPE, *extra), organ().reshape(*SHAPE, *extra), affine_of())
+    assert check(case) == []
+    scan = case.load()
+    assert np.array_equal(scan.volume, hu())
+    assert np.array_equal(scan.label, organ())
+    assert case.digest() == Case("c", "A", hu(), affine=affine_of()).digest()
+
+
+@pytest.mark.parametrize("dtype", [complex, np.complex64, str, bytes, object, "M8[s]", [("R", "u1")]])
+def test_an_array_without_real_numbers_is_refused(dtype):
+    """Cast silently, a complex one would lose its half, and text of digits would become HU."""
+    wrong = np.ones(SHAPE, "i8").astype(dtype)
+    for image, label in ((wrong, organ()), (hu(), wrong)):
+        with pytest.raises(DualTaskError, match="c: is an array of "):
+            Case("c", "A", image, label, affine_of()).load()
+    with pytest.raises(DualTaskError, match="c: is an array of "):
+        Case("c", "A", wrong, affine=affine_of()).digest()
 
 
 def test_an_array_without_affine_is_refused_immediately():

@@ -113,6 +113,25 @@ def test_a_single_slice_takes_its_thickness(tmp_path, write_series):
     np.testing.assert_allclose(Case("s", "A", tmp_path / "s").load().spacing, SPACING, atol=1e-4)
 
 
+@pytest.mark.parametrize(("thickness", "warned"), [(1, True), (1.6, True), (1.7, False), (2.5, False), (5, False)])
+def test_slices_with_tissue_between_them_are_a_warning(tmp_path, write_series, thickness, warned):
+    case = Case("s", "A", write_series(tmp_path / "s", hu(), turned((17, -8, 5)), SliceThickness=thickness))
+    gaps = [finding.what for finding in check(case) if "apart" in finding.what]
+    assert gaps == [f"{case.image}: its slices are 2.5 mm apart, but {thickness} mm thick"] * warned
+    case.load()
+
+
+@pytest.mark.parametrize("thickness", [None, 0, -1])
+def test_slices_of_unknown_thickness_are_no_warning(tmp_path, write_series, thickness):
+    case = Case("s", "A", write_series(tmp_path / "s", hu(), turned(), SliceThickness=thickness))
+    assert [finding.what for finding in check(case)] == [f"{case.image}: has no label"]
+
+
+def test_a_series_that_was_thinned_evenly_is_a_warning(tmp_path, write_series):
+    case = Case("s", "A", write_series(tmp_path / "s", hu(), turned(), leave_out=[1, 3, 5]))
+    assert any("its slices are 5 mm apart, but 2.5 mm thick" in finding.what for finding in check(case))
+
+
 @pytest.mark.parametrize("thickness", [0, -2.5, None])
 def test_a_single_slice_without_a_thickness_is_not_mirrored(tmp_path, write_series, thickness):
     write_series(tmp_path / "s", hu(shape=(14, 11, 1)), turned(), SliceThickness=thickness)

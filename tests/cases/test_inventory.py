@@ -276,6 +276,15 @@ def test_a_label_without_an_image_names_the_nearest_case(make):
     assert remedies["other.nii.gz"][1] == "add its image"
 
 
+@pytest.mark.parametrize("image", ["b", "b_0000"])
+def test_a_label_that_the_list_leaves_out_is_not_said_to_lack_its_image(make, image):
+    root = make(*(f"X/imagesTr/{name}.nii.gz" for name in ("a", image)), "X/labelsTr/a.nii.gz", "X/labelsTr/b.nii.gz")
+    listed = {"training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]}
+    (root / "X" / "dataset.json").write_text(json.dumps(listed))
+    found = reasons(find_inputs([root]), root)
+    assert found["X/labelsTr/b.nii.gz"] == "is a label that dataset.json does not list"
+
+
 # results of earlier predictions
 
 

@@ -293,6 +293,38 @@ def test_task07_without_any_image_names_the_first(tmp_path):
         find_cases(tmp_path / "Y")
 
 
+@pytest.mark.parametrize("second", ["./labelsTr/one.nii.gz", "labelsTr/one.nii.gz", "imagesTr/../labelsTr/one.nii.gz"])
+def test_a_label_that_is_listed_for_two_images_is_refused(tmp_path, second):
+    task07(tmp_path, ["one", "two"])
+    listed = json.loads((tmp_path / "dataset.json").read_text())
+    listed["training"][1]["label"] = second
+    (tmp_path / "dataset.json").write_text(json.dumps(listed))
+    with pytest.raises(DualTaskError, match=r"one\.nii\.gz to both .*one\.nii\.gz and .*two\.nii\.gz") as caught:
+        find_cases(tmp_path)
+    assert "dataset.json: gives the label" in caught.value.what
+
+
+def test_an_entry_that_is_listed_twice_is_one_case(tmp_path):
+    task07(tmp_path, ["one", "two"])
+    describe(tmp_path, ["one", "two", "one"])
+    assert [case.id for case in find_cases(tmp_path)] == ["one", "two"]
+
+
+def test_a_list_with_a_mark_of_its_encoding_is_read(tmp_path):
+    file = task07(tmp_path, ["one", "two"]) / "dataset.json"
+    describe(tmp_path, ["one"])
+    file.write_text(file.read_text(encoding="utf-8"), encoding="utf-8-sig")
+    assert [case.id for case in find_cases(tmp_path)] == ["one"]
+
+
+@pytest.mark.parametrize("deep", ["[", '{"a":', '{"training": ['])
+def test_a_list_that_is_nested_too_deeply_is_named(tmp_path, deep):
+    task07(tmp_path, listed=False)
+    (tmp_path / "dataset.json").write_text(deep * 100_000)
+    with pytest.raises(DualTaskError, match=r"dataset\.json: is not JSON"):
+        find_cases(tmp_path)
+
+
 @pytest.mark.parametrize("content", ["{", "\udcff", '{"training": 3}', '{"training": ["one.nii.gz"]}'])
 def test_a_broken_list_is_named(content, tmp_path):
     task07(tmp_path, listed=False)
