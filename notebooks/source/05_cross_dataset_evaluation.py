@@ -270,7 +270,7 @@ for one in comparisons:
 # ## When a score misleads
 #
 # [Dice](glossary.md#dice) counts voxels. [HD95](glossary.md#hd95) looks at the points that lie
-# far away, except the farthest 5 %, and is not defined when nothing was found, so its mean leaves out the worst cases.
+# far away, except the farthest 5 %, and is not defined when nothing was found, so its mean leaves out the worst cases. **[ASSD](glossary.md#assd)** is the mean over all points instead.
 # [NSD](glossary.md#nsd) asks what share of the surface is within a tolerance, here 2 mm. Choose it not below the size of a voxel: on the voxels of
 # the made-up hospitals (2.5 mm and more) a tolerance of 2 mm counts only the surface points that match exactly. Move, grow, pierce and split a prediction, and
 # see which score notices; [2] says for many tasks which score to choose:
