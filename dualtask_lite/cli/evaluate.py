@@ -58,6 +58,12 @@ def evaluate(
     """
     from dualtask_lite.cases.sources import absolute, find_cases
     from dualtask_lite.engine.judging import evaluation as engine
+    from dualtask_lite.engine.judging.evaluation_folder import (
+        check_evaluation_folder,
+        write_evaluation,
+        write_interrupted,
+    )
+    from dualtask_lite.engine.records import plain
     from dualtask_lite.files import check_writable
     from dualtask_lite.resources import run_folder
 
@@ -68,23 +74,23 @@ def evaluate(
     cases = engine.unseen_cases(models, find_cases(from_where), centre, source=source)
     run = run_folder(model[0])
     where = folder or (run if run.is_dir() else run.parent) / "evaluation"
-    engine.check_evaluation_folder(where, cases, from_where, models)
+    check_evaluation_folder(where, cases, from_where, models)
     check_writable(where)
     try:
         result = engine.evaluate(models, cases)
     except engine.InterruptedEvaluation as interrupt:
         (part,) = interrupt.evaluations
-        kept = engine.write_interrupted(part, where, from_where, models)
+        kept = write_interrupted(part, where, from_where, models)
         without = sum(reason == engine.INTERRUPTED for reason in part.failed.values())
         what = f"without {counted(without, 'unfinished case')}" if kept else "the whole evaluation that it already held"
         typer.echo(f"kept in {where}: {what}; repeat the command to evaluate all cases", err=True)
         raise
     try:
-        engine.write_evaluation(result, where, from_where, models)
+        write_evaluation(result, where, from_where, models)
     finally:  # a full disk does not take the table away, nor a closed terminal the files
         if as_json:
             found = {"summary": result.summary, "failed": result.failed, "warnings": result.warnings}
-            print_json(engine.plain(found | {"out": str(where)}))
+            print_json(plain(found | {"out": str(where)}))
         else:
             print_table(
                 [
@@ -155,8 +161,8 @@ def ablate(
     """
     from dualtask_lite.engine.config import Settings, parse_assignments
     from dualtask_lite.engine.judging.ablation import ablate
-    from dualtask_lite.engine.judging.evaluation import plain
     from dualtask_lite.engine.judging.plan import ARMS, refuse_settings_of_a_cell
+    from dualtask_lite.engine.records import plain
     from dualtask_lite.engine.training.selection import selected_cases
 
     overrides = parse_assignments(assignments or [])

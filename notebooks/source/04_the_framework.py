@@ -255,7 +255,8 @@ choice(
 # %%
 import numpy as np
 
-from dualtask_lite.engine.judging.evaluation import evaluate_cascades, score, write_evaluation
+from dualtask_lite.engine.judging.evaluation import evaluate_cascades, score
+from dualtask_lite.engine.judging.evaluation_folder import write_evaluation
 from dualtask_lite.engine.predict import in_cascade_order
 from dualtask_lite.engine.run import load_model, load_models
 

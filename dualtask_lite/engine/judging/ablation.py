@@ -30,7 +30,7 @@ from pydantic import StrictFloat, StrictInt
 from dualtask_lite.cases.case import Case
 from dualtask_lite.engine.config import STAGES, Settings
 from dualtask_lite.engine.judging.curves import LearningCurve, read_curve
-from dualtask_lite.engine.judging.evaluation import evaluate, plain
+from dualtask_lite.engine.judging.evaluation import evaluate
 from dualtask_lite.engine.judging.plan import (
     BASELINE,
     Cell,
@@ -43,7 +43,7 @@ from dualtask_lite.engine.judging.plan import (
 from dualtask_lite.engine.judging.summary import summarise_cells
 from dualtask_lite.engine.judging.table import ResultTable
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.records import read_json, read_rows, write_json, write_rows
+from dualtask_lite.engine.records import plain, read_json, read_rows, write_json, write_rows
 from dualtask_lite.engine.run import MANIFEST, MODEL, load_model, provenance
 from dualtask_lite.engine.training.devices import pick_device, select_card, visible_cards
 from dualtask_lite.engine.training.selection import check_target_is_labelled

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import takewhile
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-from pydantic import InstanceOf, StrictFloat, StrictInt
 
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.masks import dice, target_mask
@@ -28,27 +23,9 @@ from dualtask_lite.engine.predict import (
     predict_scan,
 )
 from dualtask_lite.engine.progress import progress_bar
-from dualtask_lite.engine.records import read_json, read_rows, write_json, write_rows
 from dualtask_lite.engine.run import Model
 from dualtask_lite.errors import DualTaskError, reason_of
 
-_Text = InstanceOf[str]  # pydantic's own str refuses a path that is no valid UTF-8
-
-
-@dataclass(frozen=True)
-class _Statistics:
-    mean: StrictFloat | None
-    sd: StrictFloat | None
-    n: StrictInt
-
-
-#: The entries of ``summary.json`` that are read again, for ``read_json``; an older version wrote fewer.
-SUMMARY = {
-    "source": _Text | None,
-    "models": list[_Text] | None,
-    "summary": dict[_Text, dict[_Text, dict[str, StrictInt | _Statistics]]] | None,
-    "failed": dict[_Text, _Text] | None,
-}
 INTERRUPTED = "the evaluation was interrupted before this case; repeat it"  # why an unfinished case has no result
 
 
@@ -276,90 +253,3 @@ def summary_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         summary[target] = {"all": summarise(target_rows)}
         summary[target] |= {name: summarise([r for r in target_rows if r["centre"] == name]) for name in centres}
     return summary
-
-
-def write_evaluation(
-    evaluation: Evaluation, folder: Path, source: str | None = None, models: Sequence[Model] = ()
-) -> None:
-    """Write ``cases.csv`` (one row for each case and target) and ``summary.json``.
-
-    Args:
-        evaluation: the results.
-        folder: to write to.
-        source: of the cases; for the report.
-        models: of the cascade; for the report, which by default uses those of the run around ``folder``.
-    """
-    write_rows(folder / "cases.csv", evaluation.rows)
-    summary = {
-        "source": source,
-        "models": _paths_of(models, folder),
-        "summary": evaluation.summary,
-        "failed": evaluation.failed,
-        "warnings": evaluation.warnings,
-    }
-    write_json(folder / "summary.json", plain(summary))
-
-
-def write_interrupted(
-    evaluation: Evaluation, folder: Path, source: str | None = None, models: Sequence[Model] = ()
-) -> bool:
-    """Write the finished cases of an interrupted evaluation, unless they would replace a whole one.
-
-    Args:
-        evaluation: of the finished cases.
-        folder: see ``write_evaluation``.
-        source: see ``write_evaluation``.
-        models: see ``write_evaluation``.
-
-    Returns:
-        Whether they were written.
-    """
-    earlier = folder / "summary.json"
-    if earlier.exists() and INTERRUPTED not in (read_json(earlier, SUMMARY).get("failed") or {}).values():
-        return False
-    write_evaluation(evaluation, folder, source, models)
-    return True
-
-
-def _paths_of(models: Sequence[Model], folder: Path) -> list[str]:
-    return [_relative(model.path, folder) for model in models]
-
-
-def _relative(path: Path, folder: Path) -> str:
-    """A path that stays right when the folders are moved together; ``..`` leads out of the target of a link."""
-    path, folder = path.resolve(), folder.resolve()
-    try:
-        return os.path.relpath(path, folder)
-    except ValueError:  # another drive of Windows
-        return str(path)
-
-
-def check_evaluation_folder(folder: Path, cases: Sequence[Case], source: str, models: Sequence[Model]) -> None:
-    """Refuse a folder with an ablation table or the evaluation of other cases or models: it would be lost.
-
-    A model is identified by its path, so a run that was trained further may be evaluated again.
-
-    Raises:
-        DualTaskError: when the folder holds one.
-    """
-    if (folder / "plan.json").exists():
-        raise DualTaskError(f"{folder}: holds the table of dualtask ablate", "choose another --out")
-    if not (folder / "summary.json").exists():
-        return
-    summary, written = read_json(folder / "summary.json", SUMMARY), read_rows(folder / "cases.csv", ["case"])
-    there, remedy = summary.get("source"), "choose another --out, or remove it"
-    if there not in (None, source) or not {row["case"] for row in written} <= {case.id for case in cases}:
-        raise DualTaskError(f"{folder}: holds the evaluation of other cases{f', of {there}' if there else ''}", remedy)
-    if (others := summary.get("models")) and others != _paths_of(models, folder):
-        raise DualTaskError(f"{folder}: holds the evaluation of other models ({', '.join(others)})", remedy)
-
-
-def plain(value: Any) -> Any:
-    """Convert a value for JSON: numpy numbers to Python's, undefined numbers to ``None``."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value

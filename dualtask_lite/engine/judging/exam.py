@@ -25,10 +25,10 @@ from scipy import integrate, stats
 from dualtask_lite.cases.case import Case, Scan
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.config import STAGES
-from dualtask_lite.engine.judging.evaluation import Evaluation, evaluate_cascades, plain
+from dualtask_lite.engine.judging.evaluation import Evaluation, evaluate_cascades
 from dualtask_lite.engine.judging.statistics import bootstrap_interval, paired_differences
 from dualtask_lite.engine.predict import Prediction, in_cascade_order, predict_scan
-from dualtask_lite.engine.records import read_json, write_json
+from dualtask_lite.engine.records import plain, read_json, write_json
 from dualtask_lite.engine.run import MANIFEST, Model, load_models
 from dualtask_lite.engine.training.devices import pick_device
 from dualtask_lite.errors import DualTaskError

@@ -26,7 +26,8 @@ from dualtask_lite.engine.judging.disagreement import (
     summarise_warnings,
     surface_error_mm,
 )
-from dualtask_lite.engine.judging.evaluation import INTERRUPTED, SUMMARY, score
+from dualtask_lite.engine.judging.evaluation import INTERRUPTED, score
+from dualtask_lite.engine.judging.evaluation_folder import SUMMARY
 from dualtask_lite.engine.predict import in_cascade_order, predict_scan
 from dualtask_lite.engine.progress import progress_bar
 from dualtask_lite.engine.records import read_json, read_rows

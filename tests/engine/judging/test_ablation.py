@@ -11,10 +11,10 @@ from dualtask_lite import machine
 from dualtask_lite.cases.sources import find_cases
 from dualtask_lite.engine.judging import ablation as engine
 from dualtask_lite.engine.judging.ablation import ablate
-from dualtask_lite.engine.judging.evaluation import Evaluation, plain
+from dualtask_lite.engine.judging.evaluation import Evaluation
 from dualtask_lite.engine.judging.plan import ARMS, SAMPLES, Cell, Plan, cells_of, split_of, stage_settings
 from dualtask_lite.engine.judging.table import ResultTable
-from dualtask_lite.engine.records import read_rows, write_rows
+from dualtask_lite.engine.records import plain, read_rows, write_rows
 from dualtask_lite.engine.run import load_model
 from dualtask_lite.errors import DualTaskError
 

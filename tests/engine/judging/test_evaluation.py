@@ -17,6 +17,7 @@ from dualtask_lite.cases.case import Case, Scan, examine
 from dualtask_lite.cases.masks import Box, dice
 from dualtask_lite.engine.config import Settings
 from dualtask_lite.engine.judging import evaluation as engine
+from dualtask_lite.engine.judging.evaluation_folder import check_evaluation_folder, write_evaluation
 from dualtask_lite.engine.predict import Prediction, TargetPrediction, predict_box
 from dualtask_lite.engine.run import Model, TrainingCase
 from dualtask_lite.errors import DualTaskError
@@ -224,7 +225,7 @@ def test_warnings_about_a_case_are_kept_and_change_no_score(oracle, tmp_path, mo
     assert message in warning
     assert result.summary["tumour"]["all"]["n_cases"] == 2
     assert set(result.rows[0]) == set(result.rows[1])
-    engine.write_evaluation(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["warnings"] == {"odd": [warning]}
 
 
@@ -258,7 +259,7 @@ def test_an_interrupt_keeps_the_finished_cases_for_whoever_wants_them(monkeypatc
 def test_the_table_of_an_ablation_is_not_overwritten(tmp_path):
     (tmp_path / "plan.json").write_text("{}")
     with pytest.raises(DualTaskError, match="holds the table of dualtask ablate"):
-        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+        check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
 
 
 WRONG_SUMMARIES = [
@@ -278,26 +279,26 @@ WRONG_SUMMARIES = [
 def test_a_summary_of_another_shape_is_named(tmp_path, content):
     (tmp_path / "summary.json").write_text(content)
     with pytest.raises(DualTaskError, match=r"summary\.json: .*remove it, or create it again"):
-        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+        check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
 
 
 @pytest.mark.parametrize("table", ['case;centre;dice\n"one";C;0,5\n', "name,dice\none,0.5\n", "case,dice\none,0,5\n"])
 def test_a_table_that_a_spreadsheet_saved_is_named_before_the_evaluation(tmp_path, table):
-    engine.write_evaluation(engine.Evaluation([], {}, {}), tmp_path, "phantom")
+    write_evaluation(engine.Evaluation([], {}, {}), tmp_path, "phantom")
     (tmp_path / "cases.csv").write_text(table)
     with pytest.raises(DualTaskError, match=r"cases\.csv: (has no column case|line 2 has more fields)"):
-        engine.check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
+        check_evaluation_folder(tmp_path, [case("one")], "phantom", [])
 
 
 def test_the_evaluation_of_another_model_is_not_overwritten(tmp_path):
     """One pancreas stage with each of several tumour stages has the same default folder."""
     first, second = (replace(model(), path=tmp_path / name / "model.safetensors") for name in ("t1", "t2"))
-    engine.write_evaluation(engine.Evaluation([], {}, {}), tmp_path / "p" / "evaluation", "phantom", [first])
+    write_evaluation(engine.Evaluation([], {}, {}), tmp_path / "p" / "evaluation", "phantom", [first])
     moved = (tmp_path / "p").rename(tmp_path / "q") / "evaluation"
-    engine.check_evaluation_folder(moved, [], "phantom", [first])
+    check_evaluation_folder(moved, [], "phantom", [first])
     for others in ([second], [first, second]):
         with pytest.raises(DualTaskError, match=r"the evaluation of other models \(.*t1"):
-            engine.check_evaluation_folder(moved, [], "phantom", others)
+            check_evaluation_folder(moved, [], "phantom", others)
 
 
 def test_missing_evaluation_cases_are_reported():
@@ -307,7 +308,7 @@ def test_missing_evaluation_cases_are_reported():
 
 def test_written_files_read_back(oracle, tmp_path):
     result = engine.evaluate([model()], [case("one"), case("two", seed=1, tumour=False)], progress=False)
-    engine.write_evaluation(result, tmp_path / "out")
+    write_evaluation(result, tmp_path / "out")
     rows = list(csv.DictReader((tmp_path / "out" / "cases.csv").open()))
     assert [row["case"] for row in rows] == ["one", "two"]
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
@@ -322,7 +323,7 @@ def test_recorded_models_are_found_behind_a_link(tmp_path):
     (tmp_path / "models").mkdir()
     file, folder = tmp_path / "models" / "model.safetensors", tmp_path / "runs" / "one" / "evaluation"
     file.touch()
-    engine.write_evaluation(engine.Evaluation([], {}, {}), folder, models=[replace(model(), path=file)])
+    write_evaluation(engine.Evaluation([], {}, {}), folder, models=[replace(model(), path=file)])
     (recorded,) = json.loads((folder / "summary.json").read_text())["models"]
     assert (folder / recorded).samefile(file)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from dualtask_lite.cases.sources import find_cases
-from dualtask_lite.engine.judging.evaluation import Evaluation, summary_of, write_evaluation
+from dualtask_lite.engine.judging.evaluation import Evaluation, summary_of
+from dualtask_lite.engine.judging.evaluation_folder import write_evaluation
 from dualtask_lite.engine.judging.report import choose_examples, collect, evaluated_cases, read_stages
 from dualtask_lite.engine.predict import predict_scan
 from dualtask_lite.engine.run import load_model

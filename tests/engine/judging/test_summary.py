@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dualtask_lite.engine.judging.evaluation import plain
 from dualtask_lite.engine.judging.statistics import compare
 from dualtask_lite.engine.judging.summary import summarise_cells
-from dualtask_lite.engine.records import read_rows
+from dualtask_lite.engine.records import plain, read_rows
 
 
 def rows(protocol, seed, *dice, arm="x", error=0.0):
