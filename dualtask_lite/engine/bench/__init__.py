@@ -78,7 +78,7 @@ def bench(
     record |= {"load_average": machine.load_average(), "results": {}}
     if path.exists():
         record = read_json(path)
-        if not isinstance(record, dict) or any(record.get(key) != value for key, value in must_match.items()):
+        if any(record.get(key) != value for key, value in must_match.items()):
             raise DualTaskError(f"{path}: holds measurements of other settings or another machine", "choose another -o")
     path.parent.mkdir(parents=True, exist_ok=True)
     for part in parts:
